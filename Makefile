@@ -1,0 +1,34 @@
+# Two commands matter: `make demo` and `make test`. Both need only Python 3.11, make and a package registry.
+PYTHON ?= python3.11
+# Where pip finds the CPU build of torch when the default registry has none:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+BIN := .venv/bin
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo control test lint clean
+
+demo: .venv/ready     ## the whole loop on a small reasoner: serve, capture, learn, promote, measure
+	$(BIN)/python -m tempo_trainer.demo.run $(DEMO_ARGS)
+
+control: .venv/ready  ## the same with the sign of the unlabeled reward flipped: must not gain
+	$(BIN)/python -m tempo_trainer.demo.run --flip-reward $(DEMO_ARGS)
+
+test: lint            ## linters, types, unit tests, and every promise on real vLLM, Valkey and worker
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+.venv/ready: pyproject.toml docker/cpu.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r docker/cpu.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist build

@@ -1,0 +1,1 @@
+"""The vLLM plugin: serve adapters, capture questions, take labeled data."""

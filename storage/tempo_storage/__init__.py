@@ -1,0 +1,1 @@
+"""What must last: rows in SQL, questions in a stream, adapters in directories."""

@@ -1,0 +1,43 @@
+"""Connect to the ledger: SQLite with a durable write-ahead log, or PostgreSQL by URL."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage.migrations import migrate
+
+BUSY_SECONDS = 5.0
+
+
+def connect(url: str) -> Engine:
+    """Return an engine for `url`; SQLite's directory is made when it is missing."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def open_database(url: str) -> sessionmaker[Session]:
+    """Connect, bring the schema up to date, and return a factory of sessions."""
+    engine = connect(url)
+    migrate(engine)
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun below, not guessed by the driver
+    # FULL: a commit that was acknowledged survives a power cut (4 ms instead of 14 µs).
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: Any) -> None:
+    # A deferred transaction that turns writer can fail at once with "database is locked".
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,45 @@
+"""Errors of the store; server and trainer derive theirs from the same root.
+
+    TempoError
+    ├── NotFoundError (LookupError)
+    ├── ConflictError (ValueError)
+    ├── InvalidInputError (ValueError)
+    ├── CorruptAdapterError (ValueError)
+    ├── LeaseLostError (RuntimeError)
+    ├── SettingsError (ValueError)
+    └── StreamUnavailableError (ConnectionError)
+
+Each message says what happened, with the value, and then the remedy.
+"""
+
+
+class TempoError(Exception):
+    """Root of everything that vllm-tempo raises on purpose."""
+
+
+class NotFoundError(TempoError, LookupError):
+    """No row or adapter has this id; list them first."""
+
+
+class ConflictError(TempoError, ValueError):
+    """The state changed since the caller read it; read it again and decide anew."""
+
+
+class InvalidInputError(TempoError, ValueError):
+    """What was given cannot be used; nothing was stored."""
+
+
+class CorruptAdapterError(TempoError, ValueError):
+    """The adapter's files are not what its manifest promises; it is never served."""
+
+
+class LeaseLostError(TempoError, RuntimeError):
+    """Another worker holds the lease; whatever this one computed must not be committed."""
+
+
+class SettingsError(TempoError, ValueError):
+    """A TEMPO_ variable is unknown or out of bounds; the process must not start."""
+
+
+class StreamUnavailableError(TempoError, ConnectionError):
+    """Valkey did not answer; the questions stay in the spool and are sent later."""

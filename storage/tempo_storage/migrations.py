@@ -1,0 +1,55 @@
+"""Schema changes, applied in order and recorded by name; never edit one that has been released."""
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine, text
+
+from tempo_storage.models import Base
+
+Migration = Callable[[Connection], None]
+
+
+def m001_initial(connection: Connection) -> None:
+    """Create every table, and the rows of the two that hold exactly one."""
+    Base.metadata.create_all(connection)
+    now = {"now": time.time()}
+    connection.execute(
+        text(
+            "INSERT INTO serving (id, version, previous, sequence, reason, changed_at)"
+            " VALUES (1, 0, 0, 0, 'start', :now)"
+        ),
+        now,
+    )
+    connection.execute(
+        text("INSERT INTO training (id, paused, reason, changed_at) VALUES (1, false, '', :now)"),
+        now,
+    )
+
+
+MIGRATIONS: list[Migration] = [m001_initial]
+
+
+def migrate(engine: Engine) -> list[str]:
+    """Apply what is missing and return its names; safe when several processes start at once."""
+    applied_now = []
+    with engine.begin() as connection:
+        _lock(connection)
+        connection.execute(
+            text("CREATE TABLE IF NOT EXISTS migrations (name VARCHAR(255) PRIMARY KEY)")
+        )
+        applied = set(connection.execute(text("SELECT name FROM migrations")).scalars())
+        for migration in MIGRATIONS:
+            name = migration.__name__
+            if name in applied:
+                continue
+            migration(connection)
+            connection.execute(text("INSERT INTO migrations (name) VALUES (:name)"), {"name": name})
+            applied_now.append(name)
+    return applied_now
+
+
+def _lock(connection: Connection) -> None:
+    # SQLite transactions are IMMEDIATE (database.connect), which is lock enough.
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(2604192950)"))

@@ -1,0 +1,170 @@
+"""The ledger's tables. Times are unix seconds; JSON columns hold only what no query asks for."""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import Integer
+
+# SQLite gives row ids by itself only to INTEGER; PostgreSQL wants the wide type.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Declarative root."""
+
+    type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[Any]: JSON}
+
+
+class Question(Base):
+    """An unlabeled question, as captured: one row per request."""
+
+    __tablename__ = "questions"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    content_hash: Mapped[str] = mapped_column(index=True)
+    messages: Mapped[list[Any]]
+    chat_template_kwargs: Mapped[dict[str, Any]]
+    tenant: Mapped[str]
+    adapter_version: Mapped[int]
+    sampling: Mapped[dict[str, Any]]
+    captured_at: Mapped[float]
+
+
+class File(Base):
+    """An uploaded file of labeled questions."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    filename: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str]
+    summary: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+
+
+class LabeledExample(Base):
+    """A question with its reference; `split` is train or held_out."""
+
+    __tablename__ = "labeled_examples"
+    content_hash: Mapped[str] = mapped_column(primary_key=True)
+    file_id: Mapped[str] = mapped_column(index=True)
+    messages: Mapped[list[Any]]
+    reference: Mapped[list[Any]]
+    verifier: Mapped[str]
+    details: Mapped[dict[str, Any]]
+    split: Mapped[str] = mapped_column(index=True)
+
+
+class Job(Base):
+    """A recalibration or a round: queued, running, succeeded, failed or cancelled."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    mode: Mapped[str]
+    status: Mapped[str] = mapped_column(index=True)
+    settings: Mapped[dict[str, Any]]
+    progress: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any]]
+    error: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+
+
+class Iteration(Base):
+    """A committed E-step with its M-step, and the checkpoint that holds what came of them."""
+
+    __tablename__ = "iterations"
+    __table_args__ = (UniqueConstraint("job_id", "position"),)
+    number: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    job_id: Mapped[str]
+    position: Mapped[int]
+    checkpoint: Mapped[str]
+    question_ids: Mapped[list[Any]]
+    metrics: Mapped[dict[str, Any]]
+    epoch: Mapped[int]
+    created_at: Mapped[float]
+
+
+class Adapter(Base):
+    """A version: candidate, serving, retired, rejected or corrupt."""
+
+    __tablename__ = "adapters"
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    status: Mapped[str]
+    parent: Mapped[int]
+    job_id: Mapped[str]
+    checkpoint: Mapped[str]
+    sha256: Mapped[str]
+    bytes: Mapped[int]
+    report: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+
+
+class Serving(Base):
+    """The serving pointer, one row; `sequence` grows with every change."""
+
+    __tablename__ = "serving"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int]
+    previous: Mapped[int]
+    sequence: Mapped[int]
+    reason: Mapped[str]
+    changed_at: Mapped[float]
+
+
+class ServerProcess(Base):
+    """What an API process says that it serves."""
+
+    __tablename__ = "server_processes"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    sequence: Mapped[int]
+    error: Mapped[str | None]
+    counters: Mapped[dict[str, Any]]
+    seen_at: Mapped[float]
+
+
+class Training(Base):
+    """Whether training is paused, one row."""
+
+    __tablename__ = "training"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    paused: Mapped[bool]
+    reason: Mapped[str]
+    changed_at: Mapped[float]
+
+
+class Event(Base):
+    """Something that an operator would want to know, in order of `number`."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("events_by_job", "job_id", "number"),)
+    number: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    job_id: Mapped[str | None]
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+
+
+class Key(Base):
+    """An admin key, of which only the sha256 is kept."""
+
+    __tablename__ = "keys"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[float]
+
+
+class Lease(Base):
+    """Who may train; a new owner raises the epoch, which fences the old one's commits."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int]
+    owner: Mapped[str]
+    expires_at: Mapped[float]

@@ -1,0 +1,232 @@
+"""What server and trainer ask of the ledger; the caller's session decides when it commits."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from tempo_storage.errors import NotFoundError
+from tempo_storage.models import (
+    Event,
+    File,
+    Iteration,
+    Job,
+    Key,
+    LabeledExample,
+    Lease,
+    Question,
+    Training,
+)
+from tempo_storage.questions import content_hash
+
+ACTIVE = ("queued", "running")
+T = TypeVar("T")
+
+
+# Questions -------------------------------------------------------------------------------------
+
+
+def add_questions(s: Session, captured: Sequence[dict[str, Any]]) -> int:
+    """Store captured questions and return how many were new.
+
+    A question id that is already there is the stream's redelivery; a content that is labeled
+    never enters the pool (the label wins, and held-out questions must stay unseen).
+    """
+    rows = {c["id"]: _question(c) for c in captured}
+    known = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
+    hashes = {q.content_hash for q in rows.values()}
+    labeled = set(
+        s.scalars(
+            select(LabeledExample.content_hash).where(LabeledExample.content_hash.in_(hashes))
+        )
+    )
+    new = [q for q in rows.values() if q.id not in known and q.content_hash not in labeled]
+    s.add_all(new)
+    s.flush()
+    return len(new)
+
+
+def _question(captured: dict[str, Any]) -> Question:
+    return Question(
+        id=captured["id"],
+        content_hash=content_hash(captured["messages"]),
+        messages=captured["messages"],
+        chat_template_kwargs=captured.get("chat_template_kwargs") or {},
+        tenant=captured.get("tenant") or "",
+        adapter_version=captured.get("adapter_version", 0),
+        sampling=captured.get("sampling") or {},
+        captured_at=captured["captured_at"],
+    )
+
+
+def question_counts(s: Session) -> tuple[int, int]:
+    """Return how many questions were captured, and how many are distinct."""
+    row = s.execute(
+        select(func.count(), func.count(func.distinct(Question.content_hash))).select_from(Question)
+    ).one()
+    return row[0], row[1]
+
+
+def distinct_questions(s: Session) -> list[Question]:
+    """Return one row per distinct question that is not labeled, the first captured, in order."""
+    first = select(func.min(Question.id)).group_by(Question.content_hash)
+    unlabeled = Question.content_hash.not_in(select(LabeledExample.content_hash))
+    chosen = select(Question).where(Question.id.in_(first), unlabeled)
+    return list(s.scalars(chosen.order_by(Question.captured_at, Question.id)))
+
+
+# Labeled data ----------------------------------------------------------------------------------
+
+
+def add_file(s: Session, file: File, examples: Iterable[LabeledExample]) -> None:
+    """Store an uploaded file with its examples; what it labels leaves the unlabeled pool."""
+    s.add(file)
+    s.add_all(examples)
+    s.flush()
+    labeled = select(LabeledExample.content_hash)
+    s.execute(delete(Question).where(Question.content_hash.in_(labeled)))
+
+
+def files(s: Session) -> list[File]:
+    """Return the uploaded files, newest first."""
+    return list(s.scalars(select(File).order_by(File.created_at.desc())))
+
+
+def file(s: Session, file_id: str) -> File:
+    """Return one file or raise NotFoundError."""
+    return _found(s.get(File, file_id), "file", file_id)
+
+
+def examples(s: Session, split: str) -> list[LabeledExample]:
+    """Return the labeled examples of `train` or `held_out`, in a stable order."""
+    query = select(LabeledExample).where(LabeledExample.split == split)
+    return list(s.scalars(query.order_by(LabeledExample.content_hash)))
+
+
+def example_counts(s: Session) -> dict[str, int]:
+    """Return the number of labeled examples of each split."""
+    rows = s.execute(
+        select(LabeledExample.split, func.count()).group_by(LabeledExample.split)
+    ).all()
+    return {"train": 0, "held_out": 0} | {split: count for split, count in rows}
+
+
+def known_references(s: Session, hashes: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the references of those contents that are labeled already."""
+    query = select(LabeledExample).where(LabeledExample.content_hash.in_(hashes))
+    return {e.content_hash: e.reference for e in s.scalars(query)}
+
+
+# Jobs and iterations ---------------------------------------------------------------------------
+
+
+def create_job(s: Session, job_id: str, mode: str, settings: dict[str, Any]) -> Job:
+    """Add a queued job."""
+    job = Job(id=job_id, mode=mode, status="queued", settings=settings, progress={}, result={})
+    job.attempts, job.created_at = 0, time.time()
+    s.add(job)
+    s.flush()
+    return job
+
+
+def job(s: Session, job_id: str) -> Job:
+    """Return one job or raise NotFoundError."""
+    return _found(s.get(Job, job_id), "job", job_id)
+
+
+def jobs(s: Session, *, statuses: Sequence[str] = (), limit: int = 100) -> list[Job]:
+    """Return jobs, newest first, of the given statuses or of all."""
+    query = select(Job).order_by(Job.created_at.desc()).limit(limit)
+    return list(s.scalars(query.where(Job.status.in_(statuses)) if statuses else query))
+
+
+def finish_job(
+    s: Session, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str = ""
+) -> None:
+    """Record how a job ended; a cancelled one stays cancelled."""
+    row = job(s, job_id)
+    if row.status in ACTIVE:
+        row.status, row.error = status, error or None
+    row.result = result or row.result
+    row.finished_at = time.time()
+
+
+def iterations(s: Session, job_id: str) -> list[Iteration]:
+    """Return the committed iterations of a job, in order."""
+    query = select(Iteration).where(Iteration.job_id == job_id)
+    return list(s.scalars(query.order_by(Iteration.position)))
+
+
+def last_iteration(s: Session) -> Iteration | None:
+    """Return the newest committed iteration of all jobs."""
+    return s.scalars(select(Iteration).order_by(Iteration.number.desc()).limit(1)).first()
+
+
+# Events, keys, pause ---------------------------------------------------------------------------
+
+
+def add_event(
+    s: Session,
+    type: str,
+    message: str,
+    *,
+    job_id: str | None = None,
+    level: str = "info",
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Append an event; `level` is info, warning or error."""
+    s.add(
+        Event(
+            job_id=job_id,
+            level=level,
+            type=type,
+            message=message,
+            data=data or {},
+            created_at=time.time(),
+        )
+    )
+
+
+def events(
+    s: Session, *, job_id: str | None = None, after: int = 0, limit: int = 100
+) -> list[Event]:
+    """Return the events after number `after`, oldest first, of one job or of all."""
+    query = select(Event).where(Event.number > after).order_by(Event.number).limit(limit)
+    return list(s.scalars(query.where(Event.job_id == job_id) if job_id else query))
+
+
+def last_error(s: Session) -> Event | None:
+    """Return the newest event of level error."""
+    query = select(Event).where(Event.level == "error").order_by(Event.number.desc())
+    return s.scalars(query.limit(1)).first()
+
+
+def keys(s: Session) -> list[Key]:
+    """Return all admin keys."""
+    return list(s.scalars(select(Key)))
+
+
+def training(s: Session) -> Training:
+    """Return whether training is paused, and why."""
+    return s.get_one(Training, 1)
+
+
+def set_paused(s: Session, paused: bool, reason: str = "") -> Training:
+    """Pause or resume training; survives restarts."""
+    row = training(s)
+    row.paused, row.reason, row.changed_at = paused, reason, time.time()
+    add_event(s, "training.paused" if paused else "training.resumed", reason or "by request")
+    return row
+
+
+def lease(s: Session, name: str) -> Lease | None:
+    """Return a lease, also an expired one."""
+    return s.get(Lease, name)
+
+
+def _found(row: T | None, kind: str, key: object) -> T:
+    if row is None:
+        raise NotFoundError(f"no {kind} {key!r}; list the {kind}s to see which exist")
+    return row

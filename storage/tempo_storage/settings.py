@@ -1,0 +1,85 @@
+"""Settings that server and trainer share, read once from TEMPO_ variables at the process border."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tempo_storage.errors import SettingsError
+
+PREFIX = "TEMPO_"
+
+# Read by the SDK (which has no pydantic) or set by one of our processes for its child.
+OTHER_VARIABLES = frozenset(
+    {"TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_BASE_URL", "TEMPO_DIE_WITH_PARENT"}
+)
+
+
+class StorageSettings(BaseSettings):
+    """Where things are kept, and the one property of adapters that both sides must agree on."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+
+    data_dir: Path = Path("~/.tempo")
+    """Directory of everything that must last, unless a URL below puts a part elsewhere."""
+    database_url: str = ""
+    """SQLAlchemy URL of the ledger; empty: SQLite in the data directory."""
+    redis_url: str = ""
+    """URL of Valkey or Redis; empty: an embedded Valkey in the data directory."""
+    lora_rank: int = Field(default=16, ge=1, le=512)
+    """Rank of every adapter; vLLM's --max-lora-rank and the trainer's r."""
+
+    @property
+    def root(self) -> Path:
+        """The data directory, absolute."""
+        return self.data_dir.expanduser().resolve()
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The ledger's URL with the default filled in."""
+        return self.database_url or f"sqlite:///{self.root / 'tempo.db'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Questions that have not reached the stream yet."""
+        return self.root / "spool"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """One directory per adapter."""
+        return self.root / "adapters"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """The trainer's state, one directory per committed iteration."""
+        return self.root / "checkpoints"
+
+    @property
+    def files_dir(self) -> Path:
+        """Uploaded files as they came."""
+        return self.root / "files"
+
+    @property
+    def admin_key_path(self) -> Path:
+        """Where the first admin key is written (0600)."""
+        return self.root / "admin.key"
+
+
+def refuse_unknown_variables(
+    *settings: type[BaseSettings], environ: Mapping[str, str] = os.environ
+) -> None:
+    """Raise SettingsError for a TEMPO_ variable that no settings class knows, with a suggestion."""
+    known = OTHER_VARIABLES | {
+        PREFIX + name.upper() for cls in settings for name in cls.model_fields
+    }
+    for name in sorted(environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingsError(f"unknown setting {name}; {_suggestion(name.upper(), known)}")
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]}" if close else "unset it, or see the README's settings"

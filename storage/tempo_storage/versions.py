@@ -1,0 +1,131 @@
+"""Adapter versions and the serving pointer in the ledger."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from tempo_storage.errors import ConflictError, NotFoundError
+from tempo_storage.models import Adapter, ServerProcess, Serving
+from tempo_storage.queries import add_event
+
+BASE = 0  # version 0 is the base model without an adapter
+
+
+def serving(s: Session) -> Serving:
+    """Return the serving pointer."""
+    return s.get_one(Serving, 1)
+
+
+def adapter(s: Session, version: int) -> Adapter:
+    """Return one version or raise NotFoundError."""
+    row = s.get(Adapter, version)
+    if row is None:
+        raise NotFoundError(f"no adapter tempo-v{version}; list the adapters to see which exist")
+    return row
+
+
+def adapters(s: Session, *, statuses: Sequence[str] = ()) -> list[Adapter]:
+    """Return the versions, newest first, of the given statuses or of all."""
+    query = select(Adapter).order_by(Adapter.version.desc())
+    return list(s.scalars(query.where(Adapter.status.in_(statuses)) if statuses else query))
+
+
+def next_version(s: Session) -> int:
+    """Return the number of the next version; numbers are never reused."""
+    return int(s.scalar(select(func.coalesce(func.max(Adapter.version), 0))) or 0) + 1
+
+
+def promote(
+    s: Session,
+    version: int,
+    *,
+    expected_current: int | None = None,
+    reason: str = "",
+    force: bool = False,
+) -> Serving:
+    """Point serving at `version`, a candidate or an earlier one.
+
+    Raises NotFoundError for an unknown version, and ConflictError when the serving version is
+    not `expected_current`, or when the gate or the probe refused `version` and `force` is false.
+    """
+    pointer = s.get_one(Serving, 1, with_for_update=True)
+    if expected_current is not None and pointer.version != expected_current:
+        raise ConflictError(
+            f"tempo-v{pointer.version} is serving, not tempo-v{expected_current}; read it again"
+        )
+    if version != BASE:
+        _refuse_unfit(adapter(s, version), force)
+    if version == pointer.version:
+        return pointer
+    _set_status(s, pointer.version, "retired")
+    _set_status(s, version, "serving")
+    pointer.previous, pointer.version = pointer.version, version
+    pointer.sequence += 1
+    pointer.reason, pointer.changed_at = reason, time.time()
+    add_event(
+        s,
+        "adapter.promoted",
+        f"tempo-v{version} is promoted over tempo-v{pointer.previous}",
+        data={"version": version, "previous": pointer.previous, "reason": reason, "force": force},
+    )
+    return pointer
+
+
+def roll_back(s: Session, *, to: int | None = None, reason: str = "") -> Serving:
+    """Point serving at `to`, or at the version that served before the present one."""
+    pointer = serving(s)
+    target = pointer.previous if to is None else to
+    return promote(s, target, reason=reason or "rollback")
+
+
+def mark_corrupt(s: Session, version: int, message: str) -> None:
+    """Record that the files of a version are damaged; it can never be promoted."""
+    row = adapter(s, version)
+    if row.status != "corrupt":
+        row.status = "corrupt"
+        add_event(s, "adapter.corrupt", message, level="error", data={"version": version})
+
+
+def _refuse_unfit(row: Adapter, force: bool) -> None:
+    if row.status == "corrupt":
+        raise ConflictError(f"tempo-v{row.version} is corrupt and cannot serve; promote another")
+    if row.status == "rejected" and not force:
+        raise ConflictError(f"the gate rejected tempo-v{row.version}; promote it with force=true")
+
+
+def _set_status(s: Session, version: int, status: str) -> None:
+    row = s.get(Adapter, version)
+    if row is not None and row.status != "corrupt":
+        row.status = status
+
+
+def acknowledge(
+    s: Session,
+    process_id: str,
+    *,
+    version: int,
+    sequence: int,
+    error: str | None = None,
+    counters: dict[str, Any] | None = None,
+) -> None:
+    """Record which version an API process answers with, and why it could not follow."""
+    row = s.get(ServerProcess, process_id) or ServerProcess(id=process_id, counters={})
+    row.version, row.sequence, row.error = version, sequence, error
+    row.counters = row.counters if counters is None else counters
+    row.seen_at = time.time()
+    s.add(row)
+
+
+def processes(s: Session, *, alive_within_seconds: float = 10.0) -> list[ServerProcess]:
+    """Return the API processes heard of lately."""
+    since = time.time() - alive_within_seconds
+    return list(s.scalars(select(ServerProcess).where(ServerProcess.seen_at >= since)))
+
+
+def forget_processes(s: Session, *, silent_for_seconds: float) -> None:
+    """Drop API processes that are long gone."""
+    before = time.time() - silent_for_seconds
+    s.execute(delete(ServerProcess).where(ServerProcess.seen_at < before))

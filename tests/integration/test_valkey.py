@@ -1,0 +1,91 @@
+"""The embedded Valkey and the question stream, on the real binary."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tempo_storage.errors import StreamUnavailableError
+from tempo_storage.streams import QuestionStream, redis_client
+from tempo_storage.valkey import EmbeddedValkey
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey(tmp_path / "with a space") as running:
+        yield running
+
+
+def test_questions_are_read_until_they_are_acknowledged(valkey: EmbeddedValkey) -> None:
+    stream = QuestionStream(redis_client(valkey.url))
+    stream.append([{"id": "a"}, {"id": "b"}])
+    entries = stream.read()
+    assert [q["id"] for _, q in entries] == ["a", "b"]
+    assert stream.read() == entries  # a worker that died before its commit gets them again
+    stream.acknowledge([i for i, _ in entries])
+    assert stream.read() == []
+    assert stream.backlog() == 0
+
+
+def test_acknowledged_questions_survive_kill_9(valkey: EmbeddedValkey) -> None:
+    stream = QuestionStream(redis_client(valkey.url))
+    stream.append([{"id": str(i)} for i in range(100)])
+    assert valkey.process is not None
+    valkey.process.send_signal(signal.SIGKILL)
+    valkey.process.wait(10)
+    with pytest.raises(StreamUnavailableError, match="is it running"):
+        stream.append([{"id": "x"}])
+    assert valkey.restart_if_dead()
+    assert len(stream.read()) == 100
+
+
+def test_a_lost_stream_is_made_anew(valkey: EmbeddedValkey) -> None:
+    client = redis_client(valkey.url)
+    stream = QuestionStream(client)
+    stream.append([{"id": "a"}])
+    client.flushall()
+    assert stream.read() == []
+    stream.append([{"id": "b"}])
+    assert len(stream.read()) == 1
+
+
+def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> None:
+    with EmbeddedValkey(valkey.data_dir) as second:
+        assert second.process is None
+        QuestionStream(redis_client(second.url)).append([{"id": "a"}])
+    assert QuestionStream(redis_client(valkey.url)).backlog() == 1
+
+
+def test_the_server_goes_when_its_owner_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from tempo_storage.valkey import *;"
+        "v = EmbeddedValkey(Path(sys.argv[1])); v.start(); print(v.process.pid, flush=True);"
+        "time.sleep(60)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    server = int(owner.stdout.readline())
+    owner.kill()
+    owner.wait(10)
+    owner.stdout.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and _alive(server):
+        time.sleep(0.05)
+    assert not _alive(server)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]

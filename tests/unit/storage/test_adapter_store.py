@@ -1,0 +1,73 @@
+"""Adapter directories: whole or absent, and refused when they are not what was published."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tempo_storage.adapters import AdapterStore, lora_int_id, trial_name, version_name, version_of
+from tempo_storage.errors import CorruptAdapterError, InvalidInputError, NotFoundError
+
+
+def write(directory: Path) -> None:
+    (directory / "adapter_config.json").write_text(json.dumps({"r": 4}))
+    header = b"{}"
+    content = len(header).to_bytes(8, "little") + header + b"weights"
+    (directory / "adapter_model.safetensors").write_bytes(content)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    made = AdapterStore(tmp_path / "adapters")
+    made.publish("tempo-v1", write, base="m", info={"step": 3})
+    return made
+
+
+def test_what_was_published_verifies(store: AdapterStore) -> None:
+    assert store.names() == ["tempo-v1"]
+    assert store.verify("tempo-v1", base="m", rank=4) == store.root / "tempo-v1"
+    assert store.manifest("tempo-v1").info == {"step": 3}
+
+
+def test_a_flipped_byte_is_refused(store: AdapterStore) -> None:
+    file = store.path("tempo-v1") / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorruptAdapterError, match="not what was published"):
+        store.verify("tempo-v1", base="m", rank=4)
+
+
+def test_a_missing_manifest_is_refused(store: AdapterStore) -> None:
+    (store.path("tempo-v1") / "manifest.json").unlink()
+    with pytest.raises(CorruptAdapterError, match="manifest"):
+        store.verify("tempo-v1", base="m", rank=4)
+
+
+def test_a_wrong_base_or_rank_is_refused_with_the_remedy(store: AdapterStore) -> None:
+    with pytest.raises(CorruptAdapterError, match="trained for 'm' but 'other'"):
+        store.verify("tempo-v1", base="other", rank=4)
+    with pytest.raises(CorruptAdapterError, match="restart with --max-lora-rank 4"):
+        store.verify("tempo-v1", base="m", rank=2)
+
+
+def test_a_writer_that_dies_leaves_nothing_visible(store: AdapterStore) -> None:
+    def die(directory: Path) -> None:
+        write(directory)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.publish("tempo-v2", die, base="m", info={})
+    assert store.names() == ["tempo-v1"]
+    store.sweep_unfinished()
+    assert [p.name for p in store.root.iterdir()] == ["tempo-v1"]
+
+
+def test_names_and_ids_are_unique_and_paths_cannot_escape(store: AdapterStore) -> None:
+    assert version_of(version_name(7)) == 7
+    assert lora_int_id(version_name(7)) != lora_int_id(trial_name(7))
+    for name in ("../etc", "tempo-v", "tempo-v1/..", "base"):
+        with pytest.raises(InvalidInputError):
+            lora_int_id(name)
+        with pytest.raises(NotFoundError):
+            store.path(name)

@@ -1,0 +1,150 @@
+"""Rows: pointer, questions, leases, settings."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import leases, queries, versions
+from tempo_storage.database import connect, open_database
+from tempo_storage.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
+from tempo_storage.migrations import migrate
+from tempo_storage.models import Adapter, File, LabeledExample
+from tempo_storage.questions import content_hash, is_held_out
+from tempo_storage.settings import StorageSettings, refuse_unknown_variables
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
+    made = open_database(f"sqlite:///{tmp_path / 'nested' / 'tempo.db'}")
+    yield made
+    made.kw["bind"].dispose()
+
+
+def user(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
+
+
+def captured(id: str, text: str) -> dict[str, Any]:
+    return {"id": id, "messages": user(text), "captured_at": time.time()}
+
+
+def candidate(version: int, status: str = "candidate") -> Adapter:
+    return Adapter(
+        version=version,
+        status=status,
+        parent=0,
+        job_id="j",
+        checkpoint="",
+        sha256="",
+        bytes=1,
+        report={},
+        created_at=0.0,
+    )
+
+
+def labeled(text: str) -> LabeledExample:
+    return LabeledExample(
+        content_hash=content_hash(user(text)),
+        file_id="f",
+        messages=user(text),
+        reference=["4"],
+        verifier="exact",
+        details={},
+        split="train",
+    )
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'a.db'}")
+    assert migrate(engine) == ["m001_initial"]
+    assert migrate(engine) == []
+    engine.dispose()
+
+
+def test_a_promotion_moves_the_pointer_and_a_rollback_returns(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        s.add_all([candidate(1), candidate(2)])
+    with sessions.begin() as s:
+        versions.promote(s, 1, expected_current=0)
+        versions.promote(s, 2, expected_current=1)
+    with sessions.begin() as s:
+        assert versions.serving(s).version == 2
+        assert versions.adapter(s, 1).status == "retired"
+        assert versions.roll_back(s).version == 1
+        assert versions.serving(s).sequence == 3
+        assert versions.roll_back(s, to=0).version == 0
+
+
+def test_a_promotion_over_a_changed_pointer_is_refused(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as s:
+        s.add(candidate(1))
+    with sessions.begin() as s, pytest.raises(ConflictError, match="tempo-v0 is serving"):
+        versions.promote(s, 1, expected_current=7)
+
+
+def test_rejected_needs_force_and_corrupt_never_serves(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as s:
+        s.add_all([candidate(1, "rejected"), candidate(2)])
+        s.flush()
+        versions.mark_corrupt(s, 2, "flipped byte")
+    with sessions.begin() as s:
+        with pytest.raises(ConflictError, match="force=true"):
+            versions.promote(s, 1)
+        with pytest.raises(ConflictError, match="corrupt"):
+            versions.promote(s, 2, force=True)
+        with pytest.raises(NotFoundError):
+            versions.promote(s, 9)
+        assert versions.promote(s, 1, force=True).version == 1
+
+
+def test_a_redelivered_question_is_stored_once(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as s:
+        assert queries.add_questions(s, [captured("a", "1+1"), captured("b", "2+2")]) == 2
+    with sessions.begin() as s:
+        assert queries.add_questions(s, [captured("a", "1+1"), captured("c", " 1+1 ")]) == 1
+        assert queries.question_counts(s) == (3, 2)
+        assert [q.id for q in queries.distinct_questions(s)] == ["a", "b"]
+
+
+def test_a_labeled_question_never_enters_the_pool(sessions: sessionmaker[Session]) -> None:
+    file = File(id="f", filename="x", bytes=1, sha256="", summary={}, created_at=0.0)
+    with sessions.begin() as s:
+        queries.add_questions(s, [captured("a", "1+1"), captured("b", "2+2")])
+        queries.add_file(s, file, [labeled("2+2")])
+    with sessions.begin() as s:
+        assert queries.add_questions(s, [captured("c", "２+2")]) == 0
+        assert [q.id for q in queries.distinct_questions(s)] == ["a"]
+
+
+def test_a_stale_epoch_cannot_commit(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as s:
+        assert leases.acquire(s, "trainer", "one", 0.01) == 1
+    time.sleep(0.02)
+    with sessions.begin() as s:
+        assert leases.acquire(s, "trainer", "two", 30.0) == 2
+        assert leases.acquire(s, "trainer", "three", 30.0) is None
+        leases.assert_held(s, "trainer", 2)
+        with pytest.raises(LeaseLostError):
+            leases.assert_held(s, "trainer", 1)
+        with pytest.raises(LeaseLostError):
+            leases.renew(s, "trainer", 1, 30.0)
+        leases.release(s, "trainer", 2)
+        assert leases.acquire(s, "trainer", "three", 30.0) == 3
+
+
+def test_a_misspelt_variable_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(SettingsError, match="did you mean TEMPO_REDIS_URL"):
+        refuse_unknown_variables(StorageSettings, environ={"TEMPO_REDIS_URI": "x", "HOME": "y"})
+    refuse_unknown_variables(StorageSettings, environ={"TEMPO_DATA_DIR": "x"})
+
+
+def test_one_question_in_five_is_held_out() -> None:
+    hashes = [content_hash(user(f"question {i}")) for i in range(2000)]
+    assert 0.17 < sum(map(is_held_out, hashes)) / 2000 < 0.23
+    assert content_hash(user("Ａ  b")) == content_hash(user("a B "))
