@@ -3,8 +3,10 @@
     TempoError
     ├── NotFoundError (LookupError)
     ├── ConflictError (ValueError)
+    │   └── GateRefusedError
     ├── InvalidInputError (ValueError)
     ├── CorruptAdapterError (ValueError)
+    │   └── AdapterMismatchError
     ├── LeaseLostError (RuntimeError)
     ├── SettingsError (ValueError)
     └── StreamUnavailableError (ConnectionError)
@@ -25,12 +27,20 @@ class ConflictError(TempoError, ValueError):
     """The state changed since the caller read it; read it again and decide anew."""
 
 
+class GateRefusedError(ConflictError):
+    """The gate rejected this adapter; only force promotes it."""
+
+
 class InvalidInputError(TempoError, ValueError):
     """What was given cannot be used; nothing was stored."""
 
 
 class CorruptAdapterError(TempoError, ValueError):
     """The adapter's files are not what its manifest promises; it is never served."""
+
+
+class AdapterMismatchError(CorruptAdapterError):
+    """The adapter is intact, but not for this server's base or rank."""
 
 
 class LeaseLostError(TempoError, RuntimeError):

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tempo_storage.errors import SettingsError
 
 PREFIX = "TEMPO_"
+GROUP = "tempo.settings"
 
 # Read by the SDK (which has no pydantic) or set by one of our processes for its child.
 OTHER_VARIABLES = frozenset(
@@ -66,6 +68,11 @@ class StorageSettings(BaseSettings):
     def admin_key_path(self) -> Path:
         """Where the first admin key is written (0600)."""
         return self.root / "admin.key"
+
+
+def installed_settings() -> list[type[BaseSettings]]:
+    """Return the settings of every installed role: one environment may serve several processes."""
+    return [point.load() for point in entry_points(group=GROUP)]
 
 
 def refuse_unknown_variables(

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from tempo_storage.errors import ConflictError, NotFoundError
+from tempo_storage.errors import ConflictError, GateRefusedError, NotFoundError
 from tempo_storage.models import Adapter, ServerProcess, Serving
 from tempo_storage.queries import add_event
 
@@ -48,8 +48,9 @@ def promote(
 ) -> Serving:
     """Point serving at `version`, a candidate or an earlier one.
 
-    Raises NotFoundError for an unknown version, and ConflictError when the serving version is
-    not `expected_current`, or when the gate or the probe refused `version` and `force` is false.
+    Raises NotFoundError for an unknown version, ConflictError when the serving version is not
+    `expected_current` or `version` is corrupt, and GateRefusedError when the gate rejected it and
+    `force` is false.
     """
     pointer = s.get_one(Serving, 1, with_for_update=True)
     if expected_current is not None and pointer.version != expected_current:
@@ -93,7 +94,9 @@ def _refuse_unfit(row: Adapter, force: bool) -> None:
     if row.status == "corrupt":
         raise ConflictError(f"tempo-v{row.version} is corrupt and cannot serve; promote another")
     if row.status == "rejected" and not force:
-        raise ConflictError(f"the gate rejected tempo-v{row.version}; promote it with force=true")
+        raise GateRefusedError(
+            f"the gate rejected tempo-v{row.version}; promote it with force=true"
+        )
 
 
 def _set_status(s: Session, version: int, status: str) -> None:

@@ -1,0 +1,37 @@
+"""Where the server is and which key opens it, when the caller does not say."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tempo_client.errors import ConfigurationError
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8000"
+DEFAULT_DATA_DIR = "~/.tempo"
+KEY_FILE = "admin.key"
+
+
+def find_base_url(environ: Mapping[str, str] = os.environ) -> str:
+    """Return TEMPO_BASE_URL, or a server on this machine."""
+    return environ.get("TEMPO_BASE_URL") or DEFAULT_BASE_URL
+
+
+def find_api_key(environ: Mapping[str, str] = os.environ) -> str:
+    """Return TEMPO_API_KEY, else the key in TEMPO_API_KEY_FILE, else the data directory's.
+
+    Raises ConfigurationError when there is none, or when its file cannot be read.
+    """
+    if key := environ.get("TEMPO_API_KEY", "").strip():
+        return key
+    data_dir = Path(environ.get("TEMPO_DATA_DIR") or DEFAULT_DATA_DIR).expanduser()
+    path = Path(environ.get("TEMPO_API_KEY_FILE") or data_dir / KEY_FILE).expanduser()
+    try:
+        key = path.read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"no API key: {path} cannot be read ({error.strerror}); pass api_key, or set "
+            "TEMPO_API_KEY or TEMPO_API_KEY_FILE"
+        ) from error
+    if not key:
+        raise ConfigurationError(f"no API key: {path} is empty; put the key into it")
+    return key

@@ -1,0 +1,118 @@
+"""Adapter versions: which there are, which one serves, and how that is changed by hand."""
+
+import time
+
+from fastapi import APIRouter
+from sqlalchemy.orm import Session
+
+from tempo_server.context import Context
+from tempo_server.routing import Current, Limit, page
+from tempo_server.schemas import Adapter, Page, PromoteRequest, RollbackRequest
+from tempo_storage import models as rows
+from tempo_storage import versions
+from tempo_storage.adapters import version_name, version_of
+from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError
+from tempo_storage.versions import BASE
+
+FOLLOW_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+
+def add_routes(router: APIRouter) -> None:
+    """Add the routes of adapters."""
+    router.get("/adapters")(list_adapters)
+    router.post("/adapters/rollback")(roll_back)
+    router.get("/adapters/{adapter_id}")(get_adapter)
+    router.post("/adapters/{adapter_id}/promote")(promote)
+
+
+def list_adapters(context: Current, after: str | None = None, limit: Limit = 20) -> Page[Adapter]:
+    """List the versions, newest first; the last is the base."""
+    with context.sessions.begin() as s:
+        found = [*versions.adapters(s), _base(s)]
+    return page(
+        found, after=after, limit=limit, key=lambda row: version_name(row.version), show=Adapter.of
+    )
+
+
+def get_adapter(context: Current, adapter_id: str) -> Adapter:
+    """Show one version."""
+    version = version_of(adapter_id)
+    with context.sessions.begin() as s:
+        return Adapter.of(_base(s) if version == BASE else versions.adapter(s, version))
+
+
+def promote(context: Current, adapter_id: str, body: PromoteRequest | None = None) -> Adapter:
+    """Make a version serve, and wait a few seconds until every API process answers with it."""
+    body = body or PromoteRequest()
+    version = version_of(adapter_id)
+    expected = None if body.expected_current is None else version_of(body.expected_current)
+    _verify(context, version)
+    with context.sessions.begin() as s:
+        pointer = versions.promote(
+            s, version, expected_current=expected, reason=body.reason, force=body.force
+        )
+    return _followed(context, pointer)
+
+
+def roll_back(context: Current, body: RollbackRequest | None = None) -> Adapter:
+    """Return to a version, or to the one that served before."""
+    body = body or RollbackRequest()
+    target = None if body.to is None else BASE if body.to == "base" else version_of(body.to)
+    with context.sessions.begin() as s:
+        version = versions.serving(s).previous if target is None else target
+    _verify(context, version)
+    with context.sessions.begin() as s:
+        pointer = versions.roll_back(s, to=version, reason=body.reason)
+    return _followed(context, pointer)
+
+
+def _verify(context: Context, version: int) -> None:
+    """Refuse files that no process could load before the pointer moves to them."""
+    if version == BASE:
+        return
+    with context.sessions.begin() as s:
+        versions.adapter(s, version)
+    name, rank = version_name(version), context.settings.lora_rank
+    try:
+        context.store.verify(name, base=context.base, rank=rank)
+    except AdapterMismatchError:
+        raise
+    except CorruptAdapterError as error:
+        with context.sessions.begin() as s:
+            versions.mark_corrupt(s, version, str(error))
+        raise
+
+
+def _followed(context: Context, pointer: rows.Serving) -> Adapter:
+    deadline = time.monotonic() + FOLLOW_SECONDS
+    while (behind := _behind(context, pointer)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    shown = get_adapter(context, version_name(pointer.version))
+    return shown.model_copy(update={"unacknowledged": behind})
+
+
+def _behind(context: Context, pointer: rows.Serving) -> list[str]:
+    with context.sessions.begin() as s:
+        return [
+            process.id
+            for process in versions.processes(s)
+            if process.sequence < pointer.sequence
+            or (process.sequence == pointer.sequence and process.version != pointer.version)
+        ]
+
+
+def _base(s: Session) -> rows.Adapter:
+    """Return version 0 as a row of its own; it has none, for it is always there."""
+    serves = versions.serving(s).version == BASE
+    return rows.Adapter(
+        version=BASE,
+        status="serving" if serves else "retired",
+        parent=BASE,
+        job_id="",
+        checkpoint="",
+        sha256="",
+        bytes=0,
+        report={},
+        created_at=0.0,
+    )

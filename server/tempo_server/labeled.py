@@ -1,0 +1,147 @@
+"""Read a file of labeled questions, JSON Lines, one line at a time; all or nothing.
+
+    {"messages": [{"role": "user", "content": "6*7?"}], "reference_answer": "42",
+     "verifier": "math", "id": "…", "metadata": {…}}
+
+The last three are optional. What is refused is refused with the number of its line.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, BinaryIO
+
+from tempo_server.errors import TooLargeError
+from tempo_server.labeled_line import Example, LineRefusedError, Note, read_line
+from tempo_storage.errors import InvalidInputError
+
+MAX_FILE_BYTES = 32 * 1024 * 1024
+MAX_LINES = 20_000
+MIN_EXAMPLES = 8
+FEW_EXAMPLES = 64
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class LineError:
+    """Why a line is refused."""
+
+    line: int
+    code: str
+    param: str | None
+    message: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the API answers."""
+        return asdict(self)
+
+
+class LabeledFileError(InvalidInputError):
+    """A file cannot be used; correct it and upload the whole file again."""
+
+    def __init__(self, message: str = "", *, errors: Iterable[LineError] = ()) -> None:
+        super().__init__(message)
+        self.errors = list(errors)
+
+
+@dataclass(slots=True)
+class Labeled:
+    """What a file holds: examples by content hash, and what is to be said about its lines."""
+
+    examples: dict[str, Example] = field(default_factory=dict)
+    errors: list[LineError] = field(default_factory=list)
+    warnings: dict[Note, list[int]] = field(default_factory=dict)
+    duplicates: int = 0
+    bytes: int = 0
+    sha256: str = ""
+
+    def add(self, example: Example) -> None:
+        """Keep an example unless the file has its question already."""
+        first = self.examples.setdefault(example.content_hash, example)
+        if first is not example:
+            self._compare(example, first.reference, f"line {first.line}")
+
+    def drop_stored(self, references: Mapping[str, list[Any]]) -> None:
+        """Forget the examples that an earlier file has labeled: `references` by content hash."""
+        for content_hash, reference in references.items():
+            example = self.examples.pop(content_hash)
+            try:
+                self._compare(example, reference, "an earlier file")
+            except LineRefusedError as error:
+                self.refuse(example.line, error)
+
+    def refuse(self, line: int, error: LineRefusedError) -> None:
+        """Note why a line is refused."""
+        self.errors.append(LineError(line, error.code, error.param, str(error)))
+
+    def warn(self, line: int, note: Note) -> None:
+        """Note on which line something was accepted that its author may not have meant."""
+        self.warnings.setdefault(note, []).append(line)
+
+    def raise_errors(self) -> None:
+        """Raise LabeledFileError if a line was refused."""
+        if self.errors:
+            raise LabeledFileError(
+                f"lines that cannot be used: {len(self.errors)}; nothing was stored, correct them "
+                "and upload the whole file again",
+                errors=self.errors,
+            )
+
+    def raise_if_few(self) -> None:
+        """Raise LabeledFileError if a critic cannot be calibrated on so little."""
+        if len(self.examples) < MIN_EXAMPLES:
+            raise LabeledFileError(
+                f"{len(self.examples)} distinct questions are too few; "
+                f"give at least {MIN_EXAMPLES}, better {FEW_EXAMPLES}"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the ledger keeps beside the file."""
+        return {
+            "examples": len(self.examples),
+            "held_out": sum(e.split == "held_out" for e in self.examples.values()),
+            "duplicates": self.duplicates,
+            "warnings": [
+                asdict(note) | {"line": lines[0], "count": len(lines)}
+                for note, lines in self.warnings.items()
+            ],
+        }
+
+    def _compare(self, example: Example, reference: list[Any], where: str) -> None:
+        if set(reference) != set(example.reference):
+            raise LineRefusedError(
+                f"{where} has this question with another reference; keep one",
+                code="conflicting_reference",
+                param="reference_answer",
+            )
+        self.duplicates += 1
+        self.warn(example.line, Note("duplicate", "the question is there already; kept once"))
+
+
+def parse(file: BinaryIO, verifiers: Collection[str]) -> Labeled:
+    """Read a file; a refused line is noted, a file beyond the limits raises TooLargeError."""
+    labeled, digest = Labeled(), hashlib.sha256()
+    for number, raw in enumerate(file, start=1):
+        digest.update(raw)
+        labeled.bytes += len(raw)
+        if number > MAX_LINES or labeled.bytes > MAX_FILE_BYTES:
+            raise TooLargeError("the file has more than 20,000 lines or 32 MiB; split it")
+        try:
+            _read(labeled, number, raw, verifiers)
+        except LineRefusedError as error:
+            labeled.refuse(number, error)
+    labeled.sha256 = digest.hexdigest()
+    if len(labeled.examples) < FEW_EXAMPLES:
+        labeled.warn(1, Note("few_examples", f"fewer than {FEW_EXAMPLES}: the gate sees little"))
+    return labeled
+
+
+def _read(labeled: Labeled, number: int, raw: bytes, verifiers: Collection[str]) -> None:
+    if number == 1 and raw.startswith(BOM):
+        raw = raw.removeprefix(BOM)
+        labeled.warn(1, Note("byte_order_mark", "the byte order mark is ignored"))
+    if raw.strip():
+        example, notes = read_line(raw, number, verifiers=verifiers)
+        for note in notes:
+            labeled.warn(number, note)
+        labeled.add(example)

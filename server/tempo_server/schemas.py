@@ -1,0 +1,294 @@
+"""Bodies of the admin API: OpenAI's shapes of files and jobs, with our own fields below `tempo`."""
+
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tempo_storage import models
+from tempo_storage.adapters import version_name
+
+Item = TypeVar("Item")
+Json = dict[str, Any]
+# JSON can carry NUL and half a surrogate pair, a database cannot: the pattern refuses both.
+Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+
+
+class Page(BaseModel, Generic[Item]):
+    """A part of a list; the next begins `after` the id of its last item."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+
+
+class FileDetails(BaseModel):
+    """What an uploaded file brought."""
+
+    examples: int
+    held_out: int
+    duplicates: int
+    warnings: list[Json]
+
+
+class File(BaseModel):
+    """An uploaded labeled file."""
+
+    object: Literal["file"] = "file"
+    id: str
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: Literal["fine-tune"] = "fine-tune"
+    status: Literal["processed"] = "processed"
+    tempo: FileDetails
+
+    @classmethod
+    def of(cls, row: models.File) -> Self:
+        """Show a row."""
+        return cls(
+            id=row.id,
+            bytes=row.bytes,
+            created_at=int(row.created_at),
+            filename=row.filename,
+            tempo=FileDetails(**row.summary),
+        )
+
+
+class Body(BaseModel):
+    """A request's body: a field that we do not honour is refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobOptions(Body):
+    """What to train: recalibrate is one E-step, a round is iterations and then the gate."""
+
+    mode: Literal["recalibrate", "round"] = "round"
+    max_steps: int | None = Field(default=None, ge=1)
+    auto_promote: bool = True
+
+
+class JobRequest(Body):
+    """OpenAI's body, as far as it means something here."""
+
+    model: Text | None = None
+    training_file: Text | None = None
+    tempo: JobOptions = JobOptions()
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class JobDetails(BaseModel):
+    """How far a job is and what came of it."""
+
+    mode: str
+    settings: Json
+    progress: Json
+    result: Json
+    started_at: int | None
+
+
+class Job(BaseModel):
+    """A training job; what OpenAI's shape has and we do not is null or empty."""
+
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    id: str
+    status: str
+    created_at: int
+    finished_at: int | None
+    model: str
+    fine_tuned_model: str | None
+    training_file: str | None
+    error: JobError | None
+    hyperparameters: Json = {}
+    organization_id: str = ""
+    result_files: list[str] = []
+    seed: int = 0
+    trained_tokens: int | None = None
+    validation_file: str | None = None
+    tempo: JobDetails
+
+    @classmethod
+    def of(cls, row: models.Job, *, base: str, adapter: str | None) -> Self:
+        """Show a row; `adapter` is the candidate that came of it."""
+        return cls(
+            id=row.id,
+            status=row.status,
+            created_at=int(row.created_at),
+            finished_at=_seconds(row.finished_at),
+            model=base,
+            fine_tuned_model=adapter,
+            training_file=row.settings.get("training_file"),
+            error=JobError(code="job_failed", message=row.error) if row.error else None,
+            tempo=JobDetails(
+                mode=row.mode,
+                settings=row.settings,
+                progress=row.progress,
+                result=row.result,
+                started_at=_seconds(row.started_at),
+            ),
+        )
+
+
+EVENT_PREFIX = "ftevent-"
+
+
+class Event(BaseModel):
+    """One line of a story."""
+
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    id: str
+    created_at: int
+    level: str
+    type: str
+    message: str
+    data: Json
+
+    @classmethod
+    def of(cls, row: models.Event) -> Self:
+        """Show a row."""
+        return cls(
+            id=f"{EVENT_PREFIX}{row.number}",
+            created_at=int(row.created_at),
+            level=row.level,
+            type=row.type,
+            message=row.message,
+            data=row.data,
+        )
+
+
+class PromoteRequest(Body):
+    """Make an adapter serve, if `expected_current` still does."""
+
+    expected_current: Text | None = None
+    force: bool = False
+    reason: Text = ""
+
+
+class RollbackRequest(Body):
+    """Return to an adapter, or to the one that served before."""
+
+    to: Text | None = None
+    reason: Text = ""
+
+
+class Adapter(BaseModel):
+    """A version; `unacknowledged` names the API processes that do not answer with it yet."""
+
+    object: Literal["adapter"] = "adapter"
+    id: str
+    version: int
+    status: str
+    created_at: int
+    parent: str | None
+    sha256: str
+    bytes: int
+    created_by_job: str | None
+    report: Json
+    unacknowledged: list[str] = []
+
+    @classmethod
+    def of(cls, row: models.Adapter) -> Self:
+        """Show a row."""
+        return cls(
+            id=version_name(row.version),
+            version=row.version,
+            status=row.status,
+            created_at=int(row.created_at),
+            parent=version_name(row.parent),
+            sha256=row.sha256,
+            bytes=row.bytes,
+            created_by_job=row.job_id,
+            report=row.report,
+        )
+
+
+class PauseRequest(Body):
+    """Why training is paused."""
+
+    reason: Text = ""
+
+
+class Training(BaseModel):
+    """Whether training is paused, and why."""
+
+    object: Literal["training"] = "training"
+    paused: bool
+    reason: str
+    changed_at: int
+
+    @classmethod
+    def of(cls, row: models.Training) -> Self:
+        """Show the row."""
+        return cls(paused=row.paused, reason=row.reason, changed_at=int(row.changed_at))
+
+
+class QuestionCounts(BaseModel):
+    """What became of the questions: in the ledger, in the stream, and as each process counts."""
+
+    captured: int
+    distinct: int
+    streamed: int | None
+    spooled: int
+    skipped: int
+    opted_out: int
+    dropped: int
+
+
+class LabeledCounts(BaseModel):
+    """Labeled examples by split."""
+
+    train: int
+    held_out: int
+
+
+class Worker(BaseModel):
+    """The worker that holds the lease, if one does."""
+
+    alive: bool
+    owner: str | None
+    lease_expires_at: int | None
+
+
+class ServerProcess(BaseModel):
+    """One API process, and the version it has acknowledged."""
+
+    id: str
+    version: int
+    sequence: int
+    error: str | None
+
+
+class Status(BaseModel):
+    """The whole deployment at one moment."""
+
+    object: Literal["status"] = "status"
+    model: str
+    serving_adapter: str
+    previous_adapter: str
+    phase: str
+    iteration: int | None
+    paused: bool
+    questions: QuestionCounts
+    labeled: LabeledCounts
+    worker: Worker
+    last_error: Event | None
+    processes: list[ServerProcess]
+    versions: dict[str, str]
+
+
+class Health(BaseModel):
+    """Whether the server can do its work."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, bool] = {}
+
+
+def _seconds(moment: float | None) -> int | None:
+    return None if moment is None else int(moment)

@@ -1,0 +1,120 @@
+"""Promotions and rollbacks by hand."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tempo_server import admin_adapters
+from tempo_storage import versions
+
+ADAPTERS = "/tempo/v1/adapters"
+
+
+def promote(admin: Any, version: int, **body: Any) -> Any:
+    return admin("POST", f"{ADAPTERS}/tempo-v{version}/promote", json=body)
+
+
+def acknowledge(admin: Any, *, version: int, sequence: int, process: str = "p") -> None:
+    with admin.context.sessions.begin() as s:
+        versions.acknowledge(s, process, version=version, sequence=sequence)
+
+
+def test_versions_are_listed_with_the_base_last(admin: Any) -> None:
+    admin.publish(1)
+    admin.publish(2, "rejected")
+    data = admin("GET", ADAPTERS).json()["data"]
+    assert [(a["id"], a["status"]) for a in data] == [
+        ("tempo-v2", "rejected"),
+        ("tempo-v1", "candidate"),
+        ("tempo-v0", "serving"),
+    ]
+    assert admin("GET", f"{ADAPTERS}/tempo-v1").json() == data[1]
+    assert admin("GET", f"{ADAPTERS}/tempo-v0").json() == data[2]
+    assert admin("GET", f"{ADAPTERS}/tempo-v7").status_code == 404
+    assert admin("GET", f"{ADAPTERS}/..%2f..%2fetc").status_code in (400, 404)
+
+
+def test_a_promotion_moves_the_pointer(admin: Any) -> None:
+    admin.publish(1)
+    reply = promote(admin, 1, expected_current="tempo-v0", reason="looks good")
+    assert reply.status_code == 200
+    body = reply.json()
+    assert (body["id"], body["status"], body["unacknowledged"]) == ("tempo-v1", "serving", [])
+    assert admin.serving() == 1
+    assert admin("GET", f"{ADAPTERS}/tempo-v0").json()["status"] == "retired"
+
+
+def test_a_promotion_over_a_changed_pointer_is_refused(admin: Any) -> None:
+    admin.publish(1)
+    reply = promote(admin, 1, expected_current="tempo-v5")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "conflict")
+    assert admin.serving() == 0
+
+
+def test_a_rejected_version_needs_force(admin: Any) -> None:
+    admin.publish(1, "rejected")
+    reply = promote(admin, 1)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "gate_failed")
+    assert "force=true" in reply.json()["error"]["message"]
+    assert promote(admin, 1, force=True).status_code == 200
+
+
+def test_damaged_files_are_never_promoted(admin: Any) -> None:
+    admin.publish(1)
+    path = admin.context.store.path("tempo-v1") / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes() + b"!")
+    for _ in range(2):
+        reply = promote(admin, 1, force=True)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (409, "corrupt_adapter")
+    assert admin("GET", f"{ADAPTERS}/tempo-v1").json()["status"] == "corrupt"
+    assert admin.serving() == 0
+
+
+def test_an_adapter_of_another_base_is_refused_but_not_called_corrupt(admin: Any) -> None:
+    admin.publish(1, base="another")
+    assert promote(admin, 1).status_code == 409
+    assert admin("GET", f"{ADAPTERS}/tempo-v1").json()["status"] == "candidate"
+
+
+def test_a_promotion_waits_for_the_processes(admin: Any) -> None:
+    admin.publish(1)
+    acknowledge(admin, version=0, sequence=0)
+    later = threading.Timer(0.5, acknowledge, [admin], {"version": 1, "sequence": 1})
+    later.start()
+    assert promote(admin, 1).json()["unacknowledged"] == []
+    later.join()
+
+
+def test_a_promotion_names_the_processes_that_do_not_follow(
+    admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_adapters, "FOLLOW_SECONDS", 0.3)
+    admin.publish(1)
+    acknowledge(admin, version=0, sequence=0, process="slow")
+    acknowledge(admin, version=0, sequence=1, process="refuses")
+    acknowledge(admin, version=1, sequence=1, process="follows")
+    reply = promote(admin, 1)
+    assert reply.status_code == 200
+    assert sorted(reply.json()["unacknowledged"]) == ["refuses", "slow"]
+    assert admin.serving() == 1
+
+
+def test_a_rollback_returns_to_the_previous_to_a_named_one_or_to_the_base(admin: Any) -> None:
+    for version in (1, 2):
+        admin.publish(version)
+        promote(admin, version)
+    rollback = f"{ADAPTERS}/rollback"
+    assert admin("POST", rollback).json()["id"] == "tempo-v1"
+    assert admin("POST", rollback, json={"to": "tempo-v2"}).json()["id"] == "tempo-v2"
+    assert admin("POST", rollback, json={"to": "base"}).json()["id"] == "tempo-v0"
+    assert admin.serving() == 0
+    assert admin("POST", rollback, json={"to": "tempo-v9"}).status_code == 404
+    assert admin("POST", rollback, json={"to": "yesterday"}).status_code == 400
+
+
+def test_a_report_without_a_number_is_shown_as_null(admin: Any) -> None:
+    admin.publish(1)
+    with admin.context.sessions.begin() as s:
+        versions.adapter(s, 1).report = {"auroc": float("nan"), "n": 3}
+    assert admin("GET", f"{ADAPTERS}/tempo-v1").json()["report"] == {"auroc": None, "n": 3}

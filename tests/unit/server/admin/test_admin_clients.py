@@ -1,0 +1,166 @@
+"""Our SDK and OpenAI's official client against the real routes."""
+
+import asyncio
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+import tempo_client
+from tempo_client import AsyncTempo, Tempo, types
+from tempo_storage import queries
+
+# What the wire carries for OpenAI's client alone.
+FOR_OPENAI_ONLY = {
+    "hyperparameters",
+    "organization_id",
+    "result_files",
+    "seed",
+    "trained_tokens",
+    "validation_file",
+}
+
+
+@pytest.fixture
+def tempo(admin: Any, address: str) -> Any:
+    with Tempo(address, api_key=admin.key) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, kind in inspect.getmembers(types, inspect.isclass)
+        if issubclass(kind, types.Resource) and kind is not types.Resource
+    ],
+)
+def test_the_sdk_knows_every_field_of_the_wire_and_no_other(admin: Any, name: str) -> None:
+    schemas = admin.app.openapi()["components"]["schemas"]
+    wire = set(schemas[name]["properties"]) - {"object", "tempo"} - FOR_OPENAI_ONLY
+    if "tempo" in schemas[name]["properties"]:
+        wire |= set(schemas[f"{name}Details"]["properties"])
+    assert wire == {f.name for f in fields(getattr(types, name))} - {"extra"}
+
+
+def test_nothing_that_the_server_returns_is_unknown_to_the_sdk(
+    admin: Any, tempo: Tempo, labeled: bytes
+) -> None:
+    admin.publish(1)
+    file, job = tempo.files.create(labeled), tempo.jobs.create("round", max_steps=2)
+    resources: list[types.Resource] = [
+        file,
+        tempo.files.retrieve(file.id),
+        *tempo.jobs.events(job.id),
+        *tempo.adapters.list(),
+        tempo.status(),
+        tempo.training.pause("x"),
+        tempo.training.resume(),
+    ]
+    assert [r.extra for r in resources if r.extra] == []
+    assert set(job.extra) <= FOR_OPENAI_ONLY
+    assert (job.mode, job.settings["max_steps"]) == ("round", 2)
+    assert [j.id for j in tempo.jobs.list()] == [job.id]
+    assert tempo.jobs.cancel(job.id).status == "cancelled"
+
+
+def test_the_sdk_promotes_and_rolls_back(admin: Any, tempo: Tempo) -> None:
+    admin.publish(1)
+    admin.publish(2, "rejected")
+    assert tempo.adapters.promote("tempo-v1", expected_current="tempo-v0").status == "serving"
+    with pytest.raises(tempo_client.UnprocessableEntityError):
+        tempo.adapters.promote("tempo-v2")
+    with pytest.raises(tempo_client.ConflictError):
+        tempo.adapters.promote("tempo-v1", expected_current="tempo-v0")
+    assert tempo.adapters.rollback().id == "tempo-v0"
+    assert tempo.adapters.retrieve("tempo-v1").status == "retired"
+    assert tempo.status().serving_adapter == "tempo-v0"
+
+
+def test_recalibrate_uploads_queues_and_waits(
+    admin: Any, tempo: Tempo, labeled: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(labeled)
+    job = tempo.recalibrate(path, wait=False)
+    assert (job.mode, job.status) == ("recalibrate", "queued")
+    assert job.training_file == tempo.files.list()[0].id
+    assert tempo.files.list()[0].filename == "questions.jsonl"
+    with pytest.raises(tempo_client.JobTimeoutError, match="it goes on"):
+        tempo.jobs.wait(job.id, timeout=0.05, poll_seconds=0.02)
+    with admin.context.sessions.begin() as s:
+        queries.finish_job(s, job.id, "succeeded", result={"auroc": 0.8})
+    assert tempo.jobs.wait(job.id).result == {"auroc": 0.8}
+
+
+def test_bad_lines_reach_the_caller(tempo: Tempo) -> None:
+    with pytest.raises(tempo_client.BadRequestError) as caught:
+        tempo.files.create([{"question": "1+1"}, {"question": "2+2", "answer": "4"}])
+    assert [(e["line"], e["code"]) for e in caught.value.line_errors] == [(1, "missing_reference")]
+    assert caught.value.code == "line_errors"
+    assert caught.value.request_id
+
+
+def test_a_wrong_key_is_an_authentication_error(address: str) -> None:
+    with (
+        Tempo(address, api_key="tk_wrong") as client,
+        pytest.raises(tempo_client.AuthenticationError, match=r"admin\.key"),
+    ):
+        client.status()
+
+
+def test_the_asynchronous_client_does_the_same(admin: Any, address: str, labeled: bytes) -> None:
+    async def story() -> None:
+        async with AsyncTempo(address, api_key=admin.key) as client:
+            examples = [json.loads(line) for line in labeled.splitlines()]
+            job = await client.recalibrate(examples, wait=False)
+            assert (await client.jobs.cancel(job.id)).status == "cancelled"
+            with pytest.raises(tempo_client.JobFailedError, match="cancelled"):
+                await client.jobs.wait(job.id)
+            assert (await client.adapters.list())[-1].id == "tempo-v0"
+            assert (await client.status()).labeled.train > 0
+
+    asyncio.run(story())
+
+
+def test_openais_official_client_drives_files_and_jobs(
+    admin: Any, address: str, labeled: bytes
+) -> None:
+    with openai.OpenAI(base_url=f"{address}/tempo/v1", api_key=admin.key) as client:
+        file = client.files.create(file=("labeled.jsonl", labeled), purpose="fine-tune")
+        assert (file.status, file.filename, file.bytes) == (
+            "processed",
+            "labeled.jsonl",
+            len(labeled),
+        )
+        assert file.model_extra is not None
+        assert file.model_extra["tempo"]["examples"] == 12
+        assert [f.id for f in client.files.list()] == [file.id]
+        assert client.files.retrieve(file.id).id == file.id
+        assert client.files.content(file.id).read() == labeled
+        job = client.fine_tuning.jobs.create(
+            model="tempo", training_file=file.id, extra_body={"tempo": {"mode": "recalibrate"}}
+        )
+        assert (job.status, job.training_file, job.trained_tokens) == ("queued", file.id, None)
+        with admin.context.sessions.begin() as s:
+            for n in range(44):
+                queries.add_event(s, "step", f"step {n}", job_id=job.id)
+        events = client.fine_tuning.jobs.list_events(job.id, limit=20)
+        assert [e.message for e in events][1:] == [f"step {n}" for n in range(44)]
+        with pytest.raises(openai.ConflictError) as caught:
+            client.fine_tuning.jobs.create(
+                model="tempo", training_file=file.id, extra_body={"tempo": {"mode": "recalibrate"}}
+            )
+        assert caught.value.code == "job_already_running"
+        assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+        assert [j.id for j in client.fine_tuning.jobs.list()] == [job.id]
+        with pytest.raises(openai.NotFoundError) as missing:
+            client.fine_tuning.jobs.retrieve("ftjob-none")
+        assert missing.value.request_id
+        with pytest.raises(openai.BadRequestError) as bad:
+            client.files.create(file=("x.jsonl", b"{}\n"), purpose="fine-tune")
+        assert bad.value.code == "line_errors"

@@ -1,0 +1,162 @@
+"""Uploads: all or nothing, and durable before they are answered."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tempo_server.context import Context
+from tempo_storage import queries
+from tempo_storage.questions import is_held_out
+
+
+def stored(context: Context) -> tuple[int, int, list[str]]:
+    """Return the number of files, of examples, and the names in the directory of files."""
+    with context.sessions.begin() as s:
+        counts = queries.example_counts(s)
+        files = queries.files(s)
+    directory = context.settings.files_dir
+    names = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
+    return len(files), sum(counts.values()), names
+
+
+def line(**fields: Any) -> bytes:
+    return json.dumps({"verifier": "exact"} | fields).encode() + b"\n"
+
+
+def test_an_upload_is_on_disk_and_in_the_ledger_before_it_is_answered(
+    admin: Any, labeled: bytes
+) -> None:
+    reply = admin.upload(labeled, "../../etc/passwd")
+    assert reply.status_code == 200
+    body = reply.json()
+    assert (body["object"], body["purpose"], body["status"]) == ("file", "fine-tune", "processed")
+    assert (body["bytes"], body["tempo"]["examples"]) == (len(labeled), 12)
+    assert stored(admin.context) == (1, 12, [body["id"]])
+    assert (admin.context.settings.files_dir / body["id"]).read_bytes() == labeled
+    assert admin("GET", f"/tempo/v1/files/{body['id']}").json() == body
+    assert admin("GET", "/tempo/v1/files").json()["data"] == [body]
+    content = admin("GET", f"/tempo/v1/files/{body['id']}/content")
+    assert content.content == labeled
+    assert content.headers["x-content-type-options"] == "nosniff"
+    (admin.context.settings.files_dir / body["id"]).unlink()
+    assert admin("GET", f"/tempo/v1/files/{body['id']}/content").status_code == 404
+
+
+def test_a_fifth_of_the_questions_is_held_out_by_hash(admin: Any) -> None:
+    examples = b"".join(line(question=f"question {n}", answer="a") for n in range(200))
+    body = admin.upload(examples).json()
+    with admin.context.sessions.begin() as s:
+        train, held_out = queries.examples(s, "train"), queries.examples(s, "held_out")
+    assert all(is_held_out(e.content_hash) for e in held_out)
+    assert not any(is_held_out(e.content_hash) for e in train)
+    assert body["tempo"]["held_out"] == len(held_out)
+    assert 20 <= len(held_out) <= 60
+
+
+def test_one_bad_line_stores_nothing_and_says_which(admin: Any, labeled: bytes) -> None:
+    reply = admin.upload(labeled + b'{"messages": []}\n' + line(question="?"))
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["code"], error["param"], error["errors_total"]) == ("line_errors", "file", 2)
+    assert [(e["line"], e["code"]) for e in error["line_errors"]] == [
+        (13, "missing_reference"),
+        (14, "missing_reference"),
+    ]
+    assert stored(admin.context) == (0, 0, [])
+
+
+def test_at_most_two_hundred_bad_lines_are_listed(admin: Any) -> None:
+    error = admin.upload(b"{\n" * 300).json()["error"]
+    assert (len(error["line_errors"]), error["errors_total"]) == (200, 300)
+
+
+def test_a_reference_that_its_verifier_cannot_read_is_a_bad_line(
+    admin: Any, labeled: bytes
+) -> None:
+    bad = line(question="how many", answer="none at all", verifier="numeric")
+    error = admin.upload(labeled + bad).json()["error"]
+    assert [(e["line"], e["code"]) for e in error["line_errors"]] == [(13, "invalid_reference")]
+    assert stored(admin.context) == (0, 0, [])
+
+
+def test_the_same_file_twice_is_one_file(admin: Any, labeled: bytes) -> None:
+    first, second = admin.upload(labeled), admin.upload(labeled)
+    assert second.status_code == 200
+    assert second.json() == first.json()
+    assert stored(admin.context)[:2] == (1, 12)
+
+
+def test_a_question_that_is_stored_already_counts_as_duplicate(admin: Any, labeled: bytes) -> None:
+    admin.upload(labeled)
+    body = admin.upload(labeled + line(question="new", answer="yes")).json()
+    assert (body["tempo"]["examples"], body["tempo"]["duplicates"]) == (1, 12)
+
+
+def test_a_stored_question_with_another_reference_is_refused(admin: Any, labeled: bytes) -> None:
+    admin.upload(labeled)
+    reply = admin.upload(labeled.replace(b'"22"', b'"23"'))
+    assert reply.status_code == 400
+    errors = reply.json()["error"]["line_errors"]
+    assert [(e["line"], e["code"]) for e in errors] == [(12, "conflicting_reference")]
+    assert stored(admin.context)[:2] == (1, 12)
+
+
+def test_of_files_that_are_uploaded_at_once_each_question_is_stored_once(
+    admin: Any, labeled: bytes
+) -> None:
+    contents = [labeled + b"\n" * n for n in range(4)]  # four files, the same questions
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(admin.upload, contents))
+    assert [reply.status_code for reply in replies] == [200] * 4
+    assert sorted(reply.json()["tempo"]["examples"] for reply in replies) == [0, 0, 0, 12]
+    assert stored(admin.context)[:2] == (4, 12)
+
+
+def test_a_failed_commit_leaves_no_file(
+    admin: Any, labeled: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Callable[..., Any]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(queries, "add_file", fail)
+    reply = admin.upload(labeled)
+    assert reply.status_code == 507
+    assert reply.headers["x-should-retry"] == "false"
+    assert stored(admin.context) == (0, 0, [])
+
+
+def test_labeling_a_captured_question_takes_it_out_of_the_pool(admin: Any, labeled: bytes) -> None:
+    asked = {"messages": [{"role": "user", "content": "3 + 3 ?"}], "id": "q", "captured_at": 0.0}
+    with admin.context.sessions.begin() as s:
+        queries.add_questions(s, [asked])
+    admin.upload(labeled)
+    with admin.context.sessions.begin() as s:
+        assert queries.question_counts(s) == (0, 0)
+
+
+def test_an_upload_larger_than_the_limit_is_refused_while_it_is_read(admin: Any) -> None:
+    reply = admin.upload(b" " * (34 << 20))
+    assert reply.status_code == 413
+    assert reply.json()["error"]["code"] == "too_large"
+    assert reply.json()["error"]["message"].startswith("the request is larger")
+
+
+def test_a_request_without_a_file_is_malformed(admin: Any) -> None:
+    reply = admin("POST", "/tempo/v1/files", data={"purpose": "fine-tune"})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "file"
+    assert reply.json()["error"]["code"] == "missing_field"
+
+
+def test_files_are_listed_page_by_page(admin: Any, labeled: bytes) -> None:
+    for n in range(3):
+        admin.upload(b"".join(line(question=f"{n} {i}", answer="a") for i in range(8)))
+    first = admin("GET", "/tempo/v1/files", params={"limit": 2}).json()
+    assert (len(first["data"]), first["has_more"]) == (2, True)
+    after = {"limit": 2, "after": first["data"][-1]["id"]}
+    rest = admin("GET", "/tempo/v1/files", params=after).json()
+    assert (len(rest["data"]), rest["has_more"]) == (1, False)
+    assert admin("GET", "/tempo/v1/files", params={"after": "file-x"}).status_code == 404

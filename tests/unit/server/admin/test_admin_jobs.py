@@ -1,0 +1,120 @@
+"""Jobs: queued in the ledger, one of each mode at a time."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tempo_storage import queries, versions
+
+JOBS = "/tempo/v1/fine_tuning/jobs"
+
+
+@pytest.fixture
+def file_id(admin: Any, labeled: bytes) -> str:
+    return str(admin.upload(labeled).json()["id"])
+
+
+def create(admin: Any, mode: str = "round", **body: Any) -> Any:
+    return admin("POST", JOBS, json={"tempo": {"mode": mode}} | body)
+
+
+def test_a_job_is_queued_in_the_ledger_though_valkey_is_down(admin: Any, file_id: str) -> None:
+    options = {"mode": "round", "max_steps": 3, "auto_promote": False}
+    reply = admin("POST", JOBS, json={"model": "tempo", "training_file": file_id, "tempo": options})
+    assert reply.status_code == 200
+    body = reply.json()
+    assert (body["object"], body["status"], body["model"]) == (
+        "fine_tuning.job",
+        "queued",
+        "tiny-reasoner",
+    )
+    assert body["training_file"] == file_id
+    with admin.context.sessions.begin() as s:
+        row = queries.job(s, body["id"])
+    assert (row.mode, row.status) == ("round", "queued")
+    assert row.settings == {"max_steps": 3, "auto_promote": False, "training_file": file_id}
+    assert admin("GET", f"{JOBS}/{body['id']}").json() == body
+    assert admin("GET", JOBS).json()["data"] == [body]
+
+
+def test_a_second_job_of_the_same_mode_is_refused(admin: Any, file_id: str) -> None:
+    assert create(admin).status_code == 200
+    assert create(admin, "recalibrate").status_code == 200
+    reply = create(admin)
+    assert reply.status_code == 409
+    assert reply.json()["error"]["code"] == "job_already_running"
+    assert reply.headers["x-should-retry"] == "false"
+
+
+def test_of_jobs_that_are_asked_for_at_once_one_is_queued(admin: Any, file_id: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda _: create(admin).status_code, range(4)))
+    assert sorted(replies) == [200, 409, 409, 409]
+
+
+def test_a_job_without_labeled_questions_is_refused_with_the_remedy(admin: Any) -> None:
+    reply = create(admin, "recalibrate")
+    assert reply.status_code == 400
+    assert "upload a file first" in reply.json()["error"]["message"]
+
+
+def test_unknown_files_models_modes_and_fields_are_refused(admin: Any, file_id: str) -> None:
+    assert create(admin, training_file="file-none").status_code == 404
+    assert create(admin, model="gpt-5").status_code == 404
+    assert create(admin, "pretrain").json()["error"]["param"] == "tempo.mode"
+    reply = create(admin, seed=7)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "seed")
+    assert admin("GET", JOBS).json()["data"] == []
+
+
+def test_a_body_that_is_not_json_is_refused(admin: Any) -> None:
+    headers = {"content-type": "application/json"}
+    reply = admin("POST", JOBS, content=b"{", headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_json")
+    for odd in (b"\\ud800", b"\\u0000"):
+        reply = admin("POST", JOBS, content=b'{"model": "%s"}' % odd, headers=headers)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")
+
+
+def test_cancelling_twice_is_cancelling_once(admin: Any, file_id: str) -> None:
+    job_id = create(admin).json()["id"]
+    for _ in range(2):
+        reply = admin("POST", f"{JOBS}/{job_id}/cancel")
+        assert (reply.status_code, reply.json()["status"]) == (200, "cancelled")
+    types = [e["type"] for e in admin("GET", f"{JOBS}/{job_id}/events").json()["data"]]
+    assert types == ["job.queued", "job.cancelled"]
+    assert create(admin).status_code == 200
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled(admin: Any, file_id: str) -> None:
+    job_id = create(admin).json()["id"]
+    with admin.context.sessions.begin() as s:
+        queries.finish_job(s, job_id, "failed", error="out of memory")
+    assert admin("POST", f"{JOBS}/{job_id}/cancel").status_code == 409
+    error = admin("GET", f"{JOBS}/{job_id}").json()["error"]
+    assert error == {"code": "job_failed", "message": "out of memory", "param": None}
+
+
+def test_a_job_names_the_adapter_that_came_of_it(admin: Any, file_id: str) -> None:
+    job_id = create(admin).json()["id"]
+    admin.publish(4)
+    with admin.context.sessions.begin() as s:
+        versions.adapter(s, 4).job_id = job_id
+    assert admin("GET", f"{JOBS}/{job_id}").json()["fine_tuned_model"] == "tempo-v4"
+
+
+def test_events_are_paged_oldest_first(admin: Any, file_id: str) -> None:
+    job_id = create(admin).json()["id"]
+    with admin.context.sessions.begin() as s:
+        for n in range(4):
+            queries.add_event(s, "iteration", f"iteration {n}", job_id=job_id)
+        queries.add_event(s, "iteration", "another job's", job_id="other")
+    path = f"{JOBS}/{job_id}/events"
+    first = admin("GET", path, params={"limit": 3}).json()
+    rest = admin("GET", path, params={"after": first["data"][-1]["id"]}).json()
+    messages = [e["message"] for e in first["data"] + rest["data"]]
+    assert messages == ["round is queued", *(f"iteration {n}" for n in range(4))]
+    assert (first["has_more"], rest["has_more"]) == (True, False)
+    assert admin("GET", path, params={"after": "x"}).status_code == 400
+    assert admin("GET", f"{JOBS}/none/events").status_code == 404
