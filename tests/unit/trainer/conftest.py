@@ -1,0 +1,18 @@
+"""Shape annotations are checked in tests only: jaxtyping's hook wraps these modules at import."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+from jaxtyping import install_import_hook
+
+CHECKED = ("tempo_trainer.objective", "tempo_trainer.heads", "tempo_trainer.networks")
+
+with install_import_hook(CHECKED, "beartype.beartype"):
+    for name in CHECKED:
+        importlib.import_module(name)
+
+# On busy cores, threads that wait for one another make small models a hundred times slower.
+torch.set_num_threads(1)
+sys.path.append(str(Path(__file__).parent))  # for tiny.py, which two test modules share

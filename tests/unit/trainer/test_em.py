@@ -1,0 +1,269 @@
+"""One iteration on a bandit: it learns with a right critic, and refuses to with a wrong one."""
+
+import inspect
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from tempo_trainer import em
+from tempo_trainer.batch import Batch
+from tempo_trainer.em import em_step, judge, recalibrate, refine
+from tempo_trainer.fitness import measure, refuse
+from tempo_trainer.networks import Networks
+from tempo_trainer.reports import EMReport, Fitness, Signal
+from tempo_trainer.settings import TrainerSettings
+
+LEARNING = {"policy_learning_rate": 0.02, "critic_learning_rate": 0.01}
+
+
+WARM_UP = 20
+
+
+def started(*, warm_up: int = WARM_UP, **changed: Any) -> tuple[Networks, TrainerSettings]:
+    """Return networks whose critic has been warmed up."""
+    settings = tiny.settings(**(LEARNING | changed))
+    nets = Networks(tiny.model(), settings)
+    nets.load_state_dict(warmed_up(warm_up))
+    return nets, settings
+
+
+@cache
+def warmed_up(steps: int) -> dict[str, Any]:
+    settings = tiny.settings(**LEARNING)
+    nets = Networks(tiny.model(), settings)
+    for seed in range(steps):
+        recalibrate(nets.critic, [tiny.play(nets, labeled=True, seed=seed)], settings)
+    return nets.state_dict()
+
+
+def iterate(nets: Networks, settings: TrainerSettings, *, seed: int = 100) -> EMReport:
+    return em_step(
+        nets,
+        labeled=[tiny.play(nets, labeled=True, seed=seed)],
+        unlabeled=tiny.play(nets, labeled=False, seed=seed + 1),
+        held_out=tiny.play(nets, labeled=True, seed=seed + 2),
+        settings=settings,
+    )
+
+
+def everything(nets: Networks) -> list[torch.Tensor]:
+    """Return every weight and every moment of both optimisers."""
+    state = nets.state_dict()
+    moments = [
+        tensor
+        for optimiser in state["optimisers"].values()
+        for values in optimiser["state"].values()
+        for tensor in values.values()
+    ]
+    return [*state["weights"].values(), *moments]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def spoiled(batch: Batch, name: str) -> Batch:
+    tensor = getattr(batch, name).clone()
+    tensor[0] = math.nan
+    return replace(batch, **{name: tensor})
+
+
+def test_em_step_reads_like_the_algorithm() -> None:
+    source = inspect.getsource(em_step)
+    assert source.index("recalibrate(critic") < source.index("refine(policy")
+    assert len(source.splitlines()) <= 25
+    assert "eq. 6" in source
+    assert "eq. 12" in source
+
+
+def test_a_right_critic_raises_the_chance_of_a_right_response() -> None:
+    nets, settings = started()
+    before = tiny.chance_of_right(nets)
+    reports = [iterate(nets, settings, seed=100 + 10 * step) for step in range(6)]
+    assert all(report.refined for report in reports)
+    assert reports[0].fitness.auroc > 0.9
+    assert tiny.chance_of_right(nets) > before + 0.2
+
+
+def test_a_flipped_reward_lowers_it() -> None:
+    nets, settings = started(reward_sign=-1, fitness_auroc=0.0)
+    before = tiny.chance_of_right(nets)
+    for step in range(6):
+        iterate(nets, settings, seed=100 + 10 * step)
+    assert tiny.chance_of_right(nets) < before - 0.2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"order": "release"},
+        {"labeled_in_policy": True},
+        {"whiten_scope": "per_domain", "labeled_in_policy": True},
+        {"minibatches": 4},
+        {"tokens_per_microbatch": 100},
+        {"tokens_per_microbatch": 100, "minibatches": 2},
+    ],
+    ids=str,
+)
+def test_every_variant_learns(changed: dict[str, Any]) -> None:
+    nets, settings = started(**changed)
+    before = tiny.chance_of_right(nets)
+    reports = [iterate(nets, settings, seed=100 + 10 * step) for step in range(3)]
+    assert all(report.refined for report in reports)
+    assert tiny.chance_of_right(nets) > before + 0.05
+
+
+def test_an_unfit_critic_refuses_the_m_step() -> None:
+    nets, settings = started(fitness_auroc=1.0, warm_up=0)
+    policy = [p.clone() for p in nets.policy.parameters()]
+    report = iterate(nets, settings)
+    assert not report.refined
+    assert report.refusal.startswith("critic unfit: held-out AUROC ")
+    assert report.e_step.steps == settings.critic_epochs
+    assert same(policy, nets.policy.parameters())
+
+
+def test_fitness_is_unknown_when_held_out_outcomes_are_all_alike() -> None:
+    nets, settings = started(warm_up=1)
+    batch = tiny.play(nets, labeled=True, seed=0)
+    report = em_step(
+        nets,
+        labeled=[batch],
+        unlabeled=tiny.play(nets, labeled=False, seed=1),
+        held_out=batch.select(batch.outcome > 0),
+        settings=settings,
+    )
+    assert "fitness unknown" in report.refusal
+    assert "e_step/auroc" not in report.metrics()
+
+
+def test_a_flat_critic_refuses_the_m_step() -> None:
+    fit, settings = Fitness(0.9, 0.1, 0.1, 0.5, 0.9), tiny.settings()
+    a = torch.zeros(1, 1)
+    assert "critic flat" in refuse(fit, Signal(a, 0.0, 0.0, 0.019), settings)
+    assert "critic flat" in refuse(fit, Signal(a, 0.0, 0.0, math.nan), settings)
+    assert refuse(fit, Signal(a, 0.0, 0.0, 0.021), settings) == ""
+
+
+def test_a_spoiled_e_step_is_discarded_and_counted() -> None:
+    nets, settings = started(warm_up=2)
+    before = everything(nets)
+    batch = spoiled(tiny.play(nets, labeled=True, seed=0), "outcome")
+    updates = recalibrate(nets.critic, [batch], settings)
+    assert updates.discarded == updates.steps == settings.critic_epochs
+    assert same(before, everything(nets))
+    good = recalibrate(nets.critic, [tiny.play(nets, labeled=True, seed=0)], settings)
+    assert good.discarded == 0
+    assert not same(before, everything(nets))
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_spoiled_m_step_is_discarded_and_counted(minibatches: int) -> None:
+    nets, settings = started(warm_up=2, minibatches=minibatches)
+    batch = tiny.play(nets, labeled=False, seed=0)
+    a = judge(nets.critic, batch, settings).advantages
+    refine(nets.policy, batch, a, settings)
+    before = everything(nets)
+    everywhere = replace(batch, sampled_logprobs=torch.full_like(a, math.nan))
+    made = refine(nets.policy, everywhere, a, settings)
+    assert made.updates.discarded == made.updates.steps == minibatches
+    assert same(before, everything(nets))
+
+
+def test_an_infinite_loss_is_discarded() -> None:
+    nets, settings = started(warm_up=1)
+    batch = tiny.play(nets, labeled=False, seed=0)
+    before = everything(nets)
+    a = torch.full_like(batch.mask, math.inf)
+    assert refine(nets.policy, batch, a, settings).updates.discarded == 1
+    assert same(before, everything(nets))
+
+
+def test_on_policy_nothing_is_clipped_and_the_sampler_agrees() -> None:
+    nets, settings = started(warm_up=5)
+    metrics = iterate(nets, settings).metrics()
+    assert metrics["m_step/approx_kl"] == metrics["m_step/clip_fraction"] == 0.0
+    assert metrics["m_step/sampler_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["m_step/capped_fraction"] == 0.0
+
+
+def test_later_minibatches_are_off_policy() -> None:
+    nets, settings = started(warm_up=5, minibatches=4, fitness_auroc=0.0)
+    metrics = iterate(nets, settings).metrics()
+    assert metrics["m_step/steps"] == 4
+    assert metrics["m_step/approx_kl"] > 0
+    assert metrics["m_step/clip_fraction"] > 0
+
+
+def test_recalibration_replays_old_batches_and_ends_with_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nets, settings = started(warm_up=0, replay_batches=2, critic_epochs=2)
+    batches = [tiny.play(nets, labeled=True, seed=seed, n=seed + 2) for seed in range(4)]
+    seen: list[int] = []
+    fit = em._fit
+    monkeypatch.setattr(
+        em, "_fit", lambda critic, b, s: (seen.append(len(b)), fit(critic, b, s))[1]
+    )
+    assert recalibrate(nets.critic, batches, settings).steps == 6
+    newest_last = [len(batches[2]), len(batches[1]), len(batches[0])]
+    assert seen == newest_last * 2
+
+
+def test_the_critic_never_learns_from_unlabeled_rows() -> None:
+    results = []
+    for with_unlabeled in (False, True):
+        nets, settings = started(warm_up=1)
+        batch = tiny.play(nets, labeled=True, seed=0)
+        if with_unlabeled:
+            batch = batch.concatenate(tiny.play(nets, labeled=False, seed=1))
+        recalibrate(nets.critic, [batch], settings)
+        results.append(everything(nets))
+    assert same(*results)
+
+
+def test_metrics_are_named_by_concern_and_finite() -> None:
+    nets, settings = started(warm_up=5, fitness_auroc=0.0)
+    metrics = iterate(nets, settings).metrics()
+    assert {name.split("/")[0] for name in metrics} == {"e_step", "m_step"}
+    assert {"e_step/loss", "e_step/auroc", "m_step/loss", "m_step/approx_kl"} <= metrics.keys()
+    assert metrics["m_step/labeled_rows"] == 0
+    assert all(isinstance(v, int | float) and math.isfinite(v) for v in metrics.values())
+
+
+def test_fitness_is_measured_on_what_the_critic_says_last() -> None:
+    nets, settings = started()
+    fitness = measure(nets.critic, tiny.play(nets, labeled=True, seed=50), settings)
+    assert fitness.auroc > 0.9
+    assert fitness.brier < 0.2
+    assert fitness.advantage_cosine > 0.5
+
+
+def test_cutting_a_step_into_micro_batches_changes_neither_loss_nor_gradient() -> None:
+    found = []
+    for budget in (10_000, 100, 1):
+        nets, settings = started(warm_up=2, tokens_per_microbatch=budget, critic_epochs=1)
+        unlabeled = tiny.play(nets, labeled=False, seed=1)
+        a = judge(nets.critic, unlabeled, settings).advantages
+        m_step = refine(nets.policy, unlabeled, a, settings).updates
+        e_step = recalibrate(nets.critic, [tiny.play(nets, labeled=True, seed=0)], settings)
+        found.append([e_step.loss, e_step.grad_norm, m_step.loss, m_step.grad_norm])
+    assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-3, abs=1e-5)
+
+
+def test_labeled_rows_reach_the_policy_only_when_asked() -> None:
+    nets, settings = started(labeled_in_policy=True)
+    assert iterate(nets, settings).metrics()["m_step/labeled_rows"] == 64
+
+
+def test_every_metric_is_explained_in_the_readme() -> None:
+    nets, settings = started()
+    readme = (Path(__file__).parents[3] / "trainer" / "README.md").read_text()
+    assert [name for name in iterate(nets, settings).metrics() if f"`{name}`" not in readme] == []

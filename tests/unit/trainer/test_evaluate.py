@@ -1,0 +1,156 @@
+"""Figures about held-out questions against their definitions, and the gate's rule."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tempo_trainer import evaluate
+from tempo_trainer.evaluate import Answered, GateDecision
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden.json").read_text())
+
+
+def signs(correct: Any) -> np.ndarray:
+    return np.where(np.array(correct) > 0, 1.0, -1.0)
+
+
+def answered(correct: np.ndarray, distinct: int = 8) -> Answered:
+    n = correct.shape[1]
+    return Answered(signs(correct), [[str(i % distinct) for i in range(n)] for _ in correct])
+
+
+def draws(rate: float, *, questions: int = 200, n: int = 8, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).random((questions, n)) < rate).astype(float)
+
+
+def decide(base: Answered, serving: Answered, candidate: Answered, **changed: Any) -> GateDecision:
+    rule = {"first": False, "delta": 0.03, "pass_k_margin": 0.12, "entropy_ratio": 0.4} | changed
+    return evaluate.gate(base, serving, candidate, **rule)
+
+
+def test_critic_figures_agree_with_the_golden_vectors() -> None:
+    case = GOLDEN["G10_critic_metrics"]
+    values, outcomes = np.array(case["V"]), signs(case["y"])
+    assert evaluate.auroc(values, outcomes) == pytest.approx(case["auroc"])
+    assert evaluate.brier(values, outcomes) == pytest.approx(case["brier"])
+    assert evaluate.ece(values, outcomes) == pytest.approx(case["ece10"])
+    found = evaluate.explained_variance(values, outcomes)
+    assert found == pytest.approx(case["explained_var"])
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
+    generator = np.random.default_rng(1)
+    values, outcomes = generator.integers(5, size=40) / 2.0, signs(generator.integers(2, size=40))
+    right, wrong = values[outcomes > 0], values[outcomes < 0]
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in right for b in wrong]
+    assert evaluate.auroc(values, outcomes) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("values", [np.array([0.1, math.nan]), np.array([0.1, math.inf])])
+def test_a_critic_that_is_not_finite_has_no_auroc(values: np.ndarray) -> None:
+    assert math.isnan(evaluate.auroc(values, np.array([1.0, -1.0])))
+
+
+def test_one_class_has_no_auroc() -> None:
+    assert math.isnan(evaluate.auroc(np.array([0.1, 0.2]), np.array([1.0, 1.0])))
+
+
+def test_advantage_cosine_tells_whether_the_critics_direction_is_right() -> None:
+    case = GOLDEN["G17_adv_cosine"]
+    values, mask = np.array([case["V"]]), np.ones((1, 4))
+    for outcome, expected in (([1.0], case["r+1"]), ([-1.0], case["r-1"])):
+        found = evaluate.advantage_cosine(values, np.array(outcome), mask=mask)
+        assert found == pytest.approx(expected)
+    both = np.repeat(values, 2, axis=0)
+    pooled = evaluate.advantage_cosine(both, np.array([1.0, -1.0]), mask=np.ones((2, 4)))
+    assert pooled == pytest.approx(case["pooled"])
+
+
+def test_advantage_cosine_ignores_padding() -> None:
+    values = np.array([[*GOLDEN["G17_adv_cosine"]["V"], 7.0]])
+    found = evaluate.advantage_cosine(values, np.ones(1), mask=np.array([[1, 1, 1, 1, 0]]))
+    assert found == pytest.approx(GOLDEN["G17_adv_cosine"]["r+1"])
+
+
+@pytest.mark.parametrize(("name", "expected"), GOLDEN["G9_pass_at_k"].items())
+def test_pass_at_k_is_unbiased(name: str, expected: float) -> None:
+    n, c, k = (int(x) for x in re.findall(r"\d+", name))
+    outcomes = signs([[1] * c + [0] * (n - c)])
+    assert evaluate.pass_at_k(outcomes, k)[0] == pytest.approx(expected)
+
+
+def test_averages_over_questions() -> None:
+    outcomes = signs([[1] * c + [0] * (16 - c) for c in (0, 1, 4, 16)])
+    assert evaluate.avg_at_n(outcomes).mean() == pytest.approx(0.328125)
+    assert evaluate.pass_at_k(outcomes, 8).mean() == pytest.approx(0.615384615)
+
+
+def test_more_tries_than_responses_are_refused() -> None:
+    with pytest.raises(ValueError, match="k is 9 with 8 responses"):
+        evaluate.pass_at_k(np.ones((2, 8)), 9)
+
+
+def test_answer_entropy_counts_distinct_answers() -> None:
+    case = GOLDEN["G11_votes"]
+    # The golden case counts each empty answer as its own cluster; here there is one of them.
+    assert evaluate.answer_entropy(case["answers"]) == pytest.approx(case["entropy_nats"])
+    assert evaluate.answer_entropy(["7", "7"]) == 0.0
+
+
+def test_the_bootstrap_covers_the_mean_and_repeats_itself() -> None:
+    differences = np.random.default_rng(0).normal(0.1, 0.3, size=100)
+    first, again = (evaluate.paired_bootstrap(differences, seed=3) for _ in range(2))
+    assert first == again != evaluate.paired_bootstrap(differences, seed=4)
+    error = differences.std(ddof=1) / 10
+    assert first.low == pytest.approx(differences.mean() - 1.645 * error, abs=0.2 * error)
+    assert first.high == pytest.approx(differences.mean() + 1.645 * error, abs=0.2 * error)
+
+
+def test_a_clear_gain_is_promoted() -> None:
+    base, better = answered(draws(0.4)), answered(draws(0.6, seed=1))
+    decision = decide(base, base, better)
+    assert decision.promote
+    assert decision.questions == 200
+    assert decision.k == 8
+    assert decision.against_base.low > 0
+    assert 0 < decision.detectable_difference < 0.1
+
+
+def test_no_gain_is_rejected_with_the_bound_that_failed() -> None:
+    base, same = answered(draws(0.4)), answered(draws(0.4, seed=1))
+    decision = decide(base, base, same)
+    assert not decision.promote
+    assert decision.reason.startswith("avg@k against the base: ")
+
+
+def test_the_first_promotion_needs_no_gain_but_no_loss() -> None:
+    base = answered(draws(0.4))
+    assert decide(base, base, base, first=True).promote
+    assert not decide(base, base, base).promote
+    assert not decide(base, base, answered(draws(0.3, seed=1)), first=True).promote
+
+
+def test_a_loss_against_the_serving_adapter_is_rejected() -> None:
+    base, serving = answered(draws(0.3)), answered(draws(0.7, seed=1))
+    decision = decide(base, serving, answered(draws(0.5, seed=2)))
+    assert not decision.promote
+    assert "the serving adapter" in decision.reason
+    assert "the base" not in decision.reason
+
+
+def test_collapsed_diversity_is_rejected() -> None:
+    base, better = answered(draws(0.4)), draws(0.6, seed=1)
+    assert "entropy" in decide(base, base, answered(better, distinct=1)).reason
+    # Half of the questions always right, half never: avg@8 holds, pass@8 is lost.
+    split = np.repeat((np.arange(200) % 2)[:, None], 8, axis=1).astype(float)
+    assert "pass@k" in decide(base, base, answered(split)).reason
+
+
+def test_a_base_that_always_says_the_same_has_no_entropy_to_lose() -> None:
+    base, better = answered(draws(0.4), distinct=1), answered(draws(0.6, seed=1), distinct=1)
+    assert decide(base, base, better).promote

@@ -1,0 +1,193 @@
+"""Figures about held-out questions, and the gate that they open: numpy only, no model.
+
+Outcomes are -1 or +1, a value V is read as the probability (V + 1) / 2. A figure that the data
+cannot give (one class only, no question) is not a number.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+RESAMPLES = 10_000
+RESAMPLES_AT_ONCE = 500
+
+
+def auroc(values: Array, outcomes: Array) -> float:
+    """P(V of a right response > V of a wrong one), a tie counting one half."""
+    right, wrong = values[outcomes > 0], values[outcomes <= 0]
+    if not len(right) or not len(wrong) or not np.isfinite(values).all():
+        return math.nan
+    wrong = np.sort(wrong)
+    below = np.searchsorted(wrong, right, "left") + np.searchsorted(wrong, right, "right")
+    return float(below.mean() / (2 * len(wrong)))
+
+
+def brier(values: Array, outcomes: Array) -> float:
+    """Mean of (p − y)², with y = 1 for a right response, else 0."""
+    return float((((values + 1) / 2 - (outcomes > 0)) ** 2).mean())
+
+
+def ece(values: Array, outcomes: Array, *, bins: int = 10) -> float:
+    """Expected calibration error: mean |p − y| between the means of equal-width bins of p."""
+    if not np.isfinite(values).all():
+        return math.nan
+    p = np.clip((values + 1) / 2, 0, 1)
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, weights=p - (outcomes > 0), minlength=bins)
+    return float(np.abs(gaps).sum() / len(p))
+
+
+def explained_variance(values: Array, outcomes: Array) -> float:
+    """1 − Var(I − V) / Var(I): 1 for a perfect critic, 0 for a constant one."""
+    variance = outcomes.var()
+    return float(1 - (outcomes - values).var() / variance) if variance > 0 else math.nan
+
+
+def advantage_cosine(values: Array, outcomes: Array, *, mask: Array) -> float:
+    """cos(V_L − V_t, I − V_t) over sampled tokens: what the M-step would use against the truth."""
+    last = values[np.arange(len(values)), mask.sum(1).astype(int) - 1]
+    used, true = (last[:, None] - values) * mask, (outcomes[:, None] - values) * mask
+    norm = math.sqrt(float((used**2).sum()) * float((true**2).sum()))
+    return float((used * true).sum()) / norm if norm > 0 else math.nan
+
+
+def avg_at_n(outcomes: Array) -> Array:
+    """Share of right responses per question; `outcomes` is (questions, n)."""
+    return np.asarray((outcomes > 0).mean(1))
+
+
+def pass_at_k(outcomes: Array, k: int) -> Array:
+    """1 − C(n − c, k) / C(n, k) per question with c of n right: without bias, not by resampling."""
+    n = outcomes.shape[1]
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k} with {n} responses a question; choose 1 to {n}")
+    right = (outcomes > 0).sum(1)
+    return np.array([1 - math.comb(n - int(c), k) / math.comb(n, k) for c in right])
+
+
+def answer_entropy(answers: Sequence[str]) -> float:
+    """−Σ (n_j / n) ln(n_j / n) over the distinct answers to one question, in nats."""
+    shares = np.array(list(Counter(answers).values())) / len(answers)
+    return float(-(shares * np.log(shares)).sum()) + 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over questions with its lower and upper 95 % bound, each one-sided."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(differences: Array, *, seed: int = 0) -> Interval:
+    """Resample questions, not responses: `differences` holds one paired difference per question."""
+    generator, n = np.random.default_rng(seed), len(differences)
+    means = np.concatenate(
+        [
+            differences[generator.integers(n, size=(RESAMPLES_AT_ONCE, n))].mean(1)
+            for _ in range(RESAMPLES // RESAMPLES_AT_ONCE)
+        ]
+    )
+    low, high = np.quantile(means, [0.05, 0.95])
+    return Interval(float(differences.mean()), float(low), float(high))
+
+
+def detectable_difference(differences: Array) -> float:
+    """The true difference whose lower 95 % bound is above zero in four cases of five."""
+    if len(differences) < 2:
+        return math.inf
+    return float(2.486 * differences.std(ddof=1) / math.sqrt(len(differences)))  # z.95 + z.80
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One adapter's responses to the held-out questions, in the same order for all adapters."""
+
+    outcomes: Array
+    """(questions, n), -1 or +1."""
+    answers: Sequence[Sequence[str]]
+    """What was extracted from each response, for the entropy."""
+
+    @property
+    def entropy(self) -> float:
+        """Mean answer entropy over questions, in nats."""
+        return float(np.mean([answer_entropy(row) for row in self.answers]))
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """Whether the candidate may serve, why, and every figure that the decision rests on."""
+
+    promote: bool
+    reason: str
+    base_avg_at_k: float
+    serving_avg_at_k: float
+    candidate_avg_at_k: float
+    against_serving: Interval
+    against_base: Interval
+    pass_at_k_against_base: Interval
+    entropy_ratio: float
+    questions: int
+    k: int
+    detectable_difference: float
+
+
+def gate(
+    base: Answered,
+    serving: Answered,
+    candidate: Answered,
+    *,
+    first: bool,
+    delta: float,
+    pass_k_margin: float,
+    entropy_ratio: float,
+    seed: int = 0,
+) -> GateDecision:
+    """Decide on a candidate by paired differences over questions.
+
+    It must not lose `delta` of avg@k to the serving adapter, must beat the base (the first one
+    must only not lose `delta` to it), must not lose `pass_k_margin` of pass@k to the base, and
+    must keep `entropy_ratio` of the base's answer entropy. The lower 95 % bounds decide.
+    """
+    k = candidate.outcomes.shape[1]
+    averages = [avg_at_n(answered.outcomes) for answered in (base, serving, candidate)]
+    reached = pass_at_k(candidate.outcomes, k) - pass_at_k(base.outcomes, k)
+    to_serving = paired_bootstrap(averages[2] - averages[1], seed=seed)
+    to_base = paired_bootstrap(averages[2] - averages[0], seed=seed)
+    to_pass = paired_bootstrap(reached, seed=seed)
+    kept = candidate.entropy / base.entropy if base.entropy > 0 else 1.0
+    faults = [
+        _fault("avg@k against the serving adapter", to_serving.low, -delta),
+        _fault("avg@k against the base", to_base.low, -delta if first else 0.0),
+        _fault("pass@k against the base", to_pass.low, -pass_k_margin),
+        _fault("answer entropy as a share of the base's", kept, entropy_ratio, allowed=True),
+    ]
+    reason = "; ".join(fault for fault in faults if fault)
+    return GateDecision(
+        promote=not reason,
+        reason=reason or "every bound holds",
+        base_avg_at_k=float(averages[0].mean()),
+        serving_avg_at_k=float(averages[1].mean()),
+        candidate_avg_at_k=float(averages[2].mean()),
+        against_serving=to_serving,
+        against_base=to_base,
+        pass_at_k_against_base=to_pass,
+        entropy_ratio=kept,
+        questions=len(candidate.outcomes),
+        k=k,
+        detectable_difference=detectable_difference(averages[2] - averages[1]),
+    )
+
+
+def _fault(what: str, found: float, bound: float, *, allowed: bool = False) -> str:
+    """Return a sentence unless `found` is above the bound (or, if allowed, on it)."""
+    if found > bound or (allowed and found == bound):
+        return ""
+    return f"{what}: {found:+.3f} is not above {bound:+.3f}"

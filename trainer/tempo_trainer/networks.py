@@ -1,0 +1,289 @@
+"""Policy and critic: one frozen base, two LoRA adapters, a value head.
+
+    with policy.active():
+        loss(policy.logprobs(batch)).backward()
+
+PEFT computes with one adapter at a time and takes the gradient from the other, without a word. So
+adapters are switched in `Networks.active` and nowhere else, and a backward pass that runs while the
+other adapter is active raises AdapterSwitchError.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tempo_storage.errors import TempoError
+from tempo_trainer.batch import Batch
+from tempo_trainer.heads import ValueHead, token_logprobs
+from tempo_trainer.optimiser import Optimiser
+from tempo_trainer.settings import TrainerSettings
+
+POLICY, CRITIC = "policy", "critic"
+
+
+class AdapterSwitchError(TempoError, RuntimeError):
+    """A backward pass ran while the other adapter was active; its gradients would be lost."""
+
+
+class UnsupportedModelError(TempoError, ValueError):
+    """The base model's log-probabilities cannot be had from its hidden states and its lm_head."""
+
+
+class StateMismatchError(TempoError, ValueError):
+    """The saved state is of other adapters; restore with the settings it was saved with."""
+
+
+class Networks:
+    """The base and what is trained on it."""
+
+    def __init__(self, base: PreTrainedModel, settings: TrainerSettings) -> None:
+        base.requires_grad_(False).eval()
+        if settings.gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.train()  # transformers checkpoints in training mode only
+        probe = torch.arange(4, device=base.device)[None] % base.config.vocab_size
+        with torch.no_grad():
+            expected = base(input_ids=probe, use_cache=False).logits.float().log_softmax(-1)
+        self._backbone = getattr(base, base.base_model_prefix)
+        self._lm_head: Tensor = base.get_output_embeddings().weight
+        self._precision: torch.dtype = base.dtype
+        self._role: str | None = None
+        self.device: torch.device = base.device
+        self.pad_id = int(base.config.pad_token_id or 0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self._model = self._add_adapters(base, settings)
+        self.policy = Policy(self, settings)
+        self.critic = Critic(self, settings)
+        self._refuse_other_logits(probe[0], expected[0])
+
+    @classmethod
+    def load(cls, model_dir: str | Path, settings: TrainerSettings) -> "Networks":
+        """Load the base from a directory or the local cache, and add fresh adapters."""
+        device = settings.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = settings.dtype
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
+        base = AutoModelForCausalLM.from_pretrained(
+            str(model_dir), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
+        return cls(base.to(device), settings)
+
+    @contextmanager
+    def active(self, role: str) -> Iterator[None]:
+        """Compute with one role's adapter; forward and backward belong inside together."""
+        before = self._role
+        self._switch(role)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def base_logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return log π_base(y_t | x, y<t), with the adapters off."""
+        with torch.no_grad(), self._model.disable_adapter():
+            return self.logprobs(batch, None)
+
+    def logprobs(self, batch: Batch, role: str | None) -> Float[Tensor, "B T"]:
+        """Return log π(y_t | x, y<t) at response positions, 0 on padding."""
+        tokens = batch.tokens.to(self.device)[batch.mask.to(self.device).bool()]  # (N,)
+        return _spread(token_logprobs(self.states(batch, role), self._lm_head, tokens), batch.mask)
+
+    def states(self, batch: Batch, role: str | None) -> Float[Tensor, "N H"]:
+        """Return the last hidden states before each response token, rows one after another."""
+        length = batch.ids.shape[1]
+        rows = torch.arange(len(batch))[:, None] * length  # (B, 1)
+        index = (batch.positions + rows)[batch.mask.bool()].to(self.device)  # (N,)
+        hidden = self._hidden(batch.ids.to(self.device), role)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: self._refuse_other_adapter(role))
+        picked: Tensor = hidden.flatten(0, 1).index_select(0, index)
+        return picked
+
+    def adapter_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """Return one role's adapter by name."""
+        return {
+            name: parameter
+            for name, parameter in self._model.named_parameters()
+            if f".{role}." in name
+        }
+
+    def export(self, role: str, directory: Path) -> None:
+        """Write one role's adapter as PEFT's two files, in the base's precision."""
+        config = self._model.peft_config[role].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])
+        config["inference_mode"] = True
+        weights = get_peft_model_state_dict(self._model, adapter_name=role)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.detach().to("cpu", self._precision).contiguous() for k, v in weights.items()},
+            directory / "adapter_model.safetensors",
+        )
+        text = json.dumps(config, indent=2, sort_keys=True, default=str)
+        (directory / "adapter_config.json").write_text(text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return adapters, value head and both optimisers, copied to the CPU."""
+        return {
+            "weights": {name: p.detach().cpu().clone() for name, p in self._trained().items()},
+            "optimisers": {r.name: r.optimiser.state_dict() for r in (self.policy, self.critic)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        trained, weights = self._trained(), state["weights"]
+        shapes = {name: tuple(p.shape) for name, p in trained.items()}
+        if {name: tuple(tensor.shape) for name, tensor in weights.items()} != shapes:
+            raise StateMismatchError(
+                f"the saved state has {len(weights)} tensors, other than the {len(shapes)} of these"
+                " adapters; restore with the base model and the ranks it was saved with"
+            )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(weights[name])
+        for role in (self.policy, self.critic):
+            role.optimiser.load_state_dict(state["optimisers"][role.name])
+
+    @property
+    def _rounds(self) -> bool:
+        return self._precision == torch.bfloat16
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {
+            **self.adapter_parameters(POLICY),
+            **self.adapter_parameters(CRITIC),
+            **dict(self.critic.value_head.named_parameters(prefix="value_head")),
+        }
+
+    def _add_adapters(self, base: PreTrainedModel, settings: TrainerSettings) -> Any:
+        linear = {
+            name.rsplit(".", 1)[-1]
+            for name, module in self._backbone.named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        alpha = max(1, round(settings.lora_alpha * settings.critic_rank / settings.lora_rank))
+        model = get_peft_model(
+            base, _lora(settings.lora_rank, settings.lora_alpha, linear), adapter_name=POLICY
+        )
+        model.add_adapter(CRITIC, _lora(settings.critic_rank, alpha, linear))
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False  # autocast does it, without float32 copies
+        return model
+
+    def _hidden(self, ids: Int[Tensor, "B S"], role: str | None) -> Float[Tensor, "B S H"]:
+        # Adapters are float32; under autocast the pass rounds them as vLLM's bfloat16 copy is.
+        with (
+            self.active(role) if role else nullcontext(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounds),
+        ):
+            found: Tensor = self._backbone(input_ids=ids, use_cache=False).last_hidden_state
+        return found
+
+    def _switch(self, role: str | None) -> None:
+        if role is not None and role != self._role:
+            self._model.set_adapter(role)
+        self._role = role
+
+    def _refuse_other_adapter(self, role: str | None) -> None:
+        if self._role != role:
+            raise AdapterSwitchError(
+                f"the backward pass of the {role} ran while the active adapter was {self._role};"
+                f" keep forward and backward inside one `with {role}.active()`"
+            )
+
+    def _refuse_other_logits(self, ids: Int[Tensor, "S"], expected: Float[Tensor, "S V"]) -> None:
+        """Raise unless fresh adapters, hidden states and lm_head give the base's own logits."""
+        with torch.no_grad():
+            hidden = self._hidden(ids[None], POLICY)[0]
+        gap = token_logprobs(hidden, self._lm_head, ids) - expected.gather(1, ids[:, None])[:, 0]
+        if float(gap.abs().max()) > (0.1 if self._rounds else 1e-3):
+            raise UnsupportedModelError(
+                f"log-probabilities differ by {float(gap.abs().max()):.3g} nats from the base"
+                " model's own; models that scale or cap their logits cannot be trained"
+            )
+
+
+class Policy:
+    """π_θ: the base with the policy's adapter; what answers users."""
+
+    name = POLICY
+
+    def __init__(self, networks: Networks, settings: TrainerSettings) -> None:
+        self._networks = networks
+        groups = [(self.parameters(), settings.policy_learning_rate)]
+        self.optimiser = _optimiser(groups, settings)
+
+    def active(self) -> Any:
+        """Return the context in which forward and backward passes of the policy run."""
+        return self._networks.active(POLICY)
+
+    def logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return log π_θ(y_t | x, y<t), 0 on padding."""
+        return self._networks.logprobs(batch, POLICY)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what the M-step trains."""
+        return list(self._networks.adapter_parameters(POLICY).values())
+
+    def export(self, directory: Path) -> None:
+        """Write the adapter as a directory that vLLM loads."""
+        self._networks.export(POLICY, directory)
+
+
+class Critic:
+    """V_φ: the base with the critic's adapter, and the value head."""
+
+    name = CRITIC
+
+    def __init__(self, networks: Networks, settings: TrainerSettings) -> None:
+        self._networks = networks
+        self.value_head = ValueHead(networks._lm_head.shape[1]).to(networks.device)
+        adapter = list(networks.adapter_parameters(CRITIC).values())
+        head = list(self.value_head.parameters())
+        groups = [
+            (adapter, settings.critic_learning_rate),
+            (head, settings.value_head_learning_rate),
+        ]
+        self.optimiser = _optimiser(groups, settings)
+
+    def active(self) -> Any:
+        """Return the context in which forward and backward passes of the critic run."""
+        return self._networks.active(CRITIC)
+
+    def values(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return V_φ(x, y<t), 0 on padding."""
+        return _spread(self.value_head(self._networks.states(batch, CRITIC)), batch.mask)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what the E-step trains: the adapter and the value head."""
+        adapter = self._networks.adapter_parameters(CRITIC).values()
+        return [*adapter, *self.value_head.parameters()]
+
+
+def _spread(flat: Float[Tensor, "N"], mask: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    return torch.zeros_like(mask).masked_scatter(mask.bool(), flat.to(mask.device))
+
+
+def _lora(rank: int, alpha: int, target_modules: set[str]) -> LoraConfig:
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=target_modules, task_type="CAUSAL_LM"
+    )
+
+
+def _optimiser(
+    groups: list[tuple[list[nn.Parameter], float]], settings: TrainerSettings
+) -> Optimiser:
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    return Optimiser(groups, betas=betas, grad_clip=settings.grad_clip)

@@ -1,0 +1,113 @@
+"""What an iteration tells: frozen values whose field names are the metric keys."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Self
+
+from torch import Tensor
+
+from tempo_trainer.optimiser import Update
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The optimiser steps of one E- or M-step; means are over the steps that were applied."""
+
+    loss: float
+    grad_norm: float
+    steps: int
+    discarded: int
+
+    @classmethod
+    def of(cls, updates: Sequence[Update]) -> Self:
+        """Summarise optimiser steps."""
+        good = [update for update in updates if update.applied]
+        return cls(
+            loss=mean([update.loss for update in good]),
+            grad_norm=mean([update.grad_norm for update in good]),
+            steps=len(updates),
+            discarded=len(updates) - len(good),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """How well the critic judges rollouts of labeled questions that it never trains on."""
+
+    auroc: float
+    brier: float
+    ece: float
+    explained_variance: float
+    advantage_cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What the policy is to learn from; mean and deviation are of raw unlabeled advantages."""
+
+    advantages: Tensor  # (B, T) whitened
+    reward: float
+    advantage_mean: float
+    advantage_std: float
+    labeled_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How far the policy was from its old self, and the trainer from the sampler."""
+
+    approx_kl: float
+    clip_fraction: float
+    sampler_kl: float
+    capped_fraction: float
+
+    @classmethod
+    def average(cls, shifts: Sequence["Shift"]) -> Self:
+        """Return the mean of each figure over minibatches."""
+        return cls(**{f.name: mean([getattr(s, f.name) for s in shifts]) for f in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class MStep:
+    """What refinement did."""
+
+    updates: Updates
+    shift: Shift
+
+
+@dataclass(frozen=True, slots=True)
+class EMReport:
+    """One iteration; `refusal` says why no M-step was made."""
+
+    e_step: Updates
+    fitness: Fitness
+    signal: Signal
+    m_step: MStep | None = None
+    refusal: str = ""
+
+    @property
+    def refined(self) -> bool:
+        """Whether the policy has changed."""
+        if self.m_step is None:
+            return False
+        return self.m_step.updates.discarded < self.m_step.updates.steps
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures by concern; one that is not finite is left out, as JSON has none."""
+        critic = asdict(self.e_step) | asdict(self.fitness)
+        policy = {
+            f.name: getattr(self.signal, f.name)
+            for f in fields(self.signal)
+            if f.name != "advantages"
+        }
+        if self.m_step is not None:
+            policy |= asdict(self.m_step.updates) | asdict(self.m_step.shift)
+        figures = {f"e_step/{name}": value for name, value in critic.items()}
+        figures |= {f"m_step/{name}": value for name, value in policy.items()}
+        return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def mean(figures: Sequence[float]) -> float:
+    """Return the mean, or not a number if there is none."""
+    return sum(figures) / len(figures) if figures else math.nan

@@ -1,0 +1,107 @@
+"""Hyper-parameters of the trainer, read from TEMPO_ variables; every default says where it is from.
+
+"Paper" is arXiv:2604.19295, "release" the authors' published code, "countdown" the demonstration's
+task, on which the figure was measured (with 0.44 M parameters: large models want smaller steps).
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tempo_storage.settings import StorageSettings
+
+
+class TrainerSettings(StorageSettings):
+    """What decides the result of a round, apart from the data."""
+
+    # The data of one iteration
+    group_size: int = Field(default=8, ge=2, le=64)
+    """Responses sampled per question (G). Release: 8."""
+    labeled_per_step: int = Field(default=16, ge=1, le=4096)
+    """Labeled questions per iteration, for the E-step. Countdown: 16; the paper names none."""
+    unlabeled_per_step: int = Field(default=32, ge=1, le=4096)
+    """Unlabeled questions per iteration, for the M-step. Countdown: 32; release: 128-256 in all."""
+    held_out_per_step: int = Field(default=8, ge=1, le=4096)
+    """Labeled questions of the fitness check, which the critic never trains on. Ours."""
+    max_response_tokens: int = Field(default=4096, ge=1, le=131072)
+    """Longest response that is sampled. Release: 16,384; ours is for one GPU shared with vLLM."""
+    iterations_per_round: int = Field(default=10, ge=1, le=10000)
+    """Iterations (E-step and M-step) before the gate decides. Ours."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the draw of questions and of the adapters' first values."""
+
+    # E-step
+    critic_learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    """Step size of the critic's adapter. Countdown: 3e-4; release: 1e-6 on full weights."""
+    value_head_learning_rate: float = Field(default=1e-2, gt=0, le=1)
+    """Step size of the value head, on features of norm one. Countdown: 1e-2."""
+    critic_epochs: int = Field(default=2, ge=1, le=100)
+    """Passes over the labeled batches per E-step. Countdown: 2, with 1 the critic drifts to chance
+    (AUROC .65 and .53 at step 80 against .86 and .88); release: 1."""
+    replay_batches: int = Field(default=3, ge=0, le=100)
+    """Earlier labeled batches that an E-step trains on again. Countdown: 3; release: 0."""
+    warm_up_steps: int = Field(default=20, ge=0, le=10000)
+    """E-steps before the first M-step. Countdown: 20 (AUROC .98); the paper starts from PPO's."""
+    warm_up_questions: int = Field(default=32, ge=1, le=4096)
+    """Labeled questions per step of the warm-up. Countdown: 32."""
+    critic_rank: int = Field(default=16, ge=1, le=512)
+    """Rank of the critic's adapter, with the policy's ratio of alpha to rank. Countdown: 16."""
+    fitness_auroc: float = Field(default=0.60, ge=0, le=1)
+    """Below this AUROC of the last-token value on held-out rollouts no M-step is made. Countdown:
+    it would have stopped both collapses at their peak."""
+
+    # M-step
+    policy_learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    """Step size of the policy's adapter. Countdown: 3e-4 (1e-3 outruns the critic within 15 steps);
+    for billions of parameters start at 1e-5 to 1e-4; release: 1e-6 on full weights."""
+    minibatches: int = Field(default=1, ge=1, le=64)
+    """Optimiser steps per M-step; with 1 the ratio is 1 and nothing is clipped. Release: 4."""
+    clip_low: float = Field(default=3e-4, gt=0, lt=1)
+    """How far the sequence ratio may fall below 1; matters from two minibatches on. Paper: 3e-4."""
+    clip_high: float = Field(default=5e-4, gt=0, lt=10)
+    """How far the sequence ratio may rise above 1; matters from two minibatches on. Paper: 5e-4."""
+    importance_cap: float = Field(default=2.0, ge=1, le=100)
+    """Cap of a token's importance weight against vLLM's log-probability. verl's preset: 2.0."""
+    whiten_scope: Literal["joint", "per_domain"] = "joint"
+    """Whiten advantages over all rows, or labeled and unlabeled rows apart. Release: joint."""
+    advantage_std_floor: float = Field(default=0.05, ge=0, le=2)
+    """Least divisor when advantages are whitened, so that a flat critic's noise is not blown up to
+    unit size; the outcome's scale is -1/+1. Ours; release: 0."""
+    minimum_advantage_std: float = Field(default=0.02, ge=0, le=2)
+    """Below this standard deviation of the unlabeled raw advantages no M-step is made. Ours."""
+    labeled_in_policy: bool = False
+    """Train the policy on labeled rows as well. Paper: no; release: yes."""
+    order: Literal["paper", "release"] = "paper"
+    """`paper`: recalibrate, then read the advantages; `release`: read them before."""
+    reward_sign: Literal[1, -1] = 1
+    """-1 flips the sign of the unlabeled reward: a control experiment, which must not gain."""
+
+    # Both steps
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """First decay of AdamW. Countdown and release: 0.9."""
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Second decay of AdamW. Countdown: 0.95; release: 0.999."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of a gradient. Release: 1.0."""
+    lora_alpha: int = Field(default=32, ge=1, le=4096)
+    """Scale of the policy's adapter, times its rank. Countdown: 32 at rank 16."""
+    tokens_per_microbatch: int = Field(default=16384, ge=1)
+    """Padded tokens in one forward pass; a memory bound that changes no gradient. One longer row
+    still passes, alone."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, a third more work."""
+    device: str = "auto"
+    """Where the trainer computes: auto, cpu, cuda or cuda:N. `auto` is the GPU if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the base and of the forward pass: `auto` is bfloat16 on a GPU and float32 on a
+    CPU. Set what vLLM serves in. Adapters are optimised in float32 always."""
+
+    # Gate
+    gate_samples: int = Field(default=8, ge=2, le=256)
+    """Responses per held-out question and adapter. Countdown: 8; paper: 16."""
+    gate_delta: float = Field(default=0.03, ge=0, le=1)
+    """Loss of avg@k against the serving adapter that the lower bound must exclude. Ours."""
+    gate_pass_k_margin: float = Field(default=0.12, ge=0, le=1)
+    """Loss of pass@k against the base that the lower bound must exclude. Ours."""
+    gate_entropy_ratio: float = Field(default=0.4, ge=0, le=1)
+    """Least answer entropy, as a share of the base's. Countdown: TTRL collapses to a quarter."""
