@@ -1,0 +1,61 @@
+"""Dense LoRA on vLLM's CPU backend: chosen here, computed in `dense_lora`.
+
+vLLM 0.32's CPU operators copy an adapter's matrices once per token, and take index -1 (no adapter)
+for the last slot, so that in a mixed batch the base's rows get an adapter's delta. Entry point
+`vllm.general_plugins: tempo_cpu_lora`, loaded by the API server, the engine core and the workers.
+The only thing replaced is the name that the CPU platform answers when a worker asks for its LoRA
+wrapper; on other platforms and other versions nothing is.
+"""
+
+import inspect
+import logging
+from typing import Any
+
+import vllm
+from vllm.platforms import current_platform
+
+logger = logging.getLogger("vllm.tempo.cpu_lora")
+
+VERSION = "0.32."
+STOCK = "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
+DENSE = "tempo_server.dense_lora.DenseLoRA"
+# What DenseLoRA overrides, as it is in the versions that it was written for.
+PARAMETERS = {
+    "update_metadata": ["self", "mapping", "lora_index_to_id", "max_loras", "vocab_size", "kwargs"],
+    "add_lora_linear": [
+        *("self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "output_slices"),
+        *("buffer", "kwargs"),
+    ],
+}
+
+
+def register() -> None:
+    """Let workers on the CPU platform use `DenseLoRA`, where it fits this vLLM."""
+    if current_platform.is_cpu() and current_platform.get_punica_wrapper() != DENSE:
+        install(type(current_platform), vllm.__version__)
+
+
+def install(platform: Any, version: str) -> None:
+    """Make a platform answer `DENSE`, or say in one line why stock stays."""
+    reason = mismatch(platform, version)
+    if reason is not None:
+        logger.warning("stock CPU LoRA stays (slow, and wrong for base rows): %s", reason)
+        return
+    platform.get_punica_wrapper = classmethod(lambda _: DENSE)
+    logger.info("dense CPU LoRA in place of %s", STOCK)
+
+
+def mismatch(platform: Any, version: str) -> str | None:
+    """Return what in this vLLM is not what `DenseLoRA` builds on, or None."""
+    if not version.startswith(VERSION):
+        return f"vLLM is {version}, written for {VERSION}x"
+    answered = platform.get_punica_wrapper()
+    if answered != STOCK:
+        return f"the platform's LoRA wrapper is {answered}, not {STOCK}"
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    for name, expected in PARAMETERS.items():
+        found = list(inspect.signature(getattr(PunicaWrapperCPU, name)).parameters)
+        if found != expected:
+            return f"{name} takes {', '.join(found)}"
+    return None

@@ -1,0 +1,72 @@
+"""LoRA on the CPU by dense products: two per adapter in the batch and slice of a layer.
+
+Imported by vLLM's workers only, by the name that `cpu_lora` gives to the platform. The rows of a
+batch are grouped by adapter once per step, in Python: with LoRA vLLM's CPU backend runs the model
+eagerly, so no graph holds one step's groups. Logits, embeddings and fully sharded layers stay with
+the stock operators.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The rows of a batch that one adapter answers; a slice where they are adjacent."""
+
+    slot: int
+    rows: slice | Tensor
+
+
+def grouped(slots: Tensor) -> list[Group]:
+    """Return the groups of a batch, given each row's slot; -1 means no adapter, so no group."""
+    found = []
+    for slot in sorted(set(slots.tolist()) - {-1}):
+        rows = (slots == slot).nonzero().flatten()
+        first, last = int(rows[0]), int(rows[-1])
+        adjacent = last - first + 1 == len(rows)
+        found.append(Group(slot, slice(first, last + 1) if adjacent else rows))
+    return found
+
+
+class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
+    """vLLM's CPU wrapper with another product for linear layers."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._groups: list[Group] = []
+
+    def update_metadata(self, *arguments: Any, **keywords: Any) -> None:
+        """Take a step's mapping of rows to slots."""
+        super().update_metadata(*arguments, **keywords)
+        self._groups = grouped(self.token_lora_indices)
+
+    def add_lora_linear(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: tuple[Tensor, ...],
+        lora_b_stacked: tuple[Tensor, ...],
+        scale: float,
+        output_slices: tuple[int, ...],
+        *,
+        buffer: tuple[Tensor, ...] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, slice by slice.
+
+        x Aᵀ is summed in fp32 and rounded to `y`'s dtype before B, as in the stock operator;
+        `buffer`, in which that one keeps it, is not needed.
+        """
+        outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        for group in self._groups:
+            rows = inputs[group.rows].to(lora_a_stacked[0].dtype)
+            start = 0
+            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+                shrunk = scale * (rows @ a[group.slot, 0].T)
+                delta = shrunk.to(y.dtype) @ b[group.slot, 0].T.to(y.dtype)
+                outputs[group.rows, start : start + width] += delta
+                start += width

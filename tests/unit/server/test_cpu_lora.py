@@ -1,0 +1,144 @@
+"""Dense LoRA on the CPU: what stock computes on adapters' rows, and nothing on the base's."""
+
+import logging
+
+import pytest
+import torch
+from torch import Tensor
+from vllm.lora.layers import LoRAMapping
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from tempo_server import cpu_lora
+from tempo_server.cpu_lora import DENSE, STOCK, install
+from tempo_server.dense_lora import DenseLoRA, grouped
+
+SLOTS, RANK, WIDTH = 5, 16, 32
+SLICES = (32, 16, 16)
+ADAPTER_OF_SLOT = [11, None, 12, None, 13]
+PREFILL = [11] * 5 + [0] * 3 + [12] * 4 + [11] * 2
+DECODE = [11, 0, 12, 13, 0, 11]
+
+
+class CPU:
+    """A platform that answers as vLLM's does."""
+
+    @classmethod
+    def get_punica_wrapper(cls) -> str:
+        return STOCK
+
+
+def weights(dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    torch.manual_seed(0)
+    a = tuple(torch.randn(SLOTS, 1, RANK, WIDTH).to(dtype) for _ in SLICES)
+    b = tuple(torch.randn(SLOTS, 1, width, RANK).to(dtype) for width in SLICES)
+    return a, b
+
+
+def delta(
+    kind: type[PunicaWrapperCPU], adapters: list[int], *, prefill: bool, dtype: torch.dtype
+) -> Tensor:
+    """Return what a wrapper adds to zeros for a batch whose rows name adapters (0 is the base)."""
+    wrapper = kind(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=prefill)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    torch.manual_seed(1)
+    x = torch.randn(len(adapters), WIDTH).to(dtype)
+    y = torch.zeros(len(adapters), sum(SLICES), dtype=dtype)
+    wrapper.add_lora_linear(y, x, *weights(dtype), 1.0, SLICES)
+    return y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("adapters", "prefill"), [(PREFILL, True), (DECODE, False)])
+def test_adapters_rows_get_what_stock_gives_them(
+    adapters: list[int], prefill: bool, dtype: torch.dtype
+) -> None:
+    rows = torch.tensor(adapters) > 0
+    stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=dtype)
+    dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=dtype)
+    assert stock[rows].abs().max() > 10
+    torch.testing.assert_close(dense[rows], stock[rows])
+
+
+@pytest.mark.parametrize(("adapters", "prefill"), [(PREFILL, True), (DECODE, False)])
+def test_base_rows_stay_as_they_are_where_stock_adds_the_last_slot(
+    adapters: list[int], prefill: bool
+) -> None:
+    rows = torch.tensor(adapters) == 0
+    stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=torch.float32)
+    dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=torch.float32)
+    assert stock[rows].abs().max() > 10  # the bug; where this fails, vLLM has mended it
+    assert dense[rows].abs().max() == 0
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_a_batch_of_base_rows_gets_nothing(prefill: bool) -> None:
+    assert delta(DenseLoRA, [0, 0, 0], prefill=prefill, dtype=torch.float32).abs().max() == 0
+
+
+def test_each_step_forgets_the_groups_of_the_one_before() -> None:
+    wrapper = DenseLoRA(64, 64, "cpu")
+    for adapters in ([11, 11], [0, 12]):
+        mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=False)
+        wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+        y = torch.zeros(2, sum(SLICES))
+        wrapper.add_lora_linear(y, torch.ones(2, WIDTH), *weights(torch.float32), 1.0, SLICES)
+    assert y[0].abs().max() == 0
+    assert y[1].abs().max() > 1
+
+
+def test_adjacent_rows_are_a_slice_and_scattered_rows_an_index() -> None:
+    first, second = grouped(torch.tensor([2, 0, 0, 2, -1]))
+    assert (first.slot, first.rows) == (0, slice(1, 3))
+    assert second.slot == 2
+    assert torch.equal(torch.as_tensor(second.rows), torch.tensor([0, 3]))
+
+
+def test_the_platform_names_the_dense_wrapper() -> None:
+    platform = type("Platform", (CPU,), {})
+    install(platform, "0.32.0")
+    assert platform.get_punica_wrapper() == DENSE
+
+
+def test_registering_twice_says_nothing_the_second_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    platform = type("Platform", (CPU,), {"is_cpu": lambda self: True})
+    monkeypatch.setattr(cpu_lora, "current_platform", platform())
+    monkeypatch.setattr("vllm.__version__", "0.32.0")
+    cpu_lora.register()
+    assert platform.get_punica_wrapper() == DENSE
+    with caplog.at_level(logging.WARNING, "vllm.tempo"):
+        cpu_lora.register()
+    assert caplog.records == []
+
+
+def test_another_platform_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = type("Platform", (CPU,), {"is_cpu": lambda self: False})
+    monkeypatch.setattr(cpu_lora, "current_platform", platform())
+    cpu_lora.register()
+    assert platform.get_punica_wrapper() == STOCK
+
+
+def test_another_vllm_keeps_its_own_operators(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "vllm.tempo"):
+        install(CPU, "0.33.0")
+    assert CPU.get_punica_wrapper() == STOCK
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "vLLM is 0.33.0" in line
+
+
+def test_another_signature_keeps_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cpu_lora.PARAMETERS, "add_lora_linear", ["self", "y", "x"])
+    install(CPU, "0.32.1")
+    assert CPU.get_punica_wrapper() == STOCK
+
+
+def test_somebody_elses_wrapper_stays() -> None:
+    class Theirs(CPU):
+        @classmethod
+        def get_punica_wrapper(cls) -> str:
+            return "their.Wrapper"
+
+    install(Theirs, "0.32.0")
+    assert Theirs.get_punica_wrapper() == "their.Wrapper"
