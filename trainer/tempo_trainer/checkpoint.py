@@ -1,0 +1,48 @@
+"""The trainer's state on disk: one directory per committed iteration, whole or absent."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tempo_storage.errors import NotFoundError
+
+FILE = "state.pt"
+
+
+def save(root: Path, name: str, state: dict[str, Any]) -> None:
+    """Write `state` aside, sync it and rename it to `<root>/<name>`; replace an unfinished try."""
+    aside, final = root / f".{name}", root / name
+    for stale in (aside, final):
+        shutil.rmtree(stale, ignore_errors=True)
+    aside.mkdir(parents=True)
+    with (aside / FILE).open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(final)
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(root: Path, name: str) -> dict[str, Any]:
+    """Return the state of a committed iteration; raise NotFoundError when it is gone."""
+    path = root / name / FILE
+    if not path.is_file():
+        raise NotFoundError(f"no checkpoint {name!r} under {root}; start a new round from the base")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def sweep(root: Path, keep: Iterable[str]) -> None:
+    """Delete every checkpoint, finished or not, except those named."""
+    kept = set(keep)
+    for directory in root.iterdir() if root.is_dir() else ():
+        if directory.name not in kept:
+            shutil.rmtree(directory, ignore_errors=True)

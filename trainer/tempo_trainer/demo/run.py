@@ -1,0 +1,226 @@
+"""The whole loop on a small reasoner: serve, capture, recalibrate, refine, promote, measure.
+
+    python -m tempo_trainer.demo.run                  # `make demo`
+    python -m tempo_trainer.demo.run --flip-reward    # `make control`: must not gain
+
+Only the product's public surface is used. Hidden answers serve the last measurement only.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tempo_client import Tempo
+from tempo_client.types import Job
+from tempo_storage.errors import TempoError
+from tempo_trainer.demo import countdown
+from tempo_trainer.demo.base import build_base
+from tempo_trainer.demo.processes import Stack
+from tempo_trainer.demo.traffic import (
+    Score,
+    Traffic,
+    Users,
+    idle_first_tokens,
+    measure,
+    p99_ms,
+)
+
+console = Console(highlight=False)
+CACHE = Path("~/.cache/vllm-tempo").expanduser()
+JOB_SECONDS = 1200.0
+# A model this small is all overhead: one engine process, one thread, nothing compiled.
+SERVER_FLAGS = (
+    *("--dtype", "float32", "--max-model-len", "64", "--max-num-seqs", "256"),
+    *("--distributed-executor-backend", "uni", "--gpu-memory-utilization", "0.3"),
+)
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TEMPO_MAX_RESPONSE_TOKENS": "16",
+    "TEMPO_PROMPTS_PER_REQUEST": "16",
+    "TEMPO_THREADS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run varies."""
+
+    seed: int
+    rounds: int
+    iterations: int
+    flip_reward: bool
+    cache: Path
+    data_dir: Path | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; the last line printed is its result as JSON."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    options = _options(arguments)
+    try:
+        result = run(options)
+    except (TempoError, openai.OpenAIError, RuntimeError) as error:
+        console.print(f"[red]demo failed:[/] {error}", markup=True)
+        return 1
+    print(json.dumps(result))
+    return 0
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Serve, learn and measure; return the result."""
+    base = _base(options.cache)
+    data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="tempo-demo-"))
+    split = countdown.split(options.seed)
+    environment = {**ENVIRONMENT, "TEMPO_SEED": str(options.seed)}
+    if options.flip_reward:
+        environment["TEMPO_REWARD_SIGN"] = "-1"
+    with Stack(base, data_dir, environment) as stack:
+        console.print(f"starting vLLM, Valkey and the worker; logs in {data_dir / 'logs'}")
+        stack.start(SERVER_FLAGS)
+        key = (data_dir / "admin.key").read_text().strip()
+        with (
+            Tempo(base_url=stack.url, api_key=key) as tempo,
+            openai.OpenAI(base_url=f"{stack.url}/v1", api_key="user", max_retries=0) as client,
+        ):
+            return _loop(options, split, tempo, client)
+
+
+def _loop(
+    options: Options, split: countdown.Split, tempo: Tempo, client: openai.OpenAI
+) -> dict[str, Any]:
+    base_name = "tempo-v0"
+    before = _scores(client, base_name, split)
+    idle = list(idle_first_tokens(client, split.unlabeled))
+    users = Users(client, split.unlabeled, users=2, pause_seconds=0.5)
+    users.start()
+    uploaded = tempo.files.create(countdown.labeled_row(puzzle) for puzzle in split.labeled)
+    console.print(f"uploaded {uploaded.examples} labeled questions, {uploaded.held_out} held out")
+    jobs = [_watch(tempo, tempo.jobs.create(training_file=uploaded.id, mode="recalibrate"))]
+    while not users.asked_everything:
+        time.sleep(0.5)
+    for _ in range(options.rounds):
+        job = tempo.jobs.create(
+            training_file=uploaded.id, mode="round", max_steps=options.iterations
+        )
+        jobs.append(_watch(tempo, job))
+    seen = users.stop()
+    after = _scores(client, "tempo", split)
+    _print_table(before, after)
+    return _result(tempo, jobs, seen, before, after, idle)
+
+
+def _base(cache: Path) -> Path:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("the base model", total=None)
+
+        def show(step: int, steps: int, loss: float) -> None:
+            text = f"the base model, loss {loss:.2f}"
+            progress.update(task, completed=step, total=steps, description=text)
+
+        return build_base(cache, show)
+
+
+def _watch(tempo: Tempo, job: Job) -> Job:
+    """Show a job's progress until it ends."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    deadline = time.monotonic() + JOB_SECONDS
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(job.mode, total=None)
+        while not job.is_finished:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
+            time.sleep(1.0)
+            job = tempo.jobs.retrieve(job.id)
+            done = job.progress
+            text = f"{job.mode}: {done.get('phase', job.status)}"
+            if "auroc" in (done.get("metrics") or {}):
+                text += f", critic AUROC {done['metrics']['auroc']:.2f}"
+            progress.update(
+                task, completed=done.get("iteration", 0), total=done.get("of"), description=text
+            )
+    if job.status != "succeeded":
+        raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
+    console.print(f"  {job.result.get('summary', job.status)}")
+    return job
+
+
+def _scores(client: openai.OpenAI, model: str, split: countdown.Split) -> dict[str, Score]:
+    with console.status(f"measuring {model}"):
+        return {
+            "adapted": measure(client, model, split.unlabeled),
+            "unseen": measure(client, model, split.unseen),
+        }
+
+
+def _print_table(before: dict[str, Score], after: dict[str, Score]) -> None:
+    table = Table(title="accuracy, eight samples per question")
+    for column in ("questions", "base avg@8", "served avg@8", "base pass@8", "served pass@8"):
+        table.add_column(column, justify="left" if column == "questions" else "right")
+    for name in ("adapted", "unseen"):
+        a, b = before[name], after[name]
+        row = (a.avg, b.avg, a.pass8, b.pass8)
+        table.add_row(name, *(f"{value:.3f}" for value in row))
+    console.print(table)
+
+
+def _result(
+    tempo: Tempo,
+    jobs: Sequence[Job],
+    seen: Traffic,
+    before: dict[str, Score],
+    after: dict[str, Score],
+    idle: Sequence[float],
+) -> dict[str, Any]:
+    status = tempo.status()
+    rounds = [job.result for job in jobs if job.mode == "round"]
+    if seen.errors:
+        console.print(f"[red]{len(seen.errors)} requests failed:[/] {seen.errors[0]}")
+    return {
+        "base": round(before["adapted"].avg, 4),
+        "served": round(after["adapted"].avg, 4),
+        "pass8_base": round(before["adapted"].pass8, 4),
+        "pass8_served": round(after["adapted"].pass8, 4),
+        "unseen_base": round(before["unseen"].avg, 4),
+        "unseen_served": round(after["unseen"].avg, 4),
+        "adapter": status.serving_adapter,
+        "promotions": sum(result.get("decision") == "promoted" for result in rounds),
+        "recalibrations": sum(int(job.result.get("e_steps", 0)) for job in jobs),
+        "m_steps": sum(int(result.get("m_steps", 0)) for result in rounds),
+        "labeled_rows_in_policy": sum(int(r.get("labeled_rows_in_policy", 0)) for r in rounds),
+        "critic_auroc": rounds[-1].get("critic_auroc"),
+        "requests": seen.requests,
+        "captured": status.questions.captured,
+        "failed": seen.failed,
+        "ttft_p99_idle_ms": p99_ms(idle),
+        "ttft_p99_training_ms": p99_ms(seen.first_token_seconds),
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="tempo demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="which questions are drawn")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, each ended by the gate")
+    parser.add_argument("--iterations", type=int, default=30, help="iterations of a round")
+    parser.add_argument("--flip-reward", action="store_true", help="control: must not gain")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where the base model is kept")
+    parser.add_argument("--data-dir", type=Path, help="default: a new temporary directory")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,164 @@
+"""What RQ calls by name, and what becomes of a job in the ledger.
+
+| event                         | status in SQL                                  |
+|-------------------------------|------------------------------------------------|
+| posted                        | queued                                         |
+| a worker takes it             | running, attempts + 1                          |
+| the worker is told to stop    | queued, the iterations so far are committed    |
+| the worker dies               | queued again by the next holder of the lease   |
+| the third attempt dies or fails for want of vLLM | failed, with the reason     |
+| done                          | succeeded, with the result                     |
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import leases, queries
+from tempo_storage.errors import LeaseLostError, TempoError
+from tempo_storage.models import Job
+from tempo_trainer.rollouts import SamplingError
+from tempo_trainer.worker_settings import WorkerSettings
+
+if TYPE_CHECKING:  # torch is imported with the first job: the process must answer signals before
+    from tempo_trainer.learner import Learner
+
+logger = logging.getLogger("tempo.jobs")
+ATTEMPTS = 3
+
+
+class StoppedError(TempoError, RuntimeError):
+    """The worker was told to stop, or lost its lease, between two iterations."""
+
+
+class CancelledError(TempoError, RuntimeError):
+    """Somebody cancelled the job."""
+
+
+class Jobs:
+    """The jobs of one worker process; the learner stays in memory between them."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        sessions: sessionmaker[Session],
+        *,
+        epoch: Callable[[], int],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._epoch = epoch
+        self._should_stop = should_stop
+        self._learner: Learner | None = None
+
+    def run(self, job_id: str) -> None:
+        """Run a queued job to its end; any other job is left alone (the doorbell rang twice)."""
+        if self._should_stop() or not self._claim(job_id):
+            return
+        try:
+            result = self._perform(job_id)
+        except LeaseLostError as error:
+            logger.warning("job %s: %s", job_id, error)
+            self.close()  # what it holds may be ahead of the ledger
+        except StoppedError:
+            self._requeue(job_id, "stopped between two iterations", counts=False)
+        except CancelledError:
+            self._finish(job_id, "cancelled")
+        except Exception as error:  # the job's border: a failure is the job's, not the worker's
+            self._fail(job_id, error)
+        else:
+            self._finish(job_id, "succeeded", result=result)
+
+    def requeue_abandoned(self) -> None:
+        """Queue again what a dead worker was running; the third such death fails the job."""
+        with self._sessions.begin() as s:
+            leases.assert_held(s, leases.TRAINER, self._epoch())
+            for job in queries.jobs(s, statuses=("running",)):
+                if job.attempts < ATTEMPTS:
+                    job.status = "queued"
+                    queries.add_event(s, "job.requeued", "its worker is gone", job_id=job.id)
+                else:
+                    message = f"{job.attempts} workers died of it; see the worker's log"
+                    queries.finish_job(s, job.id, "failed", error=message)
+                    queries.add_event(s, "job.failed", message, job_id=job.id, level="error")
+
+    def close(self) -> None:
+        """Let go of the server and the verifiers."""
+        if self._learner is not None:
+            self._learner.world.close()
+            self._learner = None
+
+    def _perform(self, job_id: str) -> dict[str, Any]:
+        from tempo_trainer.rounds import recalibrate, round_
+        from tempo_trainer.startup import build_learner
+
+        if self._learner is None:
+            self._learner = build_learner(
+                self._settings, self._sessions, epoch=self._epoch, should_stop=self._should_stop
+            )
+        with self._sessions() as s:
+            job = queries.job(s, job_id)
+        return {"recalibrate": recalibrate, "round": round_}[job.mode](self._learner, job)
+
+    def _claim(self, job_id: str) -> bool:
+        with self._sessions.begin() as s:
+            leases.assert_held(s, leases.TRAINER, self._epoch())
+            job = s.get(Job, job_id, with_for_update=True)
+            if job is None or job.status != "queued":
+                return False
+            job.status, job.attempts = "running", job.attempts + 1
+            job.started_at = job.started_at or time.time()
+            queries.add_event(
+                s, "job.started", f"{job.mode}, attempt {job.attempts}", job_id=job_id
+            )
+        logger.info("job %s: started, attempt %d", job_id, job.attempts)
+        return True
+
+    def _requeue(self, job_id: str, reason: str, *, counts: bool) -> None:
+        with self._sessions.begin() as s:
+            leases.assert_held(s, leases.TRAINER, self._epoch())
+            job = queries.job(s, job_id)
+            if job.status == "running":
+                job.status, job.attempts = "queued", job.attempts - int(not counts)
+                queries.add_event(s, "job.requeued", reason, job_id=job_id, level="warning")
+        logger.info("job %s: goes on later: %s", job_id, reason)
+
+    def _fail(self, job_id: str, error: Exception) -> None:
+        self.close()
+        with self._sessions() as s:
+            attempts = queries.job(s, job_id).attempts
+        if isinstance(error, SamplingError) and attempts < ATTEMPTS:
+            self._requeue(job_id, str(error), counts=True)
+            return
+        detail = str(error) if isinstance(error, TempoError) else traceback.format_exc()
+        logger.error("job %s: failed: %s", job_id, detail)
+        self._finish(job_id, "failed", error=detail)
+
+    def _finish(
+        self, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str = ""
+    ) -> None:
+        with self._sessions.begin() as s:
+            leases.assert_held(s, leases.TRAINER, self._epoch())
+            queries.finish_job(s, job_id, status, result=result, error=error)
+            level = "error" if status == "failed" else "info"
+            message = (error.strip().splitlines() or [status])[-1]
+            queries.add_event(s, f"job.{status}", message, job_id=job_id, level=level)
+        logger.info("job %s: %s", job_id, status)
+
+
+_installed: list[Jobs] = []
+
+
+def install(jobs: Jobs) -> None:
+    """Make `jobs` the ones that this process runs: RQ calls a function by its dotted name."""
+    _installed[:] = [jobs]
+
+
+def run_job(job_id: str) -> None:
+    """Run a job of the ledger in this worker process."""
+    _installed[-1].run(job_id)

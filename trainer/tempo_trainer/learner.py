@@ -1,0 +1,261 @@
+"""What stays in the worker's memory between jobs: networks, replay, counters; and one iteration.
+
+    sample from the served policy  →  em_step  →  checkpoint  →  commit, fenced by the lease
+
+The commit is the only thing that counts: whatever was computed before a crash is computed again
+from the last committed iteration.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import leases, queries
+from tempo_storage.adapters import AdapterStore, trial_name, version_name
+from tempo_storage.models import Iteration, LabeledExample
+from tempo_trainer import checkpoint
+from tempo_trainer.batch import Batch, Rollout
+from tempo_trainer.deck import draw
+from tempo_trainer.em import em_step, recalibrate
+from tempo_trainer.failpoints import reach
+from tempo_trainer.fitness import measure
+from tempo_trainer.networks import Networks
+from tempo_trainer.reports import EMReport, Fitness
+from tempo_trainer.rollouts import Prompt, Sample, Sampler
+from tempo_trainer.verifier_pool import Item, VerifierPool
+from tempo_trainer.verifiers import Verdict
+from tempo_trainer.worker_settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+TRIALS_KEPT = 3
+WINDOW = 4  # iterations whose held-out rollouts together judge the critic
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside the learner that it may touch."""
+
+    settings: WorkerSettings
+    sessions: sessionmaker[Session]
+    store: AdapterStore
+    sampler: Sampler
+    verifiers: VerifierPool
+    base: str
+    epoch: Callable[[], int]
+    should_stop: Callable[[], bool]
+
+    def close(self) -> None:
+        """End the verifiers and the connections."""
+        self.sampler.close()
+        self.verifiers.close()
+
+
+UNTRAINED = ""
+DIRTY = "(ahead of every checkpoint)"
+DECKS = ("train", "held_out", "unlabeled")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters that a checkpoint restores."""
+
+    e_steps: int = 0
+    m_steps: int = 0
+    drawn: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DECKS, 0))
+
+
+class Learner:
+    """One policy and one critic in memory."""
+
+    def __init__(self, world: World, networks: Networks) -> None:
+        self.world = world
+        self.networks = networks
+        self.progress = Progress()
+        self.replay: list[list[Rollout]] = []
+        self.window: list[list[Rollout]] = []
+        self.checkpoint = UNTRAINED
+        self._fresh = self._state()
+
+    # State ---------------------------------------------------------------------------------------
+
+    def restore(self, name: str) -> None:
+        """Load the checkpoint `name`; the empty name is the untrained state."""
+        if name == self.checkpoint:
+            return
+        state = self._fresh
+        if name:
+            state = checkpoint.load(self.world.settings.checkpoints_dir, name)
+        self.networks.load_state_dict(state["networks"])
+        self.progress = Progress(**state["progress"])
+        self.replay = [[Rollout(**r) for r in rows] for rows in state["replay"]]
+        self.window = [[Rollout(**r) for r in rows] for rows in state["window"]]
+        self.checkpoint = name
+
+    def save(self, name: str) -> None:
+        """Write the checkpoint `name` and make it the current one."""
+        checkpoint.save(self.world.settings.checkpoints_dir, name, self._state())
+        self.checkpoint = name
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "networks": self.networks.state_dict(),
+            "progress": copy.deepcopy(_fields(self.progress)),
+            "replay": [[_fields(r) for r in rows] for rows in self.replay],
+            "window": [[_fields(r) for r in rows] for rows in self.window],
+        }
+
+    # One iteration -------------------------------------------------------------------------------
+
+    def recalibrate_once(self, adapter: str) -> None:
+        """Fit the critic to fresh labeled rollouts of the policy as it stands, and nothing else."""
+        settings = self.world.settings
+        self.checkpoint = DIRTY
+        labeled = self.labeled_rollouts("train", settings.warm_up_questions, adapter)
+        recalibrate(self.networks.critic, [self.collate(labeled)], settings)
+        self.progress.e_steps += 1
+
+    def fitness(self, adapter: str) -> Fitness:
+        """Judge the critic on fresh rollouts of held-out questions."""
+        settings = self.world.settings
+        held_out = self.labeled_rollouts("held_out", WINDOW * settings.held_out_per_step, adapter)
+        return measure(self.networks.critic, self.collate(held_out), settings)
+
+    def iterate(self) -> tuple[EMReport, list[str]]:
+        """Sample, recalibrate, refine if the critic is fit; return the ids of the questions."""
+        settings = self.world.settings
+        self.checkpoint = DIRTY
+        adapter = self.publish_trial()
+        labeled = self.labeled_rollouts("train", settings.labeled_per_step, adapter)
+        held_out = self.labeled_rollouts("held_out", settings.held_out_per_step, adapter)
+        unlabeled, question_ids = self.unlabeled_rollouts(adapter)
+        self.window = [*self.window, held_out][-WINDOW:]
+        report = em_step(
+            self.networks,
+            labeled=[self.collate(rows) for rows in (labeled, *self.replay)],
+            unlabeled=self.collate(unlabeled),
+            held_out=self.collate([r for rows in self.window for r in rows]),
+            settings=settings,
+        )
+        reach("m_step", settings.failpoint)
+        self.replay = [labeled, *self.replay][: settings.replay_batches]
+        self.progress.e_steps += 1
+        self.progress.m_steps += int(report.refined)
+        return report, question_ids
+
+    def commit(
+        self, job_id: str, position: int, *, metrics: Mapping[str, Any], question_ids: list[str]
+    ) -> None:
+        """Make an iteration count: checkpoint first, then one fenced transaction."""
+        name = f"{job_id}-{position}"
+        self.save(name)
+        row = Iteration(
+            job_id=job_id,
+            position=position,
+            checkpoint=name,
+            question_ids=question_ids,
+            metrics=dict(metrics),
+            epoch=self.world.epoch(),
+            created_at=time.time(),
+        )
+        with self.world.sessions.begin() as s:
+            leases.assert_held(s, leases.TRAINER, row.epoch)
+            s.add(row)
+
+    # Rollouts ------------------------------------------------------------------------------------
+
+    def publish_trial(self) -> str:
+        """Publish the policy as it stands under a name of its own, and return the name."""
+        if self.progress.m_steps == 0:
+            return version_name(0)
+        store = self.world.store
+        numbers = sorted(int(n.removeprefix("tempo-t")) for n in store.names() if "-t" in n)
+        name = trial_name(numbers[-1] + 1 if numbers else 1)
+        store.publish(name, self.networks.policy.export, base=self.world.base, info={})
+        # The newest stay, so that a number is never handed out twice.
+        for number in numbers[: 1 - TRIALS_KEPT]:
+            store.remove(trial_name(number))
+        return name
+
+    def labeled_rollouts(self, split: str, count: int, adapter: str) -> list[Rollout]:
+        """Return rollouts of the next labeled questions of a split, with their outcomes."""
+        with self.world.sessions() as s:
+            examples = {e.content_hash: e for e in queries.examples(s, split)}
+        drawn = self._draw(split, list(examples.values()), count)
+        prompts = self.world.sampler.prompts(drawn)
+        groups = self._sample(prompts, adapter)
+        verdicts = self.verdicts([examples[p.question_id] for p in prompts], groups)
+        outcomes = [[1.0 if v.correct else -1.0 for v in row] for row in verdicts]
+        return _rollouts(prompts, groups, adapter, outcomes)
+
+    def unlabeled_rollouts(self, adapter: str) -> tuple[list[Rollout], list[str]]:
+        """Return rollouts of the next captured questions, and the questions' ids."""
+        with self.world.sessions() as s:
+            questions = queries.distinct_questions(s)
+        drawn = self._draw("unlabeled", questions, self.world.settings.unlabeled_per_step)
+        prompts = self.world.sampler.prompts(drawn)
+        rollouts = _rollouts(prompts, self._sample(prompts, adapter), adapter, None)
+        sampled = {p.question_id for p in prompts}
+        return rollouts, [q.id for q in drawn if q.content_hash in sampled]
+
+    def verdicts(
+        self, examples: Sequence[LabeledExample], groups: Sequence[Sequence[Sample]]
+    ) -> list[list[Verdict]]:
+        """Return what the verifiers find, response by response."""
+        items = [
+            Item(e.verifier, sample.text, e.reference, e.details)
+            for e, group in zip(examples, groups, strict=True)
+            for sample in group
+        ]
+        verdicts = iter(self.world.verifiers.verify(items))
+        return [[next(verdicts) for _ in group] for group in groups]
+
+    def collate(self, rollouts: Sequence[Rollout]) -> Batch:
+        """Return rollouts as padded tensors."""
+        return Batch.collate(rollouts, self.networks.pad_id)
+
+    def _draw(self, deck: str, items: Sequence[Any], count: int) -> list[Any]:
+        settings, start = self.world.settings, self.progress.drawn[deck]
+        if not items:
+            return []
+        drawn = draw(items, count, start=start, seed=settings.seed)
+        self.progress.drawn[deck] += len(drawn)
+        return drawn
+
+    def _sample(self, prompts: Sequence[Prompt], adapter: str) -> list[list[Sample]]:
+        settings = self.world.settings
+        seed = (settings.seed << 20) + sum(self.progress.drawn.values())
+        return self.world.sampler.sample(prompts, adapter=adapter, n=settings.group_size, seed=seed)
+
+
+def _rollouts(
+    prompts: Sequence[Prompt],
+    groups: Sequence[Sequence[Sample]],
+    adapter: str,
+    outcomes: Sequence[Sequence[float]] | None,
+) -> list[Rollout]:
+    return [
+        Rollout(
+            question_id=prompt.question_id,
+            prompt_ids=prompt.ids,
+            response_ids=sample.ids,
+            logprobs=sample.logprobs,
+            group=index,
+            adapter=adapter,
+            finish_reason=sample.finish_reason,
+            labeled=outcomes is not None,
+            outcome=math.nan if outcomes is None else outcomes[index][member],
+        )
+        for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True))
+        for member, sample in enumerate(group)
+        if sample.ids and sample.finish_reason != "abort"
+    ]
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}

@@ -1,0 +1,145 @@
+"""From a round's policy to a version: publish it, let the gate compare it, promote or reject it."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from tempo_storage import leases, queries, versions
+from tempo_storage.adapters import version_name
+from tempo_storage.models import Adapter, Job
+from tempo_trainer.evaluate import Answered, GateDecision, gate
+from tempo_trainer.learner import Learner
+
+logger = logging.getLogger("tempo.promotion")
+ACKNOWLEDGE_SECONDS = 30.0
+BASE = versions.BASE
+
+
+def decide(learner: Learner, job: Job) -> dict[str, Any]:
+    """Publish the policy as a candidate, compare it at the gate, and promote it if it may serve.
+
+    Returns the job's result: the decision, and the checkpoint from which the next round goes on. A
+    candidate that is worse than the serving version beyond doubt is also dropped as a start.
+    """
+    with learner.world.sessions() as s:
+        serving = versions.serving(s).version
+    version = publish_candidate(learner, job, serving)
+    decision = compare(learner, version, serving)
+    verdict = _record(learner, job, version, serving, decision)
+    if verdict == "promoted":
+        wait_for_servers(learner, job.id, version)
+    drop = decision.against_serving.high < 0
+    return {
+        "decision": verdict,
+        "adapter": version_name(version),
+        "summary": f"{version_name(version)} {verdict}: {decision.reason}",
+        "checkpoint": _checkpoint_of(learner, serving) if drop else learner.checkpoint,
+        "serving": version if verdict == "promoted" else serving,
+        "gate": asdict(decision),
+    }
+
+
+def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
+    """Write the policy as the next version and return its number; nobody is served by it yet."""
+    world = learner.world
+    with world.sessions() as s:
+        version = versions.next_version(s)
+    manifest = world.store.publish(
+        version_name(version),
+        learner.networks.policy.export,
+        base=world.base,
+        info={"job": job.id, "parent": version_name(parent), "checkpoint": learner.checkpoint},
+    )
+    row = Adapter(
+        version=version,
+        status="candidate",
+        parent=parent,
+        job_id=job.id,
+        checkpoint=learner.checkpoint,
+        sha256=manifest.sha256["adapter_model.safetensors"],
+        bytes=manifest.bytes,
+        report={},
+        created_at=time.time(),
+    )
+    with world.sessions.begin() as s:
+        leases.assert_held(s, leases.TRAINER, world.epoch())
+        s.add(row)
+    return version
+
+
+def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:
+    """Let base, serving version and candidate answer the held-out questions under vLLM."""
+    answers = {v: answer(learner, v) for v in sorted({BASE, serving, candidate})}
+    settings = learner.world.settings
+    return gate(
+        base=answers[BASE],
+        serving=answers[serving],
+        candidate=answers[candidate],
+        first=serving == BASE,
+        delta=settings.gate_delta,
+        pass_k_margin=settings.gate_pass_k_margin,
+        entropy_ratio=settings.gate_entropy_ratio,
+        seed=settings.seed,
+    )
+
+
+def answer(learner: Learner, version: int) -> Answered:
+    """Return a version's answers to all held-out questions."""
+    world = learner.world
+    with world.sessions() as s:
+        examples = {e.content_hash: e for e in queries.examples(s, "held_out")}
+    prompts = world.sampler.prompts(list(examples.values()))
+    k = world.settings.gate_samples
+    groups = world.sampler.sample(
+        prompts, adapter=version_name(version), n=k, seed=world.settings.seed + version
+    )
+    verdicts = learner.verdicts([examples[p.question_id] for p in prompts], groups)
+    return Answered(
+        outcomes=np.array([[1.0 if v.correct else -1.0 for v in row] for row in verdicts]),
+        answers=[[v.extracted or "" for v in row] for row in verdicts],
+    )
+
+
+def wait_for_servers(learner: Learner, job_id: str, version: int) -> None:
+    """Return when every live server process answers with `version`; say which does not in time."""
+    deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
+    behind: Sequence[str] = ()
+    while time.monotonic() < deadline:
+        with learner.world.sessions() as s:
+            behind = [p.error or p.id for p in versions.processes(s) if p.version != version]
+        if not behind:
+            return
+        time.sleep(0.2)
+    message = f"{version_name(version)} is promoted, but not everywhere: {'; '.join(behind)}"
+    with learner.world.sessions.begin() as s:
+        queries.add_event(s, "adapter.behind", message, job_id=job_id, level="error")
+    logger.error("promotion: %s", message)
+
+
+def _record(learner: Learner, job: Job, version: int, serving: int, decision: GateDecision) -> str:
+    world = learner.world
+    with world.sessions.begin() as s:
+        leases.assert_held(s, leases.TRAINER, world.epoch())
+        row = versions.adapter(s, version)
+        row.report = asdict(decision)
+        if not decision.promote:
+            row.status = verdict = "rejected"
+        elif job.settings.get("auto_promote", True):
+            reason = f"job {job.id}: {decision.reason}"
+            versions.promote(s, version, expected_current=serving, reason=reason)
+            verdict = "promoted"
+        else:
+            verdict = "candidate"
+        message = f"{version_name(version)} {verdict}: {decision.reason}"
+        queries.add_event(s, f"gate.{verdict}", message, job_id=job.id, data=asdict(decision))
+    logger.info("promotion: %s", message)
+    return verdict
+
+
+def _checkpoint_of(learner: Learner, version: int) -> str:
+    with learner.world.sessions() as s:
+        return versions.adapter(s, version).checkpoint if version != BASE else ""

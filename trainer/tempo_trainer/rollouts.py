@@ -1,0 +1,174 @@
+"""Sample responses from the served policy over HTTP: token ids in, token ids and log-probs out.
+
+The server renders and tokenises each question, and its token ids are used as they are: a second
+renderer, or re-tokenised text, would train on something that nobody sampled.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tempo_storage.errors import TempoError
+
+logger = logging.getLogger(__name__)
+PRIORITY = 10  # behind users, who have 0
+RETRY_SECONDS = 1.0
+REQUEST_SECONDS = 600.0
+
+
+class SamplingError(TempoError, RuntimeError):
+    """vLLM refused a rollout or stayed away; the message has its words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question as token ids."""
+
+    question_id: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response as vLLM sampled it; `logprobs` are of the sampled tokens, before temperature."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerOptions:
+    """Where to sample and how much at once."""
+
+    base_url: str
+    tempo_key: str
+    vllm_key: str = ""
+    max_tokens: int = 1024
+    prompts_per_request: int = 4
+    requests_in_flight: int = 4
+    patience_seconds: float = 180.0
+
+
+class Sampler:
+    """Bounded requests at low priority; waits out a server that restarts."""
+
+    def __init__(
+        self, options: SamplerOptions, *, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self._options = options
+        headers = {"X-Tempo-Key": options.tempo_key}
+        if options.vllm_key:
+            headers["Authorization"] = f"Bearer {options.vllm_key}"
+        limits = httpx.Limits(max_connections=options.requests_in_flight)
+        self._client = httpx.Client(
+            base_url=options.base_url,
+            headers=headers,
+            timeout=REQUEST_SECONDS,
+            limits=limits,
+            transport=transport,
+        )
+        self._threads = ThreadPoolExecutor(options.requests_in_flight, "sampler")
+        self._prompts: dict[str, Prompt | None] = {}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._threads.shutdown(cancel_futures=True)
+        self._client.close()
+
+    def prompts(self, questions: Sequence[Any]) -> list[Prompt]:
+        """Return the questions as the server tokenises them; each content is asked for once.
+
+        A question is a row with `content_hash`, `messages` and `chat_template_kwargs`. One that
+        leaves no room for a response of `max_tokens` is left out.
+        """
+        known = self._prompts
+        missing = {q.content_hash: q for q in questions if q.content_hash not in known}
+        known.update(zip(missing, self._threads.map(self._tokenize, missing.values()), strict=True))
+        return [prompt for q in questions if (prompt := known[q.content_hash]) is not None]
+
+    def sample(
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, seed: int
+    ) -> list[list[Sample]]:
+        """Return `n` responses of `adapter` for each prompt, at temperature 1, in order."""
+        size = self._options.prompts_per_request
+        chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+        seeds = range(seed, seed + len(chunks))
+        answered = self._threads.map(
+            lambda chunk, chunk_seed: self._complete(chunk, adapter, n, chunk_seed), chunks, seeds
+        )
+        return [group for groups in answered for group in groups]
+
+    def _tokenize(self, question: Any) -> Prompt | None:
+        body = {
+            "messages": question.messages,
+            "add_generation_prompt": True,
+            "chat_template_kwargs": getattr(question, "chat_template_kwargs", None) or None,
+        }
+        reply = self._post("/tokenize", body)
+        ids = tuple(reply["tokens"])
+        if len(ids) + self._options.max_tokens > reply["max_model_len"]:
+            logger.warning("rollouts: a question of %d tokens is too long to train on", len(ids))
+            return None
+        return Prompt(question.content_hash, ids)
+
+    def _complete(
+        self, prompts: Sequence[Prompt], adapter: str, n: int, seed: int
+    ) -> list[list[Sample]]:
+        body = {
+            "model": adapter,
+            "prompt": [list(p.ids) for p in prompts],
+            "n": n,
+            "max_tokens": self._options.max_tokens,
+            "seed": seed,
+            "priority": PRIORITY,
+            "logprobs": 0,
+            "return_token_ids": True,
+            # All set on purpose: what is left out comes from the model's generation_config.json.
+            **{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
+            **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
+        }
+        reply = self._post("/v1/completions", body)
+        choices = [_sample(c) for c in sorted(reply["choices"], key=lambda c: c["index"])]
+        if reply["model"] != adapter and adapter != "tempo-v0":
+            raise SamplingError(f"asked {adapter} and {reply['model']} answered; stop training")
+        return [choices[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = self._patiently(lambda: self._client.post(path, json=body))
+        if response.status_code != 200:
+            raise SamplingError(f"vLLM answered {response.status_code} to {path}: {response.text}")
+        parsed: dict[str, Any] = response.json()
+        return parsed
+
+    def _patiently(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        deadline = time.monotonic() + self._options.patience_seconds
+        while True:
+            try:
+                response = send()
+                if response.status_code not in (429, 502, 503, 504):
+                    return response
+                reason = f"status {response.status_code}"
+            except httpx.TransportError as error:
+                reason = repr(error)
+            if time.monotonic() > deadline:
+                raise SamplingError(
+                    f"no answer from {self._options.base_url} for "
+                    f"{self._options.patience_seconds:.0f} s ({reason}); is vLLM running"
+                )
+            time.sleep(RETRY_SECONDS)
+
+
+def _sample(choice: dict[str, Any]) -> Sample:
+    return Sample(
+        ids=tuple(choice["token_ids"]),
+        logprobs=tuple(choice["logprobs"]["token_logprobs"]),
+        text=choice["text"],
+        finish_reason=choice["finish_reason"] or "abort",
+    )

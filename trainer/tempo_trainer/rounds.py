@@ -1,0 +1,178 @@
+"""The two kinds of job: recalibrate the critic, or a round of iterations that ends at the gate."""
+
+import logging
+import time
+from typing import Any
+
+from tempo_storage import leases, queries, versions
+from tempo_storage.errors import InvalidInputError
+from tempo_storage.models import Job
+from tempo_trainer.jobs import CancelledError, StoppedError
+from tempo_trainer.learner import Learner
+from tempo_trainer.promotion import decide
+from tempo_trainer.reports import EMReport
+
+logger = logging.getLogger("tempo.rounds")
+PAUSE_SECONDS = 0.5
+MODE_WARM_UP = 0  # the position of the warm-up among a job's iterations
+
+
+def recalibrate(learner: Learner, job: Job) -> dict[str, Any]:
+    """Fit the critic to labeled questions, answered by the policy as it stands; refine nothing."""
+    learner.restore(starting_checkpoint(learner, job))
+    steps = job.settings.get("max_steps") or learner.world.settings.warm_up_steps
+    metrics = _warm_up(learner, job, steps)
+    message = f"critic AUROC {metrics['auroc_before']:.2f} → {metrics['critic_auroc']:.2f}"
+    return metrics | _unchanged(learner) | {"summary": message}
+
+
+def round_(learner: Learner, job: Job) -> dict[str, Any]:
+    """Iterate, then let the gate decide whether the policy may serve."""
+    learner.restore(starting_checkpoint(learner, job))
+    refuse_without_questions(learner)
+    steps = job.settings.get("max_steps") or learner.world.settings.iterations_per_round
+    if learner.progress.e_steps == 0:
+        _warm_up(learner, job, learner.world.settings.warm_up_steps)
+    for position in range(_next_position(learner, job), steps + 1):
+        wait_while_paused(learner, job.id)
+        report, question_ids = learner.iterate()
+        metrics = report.metrics() | {"e_steps": 1, "m_steps": int(report.refined)}
+        learner.commit(job.id, position, metrics=metrics, question_ids=question_ids)
+        _tell(learner, job.id, report, position, steps)
+    summary = _summary(learner, job)
+    if not summary["m_steps"]:
+        return summary | _unchanged(learner)
+    set_progress(learner, job.id, phase="gating", iteration=steps, of=steps)
+    return summary | decide(learner, job)
+
+
+def starting_checkpoint(learner: Learner, job: Job) -> str:
+    """Return where a job goes on: its own last iteration, else where the last job ended.
+
+    A rollback or a promotion by hand moves the serving version; training then goes on from the
+    checkpoint of the version that serves.
+    """
+    with learner.world.sessions() as s:
+        if own := queries.iterations(s, job.id):
+            return own[-1].checkpoint
+        serving = versions.serving(s).version
+        for done in queries.jobs(s, statuses=("succeeded",)):
+            if done.result.get("serving") == serving and done.result.get("checkpoint"):
+                return str(done.result["checkpoint"])
+        return versions.adapter(s, serving).checkpoint if serving else ""
+
+
+def refuse_without_questions(learner: Learner) -> None:
+    """Raise InvalidInputError when there is nothing to learn from: no M-step could follow."""
+    with learner.world.sessions() as s:
+        questions, labeled = queries.distinct_questions(s), queries.example_counts(s)
+    if not questions:
+        raise InvalidInputError(
+            "no unlabeled question was captured; send questions to the server with "
+            "TEMPO_CAPTURE=on, then start the round again"
+        )
+    if not labeled["train"] or not labeled["held_out"]:
+        raise InvalidInputError(
+            f"{labeled['train']} labeled questions train the critic and {labeled['held_out']} are "
+            "held out; upload a file with more questions"
+        )
+
+
+def wait_while_paused(learner: Learner, job_id: str) -> None:
+    """Return when training may go on; raise StoppedError or CancelledError when it may not."""
+    while True:
+        if learner.world.should_stop():
+            raise StoppedError("the worker was told to stop")
+        with learner.world.sessions() as s:
+            if queries.job(s, job_id).status == "cancelled":
+                raise CancelledError(f"job {job_id} was cancelled")
+            if not queries.training(s).paused:
+                return
+        time.sleep(PAUSE_SECONDS)
+
+
+def set_progress(learner: Learner, job_id: str, **progress: Any) -> None:
+    """Tell the ledger where a job stands."""
+    with learner.world.sessions.begin() as s:
+        leases.assert_held(s, leases.TRAINER, learner.world.epoch())
+        queries.job(s, job_id).progress = progress
+
+
+def _warm_up(learner: Learner, job: Job, steps: int) -> dict[str, Any]:
+    set_progress(learner, job.id, phase="e_step", iteration=0, of=steps)
+    adapter = learner.publish_trial()
+    before = learner.fitness(adapter)
+    for step in range(steps):
+        wait_while_paused(learner, job.id)
+        learner.recalibrate_once(adapter)
+        set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
+    after = learner.fitness(adapter)
+    metrics = {"e_steps": steps, "auroc_before": before.auroc, "critic_auroc": after.auroc}
+    learner.commit(job.id, MODE_WARM_UP, metrics=metrics, question_ids=[])
+    message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
+    _event(learner, job.id, "critic.recalibrated", message, metrics)
+    return metrics
+
+
+def _next_position(learner: Learner, job: Job) -> int:
+    with learner.world.sessions() as s:
+        done = queries.iterations(s, job.id)
+    return done[-1].position + 1 if done else 1
+
+
+def _unchanged(learner: Learner) -> dict[str, Any]:
+    """Return the end of a job that made no candidate: the next one goes on from here."""
+    with learner.world.sessions() as s:
+        serving = versions.serving(s).version
+    return {
+        "decision": "unchanged",
+        "summary": "no M-step was made; the job's events say why",
+        "checkpoint": learner.checkpoint,
+        "serving": serving,
+    }
+
+
+def _summary(learner: Learner, job: Job) -> dict[str, Any]:
+    """Return what a round did, also before a crash, from its committed iterations."""
+    with learner.world.sessions() as s:
+        rows = queries.iterations(s, job.id)
+    last = rows[-1].metrics
+    return {
+        "iterations": sum(row.position > MODE_WARM_UP for row in rows),
+        "e_steps": sum(int(row.metrics["e_steps"]) for row in rows),
+        "m_steps": sum(int(row.metrics.get("m_steps", 0)) for row in rows),
+        "labeled_rows_in_policy": sum(
+            int(row.metrics.get("m_step/labeled_rows", 0)) for row in rows
+        ),
+        "critic_auroc": last.get("e_step/auroc", last.get("critic_auroc")),
+    }
+
+
+def _tell(learner: Learner, job_id: str, report: EMReport, position: int, steps: int) -> None:
+    metrics = report.metrics()
+    set_progress(learner, job_id, phase="m_step", iteration=position, of=steps, metrics=metrics)
+    logger.info(
+        "job %s: iteration %d of %d: critic AUROC %.3f, reward %.3f, %s",
+        *(job_id, position, steps, report.fitness.auroc, report.signal.reward),
+        report.refusal or "refined",
+    )
+    if report.refusal:
+        _event(learner, job_id, "m_step.refused", report.refusal, metrics, level="warning")
+    discarded = sum(int(v) for name, v in metrics.items() if name.endswith("/discarded"))
+    if discarded:
+        message = f"{discarded} optimiser steps had a loss or gradient that is no number"
+        _event(learner, job_id, "step.discarded", message, metrics, level="error")
+
+
+def _event(
+    learner: Learner,
+    job_id: str,
+    type: str,
+    message: str,
+    data: dict[str, Any],
+    *,
+    level: str = "info",
+) -> None:
+    with learner.world.sessions.begin() as s:
+        queries.add_event(s, type, message, job_id=job_id, level=level, data=data)
+    logger.info("job %s: %s: %s", job_id, type, message)

@@ -1,0 +1,156 @@
+"""The worker process: one of many holds the lease, drains the stream and runs the jobs.
+
+python -m tempo_trainer.worker        # SIGTERM: commit the iteration at hand, then exit 0
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import redis
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import leases, queries
+from tempo_storage.database import open_database
+from tempo_storage.doorbell import ring
+from tempo_storage.errors import LeaseLostError, TempoError
+from tempo_storage.settings import installed_settings, refuse_unknown_variables
+from tempo_storage.streams import QUEUE, QuestionStream, redis_client
+from tempo_storage.valkey import EmbeddedValkey, die_with_parent
+from tempo_trainer import jobs
+from tempo_trainer.drain import Drain
+from tempo_trainer.lease_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
+from tempo_trainer.worker_settings import WorkerSettings
+
+logger = logging.getLogger("tempo.worker")
+WAIT_SECONDS = 1.0
+REDIS_SECONDS = 5.0
+
+
+class Worker:
+    """Wait for the lease, work while it is held, wait again when it is lost."""
+
+    def __init__(
+        self, settings: WorkerSettings, sessions: sessionmaker[Session], redis_url: str
+    ) -> None:
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.stopping = threading.Event()
+        self.epoch = 0
+        self._lost = threading.Event()
+        self._sessions = sessions
+        self._redis_url = redis_url
+        self._jobs = jobs.Jobs(
+            settings,
+            sessions,
+            epoch=lambda: self.epoch,
+            should_stop=lambda: self.stopping.is_set() or self._lost.is_set(),
+        )
+
+    def run(self) -> None:
+        """Return after SIGTERM or SIGINT."""
+        jobs.install(self._jobs)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stopping.set())
+        while not self.stopping.is_set():
+            if self._acquire():
+                logger.info("worker %s: holds the lease, epoch %d", self.owner, self.epoch)
+                self._work()
+            self.stopping.wait(WAIT_SECONDS)
+        self._jobs.close()
+
+    def _work(self) -> None:
+        drain = Drain(QuestionStream(redis_client(self._redis_url)), self._sessions)
+        connection = redis_client(self._redis_url, timeout_seconds=REDIS_SECONDS)
+        drain.start()
+        with self._kept_lease():
+            self._jobs.requeue_abandoned()
+            while not (self.stopping.is_set() or self._lost.is_set()):
+                self._ring_for_waiting(connection)
+                self._listen_once(connection)
+        drain.stop()
+        connection.close()
+
+    def _listen_once(self, connection: redis.Redis) -> None:
+        try:
+            LeaseWorker(connection).work_until_idle()
+        except redis.RedisError as error:
+            logger.warning("worker %s: Valkey does not answer: %s", self.owner, error)
+            self.stopping.wait(WAIT_SECONDS)
+
+    def _ring_for_waiting(self, connection: redis.Redis) -> None:
+        # The ledger knows of jobs whose doorbell was lost with Valkey, or rang for a dead worker.
+        with self._sessions() as s:
+            waiting = [job.id for job in queries.jobs(s, statuses=("queued",))]
+        try:
+            if waiting and not connection.llen(f"rq:queue:{QUEUE}"):
+                ring(connection, waiting[-1])
+        except redis.RedisError:
+            logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
+
+    # The lease ----------------------------------------------------------------------------------
+
+    def _acquire(self) -> bool:
+        try:
+            with self._sessions.begin() as s:
+                epoch = leases.acquire(s, leases.TRAINER, self.owner, LEASE_SECONDS)
+        except SQLAlchemyError as error:
+            logger.warning("worker %s: the ledger does not answer: %s", self.owner, error)
+            return False
+        self.epoch = epoch or 0
+        return epoch is not None
+
+    @contextmanager
+    def _kept_lease(self) -> Iterator[None]:
+        done = threading.Event()
+        self._lost.clear()
+        keeper = threading.Thread(target=self._keep_lease, args=(done,), daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join(timeout=HEARTBEAT_SECONDS)
+            with self._sessions.begin() as s:
+                leases.release(s, leases.TRAINER, self.epoch)
+
+    def _keep_lease(self, done: threading.Event) -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            try:
+                with self._sessions.begin() as s:
+                    leases.renew(s, leases.TRAINER, self.epoch, LEASE_SECONDS)
+            except LeaseLostError as error:
+                logger.warning("worker %s: %s", self.owner, error)
+                self._lost.set()
+                return
+            except SQLAlchemyError as error:
+                logger.warning("worker %s: lease not renewed: %s", self.owner, error)
+
+
+def main() -> None:
+    """Run a worker until it is told to stop; exit 1 with one line when it cannot start."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        refuse_unknown_variables(*installed_settings())
+        settings = WorkerSettings()
+        if settings.die_with_parent:
+            die_with_parent()
+        embedded = None if settings.redis_url else EmbeddedValkey(settings.root)
+        with embedded or nullcontext():
+            url = embedded.url if embedded else settings.redis_url
+            Worker(settings, open_database(settings.resolved_database_url), url).run()
+    except (TempoError, SQLAlchemyError) as error:
+        logger.error("worker: %s", error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
