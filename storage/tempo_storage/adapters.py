@@ -18,7 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tempo_storage.errors import CorruptAdapterError, InvalidInputError, NotFoundError
+from tempo_storage.errors import (
+    AdapterMismatchError,
+    CorruptAdapterError,
+    InvalidInputError,
+    NotFoundError,
+)
 
 NAME = re.compile(r"tempo-([vt])(\d{1,9})")
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -112,8 +117,8 @@ class AdapterStore:
     def verify(self, name: str, *, base: str, rank: int) -> Path:
         """Return the directory if it may be served.
 
-        Raises CorruptAdapterError for a changed or missing file, another base than `base`, or a
-        rank above `rank` (the server's --max-lora-rank).
+        Raises CorruptAdapterError for a changed or missing file, and its AdapterMismatchError for
+        another base than `base` or a rank above `rank` (the server's --max-lora-rank).
         """
         manifest, directory = self.manifest(name), self.path(name)
         for file in FILES:
@@ -125,13 +130,13 @@ class AdapterStore:
                 )
         _check_header(directory / FILES[1], name)
         if manifest.base != base:
-            raise CorruptAdapterError(
+            raise AdapterMismatchError(
                 f"{name} was trained for {manifest.base!r} but {base!r} is served; "
                 f"serve {manifest.base!r} or use another TEMPO_DATA_DIR"
             )
         config_rank = json.loads((directory / FILES[0]).read_text()).get("r", 0)
         if max(manifest.rank, config_rank) > rank:
-            raise CorruptAdapterError(
+            raise AdapterMismatchError(
                 f"{name} is rank {config_rank} but vLLM was started with --max-lora-rank {rank}; "
                 f"restart with --max-lora-rank {config_rank}"
             )

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from tempo_storage.errors import NotFoundError
 from tempo_storage.models import (
+    Adapter,
     Event,
     File,
     Iteration,
@@ -51,7 +52,7 @@ def add_questions(s: Session, captured: Sequence[dict[str, Any]]) -> int:
 def _question(captured: dict[str, Any]) -> Question:
     return Question(
         id=captured["id"],
-        content_hash=content_hash(captured["messages"]),
+        content_hash=captured.get("content_hash") or content_hash(captured["messages"]),
         messages=captured["messages"],
         chat_template_kwargs=captured.get("chat_template_kwargs") or {},
         tenant=captured.get("tenant") or "",
@@ -70,11 +71,15 @@ def question_counts(s: Session) -> tuple[int, int]:
 
 
 def distinct_questions(s: Session) -> list[Question]:
-    """Return one row per distinct question that is not labeled, the first captured, in order."""
+    """Return one row per distinct question that is not labeled, the first captured, in order.
+
+    Those of which only the hash was kept (TEMPO_CAPTURE=hash) cannot be asked again.
+    """
     first = select(func.min(Question.id)).group_by(Question.content_hash)
     unlabeled = Question.content_hash.not_in(select(LabeledExample.content_hash))
     chosen = select(Question).where(Question.id.in_(first), unlabeled)
-    return list(s.scalars(chosen.order_by(Question.captured_at, Question.id)))
+    rows = s.scalars(chosen.order_by(Question.captured_at, Question.id))
+    return [question for question in rows if question.messages]
 
 
 # Labeled data ----------------------------------------------------------------------------------
@@ -159,9 +164,12 @@ def iterations(s: Session, job_id: str) -> list[Iteration]:
     return list(s.scalars(query.order_by(Iteration.position)))
 
 
-def last_iteration(s: Session) -> Iteration | None:
-    """Return the newest committed iteration of all jobs."""
-    return s.scalars(select(Iteration).order_by(Iteration.number.desc()).limit(1)).first()
+def needed_checkpoints(s: Session) -> set[str]:
+    """Return the checkpoints that training may go on from: of versions, and of ended jobs."""
+    of_versions = select(Adapter.checkpoint).where(Adapter.status != "rejected")
+    ended = select(Job.result).where(Job.status == "succeeded").order_by(Job.created_at.desc())
+    of_jobs = (result.get("checkpoint", "") for result in s.scalars(ended.limit(10)))
+    return {name for name in (*s.scalars(of_versions), *of_jobs) if name}
 
 
 # Events, keys, pause ---------------------------------------------------------------------------

@@ -117,11 +117,11 @@ class EmbeddedValkey:
         )
 
 
-def die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent dies, kill -9 included; elsewhere do nothing."""
+def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> None:
+    """Ask Linux for a signal when the parent dies, kill -9 included; elsewhere do nothing."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, with_signal)
 
 
 def _binary() -> str:

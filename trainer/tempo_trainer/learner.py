@@ -166,6 +166,8 @@ class Learner:
         with self.world.sessions.begin() as s:
             leases.assert_held(s, leases.TRAINER, row.epoch)
             s.add(row)
+            needed = {name, *queries.needed_checkpoints(s)}
+        checkpoint.sweep(self.world.settings.checkpoints_dir, needed)
 
     # Rollouts ------------------------------------------------------------------------------------
 

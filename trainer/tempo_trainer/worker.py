@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import redis
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage import leases, queries
 from tempo_storage.database import open_database
 from tempo_storage.doorbell import ring
+from tempo_storage.embedded import keep_running
 from tempo_storage.errors import LeaseLostError, TempoError
 from tempo_storage.settings import installed_settings, refuse_unknown_variables
 from tempo_storage.streams import QUEUE, QuestionStream, redis_client
-from tempo_storage.valkey import EmbeddedValkey, die_with_parent
+from tempo_storage.valkey import die_with_parent
 from tempo_trainer import jobs
 from tempo_trainer.drain import Drain
 from tempo_trainer.lease_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
@@ -143,10 +144,8 @@ def main() -> None:
         settings = WorkerSettings()
         if settings.die_with_parent:
             die_with_parent()
-        embedded = None if settings.redis_url else EmbeddedValkey(settings.root)
-        with embedded or nullcontext():
-            url = embedded.url if embedded else settings.redis_url
-            Worker(settings, open_database(settings.resolved_database_url), url).run()
+        redis_url = settings.redis_url or keep_running(settings.root)
+        Worker(settings, open_database(settings.resolved_database_url), redis_url).run()
     except (TempoError, SQLAlchemyError) as error:
         logger.error("worker: %s", error)
         sys.exit(1)

@@ -1,0 +1,160 @@
+"""Which adapter a request is bound to: the name is resolved once, at entry, and stays.
+
+vLLM finds an adapter by looking `request.model` up in a dict. Every adapter that we load is in it
+under a key of our own that nobody outside can guess, so that only this module decides who may
+name what; the aliases and the two public versions are there under their plain names too, for the
+routes that are not wrapped.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tempo_storage.adapters import NAME, AdapterStore, lora_int_id, version_name
+from tempo_storage.errors import InvalidInputError, NotFoundError
+from tempo_storage.versions import BASE
+
+logger = logging.getLogger("vllm.tempo.bindings")
+
+KEPT = 4  # adapters beside the public ones that stay bound: a round's snapshots, draining versions
+BASE_NAME = version_name(BASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What answers a request: `key` is what vLLM looks up, `name` what the header says."""
+
+    key: str
+    name: str
+
+
+class Bindings:
+    """The names of this process's server.
+
+    `models` is vLLM's OpenAIServingModels; `lora_request` and `base_model_path` are its classes
+    LoRARequest and BaseModelPath.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        models: Any,
+        *,
+        lora_request: Callable[..., Any],
+        base_model_path: Callable[..., Any],
+        store: AdapterStore,
+        base: str,
+        rank: int,
+        aliases: tuple[str, ...],
+    ) -> None:
+        self._engine = engine
+        self._models = models
+        self._lora_request = lora_request
+        self._store = store
+        self._base = base
+        self._rank = rank
+        self._aliases = aliases
+        self._secret = secrets.token_hex(8)
+        self._base_names = [path.name for path in models.base_model_paths]
+        self._loaded: dict[str, Any] = {}  # name -> LoRARequest, the least recently asked for first
+        self._loading = asyncio.Lock()
+        self.serving = BASE
+        self.previous = BASE
+        self._name_the_base(base_model_path)
+
+    async def bind(self, model: str | None, *, known_key: bool) -> Binding | None:
+        """Return what a request for `model` is bound to; None leaves the answer to vLLM.
+
+        Raises CorruptAdapterError when the adapter may be named but not served.
+        """
+        name = self._resolve(model or self._base_names[0])
+        if name == BASE_NAME:
+            return Binding(key=BASE_NAME, name=BASE_NAME)
+        if name is None or not (known_key or name in self._public()):
+            return None
+        try:
+            await self._load(name)
+        except NotFoundError:
+            return None
+        return Binding(key=self._key(name), name=name)
+
+    async def serve(self, version: int, *, previous: int) -> None:
+        """Let the aliases answer with `version` from now on; requests under way are not touched.
+
+        Raises CorruptAdapterError or NotFoundError, and then nothing has changed.
+        """
+        if version != BASE:
+            await self._load(version_name(version))
+        old = self._public()
+        self.serving, self.previous = version, previous
+        self._publish(old)
+        self._sweep()
+
+    def is_listed(self, card_id: str) -> bool:
+        """Tell whether /v1/models shows a name: of our adapters, those that users may name."""
+        return NAME.fullmatch(card_id) is None or card_id in self._public()
+
+    def _resolve(self, model: str) -> str | None:
+        if model in self._aliases:
+            return version_name(self.serving)
+        if model in self._base_names:
+            return BASE_NAME
+        return model if NAME.fullmatch(model) else None
+
+    def _public(self) -> set[str]:
+        return {BASE_NAME, version_name(self.serving), version_name(self.previous)}
+
+    async def _load(self, name: str) -> None:
+        if name not in self._loaded:
+            async with self._loading:
+                await self._load_verified(name)
+        self._loaded[name] = self._loaded.pop(name)
+        self._sweep()
+
+    async def _load_verified(self, name: str) -> None:
+        if name in self._loaded:
+            return
+        path = await asyncio.to_thread(self._store.verify, name, base=self._base, rank=self._rank)
+        # Name, id and path are one: a name with a second id kills vLLM's engine.
+        request = self._lora_request(
+            lora_name=name, lora_int_id=lora_int_id(name), lora_path=str(path.resolve())
+        )
+        await self._engine.add_lora(request)
+        self._loaded[name] = self._models.lora_requests[self._key(name)] = request
+        logger.info("%s is loaded", name)
+
+    def _publish(self, old: set[str]) -> None:
+        requests = self._models.lora_requests
+        for name in old - self._public():
+            requests.pop(name, None)
+        names = {name: name for name in self._public()}
+        names |= dict.fromkeys(self._aliases, version_name(self.serving))
+        for key, name in names.items():
+            if name in self._loaded:
+                requests[key] = self._loaded[name]
+            else:
+                requests.pop(key, None)
+
+    def _sweep(self) -> None:
+        # The engine's memory is its own LRU's business; this only forgets the names. Those that
+        # were just bound are the newest, so a request between check and look-up keeps its key.
+        others = [name for name in self._loaded if name not in self._public()]
+        for name in others[:-KEPT]:
+            del self._loaded[name]
+            self._models.lora_requests.pop(self._key(name), None)
+
+    def _key(self, name: str) -> str:
+        return f"{name}~{self._secret}"
+
+    def _name_the_base(self, base_model_path: Callable[..., Any]) -> None:
+        taken = set(self._base_names)
+        for name in (*self._aliases, BASE_NAME):
+            if NAME.fullmatch(name) and name != BASE_NAME:
+                raise InvalidInputError(f"alias {name!r} is an adapter's name; choose another")
+            if name not in taken:
+                self._models.base_model_paths.append(
+                    base_model_path(name=name, model_path=self._base)
+                )

@@ -1,0 +1,100 @@
+"""What vLLM calls: routes before its engine is known, state before HTTP opens.
+
+Imports the standard library only: vLLM swallows what an import or a factory raises and would serve
+without us. Every refusal is raised in `attach_router` or `init_state`, where it stops the server.
+"""
+
+import asyncio
+import logging
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from tempo_server.context import Context
+    from tempo_server.endpoints import Runtime
+
+logger = logging.getLogger("vllm.tempo")
+
+OLDEST_VLLM = (0, 32)
+
+
+class TempoPlugin:
+    """The `vllm.endpoint_plugins` entry point."""
+
+    name = "tempo"
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._context: Context | None = None
+        self._runtime: Runtime | None = None
+        self._tasks: list[asyncio.Task[None]] = []  # asyncio itself keeps weak references only
+
+    def attach_router(self, app: "FastAPI") -> None:
+        """Add the admin routes and wrap vLLM's; refuse to start where that cannot work."""
+        _require_extra()
+        from tempo_server import admin, endpoints, errors
+        from tempo_storage.settings import installed_settings, refuse_unknown_variables
+
+        refuse_unknown_variables(*installed_settings())
+        _require_vllm()
+        errors.install(app)
+        app.include_router(admin.router(self.context))
+        endpoints.wrap(app, self.runtime)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Build the context, serve what was promoted, start the two tasks."""
+        from tempo_server import auth, start
+        from tempo_server.spool import drain
+
+        start.check(engine_client.vllm_config)
+        self._context = context = start.context(args.model)
+        auth.ensure_admin_key(context)
+        self._runtime = runtime = start.runtime(context, engine_client, state)
+        await runtime.follower.restore()
+        await start.warm_up(engine_client)
+        self._tasks = [
+            asyncio.create_task(runtime.follower.run()),
+            asyncio.create_task(drain(runtime.spool, context.stream)),
+        ]
+        state.tempo = context
+
+    def context(self) -> "Context":
+        """Return the context; raise NotReadyError before it is complete."""
+        from tempo_server.errors import NotReadyError
+
+        if self._context is None:
+            raise NotReadyError("the server is starting; try again shortly")
+        return self._context
+
+    def runtime(self) -> "Runtime":
+        """Return what the wrapped routes need; raise NotReadyError before it is complete."""
+        from tempo_server.errors import NotReadyError
+
+        if self._runtime is None:
+            raise NotReadyError("the server is starting; try again shortly")
+        return self._runtime
+
+
+def _require_extra() -> None:
+    try:
+        import pydantic_settings  # noqa: F401
+        import redis  # noqa: F401
+        import rq  # noqa: F401
+        import sqlalchemy  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(
+            f"vllm-tempo cannot import {error.name}; pip install 'vllm-tempo[server]'"
+        ) from error
+
+
+def _require_vllm() -> None:
+    from vllm.version import __version__, __version_tuple__
+
+    if OLDEST_VLLM > __version_tuple__[:2] > (0, 0):  # (0, 0) is a build from source
+        wanted = ".".join(map(str, OLDEST_VLLM))
+        raise RuntimeError(
+            f"vllm-tempo needs vLLM {wanted} or newer, not {__version__}; "
+            f"pip install 'vllm>={wanted}'"
+        )

@@ -1,0 +1,91 @@
+"""Build what one API process runs with, in the order in which the plugin needs it."""
+
+import logging
+from typing import Any
+
+from tempo_server import auth
+from tempo_server.bindings import Bindings
+from tempo_server.capture import Capture
+from tempo_server.context import Context
+from tempo_server.endpoints import Runtime
+from tempo_server.errors import StartError
+from tempo_server.follower import Follower
+from tempo_server.settings import ServerSettings
+from tempo_server.spool import Counters, Spool
+from tempo_storage.adapters import AdapterStore
+from tempo_storage.database import open_database
+from tempo_storage.embedded import keep_running
+from tempo_storage.streams import QuestionStream, redis_client
+
+logger = logging.getLogger("vllm.tempo")
+
+FEWEST_SLOTS = 3  # serving, candidate, draining
+
+
+def check(vllm_config: Any) -> None:
+    """Refuse a vLLM that cannot serve adapters, and warn of one that serves them badly."""
+    if vllm_config.lora_config is None:
+        raise StartError(
+            "vLLM was started without LoRA; add --enable-lora --max-loras 5 --max-cpu-loras 16"
+        )
+    slots = vllm_config.lora_config.max_loras
+    if slots < FEWEST_SLOTS:
+        logger.warning("--max-loras is %d: requests wait while versions change hands; use 5", slots)
+    if vllm_config.scheduler_config.policy != "priority":
+        logger.warning(
+            "--scheduling-policy is %s: rollouts delay users; use priority",
+            vllm_config.scheduler_config.policy,
+        )
+
+
+def context(base: str) -> Context:
+    """Open the stores."""
+    settings = ServerSettings()
+    settings.root.mkdir(parents=True, exist_ok=True)
+    url = settings.redis_url or keep_running(settings.root)
+    client = redis_client(url)
+    return Context(
+        settings=settings,
+        sessions=open_database(settings.resolved_database_url),
+        store=AdapterStore(settings.adapters_dir),
+        stream=QuestionStream(client),
+        redis=client,
+        base=base,
+        counters=Counters(),
+    )
+
+
+def runtime(context: Context, engine: Any, state: Any) -> Runtime:
+    """Bind the names of vLLM's models, and open the spool."""
+    from vllm.entrypoints.openai.models.protocol import BaseModelPath  # vLLM runs already
+    from vllm.lora.request import LoRARequest
+
+    settings = context.settings
+    spool = Spool(settings.spool_dir, context.counters, limit_bytes=settings.spool_bytes)
+    bindings = Bindings(
+        engine,
+        state.openai_serving_models,
+        lora_request=LoRARequest,
+        base_model_path=BaseModelPath,
+        store=context.store,
+        base=context.base,
+        rank=engine.vllm_config.lora_config.max_lora_rank,
+        aliases=settings.alias_names,
+    )
+    return Runtime(
+        bindings=bindings,
+        capture=Capture(settings, spool, context.counters),
+        spool=spool,
+        follower=Follower(context, bindings),
+        is_known_key=lambda key: auth.is_known_key(context, key),
+    )
+
+
+async def warm_up(engine: Any) -> None:
+    """Ask for one log-probability: the first such request stalls the engine for seconds."""
+    from vllm import SamplingParams, TokensPrompt
+
+    prompt = TokensPrompt(prompt_token_ids=[0])
+    sampling = SamplingParams(max_tokens=1, logprobs=0)
+    async for _ in engine.generate(prompt, sampling, "tempo-warm-up"):
+        pass

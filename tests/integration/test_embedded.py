@@ -1,0 +1,46 @@
+"""The embedded Valkey outlives its own death, and its owner's."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from tempo_storage.embedded import keep_running
+from tempo_storage.streams import redis_client
+from tempo_storage.valkey import EmbeddedValkey
+
+pytestmark = pytest.mark.service
+
+REVIVED_SECONDS = 30.0
+
+
+def process_id(url: str) -> int:
+    """Return the server's pid, waiting for a server if need be."""
+    deadline = time.monotonic() + REVIVED_SECONDS
+    while True:
+        client = redis_client(url)
+        try:
+            return int(client.info("server")["process_id"])
+        except redis.ConnectionError:
+            assert time.monotonic() < deadline, "nobody started Valkey again"
+            time.sleep(0.1)
+        finally:
+            client.close()
+
+
+def test_a_killed_valkey_is_started_again(tmp_path: Path) -> None:
+    url = keep_running(tmp_path)
+    first = process_id(url)
+    os.kill(first, signal.SIGKILL)
+    assert process_id(url) != first
+
+
+def test_a_joined_valkey_is_owned_when_its_owner_goes(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as owner:
+        assert owner.process is not None
+        url = keep_running(tmp_path)
+        assert process_id(url) == owner.process.pid
+    assert process_id(url) > 0

@@ -1,0 +1,221 @@
+"""The serving pointer is followed, and whatever is wrong with it the old version serves on."""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_server.context import Context
+from tempo_server.follower import Follower
+from tempo_server.settings import ServerSettings
+from tempo_server.spool import Counters
+from tempo_storage import queries, versions
+from tempo_storage.adapters import AdapterStore
+from tempo_storage.database import open_database
+from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError, NotFoundError
+from tempo_storage.models import Adapter
+
+
+class FakeBindings:
+    """Serves what it is told, except what it was made to refuse."""
+
+    def __init__(self) -> None:
+        self.serving = self.previous = 0
+        self.refuses: dict[int, Exception] = {}
+        self.tried: list[int] = []
+
+    async def serve(self, version: int, *, previous: int) -> None:
+        self.tried.append(version)
+        if version in self.refuses:
+            raise self.refuses[version]
+        self.serving, self.previous = version, previous
+
+
+class World:
+    """A ledger with three candidates, and a follower of it."""
+
+    def __init__(self, root: Path) -> None:
+        settings = ServerSettings(data_dir=root, poll_seconds=0.05)
+        self.sessions = open_database(settings.resolved_database_url)
+        with self.sessions.begin() as s:
+            s.add_all(adapter(version) for version in (1, 2, 3))
+        self.bindings = FakeBindings()
+        self.follower = self.new_follower(settings, self.sessions)
+
+    def new_follower(self, settings: ServerSettings, sessions: sessionmaker[Session]) -> Follower:
+        nothing: Any = None
+        context = Context(
+            settings=settings,
+            sessions=sessions,
+            store=AdapterStore(settings.adapters_dir),
+            stream=nothing,
+            redis=nothing,
+            base="tiny",
+            counters=Counters(captured=3),
+        )
+        return Follower(context, self.bindings)  # type: ignore[arg-type]
+
+    def promote(self, version: int) -> None:
+        with self.sessions.begin() as s:
+            versions.promote(s, version)
+
+    def poll(self) -> None:
+        asyncio.run(self.follower.poll())
+
+    def acknowledged(self) -> tuple[int, int, str | None, dict[str, Any]]:
+        with self.sessions() as s:
+            (row,) = versions.processes(s)
+            return row.version, row.sequence, row.error, row.counters
+
+    def errors(self) -> list[tuple[str, str]]:
+        with self.sessions() as s:
+            return [(e.type, e.message) for e in queries.events(s) if e.level == "error"]
+
+    def status(self, version: int) -> str:
+        with self.sessions() as s:
+            return versions.adapter(s, version).status
+
+
+def adapter(version: int) -> Adapter:
+    return Adapter(
+        version=version,
+        status="candidate",
+        parent=0,
+        job_id="job_1",
+        checkpoint="",
+        sha256="",
+        bytes=1,
+        report={},
+        created_at=time.time(),
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_promotion_is_followed_and_acknowledged_with_the_counters(world: World) -> None:
+    world.promote(1)
+    world.poll()
+    assert (world.bindings.serving, world.bindings.previous) == (1, 0)
+    assert world.acknowledged()[:3] == (1, 1, None)
+    assert world.acknowledged()[3]["captured"] == 3
+
+
+def test_a_start_restores_what_was_promoted(world: World) -> None:
+    world.promote(1)
+    world.promote(2)
+    asyncio.run(world.follower.restore())
+    assert (world.bindings.serving, world.bindings.previous) == (2, 1)
+    assert world.acknowledged()[:2] == (2, 2)
+
+
+def test_a_damaged_version_is_marked_and_the_old_one_serves_on(world: World) -> None:
+    world.promote(1)
+    world.poll()
+    world.bindings.refuses[2] = CorruptAdapterError("tempo-v2 is damaged; roll back")
+    world.promote(2)
+    for _ in range(3):
+        world.poll()
+    assert world.bindings.tried == [1, 2]  # once: files do not heal
+    assert world.acknowledged()[:3] == (1, 2, "tempo-v2 is damaged; roll back")
+    assert world.errors() == [("adapter.corrupt", "tempo-v2 is damaged; roll back")]
+    assert world.status(2) == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "error", [AdapterMismatchError("rank 64; restart"), RuntimeError("vLLM: unexpected modules")]
+)
+def test_a_version_that_does_not_fit_is_refused_but_not_marked(
+    world: World, error: Exception
+) -> None:
+    world.promote(1)
+    world.poll()
+    world.bindings.refuses[2] = error
+    world.promote(2)
+    for _ in range(3):
+        world.poll()
+    assert world.acknowledged()[:3] == (1, 2, str(error))
+    assert world.errors() == [("adapter.refused", str(error))]
+    assert world.status(2) == "serving"
+
+
+def test_a_directory_that_is_late_is_tried_again(world: World) -> None:
+    world.bindings.refuses[1] = NotFoundError("no adapter 'tempo-v1'")
+    world.promote(1)
+    world.poll()
+    world.poll()
+    assert world.bindings.tried == [1, 1]
+    assert len(world.errors()) == 1
+    world.bindings.refuses.clear()
+    world.poll()
+    assert world.acknowledged()[:3] == (1, 1, None)
+
+
+def test_the_next_promotion_ends_a_refusal(world: World) -> None:
+    world.bindings.refuses[1] = CorruptAdapterError("damaged")
+    world.promote(1)
+    world.poll()
+    world.promote(2)
+    world.poll()
+    assert world.acknowledged()[:3] == (2, 2, None)
+
+
+@pytest.mark.parametrize(("refused", "serves"), [((2,), 1), ((1, 2), 0)])
+def test_a_start_with_an_unusable_version_serves_the_previous_one_or_the_base(
+    world: World, refused: tuple[int, ...], serves: int
+) -> None:
+    world.promote(1)
+    world.promote(2)
+    world.bindings.refuses = {v: CorruptAdapterError(f"tempo-v{v} is damaged") for v in refused}
+    asyncio.run(world.follower.restore())
+    assert world.bindings.serving == serves
+    assert world.acknowledged()[:3] == (serves, 2, "tempo-v2 is damaged")
+
+
+def test_without_the_database_it_serves_on_and_says_so_once(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.promote(1)
+    world.poll()
+    is_down = True
+
+    def begin() -> Session:
+        if is_down:
+            raise OperationalError("select", {}, Exception("gone"))
+        return world.sessions()
+
+    monkeypatch.setattr(world.follower, "_context", _with_sessions(world, begin))
+
+    async def run() -> None:
+        nonlocal is_down
+        task = asyncio.create_task(world.follower.run())
+        await asyncio.sleep(0.5)
+        is_down = False
+        await asyncio.sleep(0.3)
+        task.cancel()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(run())
+    assert world.bindings.serving == 1
+    assert caplog.text.count("does not answer") == 1
+    assert caplog.text.count("answers again") == 1
+
+
+def _with_sessions(world: World, begin: Any) -> Any:
+    class Sessions:
+        def __call__(self) -> Session:
+            return begin()
+
+        def begin(self) -> Any:
+            begin().close()
+            return world.sessions.begin()
+
+    settings = ServerSettings(data_dir=Path("unused"), poll_seconds=0.05)
+    return world.new_follower(settings, Sessions())._context  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+"""vLLM swallows what the plugin's import and factory raise: these must not raise."""
+
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from tempo_server import start
+from tempo_server.errors import NotReadyError, StartError
+from tempo_server.plugin import TempoPlugin
+from tempo_server.settings import ServerSettings
+from tempo_storage.errors import SettingsError
+
+
+def test_importing_the_plugin_needs_the_standard_library_only() -> None:
+    script = (
+        "import sys; before = set(sys.modules); from tempo_server.plugin import TempoPlugin;"
+        "TempoPlugin(); new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'tempo_server'}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_an_unknown_setting_stops_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPO_CAPTUER", "off")
+    with pytest.raises(SettingsError, match="did you mean TEMPO_CAPTURE"):
+        TempoPlugin().attach_router(FastAPI())
+
+
+def test_a_missing_extra_stops_the_server_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rq", None)
+    with pytest.raises(RuntimeError, match=r"pip install 'vllm-tempo\[server\]'"):
+        TempoPlugin().attach_router(FastAPI())
+
+
+def test_before_it_is_ready_it_says_so() -> None:
+    plugin = TempoPlugin()
+    with pytest.raises(NotReadyError):
+        plugin.context()
+    with pytest.raises(NotReadyError):
+        plugin.runtime()
+
+
+def config(**changes: Any) -> Any:
+    values = {"max_loras": 5, "policy": "priority"} | changes
+    return SimpleNamespace(
+        lora_config=SimpleNamespace(max_loras=values["max_loras"]),
+        scheduler_config=SimpleNamespace(policy=values["policy"]),
+    )
+
+
+def test_a_vllm_without_lora_is_refused() -> None:
+    with pytest.raises(StartError, match="--enable-lora"):
+        start.check(SimpleNamespace(lora_config=None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [({}, ""), ({"max_loras": 1}, "--max-loras is 1"), ({"policy": "fcfs"}, "policy is fcfs")],
+)
+def test_what_serves_badly_is_said(
+    changes: dict[str, Any], warning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        start.check(config(**changes))
+    assert warning in caplog.text
+    assert bool(caplog.records) == bool(warning)
+
+
+def test_aliases_are_split_and_cleaned() -> None:
+    assert ServerSettings(aliases=" tempo, tiny,,tempo ").alias_names == ("tempo", "tiny")
