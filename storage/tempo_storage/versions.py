@@ -33,6 +33,11 @@ def adapters(s: Session, *, statuses: Sequence[str] = ()) -> list[Adapter]:
     return list(s.scalars(query.where(Adapter.status.in_(statuses)) if statuses else query))
 
 
+def adapter_of_job(s: Session, job_id: str) -> Adapter | None:
+    """Return the version that came of a job, if one did."""
+    return s.scalars(select(Adapter).where(Adapter.job_id == job_id)).first()
+
+
 def next_version(s: Session) -> int:
     """Return the number of the next version; numbers are never reused."""
     return int(s.scalar(select(func.coalesce(func.max(Adapter.version), 0))) or 0) + 1

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from sqlalchemy.orm import Session
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import version_name
 from tempo_storage.models import Adapter, Job
 from tempo_trainer.evaluate import Answered, GateDecision, gate
 from tempo_trainer.learner import Learner
+from tempo_trainer.reports import finite
 
 logger = logging.getLogger("tempo.promotion")
 ACKNOWLEDGE_SECONDS = 30.0
@@ -22,25 +24,20 @@ BASE = versions.BASE
 def decide(learner: Learner, job: Job) -> dict[str, Any]:
     """Publish the policy as a candidate, compare it at the gate, and promote it if it may serve.
 
-    Returns the job's result: the decision, and the checkpoint from which the next round goes on. A
-    candidate that is worse than the serving version beyond doubt is also dropped as a start.
+    Returns the decision, and the checkpoint from which the next round goes on: a candidate that is
+    worse than the serving version beyond doubt is no start for it. The decision is committed with
+    the promotion, so that a worker which dies after it does not decide again.
     """
     with learner.world.sessions() as s:
         serving = versions.serving(s).version
-    version = publish_candidate(learner, job, serving)
-    decision = compare(learner, version, serving)
-    verdict = _record(learner, job, version, serving, decision)
-    if verdict == "promoted":
+        known = versions.adapter_of_job(s, job.id)
+        if known is not None and known.report:
+            return queries.job(s, job.id).result
+    version = known.version if known else publish_candidate(learner, job, serving)
+    result = _record(learner, job, version, serving, compare(learner, version, serving))
+    if result["decision"] == "promoted":
         wait_for_servers(learner, job.id, version)
-    drop = decision.against_serving.high < 0
-    return {
-        "decision": verdict,
-        "adapter": version_name(version),
-        "summary": f"{version_name(version)} {verdict}: {decision.reason}",
-        "checkpoint": _checkpoint_of(learner, serving) if drop else learner.checkpoint,
-        "serving": version if verdict == "promoted" else serving,
-        "gate": asdict(decision),
-    }
+    return result
 
 
 def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
@@ -120,12 +117,14 @@ def wait_for_servers(learner: Learner, job_id: str, version: int) -> None:
     logger.error("promotion: %s", message)
 
 
-def _record(learner: Learner, job: Job, version: int, serving: int, decision: GateDecision) -> str:
-    world = learner.world
+def _record(
+    learner: Learner, job: Job, version: int, serving: int, decision: GateDecision
+) -> dict[str, Any]:
+    world, report = learner.world, finite(asdict(decision))
     with world.sessions.begin() as s:
         leases.assert_held(s, leases.TRAINER, world.epoch())
         row = versions.adapter(s, version)
-        row.report = asdict(decision)
+        row.report = report
         if not decision.promote:
             row.status = verdict = "rejected"
         elif job.settings.get("auto_promote", True):
@@ -135,11 +134,20 @@ def _record(learner: Learner, job: Job, version: int, serving: int, decision: Ga
         else:
             verdict = "candidate"
         message = f"{version_name(version)} {verdict}: {decision.reason}"
-        queries.add_event(s, f"gate.{verdict}", message, job_id=job.id, data=asdict(decision))
+        drop = decision.against_serving.high < 0
+        result = {
+            "decision": verdict,
+            "adapter": version_name(version),
+            "summary": message,
+            "checkpoint": _checkpoint_of(s, serving) if drop else learner.checkpoint,
+            "serving": version if verdict == "promoted" else serving,
+            "gate": report,
+        }
+        queries.job(s, job.id).result = result
+        queries.add_event(s, f"gate.{verdict}", message, job_id=job.id, data=report)
     logger.info("promotion: %s", message)
-    return verdict
+    return result
 
 
-def _checkpoint_of(learner: Learner, version: int) -> str:
-    with learner.world.sessions() as s:
-        return versions.adapter(s, version).checkpoint if version != BASE else ""
+def _checkpoint_of(s: Session, version: int) -> str:
+    return versions.adapter(s, version).checkpoint if version != BASE else ""

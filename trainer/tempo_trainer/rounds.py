@@ -6,24 +6,24 @@ from typing import Any
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.errors import InvalidInputError
-from tempo_storage.models import Job
+from tempo_storage.models import Iteration, Job
 from tempo_trainer.jobs import CancelledError, StoppedError
 from tempo_trainer.learner import Learner
 from tempo_trainer.promotion import decide
-from tempo_trainer.reports import EMReport
+from tempo_trainer.reports import EMReport, finite
 
 logger = logging.getLogger("tempo.rounds")
 PAUSE_SECONDS = 0.5
-MODE_WARM_UP = 0  # the position of the warm-up among a job's iterations
+WARM_UP = 0  # the position of the warm-up among a job's iterations
 
 
 def recalibrate(learner: Learner, job: Job) -> dict[str, Any]:
     """Fit the critic to labeled questions, answered by the policy as it stands; refine nothing."""
     learner.restore(starting_checkpoint(learner, job))
-    steps = job.settings.get("max_steps") or learner.world.settings.warm_up_steps
-    metrics = _warm_up(learner, job, steps)
-    message = f"critic AUROC {metrics['auroc_before']:.2f} → {metrics['critic_auroc']:.2f}"
-    return metrics | _unchanged(learner) | {"summary": message}
+    if not _committed(learner, job):
+        _warm_up(learner, job, job.settings.get("max_steps") or None)
+    metrics = _committed(learner, job)[0].metrics
+    return metrics | _unchanged(learner) | {"summary": metrics["message"]}
 
 
 def round_(learner: Learner, job: Job) -> dict[str, Any]:
@@ -32,8 +32,9 @@ def round_(learner: Learner, job: Job) -> dict[str, Any]:
     refuse_without_questions(learner)
     steps = job.settings.get("max_steps") or learner.world.settings.iterations_per_round
     if learner.progress.e_steps == 0:
-        _warm_up(learner, job, learner.world.settings.warm_up_steps)
-    for position in range(_next_position(learner, job), steps + 1):
+        _warm_up(learner, job)
+    done = _committed(learner, job)
+    for position in range(done[-1].position + 1 if done else 1, steps + 1):
         wait_while_paused(learner, job.id)
         report, question_ids = learner.iterate()
         metrics = report.metrics() | {"e_steps": 1, "m_steps": int(report.refined)}
@@ -98,7 +99,8 @@ def set_progress(learner: Learner, job_id: str, **progress: Any) -> None:
         queries.job(s, job_id).progress = progress
 
 
-def _warm_up(learner: Learner, job: Job, steps: int) -> dict[str, Any]:
+def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
+    steps = steps or learner.world.settings.warm_up_steps
     set_progress(learner, job.id, phase="e_step", iteration=0, of=steps)
     adapter = learner.publish_trial()
     before = learner.fitness(adapter)
@@ -107,17 +109,16 @@ def _warm_up(learner: Learner, job: Job, steps: int) -> dict[str, Any]:
         learner.recalibrate_once(adapter)
         set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
     after = learner.fitness(adapter)
-    metrics = {"e_steps": steps, "auroc_before": before.auroc, "critic_auroc": after.auroc}
-    learner.commit(job.id, MODE_WARM_UP, metrics=metrics, question_ids=[])
     message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
+    figures = finite({"auroc_before": before.auroc, "critic_auroc": after.auroc})
+    metrics = {"e_steps": steps, "message": message, **figures}
+    learner.commit(job.id, WARM_UP, metrics=metrics, question_ids=[])
     _event(learner, job.id, "critic.recalibrated", message, metrics)
-    return metrics
 
 
-def _next_position(learner: Learner, job: Job) -> int:
+def _committed(learner: Learner, job: Job) -> list[Iteration]:
     with learner.world.sessions() as s:
-        done = queries.iterations(s, job.id)
-    return done[-1].position + 1 if done else 1
+        return queries.iterations(s, job.id)
 
 
 def _unchanged(learner: Learner) -> dict[str, Any]:
@@ -134,11 +135,10 @@ def _unchanged(learner: Learner) -> dict[str, Any]:
 
 def _summary(learner: Learner, job: Job) -> dict[str, Any]:
     """Return what a round did, also before a crash, from its committed iterations."""
-    with learner.world.sessions() as s:
-        rows = queries.iterations(s, job.id)
+    rows = _committed(learner, job)
     last = rows[-1].metrics
     return {
-        "iterations": sum(row.position > MODE_WARM_UP for row in rows),
+        "iterations": sum(row.position > WARM_UP for row in rows),
         "e_steps": sum(int(row.metrics["e_steps"]) for row in rows),
         "m_steps": sum(int(row.metrics.get("m_steps", 0)) for row in rows),
         "labeled_rows_in_policy": sum(
