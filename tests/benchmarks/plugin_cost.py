@@ -1,0 +1,104 @@
+"""Measure what the plugin costs a request: two servers side by side, asked in turn.
+
+    python tests/benchmarks/plugin_cost.py MODEL [--pairs 300]
+
+One serves MODEL with the plugin and capture on, the other is stock with the same flags. Each pair
+asks both for one token of the same question, in random order; prints the README's row: the median
+ratio of request times with its bootstrap 95 % interval.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+
+from tempo_storage.valkey import EmbeddedValkey
+from tempo_trainer.demo.processes import Process, free_port
+
+FLAGS = (
+    *("--enable-lora", "--max-loras", "5", "--max-lora-rank", "16", "--max-model-len", "64"),
+    *("--scheduling-policy", "priority", "--gpu-memory-utilization", "0.3"),
+    *("--served-model-name", "base", "--host", "127.0.0.1"),
+)
+WARM_UP = 30
+RESAMPLES = 5000
+
+
+def serve(stack: ExitStack, model: Path, *, plugin: bool, root: Path) -> str:
+    """Start a server and return its URL."""
+    port = free_port()
+    env = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "TORCHDYNAMO_DISABLE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_PLUGINS": "tempo_cpu_lora",
+    }
+    arguments = [*FLAGS, "--port", str(port)]
+    if plugin:
+        valkey = stack.enter_context(EmbeddedValkey(root))
+        env |= {"TEMPO_DATA_DIR": str(root), "TEMPO_REDIS_URL": valkey.url}
+        process = Process(
+            "tempo_server.launcher", [str(model), *arguments], log=root / "plugin.log", env=env
+        )
+    else:
+        module = "vllm.entrypoints.openai.api_server"
+        arguments = ["--model", str(model), *arguments]
+        process = Process(module, arguments, log=root / "stock.log", env=env)
+    stack.callback(process.stop)
+    process.wait_until_healthy(f"http://127.0.0.1:{port}/health")
+    return f"http://127.0.0.1:{port}"
+
+
+def seconds(client: httpx.Client, number: int) -> float:
+    """Return the time of one request."""
+    numbers = (number % 13 + 1, number % 11 + 2, number % 7 + 3)
+    text = "use {} {} {} make 24 ?".format(*numbers)
+    body = {"model": "base", "max_tokens": 1, "messages": [{"role": "user", "content": text}]}
+    began = time.perf_counter()
+    client.post("/v1/chat/completions", json=body).raise_for_status()
+    return time.perf_counter() - began
+
+
+def interval(ratios: Sequence[float]) -> tuple[float, float]:
+    """Return the bootstrap 95 % interval of the median."""
+    chance = random.Random(0)
+    medians = sorted(
+        statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES)
+    )
+    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)]
+
+
+def main() -> None:
+    """Print the row."""
+    parser = argparse.ArgumentParser(description="what the plugin costs a request")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--pairs", type=int, default=300)
+    options = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="tempo-cost-"))
+    with ExitStack() as stack:
+        urls = [serve(stack, options.model, plugin=p, root=root) for p in (True, False)]
+        with_plugin, stock = (stack.enter_context(httpx.Client(base_url=u)) for u in urls)
+        ratios, times = [], []
+        for number in range(WARM_UP + options.pairs):
+            order = [with_plugin, stock]
+            random.shuffle(order)
+            taken = {id(client): seconds(client, number) for client in order}
+            if number >= WARM_UP:
+                ratios.append(taken[id(with_plugin)] / taken[id(stock)])
+                times.append(taken[id(stock)])
+    low, high = interval(ratios)
+    print(
+        f"| request time with the plugin ÷ stock | {statistics.median(ratios):.3f} "
+        f"({low:.3f}-{high:.3f}) | {options.pairs} pairs, stock median "
+        f"{1000 * statistics.median(times):.1f} ms |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The RQ worker on a real Valkey: one function, in this process, with a heartbeat."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from tempo_storage.doorbell import ring
+from tempo_storage.streams import QUEUE, redis_client
+from tempo_storage.valkey import EmbeddedValkey
+from tempo_trainer import jobs, lease_worker
+from tempo_trainer.lease_worker import LeaseWorker
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[redis.Redis]:
+    with EmbeddedValkey(tmp_path) as valkey:
+        client = redis_client(valkey.url, timeout_seconds=5.0)
+        yield client
+        client.close()
+
+
+class OneJob:
+    """Stands where the worker's jobs stand."""
+
+    def __init__(self, run: Callable[[str], None]) -> None:
+        self.run = run
+
+
+def work(connection: redis.Redis) -> None:
+    LeaseWorker(connection).work(burst=True, logging_level="CRITICAL")
+
+
+def test_a_ring_runs_the_ledger_s_job_in_this_process(connection: redis.Redis) -> None:
+    ran: list[tuple[str, int]] = []
+    jobs.install(OneJob(lambda job_id: ran.append((job_id, os.getpid()))))  # type: ignore[arg-type]
+    assert ring(connection, "job-1")
+    work(connection)
+    assert ran == [("job-1", os.getpid())]
+
+
+def test_a_foreign_function_is_never_called(connection: redis.Redis, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    queued = queue.enqueue("os.system", f"touch {trace}")
+    work(connection)
+    assert not trace.exists()
+    failed = Job.fetch(queued.id, connection=connection, serializer=JSONSerializer)
+    assert failed.is_failed
+    assert "only tempo_trainer.jobs.run_job runs here" in str(failed.latest_result().exc_string)
+
+
+def test_a_callback_is_no_way_in(connection: redis.Redis, tmp_path: Path) -> None:
+    from rq import Callback
+
+    jobs.install(OneJob(lambda _: None))  # type: ignore[arg-type]
+    trace = tmp_path / "trace"
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    queue.enqueue(lease_worker.ALLOWED, "job-1", on_success=Callback("os.abort"))
+    work(connection)
+    assert not trace.exists()
+
+
+def test_a_long_job_keeps_its_short_lease(
+    connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_worker, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease_worker, "LEASE_SECONDS", 2)
+    left: list[float] = []
+
+    def run(_: str) -> None:
+        for _ in range(4):
+            time.sleep(1.0)
+            ((_, ends),) = connection.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
+            left.append(ends - time.time())
+
+    jobs.install(OneJob(run))  # type: ignore[arg-type]
+    ring(connection, "job-1")
+    work(connection)
+    # Never more than the lease ahead, so that a dead worker is noticed; never behind.
+    assert all(0 < seconds <= 2 for seconds in left)
