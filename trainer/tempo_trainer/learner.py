@@ -92,7 +92,7 @@ class Learner:
         if name:
             state = checkpoint.load(self.world.settings.checkpoints_dir, name)
         self.networks.load_state_dict(state["networks"])
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress(**copy.deepcopy(state["progress"]))
         self.replay = [[Rollout(**r) for r in rows] for rows in state["replay"]]
         self.window = [[Rollout(**r) for r in rows] for rows in state["window"]]
         self.checkpoint = name

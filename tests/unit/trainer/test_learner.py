@@ -1,0 +1,86 @@
+"""What stays in the worker's memory returns to what the ledger knows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from tempo_storage.adapters import AdapterStore
+from tempo_storage.database import open_database
+from tempo_trainer.learner import UNTRAINED, Learner, World
+from tempo_trainer.networks import Networks
+from tempo_trainer.worker_settings import WorkerSettings
+
+
+@pytest.fixture
+def learner(tmp_path: Path) -> Iterator[Learner]:
+    settings = WorkerSettings(data_dir=tmp_path, lora_rank=2, critic_rank=2)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=16,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    sessions = open_database(f"sqlite:///{tmp_path / 'tempo.db'}")
+    world = World(
+        settings=settings,
+        sessions=sessions,
+        store=AdapterStore(settings.adapters_dir),
+        sampler=None,  # type: ignore[arg-type]
+        verifiers=None,  # type: ignore[arg-type]
+        base="base",
+        epoch=lambda: 1,
+        should_stop=lambda: False,
+    )
+    yield Learner(world, Networks(Qwen3ForCausalLM(config), settings))
+    sessions.kw["bind"].dispose()
+
+
+def change(learner: Learner) -> None:
+    with torch.no_grad():
+        learner.networks.critic.value_head.bias += 1.0
+    learner.progress.m_steps += 1
+    learner.progress.drawn["train"] += 16
+
+
+def bias(learner: Learner) -> float:
+    return learner.networks.critic.value_head.bias.item()
+
+
+def test_the_untrained_state_can_be_returned_to_more_than_once(learner: Learner) -> None:
+    for _ in range(2):
+        change(learner)
+        learner.save("job-1")
+        learner.restore(UNTRAINED)
+        assert (bias(learner), learner.progress.m_steps) == (0.0, 0)
+        assert learner.progress.drawn == {"train": 0, "held_out": 0, "unlabeled": 0}
+
+
+def test_a_checkpoint_brings_back_weights_and_counters(learner: Learner) -> None:
+    change(learner)
+    learner.save("job-1")
+    change(learner)
+    learner.save("job-2")
+    learner.restore("job-1")
+    assert (bias(learner), learner.progress.m_steps, learner.progress.drawn["train"]) == (
+        1.0,
+        1,
+        16,
+    )
+
+
+def test_snapshots_have_names_of_their_own_and_the_newest_stay(learner: Learner) -> None:
+    assert learner.publish_trial() == "tempo-v0"  # untrained, the base answers
+    learner.progress.m_steps = 1
+    names = [learner.publish_trial() for _ in range(5)]
+    assert names == [f"tempo-t{number}" for number in range(1, 6)]
+    assert learner.world.store.names() == names[-3:]
