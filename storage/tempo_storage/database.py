@@ -1,5 +1,7 @@
 """Connect to the ledger: SQLite with a durable write-ahead log, or PostgreSQL by URL."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,22 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage.migrations import migrate
 
 BUSY_SECONDS = 5.0
+CONNECT_SECONDS = 5
 
 
 def connect(url: str) -> Engine:
     """Return an engine for `url`; SQLite's directory is made when it is missing."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": CONNECT_SECONDS},
+            json_serializer=_json,
+        )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, json_serializer=_json)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_immediate)
     return engine
@@ -41,3 +49,16 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 def _begin_immediate(connection: Any) -> None:
     # A deferred transaction that turns writer can fail at once with "database is locked".
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_without_nan(value), allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    # JSON has no NaN: PostgreSQL refuses it, and so would whoever reads our answers.
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

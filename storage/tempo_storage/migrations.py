@@ -1,10 +1,16 @@
-"""Schema changes, applied in order and recorded by name; never edit one that has been released."""
+"""Schema changes, applied in order and recorded by name; never edit one that has been released.
 
+python -m tempo_storage.migrations        # before the processes of a new release start
+"""
+
+import sys
 import time
 from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from tempo_storage.errors import TempoError
 from tempo_storage.models import Base
 
 Migration = Callable[[Connection], None]
@@ -53,3 +59,26 @@ def _lock(connection: Connection) -> None:
     # SQLite transactions are IMMEDIATE (database.connect), which is lock enough.
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(2604192950)"))
+
+
+def main() -> None:
+    """Bring the ledger of the settings up to date and print what was applied."""
+    from tempo_storage.database import connect  # which imports this module
+    from tempo_storage.settings import (
+        StorageSettings,
+        installed_settings,
+        refuse_unknown_variables,
+    )
+
+    try:
+        refuse_unknown_variables(*installed_settings())
+        engine = connect(StorageSettings().resolved_database_url)
+        applied = migrate(engine)
+    except (TempoError, SQLAlchemyError) as error:
+        sys.exit(f"migrations: {error}")
+    where = engine.url.render_as_string(hide_password=True)
+    print(f"{where}: applied {', '.join(applied) or 'nothing, it is up to date'}")
+
+
+if __name__ == "__main__":
+    main()

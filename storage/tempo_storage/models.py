@@ -20,8 +20,9 @@ class Question(Base):
     """An unlabeled question, as captured: one row per request."""
 
     __tablename__ = "questions"
+    __table_args__ = (Index("questions_by_content", "content_hash", "captured_at"),)
     id: Mapped[str] = mapped_column(primary_key=True)
-    content_hash: Mapped[str] = mapped_column(index=True)
+    content_hash: Mapped[str]
     messages: Mapped[list[Any]]
     chat_template_kwargs: Mapped[dict[str, Any]]
     tenant: Mapped[str]
@@ -36,7 +37,7 @@ class File(Base):
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(primary_key=True)
     filename: Mapped[str]
-    bytes: Mapped[int]
+    bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
     summary: Mapped[dict[str, Any]]
     created_at: Mapped[float]
@@ -97,7 +98,7 @@ class Adapter(Base):
     job_id: Mapped[str]
     checkpoint: Mapped[str]
     sha256: Mapped[str]
-    bytes: Mapped[int]
+    bytes: Mapped[int] = mapped_column(BigInteger)
     report: Mapped[dict[str, Any]]
     created_at: Mapped[float]
 

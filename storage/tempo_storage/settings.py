@@ -5,25 +5,35 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tempo_storage.errors import SettingsError
 
+S = TypeVar("S", bound=BaseSettings)
+
 PREFIX = "TEMPO_"
 GROUP = "tempo.settings"
+# Names a directory whose files are settings too: tempo_database_url holds TEMPO_DATABASE_URL.
+FILES = "TEMPO_SETTINGS_DIR"
 
 # Read by the SDK (which has no pydantic) or set by one of our processes for its child.
 OTHER_VARIABLES = frozenset(
-    {"TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_BASE_URL", "TEMPO_DIE_WITH_PARENT"}
+    {"TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_BASE_URL", "TEMPO_DIE_WITH_PARENT", FILES}
 )
 
 
 class StorageSettings(BaseSettings):
     """Where things are kept, and the one property of adapters that both sides must agree on."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        secrets_dir=os.environ.get(FILES) or None,
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
 
     data_dir: Path = Path("~/.tempo")
     """Directory of everything that must last, unless a URL below puts a part elsewhere."""
@@ -78,13 +88,36 @@ def installed_settings() -> list[type[BaseSettings]]:
 def refuse_unknown_variables(
     *settings: type[BaseSettings], environ: Mapping[str, str] = os.environ
 ) -> None:
-    """Raise SettingsError for a TEMPO_ variable that no settings class knows, with a suggestion."""
+    """Raise SettingsError for a variable or secret that no settings class knows."""
     known = OTHER_VARIABLES | {
         PREFIX + name.upper() for cls in settings for name in cls.model_fields
     }
-    for name in sorted(environ):
+    for name in sorted({*environ, *_files(environ.get(FILES))}):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsError(f"unknown setting {name}; {_suggestion(name.upper(), known)}")
+
+
+def checked(role: type[S]) -> S:
+    """Return the settings of `role`; raise SettingsError for a variable that any role refuses."""
+    roles = installed_settings()
+    refuse_unknown_variables(*roles)
+    try:
+        for other in roles:
+            other()
+        return role()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(map(str, first["loc"])).upper()
+        raise SettingsError(f"{PREFIX}{name} is {first['input']!r}; {first['msg']}") from error
+
+
+def _files(directory: str | None) -> list[str]:
+    try:
+        return os.listdir(directory) if directory else []
+    except OSError as error:
+        raise SettingsError(
+            f"{FILES} is {directory} ({error.strerror}); mount the secrets there, or unset it"
+        ) from error
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

