@@ -15,12 +15,12 @@ class AsyncFiles:
     def __init__(self, client: "AsyncTempo") -> None:
         self._run, self._do = client._run, client._operations
 
-    async def create(self, labeled: Labeled) -> File:
-        """Upload a path, bytes or examples; all or nothing.
+    async def create(self, labeled: Labeled, *, dry_run: bool = False) -> File:
+        """Upload a path, bytes or examples; all or nothing. A dry run checks and stores nothing.
 
         Raises BadRequestError, whose `line_errors` say which lines are wrong.
         """
-        return await self._run(self._do.create_file(labeled))
+        return await self._run(self._do.create_file(labeled, dry_run=dry_run))
 
     async def retrieve(self, file_id: str) -> File:
         """Return one file."""

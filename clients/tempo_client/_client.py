@@ -202,7 +202,12 @@ def _options(
 
 
 def _body(request: Request) -> dict[str, Any]:
-    return {"params": request.query, "json": request.json, "files": request.files}
+    return {
+        "params": request.query,
+        "json": request.json,
+        "files": request.files,
+        "data": request.form,
+    }
 
 
 def _response(response: httpx.Response) -> Response:

@@ -29,8 +29,8 @@ def find_api_key(environ: Mapping[str, str] = os.environ) -> str:
         key = path.read_text().strip()
     except OSError as error:
         raise ConfigurationError(
-            f"no API key: {path} cannot be read ({error.strerror}); pass api_key, or set "
-            "TEMPO_API_KEY or TEMPO_API_KEY_FILE"
+            f"no API key: {path} cannot be read ({error.strerror}); the server makes it at its "
+            "first start; elsewhere pass api_key, or set TEMPO_API_KEY or TEMPO_API_KEY_FILE"
         ) from error
     if not key:
         raise ConfigurationError(f"no API key: {path} is empty; put the key into it")

@@ -36,10 +36,12 @@ class Operations:
 
     max_retries: int = MAX_RETRIES
 
-    def create_file(self, labeled: Labeled) -> Flow[File]:
+    def create_file(self, labeled: Labeled, *, dry_run: bool = False) -> Flow[File]:
         """Upload labeled questions."""
         filename, content = _read(labeled)
-        return (yield from self._ask(upload("/files", filename, content=content), File.parse))
+        form = {"dry_run": str(dry_run).lower()}
+        request = upload("/files", filename, content=content, form=form)
+        return (yield from self._ask(request, File.parse))
 
     def list_files(self) -> Flow[list[File]]:
         """Return all files, newest first."""

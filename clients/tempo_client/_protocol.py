@@ -40,6 +40,7 @@ class Request:
     query: Mapping[str, str | int] = field(default_factory=dict)
     json: Any = None
     files: Mapping[str, tuple[str, bytes]] | None = None
+    form: Mapping[str, str] | None = None
     idempotent: bool = False
 
 
@@ -90,10 +91,10 @@ def post(path: str, body: Mapping[str, Any], *, idempotent: bool = False) -> Req
     return Request("POST", PREFIX + path, json=body, idempotent=idempotent)
 
 
-def upload(path: str, filename: str, *, content: bytes) -> Request:
+def upload(path: str, filename: str, *, content: bytes, form: Mapping[str, str]) -> Request:
     """Return a multipart POST of one file; the server recognises one that it has."""
     files = {"file": (filename, content)}
-    return Request("POST", PREFIX + path, files=files, idempotent=True)
+    return Request("POST", PREFIX + path, files=files, form=form, idempotent=True)
 
 
 def exchange_with_retries(

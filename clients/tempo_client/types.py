@@ -201,3 +201,5 @@ class Status(Resource):
     last_error: Event | None = None
     processes: list[ServerProcess] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    """Flags of vLLM that make it serve badly."""

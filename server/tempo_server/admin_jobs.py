@@ -69,7 +69,7 @@ def get_job(context: Current, job_id: str) -> Job:
 def cancel_job(context: Current, job_id: str) -> Job:
     """Cancel a job; the worker stops at the next step, and keeps what is committed."""
     with context.sessions.begin() as s:
-        row = queries.job(s, job_id)
+        row = queries.job(s, job_id, lock=True)
         if row.status in queries.ACTIVE:
             queries.finish_job(s, job_id, "cancelled")
             queries.add_event(s, "job.cancelled", "cancelled by request", job_id=job_id)

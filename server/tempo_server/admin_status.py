@@ -55,6 +55,7 @@ def get_status(context: Current) -> Status:
             last_error=schemas.Event.of(error) if error else None,
             processes=[_process(row) for row in processes],
             versions=_installed(),
+            warnings=list(context.warnings),
         )
 
 
@@ -76,11 +77,13 @@ async def healthz() -> Health:
 
 
 def readyz(context: Current, response: Response) -> Health:
-    """Say whether users can be served; without Valkey they can, their questions wait on disk."""
+    """Say whether users can be served; without Valkey or a worker they can."""
     checks = {"database": _database_answers(context), "valkey": _streamed(context) is not None}
     if not checks["database"]:
         response.status_code = 503
         return Health(status="unavailable", checks=checks)
+    with context.sessions.begin() as s:
+        checks["worker"] = _worker(s).alive
     return Health(status="ok", checks=checks)
 
 

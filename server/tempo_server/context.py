@@ -23,3 +23,5 @@ class Context:
     base: str
     """vLLM's --model as given: what manifests call the base."""
     counters: Counters
+    warnings: tuple[str, ...] = ()
+    """What of vLLM's flags makes it serve badly."""

@@ -35,9 +35,10 @@ class TempoPlugin:
         """Add the admin routes and wrap vLLM's; refuse to start where that cannot work."""
         _require_extra()
         from tempo_server import admin, endpoints, errors
-        from tempo_storage.settings import installed_settings, refuse_unknown_variables
+        from tempo_server.settings import ServerSettings
+        from tempo_storage.settings import checked
 
-        refuse_unknown_variables(*installed_settings())
+        checked(ServerSettings)
         _require_vllm()
         errors.install(app)
         app.include_router(admin.router(self.context))
@@ -48,8 +49,8 @@ class TempoPlugin:
         from tempo_server import auth, start
         from tempo_server.spool import drain
 
-        start.check(engine_client.vllm_config)
-        self._context = context = start.context(args.model)
+        warnings = start.check(engine_client.vllm_config)
+        self._context = context = start.context(args.model, warnings=warnings)
         auth.ensure_admin_key(context)
         self._runtime = runtime = start.runtime(context, engine_client, state)
         await runtime.follower.restore()

@@ -281,6 +281,7 @@ class Status(BaseModel):
     last_error: Event | None
     processes: list[ServerProcess]
     versions: dict[str, str]
+    warnings: list[str]
 
 
 class Health(BaseModel):

@@ -1,5 +1,6 @@
 """The server's settings: what is captured, under which names, within which bounds."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -27,3 +28,21 @@ class ServerSettings(StorageSettings):
         return tuple(
             dict.fromkeys(name.strip() for name in self.aliases.split(",") if name.strip())
         )
+
+
+class DoctorSettings(ServerSettings):
+    """What `tempo doctor` reads beside what the server reads."""
+
+    base_url: str = "http://127.0.0.1:8000"
+    """The server that is examined."""
+    api_key: str = ""
+    """An admin key; empty: read `api_key_file`."""
+    api_key_file: str = ""
+    """File with an admin key; empty: admin.key in the data directory."""
+    vllm_plugins: str | None = Field(default=None, validation_alias="VLLM_PLUGINS")
+    """Plugins that vLLM may load here; None where nobody says, as under `tempo serve`."""
+
+    @property
+    def key_path(self) -> Path:
+        """Where the key is read when it is not given."""
+        return Path(self.api_key_file) if self.api_key_file else self.admin_key_path

@@ -1,6 +1,7 @@
 """Build what one API process runs with, in the order in which the plugin needs it."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from tempo_server import auth
@@ -10,6 +11,7 @@ from tempo_server.context import Context
 from tempo_server.endpoints import Runtime
 from tempo_server.errors import StartError
 from tempo_server.follower import Follower
+from tempo_server.probe import Probe, engine_score
 from tempo_server.settings import ServerSettings
 from tempo_server.spool import Counters, Spool
 from tempo_storage.adapters import AdapterStore
@@ -22,23 +24,24 @@ logger = logging.getLogger("vllm.tempo")
 FEWEST_SLOTS = 3  # serving, candidate, draining
 
 
-def check(vllm_config: Any) -> None:
-    """Refuse a vLLM that cannot serve adapters, and warn of one that serves them badly."""
+def check(vllm_config: Any) -> list[str]:
+    """Refuse a vLLM that cannot serve adapters; return warnings of one that serves them badly."""
     if vllm_config.lora_config is None:
         raise StartError(
             "vLLM was started without LoRA; add --enable-lora --max-loras 5 --max-cpu-loras 16"
         )
-    slots = vllm_config.lora_config.max_loras
+    warnings = []
+    slots, policy = vllm_config.lora_config.max_loras, vllm_config.scheduler_config.policy
     if slots < FEWEST_SLOTS:
-        logger.warning("--max-loras is %d: requests wait while versions change hands; use 5", slots)
-    if vllm_config.scheduler_config.policy != "priority":
-        logger.warning(
-            "--scheduling-policy is %s: rollouts delay users; use priority",
-            vllm_config.scheduler_config.policy,
-        )
+        warnings.append(f"--max-loras is {slots}: requests wait while versions change hands; use 5")
+    if policy != "priority":
+        warnings.append(f"--scheduling-policy is {policy}: rollouts delay users; use priority")
+    for warning in warnings:
+        logger.warning(warning)
+    return warnings
 
 
-def context(base: str) -> Context:
+def context(base: str, *, warnings: Sequence[str] = ()) -> Context:
     """Open the stores."""
     settings = ServerSettings()
     settings.root.mkdir(parents=True, exist_ok=True)
@@ -52,6 +55,7 @@ def context(base: str) -> Context:
         redis=client,
         base=base,
         counters=Counters(),
+        warnings=tuple(warnings),
     )
 
 
@@ -72,20 +76,23 @@ def runtime(context: Context, engine: Any, state: Any) -> Runtime:
         rank=engine.vllm_config.lora_config.max_lora_rank,
         aliases=settings.alias_names,
     )
+    longest = engine.vllm_config.model_config.max_model_len - 1
+    probe = Probe(context.store, engine_score(engine), longest=longest)
     return Runtime(
         bindings=bindings,
         capture=Capture(settings, spool, context.counters),
         spool=spool,
-        follower=Follower(context, bindings),
+        follower=Follower(context, bindings, probe),
         is_known_key=lambda key: auth.is_known_key(context, key),
     )
 
 
 async def warm_up(engine: Any) -> None:
-    """Ask for one log-probability: the first such request stalls the engine for seconds."""
+    """Ask for log-probabilities: the first of each kind stalls the engine for seconds."""
     from vllm import SamplingParams, TokensPrompt
 
-    prompt = TokensPrompt(prompt_token_ids=[0])
-    sampling = SamplingParams(max_tokens=1, logprobs=0)
-    async for _ in engine.generate(prompt, sampling, "tempo-warm-up"):
-        pass
+    sampling = SamplingParams(max_tokens=1, logprobs=0, prompt_logprobs=1)
+    for length in (4, 6):  # from the second length on, vLLM's kernel takes any
+        prompt = TokensPrompt(prompt_token_ids=[0] * length)
+        async for _ in engine.generate(prompt, sampling, f"tempo-warm-up-{length}"):
+            pass

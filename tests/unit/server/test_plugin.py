@@ -69,9 +69,10 @@ def test_what_serves_badly_is_said(
     changes: dict[str, Any], warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        start.check(config(**changes))
+        said = start.check(config(**changes))
     assert warning in caplog.text
-    assert bool(caplog.records) == bool(warning)
+    assert [record.getMessage() for record in caplog.records] == said
+    assert bool(said) == bool(warning)
 
 
 def test_aliases_are_split_and_cleaned() -> None:
