@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO, Literal
 from fastapi import APIRouter, Form, UploadFile
 from fastapi import File as FormFile
 from fastapi.responses import FileResponse
+from sqlalchemy.orm import Session
 
 from tempo_server import references
 from tempo_server.context import Context
@@ -18,10 +19,11 @@ from tempo_server.labeled import Labeled, parse
 from tempo_server.routing import Current, Limit, page
 from tempo_server.schemas import File, Page
 from tempo_storage import models as rows
-from tempo_storage import queries
+from tempo_storage import pool, queries
 from tempo_storage.errors import NotFoundError
 
 CHUNK_BYTES = 1 << 20
+DRY_RUN_ID = "file-dry-run"
 
 
 def add_routes(router: APIRouter) -> None:
@@ -36,8 +38,12 @@ def create_file(
     context: Current,
     file: Annotated[UploadFile, FormFile()],
     purpose: Annotated[Literal["fine-tune"], Form()] = "fine-tune",
+    dry_run: Annotated[bool, Form()] = False,
 ) -> File:
-    """Store a labeled file; one that is stored already, byte for byte, is answered as it is."""
+    """Store a labeled file; one that is stored already, byte for byte, is answered as it is.
+
+    A dry run checks everything and stores nothing.
+    """
     labeled = parse(file.file, references.installed())
     if (same := _same_file(context, labeled.sha256)) is not None:
         return File.of(same)
@@ -45,13 +51,17 @@ def create_file(
     labeled.raise_errors()
     labeled.raise_if_few()
     row = rows.File(
-        id=f"file-{secrets.token_hex(12)}",
+        id=DRY_RUN_ID if dry_run else f"file-{secrets.token_hex(12)}",
         filename=(file.filename or "labeled.jsonl")[-255:],
         bytes=labeled.bytes,
         sha256=labeled.sha256,
         created_at=time.time(),
     )
-    _store(context, row, labeled, file.file)
+    if dry_run:
+        with context.sessions.begin() as s:
+            _settle(s, row, labeled)
+    else:
+        _store(context, row, labeled, file.file)
     return File.of(row)
 
 
@@ -81,10 +91,16 @@ def _store(context: Context, row: rows.File, labeled: Labeled, content: BinaryIO
     path = context.settings.files_dir / row.id
     with _kept(path, content), context.sessions.begin() as s:
         s.get_one(rows.Training, 1, with_for_update=True)  # one upload at a time
-        labeled.drop_stored(queries.known_references(s, list(labeled.examples)))
-        labeled.raise_errors()
-        row.summary = labeled.summary()
+        _settle(s, row, labeled)
         queries.add_file(s, row, _examples(row, labeled))
+
+
+def _settle(s: Session, row: rows.File, labeled: Labeled) -> None:
+    """Compare a file with what is stored, and sum up."""
+    labeled.drop_stored(queries.known_references(s, list(labeled.examples)))
+    labeled.raise_errors()
+    labeled.note_asked(pool.asked(s, list(labeled.examples)))
+    row.summary = labeled.summary()
 
 
 def _same_file(context: Context, sha256: str) -> rows.File | None:

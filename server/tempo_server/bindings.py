@@ -76,7 +76,7 @@ class Bindings:
         if name is None or not (known_key or name in self._public()):
             return None
         try:
-            await self._load(name)
+            await self.load(name)
         except NotFoundError:
             return None
         return Binding(key=self._key(name), name=name)
@@ -87,11 +87,23 @@ class Bindings:
         Raises CorruptAdapterError or NotFoundError, and then nothing has changed.
         """
         if version != BASE:
-            await self._load(version_name(version))
+            await self.load(version_name(version))
         old = self._public()
         self.serving, self.previous = version, previous
         self._publish(old)
         self._sweep()
+
+    async def load(self, name: str) -> Any:
+        """Have vLLM load a verified adapter; return its LoRARequest, one for each load.
+
+        Raises CorruptAdapterError or NotFoundError.
+        """
+        if name not in self._loaded:
+            async with self._loading:
+                await self._load_verified(name)
+        self._loaded[name] = request = self._loaded.pop(name)
+        self._sweep()
+        return request
 
     def is_listed(self, card_id: str) -> bool:
         """Tell whether /v1/models shows a name: of our adapters, those that users may name."""
@@ -106,13 +118,6 @@ class Bindings:
 
     def _public(self) -> set[str]:
         return {BASE_NAME, version_name(self.serving), version_name(self.previous)}
-
-    async def _load(self, name: str) -> None:
-        if name not in self._loaded:
-            async with self._loading:
-                await self._load_verified(name)
-        self._loaded[name] = self._loaded.pop(name)
-        self._sweep()
 
     async def _load_verified(self, name: str) -> None:
         if name in self._loaded:

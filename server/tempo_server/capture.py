@@ -9,116 +9,100 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastapi import Request
+
+from tempo_server.question_shapes import Question
 from tempo_server.settings import ServerSettings
 from tempo_server.spool import Counters, Spool
 from tempo_storage.questions import content_hash
 
 logger = logging.getLogger("vllm.tempo.capture")
 
+Shape = Callable[[Any], Question | None]
+
 OPT_OUT_HEADER = "x-tempo-opt-out"
-ROLES = ("system", "developer", "user", "assistant")
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "n", "seed")
-# What renders into the prompt beside the messages: the trainer could not ask the same question.
-BESIDE_MESSAGES = ("tools", "documents", "chat_template")
+NOT_STORED = ("false", "0", "off", "no")  # as pydantic reads a bool
+
+
+async def opts_out(raw_request: Request) -> bool:
+    """Tell whether a request says that it must not be kept, by header or by `store: false`.
+
+    To be asked before vLLM answers. The parsed request does not tell: Anthropic's shape has no
+    `store`, and vLLM itself sets that of a response to false. FastAPI has read the body and keeps
+    it, so nothing is waited for and nothing is taken away.
+    """
+    if raw_request.headers.get(OPT_OUT_HEADER, "0") != "0":
+        return True
+    try:
+        body = await raw_request.json()
+    except ValueError:  # whatever vLLM made of it, we cannot tell
+        return True
+    return isinstance(body, dict) and str(body.get("store")).lower() in NOT_STORED
 
 
 class Capture:
-    """Decides what is kept of a chat request, and spools it."""
+    """Decides what is kept of a request, and spools it."""
 
     def __init__(self, settings: ServerSettings, spool: Spool, counters: Counters) -> None:
         self._settings = settings
         self._spool = spool
         self._counters = counters
 
-    def chat(self, request: Any, headers: Mapping[str, str], *, version: int) -> None:
-        """Keep the question of a chat request that `tempo-v<version>` answers; never raise."""
+    def keep(
+        self,
+        request: Any,
+        shape: Shape,
+        *,
+        headers: Mapping[str, str],
+        version: int,
+        opted_out: bool,
+    ) -> None:
+        """Keep the question of a request that `tempo-v<version>` answers; never raise."""
+        if self._settings.capture == "off":
+            return
+        if opted_out:
+            self._counters.opted_out += 1
+            return
         try:
-            if self._settings.capture == "off" or self._opted_out(request, headers):
-                return
-            messages = plain_messages(request, self._settings.max_question_bytes)
-            if messages is None:
+            question = shape(request)
+            if question is None or not self._fits(question):
                 self._counters.skipped += 1
                 return
-            self._spool.append(self._record(request, messages, headers, version))
+            self._spool.append(self._record(question, headers, version))
         except Exception as error:  # whatever it is, the request must not feel it
             self._counters.dropped += 1
             # The class alone: an error's text may quote the question.
             logger.warning("a question was dropped (%s)", type(error).__name__)
 
-    def _opted_out(self, request: Any, headers: Mapping[str, str]) -> bool:
-        if headers.get(OPT_OUT_HEADER, "0") == "0" and getattr(request, "store", None) is not False:
+    def _fits(self, question: Question) -> bool:
+        try:
+            size = len(json.dumps(question.messages, ensure_ascii=False).encode())
+        except UnicodeEncodeError:  # a lone surrogate: no database takes it
             return False
-        self._counters.opted_out += 1
-        return True
+        return size <= self._settings.max_question_bytes
 
     def _record(
-        self, request: Any, messages: list[dict[str, str]], headers: Mapping[str, str], version: int
+        self, question: Question, headers: Mapping[str, str], version: int
     ) -> dict[str, Any]:
         record = {
             "id": f"q_{uuid.uuid4().hex}",
-            "messages": messages,
-            "chat_template_kwargs": _template_arguments(request),
-            "tenant": _tenant(headers.get("authorization", "")),
+            "messages": question.messages,
+            "chat_template_kwargs": question.template_arguments,
+            "tenant": _tenant(headers),
             "adapter_version": version,
-            "sampling": _set_fields(request, SAMPLING),
+            "sampling": question.sampling,
             "captured_at": time.time(),
         }
         if self._settings.capture == "hash":
-            record |= {"messages": [], "content_hash": content_hash(messages)}
+            record |= {"messages": [], "content_hash": content_hash(question.messages)}
             record |= {"chat_template_kwargs": {}, "sampling": {}, "tenant": ""}
         return record
 
 
-def plain_messages(request: Any, limit_bytes: int) -> list[dict[str, str]] | None:
-    """Return the messages as role and text; None when they are more than that, or too long."""
-    if any(getattr(request, name, None) for name in BESIDE_MESSAGES):
-        return None
-    if getattr(request, "continue_final_message", False):
-        return None
-    messages = [_plain(message) for message in request.messages]
-    plain = [message for message in messages if message is not None]
-    if len(plain) < len(messages) or not plain or plain[-1]["role"] != "user":
-        return None
-    try:
-        size = len(json.dumps(plain, ensure_ascii=False).encode())
-    except UnicodeEncodeError:  # a lone surrogate: no database takes it
-        return None
-    return plain if size <= limit_bytes else None
-
-
-def _plain(message: Any) -> dict[str, str] | None:
-    if not isinstance(message, dict) or message.get("role") not in ROLES:
-        return None
-    if any(message.get(name) for name in ("tool_calls", "function_call", "audio")):
-        return None
-    text = _text(message.get("content"))
-    return None if text is None else {"role": message["role"], "content": text}
-
-
-def _text(content: Any) -> str | None:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return None
-    if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return None
-    return "\n".join(part["text"] for part in content)  # as vLLM joins them
-
-
-def _template_arguments(request: Any) -> dict[str, Any]:
-    effort = getattr(request, "reasoning_effort", None)
-    # What vLLM itself makes of the top-level field.
-    implied = {"reasoning_effort": effort, "enable_thinking": effort != "none"} if effort else {}
-    return implied | (getattr(request, "chat_template_kwargs", None) or {})
-
-
-def _set_fields(request: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    values = {name: getattr(request, name, None) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _tenant(authorization: str) -> str:
-    return hashlib.sha256(authorization.encode()).hexdigest()[:16] if authorization else ""
+def _tenant(headers: Mapping[str, str]) -> str:
+    """Return a hash of the key that a user sent, in OpenAI's header or in Anthropic's."""
+    key = headers.get("authorization", "") or headers.get("x-api-key", "")
+    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""

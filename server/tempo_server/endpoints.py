@@ -14,8 +14,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
+from tempo_server import question_shapes
 from tempo_server.bindings import Bindings
-from tempo_server.capture import Capture
+from tempo_server.capture import Capture, Shape, opts_out
 from tempo_server.errors import StartError, error_response
 from tempo_server.follower import Follower
 from tempo_server.spool import Spool
@@ -26,12 +27,13 @@ ADAPTER_HEADER = "x-tempo-adapter"
 KEY_HEADER = "x-tempo-key"
 
 Endpoint = Callable[..., Awaitable[Any]]
-Recorder = Callable[..., None]
 
-# path -> how its question is captured; None: bound, but not captured
-WRAPPED: dict[str, Callable[[Capture], Recorder] | None] = {
-    "/v1/chat/completions": lambda capture: capture.chat,
-    "/v1/completions": None,
+# path -> what is its question; all four are bound, and /v1/completions is counted as skipped
+WRAPPED: dict[str, Shape] = {
+    "/v1/chat/completions": question_shapes.chat,
+    "/v1/completions": question_shapes.completions,
+    "/v1/responses": question_shapes.responses,
+    "/v1/messages": question_shapes.messages,
 }
 
 
@@ -48,18 +50,14 @@ class Runtime:
 
 def wrap(app: FastAPI, runtime_of: Callable[[], Runtime]) -> None:
     """Replace the wrapped routes of vLLM's app by ours."""
-    for path, recorder in WRAPPED.items():
+    for path, shape in WRAPPED.items():
         core = _route(app, path, "POST")
-        _replace(app, core, _bound(core.endpoint, runtime_of, recorder))
+        _replace(app, core, _bound(core.endpoint, runtime_of, shape))
     core = _route(app, "/v1/models", "GET")
     _replace(app, core, _listed(core.endpoint, runtime_of))
 
 
-def _bound(
-    inner: Endpoint,
-    runtime_of: Callable[[], Runtime],
-    recorder: Callable[[Capture], Recorder] | None,
-) -> Endpoint:
+def _bound(inner: Endpoint, runtime_of: Callable[[], Runtime], shape: Shape) -> Endpoint:
     @functools.wraps(inner)  # FastAPI reads the stock signature
     async def endpoint(*, request: Any, raw_request: Request) -> Any:
         runtime = runtime_of()
@@ -72,13 +70,18 @@ def _bound(
         if binding is None:  # not ours: vLLM answers, its own 404 as a rule
             return await inner(request=request, raw_request=raw_request)
         request.model = binding.key
+        opted_out = not known_key and await opts_out(raw_request)
         response = await inner(request=request, raw_request=raw_request)
         if response is None:  # the client is gone
             return None
         response.headers[ADAPTER_HEADER] = binding.name
-        if recorder and not known_key and response.status_code < 300:
-            recorder(runtime.capture)(
-                request, raw_request.headers, version=version_of(binding.name)
+        if not known_key and response.status_code < 300:
+            runtime.capture.keep(
+                request,
+                shape,
+                headers=raw_request.headers,
+                version=version_of(binding.name),
+                opted_out=opted_out,
             )
         return response
 

@@ -7,8 +7,10 @@ TempoError
 ├── ForbiddenError (PermissionError)
 ├── TooLargeError (ValueError)
 ├── VerifierUnavailableError (RuntimeError)
-└── ConflictError (ValueError)      of tempo_storage
-    └── JobRunningError
+├── ConflictError (ValueError)      of tempo_storage
+│   └── JobRunningError
+└── CorruptAdapterError (ValueError)      of tempo_storage
+    └── ProbeFailedError
 """
 
 from typing import Any
@@ -54,6 +56,10 @@ class VerifierUnavailableError(TempoError, RuntimeError):
 
 class JobRunningError(ConflictError):
     """A job of this mode has not ended yet; wait for it or cancel it."""
+
+
+class ProbeFailedError(CorruptAdapterError):
+    """vLLM loaded the adapter, but does not compute what was trained; it is never served."""
 
 
 # The first class that matches decides: (status, type, code).

@@ -1,4 +1,4 @@
-"""Follow the serving pointer: load, verify, move the alias, acknowledge; every second, for ever.
+"""Follow the serving pointer: load, probe, move the alias, acknowledge; every second, for ever.
 
 Whatever goes wrong, the version that serves goes on serving. No SQL on the event loop.
 """
@@ -9,14 +9,17 @@ import os
 import secrets
 import socket
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from tempo_server.bindings import Bindings
 from tempo_server.context import Context
+from tempo_server.probe import Finding, Probe, refuse
 from tempo_storage import queries, versions
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError, NotFoundError
+from tempo_storage.models import Adapter
 
 logger = logging.getLogger("vllm.tempo.follower")
 
@@ -44,9 +47,13 @@ class Refusal:
 class Follower:
     """Keeps one process's bindings at the serving pointer."""
 
-    def __init__(self, context: Context, bindings: Bindings) -> None:
+    def __init__(self, context: Context, bindings: Bindings, probe: Probe) -> None:
         self._context = context
         self._bindings = bindings
+        self._probe = probe
+        self._probed: dict[int, Any] = {}  # version -> the LoRARequest of the load that was probed
+        self._unproven = 0
+        self._acknowledged: Pointer | None = None
         self._process_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._refusal: Refusal | None = None
         self._database_is_down = False
@@ -60,7 +67,7 @@ class Follower:
         pointer = await asyncio.to_thread(self._read)
         if not await self._follow(pointer) and pointer.previous != versions.BASE:
             try:
-                await self._bindings.serve(pointer.previous, previous=pointer.previous)
+                await self._serve(pointer.previous, previous=pointer.previous)
             except Exception as error:  # the base is left, and it needs no file
                 logger.error("the previous version cannot serve either: %s", error)
         await self._acknowledge(pointer)
@@ -82,20 +89,69 @@ class Follower:
         self._note_database(down=False)
         serves = (self._bindings.serving, self._bindings.previous)
         if serves != (pointer.version, pointer.previous):
-            await self._follow(pointer)
+            await self._follow_alive(pointer)
         await self._acknowledge(pointer)
+
+    async def _follow_alive(self, pointer: Pointer) -> None:
+        """Follow, which may take a while, and go on acknowledging what serves until then.
+
+        A pointer that has moved on by then is given up.
+        """
+        following = asyncio.create_task(self._follow(pointer))
+        beat = self._context.settings.poll_seconds
+        try:
+            while not (await asyncio.wait({following}, timeout=beat))[0]:
+                if await asyncio.to_thread(self._read) != pointer:
+                    break
+                if self._acknowledged is not None:
+                    await self._acknowledge(self._acknowledged)
+        finally:
+            following.cancel()  # no effect on what is done
+            await asyncio.wait({following})
+        if not following.cancelled():
+            following.result()
 
     async def _follow(self, pointer: Pointer) -> bool:
         if self._refusal and self._refusal.final and self._refusal.sequence == pointer.sequence:
             return False
         try:
-            await self._bindings.serve(pointer.version, previous=pointer.previous)
+            await self._serve(pointer.version, previous=pointer.previous)
+        except SQLAlchemyError:
+            raise
         except Exception as error:  # vLLM refuses with classes of its own
             await self._refuse(pointer, error)
             return False
         self._refusal = None
         logger.info("%s is serving", version_name(pointer.version))
         return True
+
+    async def _serve(self, version: int, *, previous: int) -> None:
+        if version not in (versions.BASE, self._bindings.serving):
+            await self._prove(version)
+        await self._bindings.serve(version, previous=previous)
+
+    async def _prove(self, version: int) -> None:
+        """Load a version and probe it; raise ProbeFailedError when it is not what was trained."""
+        name = version_name(version)
+        request = await self._bindings.load(name)
+        if self._probed.get(version) is request:
+            return
+        finding = await self._probe.run(name, request)
+        logger.info("%s: the probe says %s: %s", name, finding.verdict, finding)
+        self._unproven += finding.verdict == "unproven"
+        await asyncio.to_thread(self._record_finding, version, finding)
+        refuse(name, finding)
+        self._probed[version] = request
+
+    def _record_finding(self, version: int, finding: Finding) -> None:
+        data = {"version": version, "process": self._process_id, **asdict(finding)}
+        with self._context.sessions.begin() as s:
+            row = s.get(Adapter, version, with_for_update=True)
+            if row is not None and row.status != "corrupt":  # another process's refusal stays
+                row.report = row.report | {"probe": data}
+            if finding.verdict == "unproven":
+                message = f"{version_name(version)} serves unproven: {finding.reason}"
+                queries.add_event(s, "adapter.unproven", message, level="warning", data=data)
 
     async def _refuse(self, pointer: Pointer, error: Exception) -> None:
         is_known = self._refusal is not None and self._refusal.sequence == pointer.sequence
@@ -124,7 +180,8 @@ class Follower:
 
     async def _acknowledge(self, pointer: Pointer) -> None:
         error = self._refusal.message if self._refusal else None
-        counters = asdict(self._context.counters)
+        counters = asdict(self._context.counters) | {"unproven": self._unproven}
+        self._acknowledged = pointer
         await asyncio.to_thread(self._write, pointer.sequence, error, counters)
 
     def _write(self, sequence: int, error: str | None, counters: dict[str, int]) -> None:

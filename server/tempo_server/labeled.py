@@ -3,7 +3,8 @@
     {"messages": [{"role": "user", "content": "6*7?"}], "reference_answer": "42",
      "verifier": "math", "id": "…", "metadata": {…}}
 
-The last three are optional. What is refused is refused with the number of its line.
+The last three are optional, and the lines of GSM8K and MATH are accepted as they are. What is
+refused is refused with the number of its line.
 """
 
 import hashlib
@@ -69,6 +70,12 @@ class Labeled:
                 self._compare(example, reference, "an earlier file")
             except LineRefusedError as error:
                 self.refuse(example.line, error)
+
+    def note_asked(self, asked: set[str]) -> None:
+        """Note which questions users have asked: `asked` by content hash."""
+        for content_hash in asked & self.examples.keys():
+            note = Note("asked", "users asked it: it leaves the unlabeled pool")
+            self.warn(self.examples[content_hash].line, note)
 
     def refuse(self, line: int, error: LineRefusedError) -> None:
         """Note why a line is refused."""

@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from tempo_storage.boxed import boxed
 from tempo_storage.errors import TempoError
 from tempo_storage.questions import content_hash, is_held_out
 
@@ -15,6 +17,7 @@ MAX_TEXT_CHARACTERS = 32_768
 MAX_REFERENCE_CHARACTERS = 2_048
 MAX_REFERENCES = 64
 MAX_DEPTH = 16
+TAIL_CHARACTERS = 4_096  # a worked solution ends with its answer
 
 DEFAULT_VERIFIER = "math"
 ROLES = ("system", "user", "assistant")
@@ -22,6 +25,8 @@ FIELDS = frozenset({"messages", "reference_answer", "verifier", "id", "metadata"
 # Where a line has several, the first wins and the others are kept under metadata.
 QUESTION_NAMES = ("messages", "question", "prompt", "problem")
 REFERENCE_NAMES = ("reference_answer", "answer", "solution", "label", "ground_truth")
+GSM8K_MARK = "####"
+PLAIN_NUMBER = re.compile(r"[-+]?\$?[\d,]*\.?\d+%?")
 
 
 class LineRefusedError(TempoError, ValueError):
@@ -64,18 +69,21 @@ def read_line(raw: bytes, number: int, *, verifiers: Collection[str]) -> tuple[E
     _refuse_odd_values(record)
     question, asked = _first(record, QUESTION_NAMES, code="missing_messages")
     reference, answered = _first(record, REFERENCE_NAMES, code="missing_reference")
+    final, suited = _final_answer(reference, answered)
     unknown = {key: record[key] for key in sorted(record.keys() - FIELDS - {asked, answered})}
     messages = _messages(question)
     example = Example(
         line=number,
         messages=messages,
-        reference=_reference(reference),
-        verifier=_verifier(record, verifiers),
+        reference=_reference(final),
+        verifier=_verifier(record, verifiers, suited=suited),
         details=_details(record, unknown),
         content_hash=content_hash(messages),
     )
     aliases = ((asked, "messages"), (answered, "reference_answer"))
     notes = [Note("alias", f"{a!r} is read as {n!r}", a) for a, n in aliases if a != n]
+    if final is not reference:
+        notes.append(Note("worked_solution", "the reference is its final answer", answered))
     notes += [Note("unknown_field", "kept under metadata", key[:64]) for key in unknown]
     return example, notes
 
@@ -181,8 +189,22 @@ def _reference(value: Any) -> list[str]:
     return texts
 
 
-def _verifier(record: dict[str, Any], verifiers: Collection[str]) -> str:
-    name = record.get("verifier", DEFAULT_VERIFIER)
+def _final_answer(value: Any, name: str) -> tuple[Any, str]:
+    """Return what a worked solution ends with, and the verifier that suits it.
+
+    GSM8K closes with `#### 42`, MATH has the answer in `\\boxed{…}`. A `reference_answer` is taken
+    as it is.
+    """
+    if name == REFERENCE_NAMES[0] or not isinstance(value, str):
+        return value, DEFAULT_VERIFIER
+    _, mark, last = value.rpartition(GSM8K_MARK)
+    if mark and last.strip():
+        return last.strip(), "numeric" if PLAIN_NUMBER.fullmatch(last.strip()) else DEFAULT_VERIFIER
+    return boxed(value[-TAIL_CHARACTERS:]) or value, DEFAULT_VERIFIER
+
+
+def _verifier(record: dict[str, Any], verifiers: Collection[str], *, suited: str) -> str:
+    name = record.get("verifier", suited)
     if not isinstance(name, str) or name not in verifiers:
         message = f"no such verifier; installed are {', '.join(sorted(verifiers))}"
         _refuse("unknown_verifier", message, "verifier")

@@ -45,7 +45,11 @@ def check(
     timeout = timeout_seconds or START_SECONDS + SECONDS_PER_EXAMPLE * len(examples)
     output, failure = _run(command, examples, timeout)
     replies = [json.loads(line) for line in output.splitlines(keepends=True) if line[-1:] == b"\n"]
-    refused = [_error(r["line"], "invalid_reference", r["error"]) for r in replies if r["error"]]
+    refused = [
+        _error(r["line"], "invalid_reference", f"{r['error']}; correct it or name another verifier")
+        for r in replies
+        if r["error"]
+    ]
     if len(replies) < len(examples):
         code, message = failure
         if not replies and code == "verifier_failed":

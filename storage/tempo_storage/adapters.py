@@ -1,6 +1,6 @@
 """Immutable adapter directories: written aside, hashed, fsynced, renamed; verified at each load.
 
-    <root>/tempo-v7/adapter_config.json adapter_model.safetensors manifest.json
+    <root>/tempo-v7/adapter_config.json adapter_model.safetensors probe.json manifest.json
 
 `tempo-v<N>` are versions, `tempo-t<N>` the iterations' snapshots. A name is never used twice and
 a directory never changes: vLLM keys its prefix cache by name and path, and reads evicted adapters
@@ -27,6 +27,7 @@ from tempo_storage.errors import (
 
 NAME = re.compile(r"tempo-([vt])(\d{1,9})")
 FILES = ("adapter_config.json", "adapter_model.safetensors")
+PROBE_FILE = "probe.json"  # what the trainer computes with it; a server compares what it serves
 FIRST_ID = {"v": 1_000_000, "t": 1_000_000_000}
 
 
@@ -121,7 +122,7 @@ class AdapterStore:
         another base than `base` or a rank above `rank` (the server's --max-lora-rank).
         """
         manifest, directory = self.manifest(name), self.path(name)
-        for file in FILES:
+        for file in dict.fromkeys((*FILES, *manifest.sha256)):
             if not (directory / file).is_file() or manifest.sha256.get(file) != _sha256(
                 directory / file
             ):
@@ -152,16 +153,17 @@ class AdapterStore:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _seal(self, aside: Path, name: str, base: str, info: dict[str, Any]) -> Manifest:
+        files = sorted(path.name for path in aside.iterdir())
         manifest = Manifest(
             name=name,
             base=base,
             rank=int(json.loads((aside / FILES[0]).read_text())["r"]),
-            sha256={file: _sha256(aside / file) for file in FILES},
-            bytes=sum((aside / file).stat().st_size for file in FILES),
+            sha256={file: _sha256(aside / file) for file in files},
+            bytes=sum((aside / file).stat().st_size for file in files),
             info=info,
         )
         (aside / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
-        for file in (*FILES, "manifest.json"):
+        for file in (*files, "manifest.json"):
             _fsync(aside / file)
         _fsync(aside)
         return manifest

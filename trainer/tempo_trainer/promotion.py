@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from sqlalchemy.orm import Session
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import version_name
-from tempo_storage.models import Adapter, Job
+from tempo_storage.models import Adapter, Job, ServerProcess
+from tempo_trainer import probe
 from tempo_trainer.evaluate import Answered, GateDecision, gate
 from tempo_trainer.learner import Learner
 from tempo_trainer.reports import finite
 
 logger = logging.getLogger("tempo.promotion")
-ACKNOWLEDGE_SECONDS = 30.0
+ACKNOWLEDGE_SECONDS = 60.0  # servers may probe for 30
 BASE = versions.BASE
 
 
@@ -47,7 +49,7 @@ def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
         version = versions.next_version(s)
     manifest = world.store.publish(
         version_name(version),
-        learner.networks.policy.export,
+        lambda directory: _write(learner, directory),
         base=world.base,
         info={"job": job.id, "parent": version_name(parent), "checkpoint": learner.checkpoint},
     )
@@ -66,6 +68,13 @@ def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
         leases.assert_held(s, leases.TRAINER, world.epoch())
         s.add(row)
     return version
+
+
+def _write(learner: Learner, directory: Path) -> None:
+    learner.networks.policy.export(directory)
+    newest_first = [rollout for rows in reversed(learner.window) for rollout in rows]
+    max_tokens = learner.world.settings.tokens_per_microbatch
+    probe.write(directory, learner.networks, newest_first, max_tokens=max_tokens)
 
 
 def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:
@@ -104,14 +113,18 @@ def answer(learner: Learner, version: int) -> Answered:
 def wait_for_servers(learner: Learner, job_id: str, version: int) -> None:
     """Return when every live server process answers with `version`; say which does not in time."""
     deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
-    behind: Sequence[str] = ()
+    behind: Sequence[ServerProcess] = ()
     while time.monotonic() < deadline:
         with learner.world.sessions() as s:
-            behind = [p.error or p.id for p in versions.processes(s) if p.version != version]
+            sequence = versions.serving(s).sequence
+            behind = [p for p in versions.processes(s) if p.version != version]
         if not behind:
             return
+        if all(p.error and p.sequence >= sequence for p in behind):
+            break  # all have refused it
         time.sleep(0.2)
-    message = f"{version_name(version)} is promoted, but not everywhere: {'; '.join(behind)}"
+    reasons = "; ".join(dict.fromkeys(p.error or p.id for p in behind))
+    message = f"{version_name(version)} is promoted, but not everywhere: {reasons}"
     with learner.world.sessions.begin() as s:
         queries.add_event(s, "adapter.behind", message, job_id=job_id, level="error")
     logger.error("promotion: %s", message)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from tempo_server import question_shapes
 from tempo_server.capture import Capture
 from tempo_server.settings import ServerSettings
 from tempo_server.spool import Counters, Spool
-from tempo_storage import queries
+from tempo_storage import pool, queries
 from tempo_storage.database import open_database
 from tempo_storage.questions import content_hash
 
@@ -25,8 +26,13 @@ def capture(tmp_path: Path, **settings: Any) -> tuple[Capture, Counters]:
     return Capture(chosen, spool, counters), counters
 
 
+def keep(it: Capture, asked: Any, *, headers: dict[str, str] | None = None) -> None:
+    chosen = headers or {}
+    it.keep(asked, question_shapes.chat, headers=chosen, version=7, opted_out=False)
+
+
 def request(**fields: Any) -> Any:
-    return SimpleNamespace(**({"messages": QUESTION, "store": None} | fields))
+    return SimpleNamespace(**({"messages": QUESTION} | fields))
 
 
 def kept(tmp_path: Path) -> list[dict[str, Any]]:
@@ -36,10 +42,10 @@ def kept(tmp_path: Path) -> list[dict[str, Any]]:
 
 def test_a_question_is_kept_with_what_asking_it_again_needs(tmp_path: Path) -> None:
     it, _ = capture(tmp_path)
-    it.chat(
+    keep(
+        it,
         request(temperature=0.5, chat_template_kwargs={"x": 1}, reasoning_effort="low"),
-        {"authorization": "Bearer user"},
-        version=7,
+        headers={"authorization": "Bearer user"},
     )
     (record,) = kept(tmp_path)
     assert record["messages"] == QUESTION
@@ -58,7 +64,7 @@ def test_a_question_is_kept_with_what_asking_it_again_needs(tmp_path: Path) -> N
 def test_text_parts_are_joined_as_vllm_joins_them(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     it, _ = capture(tmp_path)
-    it.chat(request(messages=[{"role": "user", "content": parts}]), {}, version=0)
+    keep(it, request(messages=[{"role": "user", "content": parts}]))
     assert kept(tmp_path)[0]["messages"] == [{"role": "user", "content": "a\nb"}]
 
 
@@ -75,39 +81,28 @@ def test_text_parts_are_joined_as_vllm_joins_them(tmp_path: Path) -> None:
         {"messages": []},
         {"tools": [{}]},
         {"chat_template": "{{ 1 }}"},
+        {"messages": [{"role": "assistant", "content": "", "reasoning": "hm"}, *QUESTION]},
     ],
 )
 def test_what_is_not_plain_text_is_skipped_and_counted(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     it, counters = capture(tmp_path)
-    it.chat(request(**fields), {}, version=0)
+    keep(it, request(**fields))
     assert kept(tmp_path) == []
     assert counters == Counters(skipped=1)
 
 
-@pytest.mark.parametrize(
-    ("fields", "headers"), [({"store": False}, {}), ({}, {"x-tempo-opt-out": "1"})]
-)
-def test_who_opts_out_is_counted_and_nothing_else(
-    tmp_path: Path, fields: dict[str, Any], headers: dict[str, str]
-) -> None:
-    it, counters = capture(tmp_path)
-    it.chat(request(**fields), headers, version=0)
-    assert kept(tmp_path) == []
-    assert counters == Counters(opted_out=1)
-
-
 def test_capture_off_touches_nothing(tmp_path: Path) -> None:
     it, counters = capture(tmp_path, capture="off")
-    it.chat(request(), {}, version=0)
+    keep(it, request())
     assert kept(tmp_path) == []
     assert counters == Counters()
 
 
 def test_capture_hash_keeps_no_text(tmp_path: Path) -> None:
     it, _ = capture(tmp_path, capture="hash")
-    it.chat(request(temperature=0.5), {"authorization": "Bearer user"}, version=3)
+    keep(it, request(temperature=0.5), headers={"authorization": "Bearer user"})
     (record,) = kept(tmp_path)
     assert record["content_hash"] == content_hash(QUESTION)
     assert "45" not in json.dumps(record["messages"])
@@ -119,12 +114,12 @@ def test_questions_of_which_only_the_hash_is_kept_are_counted_but_never_asked(
 ) -> None:
     it, _ = capture(tmp_path, capture="hash")
     for _ in range(2):
-        it.chat(request(), {}, version=0)
+        keep(it, request())
     sessions = open_database(f"sqlite:///{tmp_path / 'tempo.db'}")
     with sessions.begin() as s:
         queries.add_questions(s, kept(tmp_path))
         assert queries.question_counts(s) == (2, 1)
-        assert queries.distinct_questions(s) == []
+        assert pool.contents(s) == []
 
 
 def test_a_failure_is_counted_and_never_shows_the_question(
@@ -132,7 +127,7 @@ def test_a_failure_is_counted_and_never_shows_the_question(
 ) -> None:
     it, counters = capture(tmp_path)
     with caplog.at_level(logging.DEBUG):
-        it.chat(request(chat_template_kwargs={"secret": object()}), {}, version=0)
+        keep(it, request(chat_template_kwargs={"secret": object()}))
     assert counters == Counters(dropped=1)
     assert "45" not in caplog.text
     assert "secret" not in caplog.text

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_server.context import Context
 from tempo_server.follower import Follower
+from tempo_server.probe import Finding
 from tempo_server.settings import ServerSettings
 from tempo_server.spool import Counters
 from tempo_storage import queries, versions
@@ -20,14 +21,36 @@ from tempo_storage.database import open_database
 from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError, NotFoundError
 from tempo_storage.models import Adapter
 
+PASSED = Finding("passed", "vLLM serves what was trained", 160, 0.3, 0.99, 1.0)
+FAILED = Finding("failed", "vLLM does not serve what was trained", 160, 0.3, 0.1, 0.0)
+UNPROVEN = Finding("unproven", "it has no probe.json")
+
+
+class FakeProbe:
+    """Finds what it is told, after a while; remembers whom it was asked about."""
+
+    def __init__(self) -> None:
+        self.findings: dict[str, Finding] = {}
+        self.asked: list[str] = []
+        self.seconds = 0.0
+
+    async def run(self, name: str, request: Any) -> Finding:
+        self.asked.append(name)
+        await asyncio.sleep(self.seconds)
+        return self.findings.get(name, PASSED)
+
 
 class FakeBindings:
     """Serves what it is told, except what it was made to refuse."""
 
     def __init__(self) -> None:
         self.serving = self.previous = 0
+        self.loaded: dict[str, object] = {}
         self.refuses: dict[int, Exception] = {}
         self.tried: list[int] = []
+
+    async def load(self, name: str) -> object:
+        return self.loaded.setdefault(name, object())
 
     async def serve(self, version: int, *, previous: int) -> None:
         self.tried.append(version)
@@ -45,6 +68,7 @@ class World:
         with self.sessions.begin() as s:
             s.add_all(adapter(version) for version in (1, 2, 3))
         self.bindings = FakeBindings()
+        self.probe = FakeProbe()
         self.follower = self.new_follower(settings, self.sessions)
 
     def new_follower(self, settings: ServerSettings, sessions: sessionmaker[Session]) -> Follower:
@@ -58,7 +82,7 @@ class World:
             base="tiny",
             counters=Counters(captured=3),
         )
-        return Follower(context, self.bindings)  # type: ignore[arg-type]
+        return Follower(context, self.bindings, self.probe)  # type: ignore[arg-type]
 
     def promote(self, version: int) -> None:
         with self.sessions.begin() as s:
@@ -75,6 +99,11 @@ class World:
     def errors(self) -> list[tuple[str, str]]:
         with self.sessions() as s:
             return [(e.type, e.message) for e in queries.events(s) if e.level == "error"]
+
+    def report(self, version: int) -> dict[str, Any]:
+        with self.sessions() as s:
+            probe: dict[str, Any] = versions.adapter(s, version).report["probe"]
+        return probe
 
     def status(self, version: int) -> str:
         with self.sessions() as s:
@@ -165,6 +194,87 @@ def test_the_next_promotion_ends_a_refusal(world: World) -> None:
     world.promote(2)
     world.poll()
     assert world.acknowledged()[:3] == (2, 2, None)
+
+
+def test_a_version_that_fails_its_probe_is_corrupt_and_the_old_one_serves_on(world: World) -> None:
+    world.promote(1)
+    world.poll()
+    world.probe.findings["tempo-v2"] = FAILED
+    world.promote(2)
+    for _ in range(3):
+        world.poll()
+    assert world.probe.asked == ["tempo-v1", "tempo-v2"]
+    assert world.bindings.tried == [1]
+    version, sequence, error, _ = world.acknowledged()
+    assert (version, sequence) == (1, 2)
+    assert error is not None
+    assert error.startswith("tempo-v2: vLLM does not serve what was trained; promote another")
+    assert world.errors() == [("adapter.corrupt", error)]
+    assert world.status(2) == "corrupt"
+    assert world.report(2)["correlation"] == 0.1
+
+
+def test_what_a_probe_finds_is_reported_and_the_unproven_are_counted(world: World) -> None:
+    world.probe.findings["tempo-v2"] = UNPROVEN
+    for version in (1, 2):
+        world.promote(version)
+        world.poll()
+    assert (world.report(1)["verdict"], world.report(1)["slope"]) == ("passed", 1.0)
+    assert (world.report(2)["verdict"], world.report(2)["slope"]) == ("unproven", None)
+    assert world.acknowledged()[3]["unproven"] == 1
+    with world.sessions() as s:
+        (event,) = [e for e in queries.events(s) if e.type == "adapter.unproven"]
+    assert event.message == "tempo-v2 serves unproven: it has no probe.json"
+
+
+def test_a_version_is_probed_once_a_load(world: World) -> None:
+    for version in (1, 2, 1, 0):
+        world.promote(version)
+        world.poll()
+    assert world.probe.asked == ["tempo-v1", "tempo-v2"]
+    world.bindings.loaded.clear()
+    world.promote(2)
+    world.poll()
+    assert world.probe.asked == ["tempo-v1", "tempo-v2", "tempo-v2"]
+
+
+def test_a_process_is_alive_while_it_probes(world: World) -> None:
+    world.promote(1)
+    world.poll()
+    world.probe.seconds = 0.3
+    world.promote(2)
+    seen = []
+
+    async def watch() -> None:
+        poll = asyncio.create_task(world.follower.poll())
+        while not poll.done():
+            await asyncio.sleep(0.05)
+            with world.sessions() as s:
+                (row,) = versions.processes(s)
+                seen.append((row.version, row.sequence, row.seen_at))
+        await poll
+
+    asyncio.run(watch())
+    assert {s[:2] for s in seen} == {(1, 1), (2, 2)}
+    assert len({s[2] for s in seen}) > 3
+
+
+def test_a_rollback_does_not_wait_for_the_probe_of_what_it_takes_back(world: World) -> None:
+    world.promote(1)
+    world.poll()
+    world.probe.seconds = 30.0
+    world.promote(2)
+
+    async def roll_back() -> None:
+        poll = asyncio.create_task(world.follower.poll())
+        await asyncio.sleep(0.1)
+        world.promote(1)
+        await asyncio.wait_for(poll, 5)
+        await world.follower.poll()
+
+    asyncio.run(roll_back())
+    assert world.bindings.tried == [1, 1]
+    assert world.acknowledged()[:3] == (1, 3, None)
 
 
 @pytest.mark.parametrize(("refused", "serves"), [((2,), 1), ((1, 2), 0)])

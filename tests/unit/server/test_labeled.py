@@ -153,6 +153,50 @@ def test_a_prompt_may_be_messages_and_the_first_name_wins() -> None:
     assert {n.param for n in labeled.warnings if n.code == "unknown_field"} == {"level", "solution"}
 
 
+GSM8K = {"question": "How many clips?", "answer": "48/2 = <<48/2=24>>24.\n48+24 = 72.\n#### 72"}
+MATH = {
+    "problem": "What is $1/2+1/4$?",
+    "level": "Level 2",
+    "type": "Algebra",
+    "solution": r"As $\frac24+\frac14$, it is $\boxed{\frac{3}{4}}$.",
+}
+WORKED = (
+    (GSM8K, "72", "numeric"),
+    (GSM8K | {"answer": "so\n#### -1,234.5"}, "-1,234.5", "numeric"),
+    (GSM8K | {"answer": "so\n#### x + 1"}, "x + 1", "math"),
+    (GSM8K | {"verifier": "exact"}, "72", "exact"),
+    (MATH, r"\frac{3}{4}", "math"),
+    (MATH | {"answer": "0.75"}, "0.75", "math"),  # MATH-500
+    (MATH | {"solution": "x" * 9000 + r"\boxed{7}"}, "7", "math"),
+    (MATH | {"solution": r"\boxed{7"}, r"\boxed{7", "math"),
+    ({"question": "q", "reference_answer": "a #### b"}, "a #### b", "math"),
+)
+
+
+@pytest.mark.parametrize(("row", "reference", "verifier"), WORKED)
+def test_gsm8k_and_math_are_read_as_they_are(
+    row: dict[str, str], reference: str, verifier: str
+) -> None:
+    labeled = parse(io.BytesIO(json.dumps(row).encode()), (*VERIFIERS, "numeric"))
+    assert labeled.errors == []
+    (example,) = labeled.examples.values()
+    assert (example.reference, example.verifier) == ([reference], verifier)
+    worked = reference not in row.values()
+    assert ("worked_solution" in codes(labeled)) is worked
+
+
+def test_what_math_says_of_a_problem_is_kept_beside_it() -> None:
+    labeled = read(json.dumps(MATH).encode())
+    (example,) = labeled.examples.values()
+    assert example.details == {"level": "Level 2", "type": "Algebra"}
+
+
+def test_a_solution_full_of_open_boxes_is_read_quickly() -> None:
+    started = time.monotonic()
+    read(json.dumps(MATH | {"solution": r"\boxed{" * 100_000}).encode())
+    assert time.monotonic() - started < 2.0
+
+
 def test_references_may_be_numbers_or_several() -> None:
     assert only(line(reference_answer=[0.5, "1/2", 3])).reference == ["0.5", "1/2", "3"]
 

@@ -38,6 +38,18 @@ def test_a_flipped_byte_is_refused(store: AdapterStore) -> None:
         store.verify("tempo-v1", base="m", rank=4)
 
 
+def test_whatever_else_was_written_is_sealed_too(store: AdapterStore) -> None:
+    def write_probe(directory: Path) -> None:
+        write(directory)
+        (directory / "probe.json").write_text("{}")
+
+    store.publish("tempo-v2", write_probe, base="m", info={})
+    store.verify("tempo-v2", base="m", rank=4)
+    (store.path("tempo-v2") / "probe.json").unlink()
+    with pytest.raises(CorruptAdapterError, match=r"probe\.json is not what was published"):
+        store.verify("tempo-v2", base="m", rank=4)
+
+
 def test_a_missing_manifest_is_refused(store: AdapterStore) -> None:
     (store.path("tempo-v1") / "manifest.json").unlink()
     with pytest.raises(CorruptAdapterError, match="manifest"):

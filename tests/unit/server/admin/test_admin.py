@@ -112,7 +112,7 @@ def test_probes_need_no_key_and_valkey_is_not_needed_to_serve(admin: Any) -> Non
     assert admin("GET", "/tempo/healthz", headers=nobody).json()["status"] == "ok"
     reply = admin("GET", "/tempo/readyz", headers=nobody)
     assert reply.status_code == 200
-    assert reply.json()["checks"] == {"database": True, "valkey": False}
+    assert reply.json()["checks"] == {"database": True, "valkey": False, "worker": False}
 
 
 def test_a_lost_database_is_said_and_not_shown(admin: Any) -> None:

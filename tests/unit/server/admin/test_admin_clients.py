@@ -81,6 +81,13 @@ def test_the_sdk_promotes_and_rolls_back(admin: Any, tempo: Tempo) -> None:
     assert tempo.status().serving_adapter == "tempo-v0"
 
 
+def test_a_dry_run_reports_and_stores_nothing(tempo: Tempo, labeled: bytes) -> None:
+    report = tempo.files.create(labeled, dry_run=True)
+    assert tempo.files.list() == []
+    stored = tempo.files.create(labeled)
+    assert (report.examples, report.held_out) == (12, stored.held_out)
+
+
 def test_recalibrate_uploads_queues_and_waits(
     admin: Any, tempo: Tempo, labeled: bytes, tmp_path: Path
 ) -> None:

@@ -137,6 +137,45 @@ def test_labeling_a_captured_question_takes_it_out_of_the_pool(admin: Any, label
         assert queries.question_counts(s) == (0, 0)
 
 
+def test_a_held_out_question_in_other_words_is_still_that_question(
+    admin: Any, labeled: bytes
+) -> None:
+    admin.upload(labeled)
+    again = admin.upload(labeled.replace(b' ?"', b' ? please"')).json()
+    assert (again["tempo"]["examples"], again["tempo"]["duplicates"]) == (0, 12)
+    reply = admin.upload(labeled.replace(b' ?"', b' ? please"').replace(b'"22"', b'"23"'))
+    assert reply.json()["error"]["line_errors"][0]["code"] == "conflicting_reference"
+    assert stored(admin.context)[:2] == (2, 12)
+
+
+def test_a_dry_run_checks_everything_and_stores_nothing(admin: Any, labeled: bytes) -> None:
+    def dry(content: bytes) -> Any:
+        files = {"file": ("labeled.jsonl", content)}
+        return admin("POST", "/tempo/v1/files", files=files, data={"dry_run": "true"})
+
+    report = dry(labeled).json()
+    assert stored(admin.context) == (0, 0, [])
+    body = admin.upload(labeled).json()
+    changes = {"id": report["id"], "created_at": report["created_at"]}
+    assert report == body | changes
+    before = stored(admin.context)
+    again = dry(labeled + line(question="new", answer="yes")).json()
+    assert (again["tempo"]["examples"], again["tempo"]["duplicates"]) == (1, 12)
+    conflict = dry(labeled.replace(b'"22"', b'"23"'))
+    assert conflict.json()["error"]["line_errors"][0]["code"] == "conflicting_reference"
+    unreadable = dry(labeled + line(question="?", answer="none", verifier="numeric"))
+    assert unreadable.json()["error"]["line_errors"][0]["code"] == "invalid_reference"
+    assert stored(admin.context) == before
+
+
+def test_a_labeled_question_that_users_asked_is_reported(admin: Any, labeled: bytes) -> None:
+    asked = {"messages": [{"role": "user", "content": "3 + 3 ?"}], "id": "q", "captured_at": 0.0}
+    with admin.context.sessions.begin() as s:
+        queries.add_questions(s, [asked])
+    notes = {w["code"]: w for w in admin.upload(labeled).json()["tempo"]["warnings"]}
+    assert (notes["asked"]["line"], notes["asked"]["count"]) == (4, 1)
+
+
 def test_an_upload_larger_than_the_limit_is_refused_while_it_is_read(admin: Any) -> None:
     reply = admin.upload(b" " * (34 << 20))
     assert reply.status_code == 413
