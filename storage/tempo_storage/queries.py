@@ -70,18 +70,6 @@ def question_counts(s: Session) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def distinct_questions(s: Session) -> list[Question]:
-    """Return one row per distinct question that is not labeled, the first captured, in order.
-
-    Those of which only the hash was kept (TEMPO_CAPTURE=hash) cannot be asked again.
-    """
-    first = select(func.min(Question.id)).group_by(Question.content_hash)
-    unlabeled = Question.content_hash.not_in(select(LabeledExample.content_hash))
-    chosen = select(Question).where(Question.id.in_(first), unlabeled)
-    rows = s.scalars(chosen.order_by(Question.captured_at, Question.id))
-    return [question for question in rows if question.messages]
-
-
 # Labeled data ----------------------------------------------------------------------------------
 
 
@@ -136,9 +124,15 @@ def create_job(s: Session, job_id: str, mode: str, settings: dict[str, Any]) -> 
     return job
 
 
-def job(s: Session, job_id: str) -> Job:
-    """Return one job or raise NotFoundError."""
-    return _found(s.get(Job, job_id), "job", job_id)
+def job(s: Session, job_id: str, *, lock: bool = False) -> Job:
+    """Return one job or raise NotFoundError; lock it to decide by its status."""
+    return _found(s.get(Job, job_id, with_for_update=lock), "job", job_id)
+
+
+def last_job(s: Session, *modes: str) -> Job | None:
+    """Return the newest job of these modes, however it ended."""
+    newest = select(Job).where(Job.mode.in_(modes)).order_by(Job.created_at.desc())
+    return s.scalars(newest.limit(1)).first()
 
 
 def jobs(s: Session, *, statuses: Sequence[str] = (), limit: int = 100) -> list[Job]:
@@ -151,7 +145,7 @@ def finish_job(
     s: Session, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str = ""
 ) -> None:
     """Record how a job ended; a cancelled one stays cancelled."""
-    row = job(s, job_id)
+    row = job(s, job_id, lock=True)
     if row.status in ACTIVE:
         row.status, row.error = status, error or None
     row.result = result or row.result

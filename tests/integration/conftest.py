@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,25 @@ FLAGS = (
     *("--served-model-name", BASE_NAME, "--max-model-len", "128", "--max-num-seqs", "64"),
     *("--gpu-memory-utilization", "0.3"),  # the share of a machine that others use too
 )
+
+# Small steps, and a gate and a fitness check that let anything pass: their rules have unit tests.
+SMALL = {
+    "TEMPO_MAX_RESPONSE_TOKENS": "16",
+    "TEMPO_GROUP_SIZE": "4",
+    "TEMPO_WARM_UP_STEPS": "3",
+    "TEMPO_WARM_UP_QUESTIONS": "32",
+    "TEMPO_LABELED_PER_STEP": "16",
+    "TEMPO_UNLABELED_PER_STEP": "8",
+    "TEMPO_HELD_OUT_PER_STEP": "24",
+    "TEMPO_GATE_SAMPLES": "4",
+    "TEMPO_GATE_DELTA": "1",
+    "TEMPO_GATE_PASS_K_MARGIN": "1",
+    "TEMPO_GATE_ENTROPY_RATIO": "0",
+    "TEMPO_FITNESS_AUROC": "0",
+    "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
+    "TEMPO_THREADS": "1",
+    "TEMPO_ROUND_QUESTIONS": "0",
+}
 
 
 @dataclass
@@ -169,6 +189,7 @@ class Server:
         raise AssertionError(f"vLLM did not start:\n{self.log[-6000:]}")
 
 
+StartWorker = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
 MakeAdapter = Callable[..., Manifest]
 MakeVersion = Callable[..., int]
 
@@ -196,7 +217,10 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def make_adapter(tiny_base: Path) -> MakeAdapter:
-    """Publish a random adapter for the small model: make_adapter(store, name, scale=…, seed=…)."""
+    """Publish a random adapter for the small model: make_adapter(store, name, scale=…, seed=…).
+
+    `then(directory)` goes on writing.
+    """
 
     def make(
         store: AdapterStore,
@@ -206,9 +230,11 @@ def make_adapter(tiny_base: Path) -> MakeAdapter:
         seed: int = 0,
         rank: int = 8,
         base: str | None = None,
+        then: Callable[[Path], None] = lambda directory: None,
     ) -> Manifest:
         def write(directory: Path) -> None:
             write_lora(directory, tiny_base, scale=scale, seed=seed, rank=rank)
+            then(directory)
 
         return store.publish(name, write, base=base or str(tiny_base), info={})
 
@@ -227,6 +253,34 @@ def make_version(server: Server, make_adapter: MakeAdapter) -> MakeVersion:
         return version
 
     return make
+
+
+@pytest.fixture
+def worker(server: Server, tmp_path: Path) -> StartWorker:
+    """Return a context manager that runs a worker process with extra variables."""
+
+    @contextmanager
+    def start(**extra: str) -> Iterator[subprocess.Popen[bytes]]:
+        env = server.environment | {"TEMPO_BASE_URL": server.base_url} | SMALL | extra
+        log = tmp_path / "worker.log"
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tempo_trainer.worker"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        try:
+            yield process
+        except BaseException:
+            print(log.read_text()[-6000:])
+            raise
+        finally:
+            process.terminate()
+            process.wait(30)
+
+    return start
 
 
 def candidate(version: int, *, bytes: int) -> Adapter:

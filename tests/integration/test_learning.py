@@ -2,11 +2,9 @@
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -23,23 +21,6 @@ pytestmark = [pytest.mark.service, pytest.mark.vllm]
 
 SPLIT = countdown.split(7, labeled=120, unlabeled=12, unseen=0)
 JOB_SECONDS = 180.0
-# Small steps, and a gate and a fitness check that let anything pass: their rules have unit tests.
-SMALL = {
-    "TEMPO_MAX_RESPONSE_TOKENS": "16",
-    "TEMPO_GROUP_SIZE": "4",
-    "TEMPO_WARM_UP_STEPS": "3",
-    "TEMPO_WARM_UP_QUESTIONS": "32",
-    "TEMPO_LABELED_PER_STEP": "16",
-    "TEMPO_UNLABELED_PER_STEP": "8",
-    "TEMPO_HELD_OUT_PER_STEP": "24",
-    "TEMPO_GATE_SAMPLES": "4",
-    "TEMPO_GATE_DELTA": "1",
-    "TEMPO_GATE_PASS_K_MARGIN": "1",
-    "TEMPO_GATE_ENTROPY_RATIO": "0",
-    "TEMPO_FITNESS_AUROC": "0",
-    "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
-    "TEMPO_THREADS": "1",
-}
 StartWorker = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
 
 
@@ -57,34 +38,6 @@ def labeled(server: Any) -> None:
     with server.sessions.begin() as s:
         sequence = versions.roll_back(s, to=0).sequence
     server.wait_for_sequence(sequence)
-
-
-@pytest.fixture
-def worker(server: Any, tmp_path: Path) -> StartWorker:
-    """Return a context manager that runs a worker process with extra variables."""
-
-    @contextmanager
-    def start(**extra: str) -> Iterator[subprocess.Popen[bytes]]:
-        env = server.environment | {"TEMPO_BASE_URL": server.base_url} | SMALL | extra
-        log = tmp_path / "worker.log"
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tempo_trainer.worker"],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
-        try:
-            yield process
-        except BaseException:
-            print(log.read_text()[-6000:])
-            raise
-        finally:
-            process.terminate()
-            process.wait(30)
-
-    return start
 
 
 def labeled_row(puzzle: countdown.Puzzle) -> dict[str, object]:

@@ -6,7 +6,7 @@ import threading
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import queries
+from tempo_storage import pool, queries
 from tempo_storage.errors import StreamUnavailableError
 from tempo_storage.streams import QuestionStream
 
@@ -20,12 +20,15 @@ class Drain:
     """A thread of the worker that holds the lease.
 
     An entry is acknowledged after its row is committed, so a crash between the two delivers it
-    again and the row's id absorbs it.
+    again and the row's id absorbs it. With each batch goes what the pool has too much of.
     """
 
-    def __init__(self, stream: QuestionStream, sessions: sessionmaker[Session]) -> None:
+    def __init__(
+        self, stream: QuestionStream, sessions: sessionmaker[Session], *, keep: int
+    ) -> None:
         self._stream = stream
         self._sessions = sessions
+        self._keep = keep
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self._failing = False
@@ -48,6 +51,7 @@ class Drain:
                 logger.error("drain: dropped %d malformed entries", len(entries) - len(whole))
             with self._sessions.begin() as s:
                 queries.add_questions(s, whole)
+                pool.prune(s, self._keep)
             self._stream.acknowledge([entry_id for entry_id, _ in entries])
         return len(entries)
 

@@ -122,7 +122,7 @@ class Jobs:
     def _requeue(self, job_id: str, reason: str, *, counts: bool) -> None:
         with self._sessions.begin() as s:
             leases.assert_held(s, leases.TRAINER, self._epoch())
-            job = queries.job(s, job_id)
+            job = queries.job(s, job_id, lock=True)
             if job.status == "running":
                 job.status, job.attempts = "queued", job.attempts - int(not counts)
                 queries.add_event(s, "job.requeued", reason, job_id=job_id, level="warning")

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import leases, queries
+from tempo_storage import leases, pool, queries
 from tempo_storage.adapters import AdapterStore, trial_name, version_name
 from tempo_storage.models import Iteration, LabeledExample
 from tempo_trainer import checkpoint
@@ -198,8 +198,9 @@ class Learner:
     def unlabeled_rollouts(self, adapter: str) -> tuple[list[Rollout], list[str]]:
         """Return rollouts of the next captured questions, and the questions' ids."""
         with self.world.sessions() as s:
-            questions = queries.distinct_questions(s)
-        drawn = self._draw("unlabeled", questions, self.world.settings.unlabeled_per_step)
+            hashes = pool.contents(s)
+            count = self.world.settings.unlabeled_per_step
+            drawn = pool.questions(s, self._draw("unlabeled", hashes, count))
         prompts = self.world.sampler.prompts(drawn)
         rollouts = _rollouts(prompts, self._sample(prompts, adapter), adapter, None)
         sampled = {p.question_id for p in prompts}

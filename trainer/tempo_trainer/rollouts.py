@@ -2,9 +2,17 @@
 
 The server renders and tokenises each question, and its token ids are used as they are: a second
 renderer, or re-tokenised text, would train on something that nobody sampled.
+
+Users come first. A rollout request is sent only while nothing queues in vLLM, whoever it is: when
+`vllm:num_requests_waiting` is above 0 the engine is full, and one more rollout could only lengthen
+what a user waits for. Rollouts that queue there themselves need no exception, since more of them
+would wait as well. vLLM cannot pause what already runs; that much is bounded by
+`requests_in_flight`, and what it has queued stands behind users by its priority.
 """
 
 import logging
+import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +27,9 @@ logger = logging.getLogger(__name__)
 PRIORITY = 10  # behind users, who have 0
 RETRY_SECONDS = 1.0
 REQUEST_SECONDS = 600.0
+CACHED_PROMPTS = 4096
+QUEUE_SECONDS = 0.25  # how old a look at vLLM's queue may be
+WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 class SamplingError(TempoError, RuntimeError):
@@ -57,12 +68,17 @@ class SamplerOptions:
 
 
 class Sampler:
-    """Bounded requests at low priority; waits out a server that restarts."""
+    """Bounded requests at low priority, none while users queue; waits out a server's restart."""
 
     def __init__(
-        self, options: SamplerOptions, *, transport: httpx.BaseTransport | None = None
+        self,
+        options: SamplerOptions,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._options = options
+        self._should_stop = should_stop
         headers = {"X-Tempo-Key": options.tempo_key}
         if options.vllm_key:
             headers["Authorization"] = f"Bearer {options.vllm_key}"
@@ -76,6 +92,10 @@ class Sampler:
         )
         self._threads = ThreadPoolExecutor(options.requests_in_flight, "sampler")
         self._prompts: dict[str, Prompt | None] = {}
+        self._lock = threading.Lock()
+        self._seen_at = -QUEUE_SECONDS
+        self._queued = False
+        self._held_back = 0.0
 
     def close(self) -> None:
         """Close the connections."""
@@ -89,6 +109,8 @@ class Sampler:
         leaves no room for a response of `max_tokens` is left out.
         """
         known = self._prompts
+        if len(known) > CACHED_PROMPTS:
+            known.clear()
         missing = {q.content_hash: q for q in questions if q.content_hash not in known}
         known.update(zip(missing, self._threads.map(self._tokenize, missing.values()), strict=True))
         return [prompt for q in questions if (prompt := known[q.content_hash]) is not None]
@@ -104,6 +126,12 @@ class Sampler:
             lambda chunk, chunk_seed: self._complete(chunk, adapter, n, chunk_seed), chunks, seeds
         )
         return [group for groups in answered for group in groups]
+
+    def take_held_back(self) -> float:
+        """Return the seconds, summed over requests, that users have cost since the last call."""
+        with self._lock:
+            seconds, self._held_back = self._held_back, 0.0
+        return seconds
 
     def _tokenize(self, question: Any) -> Prompt | None:
         body = {
@@ -134,11 +162,39 @@ class Sampler:
             **{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
             **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
         }
+        self._let_users_pass()
         reply = self._post("/v1/completions", body)
         choices = [_sample(c) for c in sorted(reply["choices"], key=lambda c: c["index"])]
         if reply["model"] != adapter and adapter != "tempo-v0":
             raise SamplingError(f"asked {adapter} and {reply['model']} answered; stop training")
         return [choices[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def _let_users_pass(self) -> None:
+        deadline = time.monotonic() + self._options.patience_seconds
+        while self._something_queues() and not self._should_stop():
+            if time.monotonic() > deadline:
+                logger.warning("rollouts: vLLM's queue is never empty; going on behind its users")
+                return
+            time.sleep(QUEUE_SECONDS)
+            with self._lock:
+                self._held_back += QUEUE_SECONDS
+
+    def _something_queues(self) -> bool:
+        with self._lock:  # one look serves all threads: reading the metrics costs the server time
+            if time.monotonic() - self._seen_at >= QUEUE_SECONDS:
+                self._queued = self._read_queue() > 0
+                self._seen_at = time.monotonic()
+            return self._queued
+
+    def _read_queue(self) -> float:
+        """Return how many requests queue; 0 where the server does not say."""
+        try:
+            text = self._client.get("/metrics", timeout=RETRY_SECONDS).text
+        except httpx.ReadTimeout:
+            return 1.0  # too busy to say so
+        except httpx.TransportError:
+            return 0.0  # the request itself waits for a server that is away
+        return sum(float(value) for value in WAITING.findall(text))
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         response = self._patiently(lambda: self._client.post(path, json=body))

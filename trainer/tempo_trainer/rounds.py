@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Any
 
-from tempo_storage import leases, queries, versions
+from tempo_storage import leases, pool, queries, versions
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.models import Iteration, Job
 from tempo_trainer.jobs import CancelledError, StoppedError
@@ -37,7 +37,9 @@ def round_(learner: Learner, job: Job) -> dict[str, Any]:
     for position in range(done[-1].position + 1 if done else 1, steps + 1):
         wait_while_paused(learner, job.id)
         report, question_ids = learner.iterate()
-        metrics = report.metrics() | {"e_steps": 1, "m_steps": int(report.refined)}
+        held_back = {"rollouts/held_back_seconds": learner.world.sampler.take_held_back()}
+        counts = {"e_steps": 1, "m_steps": int(report.refined)}
+        metrics = report.metrics() | counts | held_back
         learner.commit(job.id, position, metrics=metrics, question_ids=question_ids)
         _tell(learner, job.id, report, position, steps)
     summary = _summary(learner, job)
@@ -66,7 +68,7 @@ def starting_checkpoint(learner: Learner, job: Job) -> str:
 def refuse_without_questions(learner: Learner) -> None:
     """Raise InvalidInputError when there is nothing to learn from: no M-step could follow."""
     with learner.world.sessions() as s:
-        questions, labeled = queries.distinct_questions(s), queries.example_counts(s)
+        questions, labeled = pool.contents(s), queries.example_counts(s)
     if not questions:
         raise InvalidInputError(
             "no unlabeled question was captured; send questions to the server with "

@@ -4,9 +4,9 @@
 task, on which the figure was measured (with 0.44 M parameters: large models want smaller steps).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tempo_storage.settings import StorageSettings
 
@@ -73,7 +73,7 @@ class TrainerSettings(StorageSettings):
     """Train the policy on labeled rows as well. Paper: no; release: yes."""
     order: Literal["paper", "release"] = "paper"
     """`paper`: recalibrate, then read the advantages; `release`: read them before."""
-    reward_sign: Literal[1, -1] = 1
+    reward_sign: Annotated[Literal[1, -1], BeforeValidator(int)] = 1
     """-1 flips the sign of the unlabeled reward: a control experiment, which must not gain."""
 
     # Both steps

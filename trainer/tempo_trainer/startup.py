@@ -1,6 +1,7 @@
 """Build the learner from what the server says: its base model, its key, its verifiers."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,8 +33,7 @@ def build_learner(
 
     Raises SamplingError when the server does not answer, SettingsError without a key.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) // 2))
     key = admin_key(settings)
     base = served_base(settings, key)
     networks = Networks.load(base, settings)
@@ -44,7 +44,7 @@ def build_learner(
         settings=settings,
         sessions=sessions,
         store=store,
-        sampler=Sampler(_sampler_options(settings, key)),
+        sampler=Sampler(_sampler_options(settings, key), should_stop=should_stop),
         verifiers=VerifierPool(verifiers.names(), size=settings.verifier_processes),
         base=base,
         epoch=epoch,

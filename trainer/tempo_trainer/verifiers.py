@@ -22,14 +22,24 @@ from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+from tempo_storage.boxed import boxed
+
 GROUP = "tempo.verifiers"
 MEMORY_BYTES = 2 << 30  # address space, not resident
 ORPHAN_SECONDS = 120  # a child that hangs with nobody left to kill it ends after this
 TAIL_CHARACTERS = 4096
 SHOWN_CHARACTERS = 200
 
-BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 MARKED = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)+\s*(.+)", re.IGNORECASE)
+# A choice that is named as the answer, and one that only stands alone: (B), or B on its own line.
+NAMED_CHOICE = re.compile(
+    r"\\boxed\{[^A-Za-z]*(?:\\[a-z]+\{\W*)?([A-Ja-j])(?![A-Za-z])"
+    r"|(?i:answer|option|choice)\W*(?:(?i:is|be|option|choice)\W+)*(?:\(([a-j])\)|([A-J])(?![\w'’]))"
+)
+LONE_CHOICE = re.compile(
+    r"(?<!\w)\(([A-Ja-j])\)|^\W*([A-Ja-j])\W*$|\A\W*([A-J])[.):]\s.*\Z", re.MULTILINE
+)
+CHOICE = re.compile(r"\W*([A-Ja-j])\W*")
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
 
 
@@ -59,17 +69,6 @@ class Verifier(Protocol):
 def final_text(response: str) -> str:
     """Return what follows the reasoning, at most the last 4,096 characters."""
     return response.rpartition("</think>")[2][-TAIL_CHARACTERS:]
-
-
-def boxed(text: str) -> str | None:
-    """Return the content of the last `\\boxed{…}` with balanced braces."""
-    for match in reversed(list(BOXED.finditer(text))):
-        depth = 1
-        for end in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[match.end() : end].strip()
-    return None
 
 
 def answer(response: str) -> str:
@@ -137,6 +136,29 @@ class Numeric:
         wanted = [w for r in reference if (w := number(r)) is not None]
         close = any(abs(found - w) <= tolerance * max(1.0, abs(w)) for w in wanted)
         return Verdict(close, repr(found))
+
+
+class Choice:
+    """The answer is one letter from A to J: "(B)", "Answer: B", or B on a line of its own."""
+
+    name = "choice"
+
+    def check_reference(self, reference: Sequence[str]) -> str | None:
+        """Refuse references that are not one letter."""
+        bad = [r for r in reference if not CHOICE.fullmatch(r)]
+        return f"{bad[0]!r} is not one letter from A to J" if bad else None
+
+    def verify(
+        self, response: str, reference: Sequence[str], metadata: Mapping[str, Any]
+    ) -> Verdict:
+        """Compare the last letter that is named as the answer, else the last that stands alone."""
+        text = final_text(response)
+        found = NAMED_CHOICE.findall(text) or LONE_CHOICE.findall(text)
+        if not found:
+            return Verdict(False, None, "no choice")
+        letter = "".join(found[-1]).upper()
+        wanted = {m[1].upper() for r in reference if (m := CHOICE.fullmatch(r))}
+        return Verdict(letter in wanted, letter)
 
 
 class Math:

@@ -21,10 +21,10 @@ from tempo_storage.database import open_database
 from tempo_storage.doorbell import ring
 from tempo_storage.embedded import keep_running
 from tempo_storage.errors import LeaseLostError, TempoError
-from tempo_storage.settings import installed_settings, refuse_unknown_variables
+from tempo_storage.settings import checked
 from tempo_storage.streams import QUEUE, QuestionStream, redis_client
 from tempo_storage.valkey import die_with_parent
-from tempo_trainer import jobs
+from tempo_trainer import jobs, schedule
 from tempo_trainer.drain import Drain
 from tempo_trainer.lease_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
 from tempo_trainer.worker_settings import WorkerSettings
@@ -44,6 +44,7 @@ class Worker:
         self.stopping = threading.Event()
         self.epoch = 0
         self._lost = threading.Event()
+        self._settings = settings
         self._sessions = sessions
         self._redis_url = redis_url
         self._jobs = jobs.Jobs(
@@ -66,7 +67,8 @@ class Worker:
         self._jobs.close()
 
     def _work(self) -> None:
-        drain = Drain(QuestionStream(redis_client(self._redis_url)), self._sessions)
+        stream = QuestionStream(redis_client(self._redis_url))
+        drain = Drain(stream, self._sessions, keep=self._settings.pool_questions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_SECONDS)
         drain.start()
         with self._kept_lease():
@@ -85,14 +87,17 @@ class Worker:
             self.stopping.wait(WAIT_SECONDS)
 
     def _ring_for_waiting(self, connection: redis.Redis) -> None:
-        # The ledger knows of jobs whose doorbell was lost with Valkey, or rang for a dead worker.
-        with self._sessions() as s:
-            waiting = [job.id for job in queries.jobs(s, statuses=("queued",))]
+        # Jobs that are due, and those whose bell was lost with Valkey or rang for a dead worker.
         try:
+            with self._sessions.begin() as s:
+                schedule.start_due_job(s, self._settings)
+                waiting = [job.id for job in queries.jobs(s, statuses=("queued",))]
             if waiting and not connection.llen(f"rq:queue:{QUEUE}"):
                 ring(connection, waiting[-1])
         except redis.RedisError:
             logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
+        except SQLAlchemyError as error:
+            logger.warning("worker %s: the ledger does not answer: %s", self.owner, error)
 
     # The lease ----------------------------------------------------------------------------------
 
@@ -140,8 +145,7 @@ def main() -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        refuse_unknown_variables(*installed_settings())
-        settings = WorkerSettings()
+        settings = checked(WorkerSettings)
         if settings.die_with_parent:
             die_with_parent()
         redis_url = settings.redis_url or keep_running(settings.root)

@@ -22,10 +22,19 @@ class WorkerSettings(TrainerSettings):
     """Rollout requests at once: bounds what training takes from users."""
     patience_seconds: float = Field(default=180.0, ge=1, le=3600)
     """How long a job waits for a server that does not answer before the attempt fails."""
+    round_questions: int = Field(default=64, ge=0)
+    """New distinct questions that start a round by themselves; 0: rounds start on request only."""
+    recalibrate_hours: float = Field(default=0, ge=0)
+    """Recalibrate the critic when it was not for so long; 0: in rounds and on request only."""
+    recalibrate_auroc: float = Field(default=0.65, ge=0, le=1)
+    """A round that ended with a lower AUROC on held-out questions has the critic recalibrated
+    before the next one starts by itself: `warm_up_steps` E-steps, no M-step; 0: never."""
+    pool_questions: int = Field(default=20_000, ge=1)
+    """Distinct questions that are kept; those asked longest ago go first."""
     verifier_processes: int = Field(default=1, ge=1, le=64)
     """Processes that verify responses."""
     threads: int = Field(default=0, ge=0, le=1024)
-    """CPU threads of the trainer; 0: as many as torch finds."""
+    """CPU threads of the trainer; 0: half of the cores. Threads that wait for busy cores crawl."""
     die_with_parent: bool = False
     """End when the process that started this one ends, also by kill -9."""
     failpoint: str = Field(default="", pattern=r"^([a-z_]+(:[1-9]\d*)?)?$")

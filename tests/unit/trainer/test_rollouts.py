@@ -1,6 +1,7 @@
 """The sampler asks vLLM for token ids by version name, and waits out a restart."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ def sampler(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -
 
 
 def completions(request: httpx.Request) -> httpx.Response:
+    if request.url.path == "/metrics":
+        return metrics(0)
     body = json.loads(request.content)
     choices = [
         {
@@ -37,6 +40,16 @@ def completions(request: httpx.Request) -> httpx.Response:
         for j in range(body["n"])
     ]
     return httpx.Response(200, json={"model": body["model"], "choices": choices[::-1]})
+
+
+def metrics(waiting: int) -> httpx.Response:
+    lines = (
+        "# HELP vllm:num_requests_waiting Number of requests waiting to be processed.",
+        'vllm:num_requests_running{engine="0",model_name="tempo"} 64.0',
+        f'vllm:num_requests_waiting{{engine="0",model_name="tempo"}} {waiting}.0',
+        'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 7.0',
+    )
+    return httpx.Response(200, text="\n".join(lines))
 
 
 def test_responses_come_back_in_the_order_of_the_prompts() -> None:
@@ -55,8 +68,8 @@ def test_a_request_pins_the_version_the_temperature_and_the_priority() -> None:
         return completions(request)
 
     sampler(answer).sample([Prompt("a", (1, 2))], adapter="tempo-t9", n=2, seed=5)
-    body = json.loads(seen[0].content)
-    assert seen[0].headers["x-tempo-key"] == "tk_x"
+    body = json.loads(seen[-1].content)
+    assert seen[-1].headers["x-tempo-key"] == "tk_x"
     assert (body["model"], body["priority"], body["seed"]) == ("tempo-t9", PRIORITY, 5)
     assert (body["temperature"], body["top_p"], body["top_k"]) == (1.0, 1.0, 0)
     assert body["return_token_ids"] is True
@@ -64,6 +77,8 @@ def test_a_request_pins_the_version_the_temperature_and_the_priority() -> None:
 
 def test_another_version_s_answer_is_refused() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            return metrics(0)
         return httpx.Response(200, json={**completions(request).json(), "model": "base"})
 
     with pytest.raises(SamplingError, match=r"asked tempo-t1 and base answered"):
@@ -118,3 +133,104 @@ def test_each_content_is_tokenised_once_and_a_too_long_one_left_out() -> None:
     for _ in range(2):
         assert made.prompts(questions) == [Prompt("abc", (0, 1, 2))]
     assert sorted(asked) == ["abc", "far too long"]
+
+
+# Users come first --------------------------------------------------------------------------------
+
+
+@dataclass
+class Vllm:
+    """A server whose queue the test fills; it notes what it was asked, in order."""
+
+    waiting: Callable[[], int]
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.path)
+        return metrics(self.waiting()) if self.asked[-1] == "/metrics" else completions(request)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempo_trainer.rollouts.QUEUE_SECONDS", 0.01)
+
+
+def sample(made: Sampler, prompts: int = 1) -> list[list[Any]]:
+    asked = [Prompt(str(i), (i,)) for i in range(prompts)]
+    return made.sample(asked, adapter="tempo-t1", n=1, seed=0)
+
+
+@pytest.mark.usefixtures("fast")
+def test_no_rollout_is_sent_while_somebody_queues() -> None:
+    queue = iter([3, 1, 0])
+    vllm = Vllm(lambda: next(queue))
+    made = sampler(vllm)
+    assert len(sample(made)) == 1
+    assert vllm.asked == ["/metrics"] * 3 + ["/v1/completions"]
+    assert made.take_held_back() >= 0.02
+    assert made.take_held_back() == 0.0
+
+
+def test_rollouts_stop_within_a_second_after_users_begin_to_queue() -> None:
+    began: list[float] = []
+    sent: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        now = time.monotonic()
+        if request.url.path == "/metrics":
+            return metrics(int(bool(began) and began[0] < now < began[0] + 2.0))
+        sent.append(now)
+        if len(sent) == 20:
+            began.append(now)
+        time.sleep(0.01)
+        return completions(request)
+
+    sample(sampler(answer, prompts_per_request=1), prompts=100)
+    assert len(sent) == 100
+    assert [t for t in sent if began[0] + 1.0 < t < began[0] + 2.0] == []
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_queue_that_is_never_empty_is_not_waited_for_longer_than_patience() -> None:
+    vllm = Vllm(lambda: 1)
+    made = sampler(vllm, patience_seconds=0.05)
+    assert len(sample(made)) == 1
+    assert 0.05 <= made.take_held_back() < 5.0
+
+
+def test_a_worker_that_is_told_to_stop_holds_nothing_back() -> None:
+    options = SamplerOptions(base_url="http://vllm", tempo_key="tk_x", max_tokens=4)
+    transport = httpx.MockTransport(Vllm(lambda: 1))
+    made = Sampler(options, should_stop=lambda: True, transport=transport)
+    assert len(sample(made)) == 1
+    assert made.take_held_back() < 1.0
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_server_that_does_not_show_its_queue_is_sampled(status: int) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        is_metrics = request.url.path == "/metrics"
+        return httpx.Response(status, text="nothing") if is_metrics else completions(request)
+
+    assert len(sample(sampler(answer))) == 1
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_server_too_busy_to_show_its_queue_is_spared_one_that_is_away_is_asked() -> None:
+    failures = iter([httpx.ReadTimeout("busy"), httpx.ConnectError("away")])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            raise next(failures)
+        return completions(request)
+
+    made = sampler(answer)
+    assert len(sample(made)) == 1
+    assert made.take_held_back() > 0
+    assert next(failures, None) is None
+
+
+def test_one_look_at_the_queue_serves_all_requests() -> None:
+    vllm = Vllm(lambda: 0)
+    sample(sampler(vllm, prompts_per_request=1), prompts=20)
+    assert vllm.asked.count("/metrics") < vllm.asked.count("/v1/completions") == 20

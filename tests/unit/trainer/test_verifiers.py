@@ -2,7 +2,7 @@
 
 import pytest
 
-from tempo_trainer.verifiers import Exact, Math, Numeric, answer, boxed, load, names, number
+from tempo_trainer.verifiers import Choice, Exact, Math, Numeric, answer, boxed, load, names, number
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,42 @@ def test_numeric_compares_within_a_relative_tolerance() -> None:
 
 
 @pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("B", "B"),
+        ("**b**", "B"),
+        ("(B)", "B"),
+        ("B. Paris", "B"),
+        ("Answer: B", "B"),
+        ("**Answer:** (b)", "B"),
+        ("So the correct option is (B), because (A) is wrong", "B"),
+        ("the final answer is option J.", "J"),
+        (r"\boxed{B}", "B"),
+        (r"The answer is: $\boxed{\textbf{(B)}\ 3}$", "B"),
+        ("Answer: A. No, wait. Answer: B", "B"),
+        ("(A) is wrong, so (B)", "B"),
+        ("<think>Answer: A</think>\nIt must be\nB", "B"),
+        ("Answer: A's place", None),
+        ("the answer is a triangle", None),
+        ("f(a) = c", None),
+        ("Answer: K", None),
+        ("", None),
+    ],
+)
+def test_a_choice_is_the_last_letter_that_is_named_or_stands_alone(
+    response: str, letter: str | None
+) -> None:
+    verdict = Choice().verify(response, ["C", letter or "A"], {})
+    assert (verdict.extracted, verdict.correct) == (letter, letter is not None)
+    assert not Choice().verify(response, ["(I)"], {}).correct
+
+
+def test_a_choice_has_one_letter_as_its_reference() -> None:
+    assert Choice().check_reference(["A", "(j)", "B."]) is None
+    assert Choice().check_reference(["A", "Paris"]) == "'Paris' is not one letter from A to J"
+
+
+@pytest.mark.parametrize(
     ("response", "reference", "correct"),
     [
         (r"\boxed{\frac{2}{4}}", "1/2", True),
@@ -81,5 +117,10 @@ def test_a_reference_that_is_no_mathematics_is_refused(mathematics: Math) -> Non
 def test_the_installed_verifiers_load_by_name() -> None:
     assert set(names()) >= {"countdown", "exact", "math", "numeric"}
     assert load("exact").name == "exact"
-    with pytest.raises(LookupError, match="no verifier 'vibes'; installed are countdown, exact"):
+    with pytest.raises(LookupError, match=r"no verifier 'vibes'; installed are .*countdown, exact"):
         load("vibes")
+
+
+def test_the_last_number_of_a_calculation_is_its_result() -> None:
+    assert Numeric().verify("so 3 + 4 = 7", ["7"], {}).correct
+    assert not Numeric().verify("so 3 + 4 = 7", ["3"], {}).correct

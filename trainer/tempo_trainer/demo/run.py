@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ ENVIRONMENT = {
     "TEMPO_PROMPTS_PER_REQUEST": "8",
     "TEMPO_REQUESTS_IN_FLIGHT": "2",
     "TEMPO_THREADS": "1",
+    "TEMPO_ROUND_QUESTIONS": "0",  # the rounds are counted
 }
 
 
@@ -98,11 +99,16 @@ def run(options: Options) -> dict[str, Any]:
             Tempo(base_url=stack.url, api_key=key) as tempo,
             openai.OpenAI(base_url=f"{stack.url}/v1", api_key="user", max_retries=0) as client,
         ):
-            return _loop(options, split, tempo, client)
+            return _loop(options, split, tempo, client, check=stack.check)
 
 
 def _loop(
-    options: Options, split: countdown.Split, tempo: Tempo, client: openai.OpenAI
+    options: Options,
+    split: countdown.Split,
+    tempo: Tempo,
+    client: openai.OpenAI,
+    *,
+    check: Callable[[], None],
 ) -> dict[str, Any]:
     base_name = "tempo-v0"
     before = _scores(client, base_name, split)
@@ -111,14 +117,14 @@ def _loop(
     users.start()
     uploaded = tempo.files.create(countdown.labeled_row(puzzle) for puzzle in split.labeled)
     console.print(f"uploaded {uploaded.examples} labeled questions, {uploaded.held_out} held out")
-    jobs = [_watch(tempo, tempo.jobs.create(training_file=uploaded.id, mode="recalibrate"))]
+    jobs = [_watch(tempo, tempo.jobs.create(training_file=uploaded.id, mode="recalibrate"), check)]
     while not users.asked_everything:
         time.sleep(0.5)
     for _ in range(options.rounds):
         job = tempo.jobs.create(
             training_file=uploaded.id, mode="round", max_steps=options.iterations
         )
-        jobs.append(_watch(tempo, job))
+        jobs.append(_watch(tempo, job, check))
     seen = users.stop()
     after = _scores(client, "tempo", split)
     _print_table(before, after)
@@ -137,8 +143,8 @@ def _base(cache: Path) -> Path:
         return build_base(cache, show)
 
 
-def _watch(tempo: Tempo, job: Job) -> Job:
-    """Show a job's progress until it ends."""
+def _watch(tempo: Tempo, job: Job, check: Callable[[], None]) -> Job:
+    """Show a job's progress until it ends; `check` raises when a process has ended."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     deadline = time.monotonic() + JOB_SECONDS
     with Progress(*columns, console=console) as progress:
@@ -147,6 +153,7 @@ def _watch(tempo: Tempo, job: Job) -> Job:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
             time.sleep(1.0)
+            check()
             job = tempo.jobs.retrieve(job.id)
             done = job.progress
             text = f"{job.mode}: {done.get('phase', job.status)}"

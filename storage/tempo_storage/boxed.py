@@ -1,0 +1,16 @@
+"""Find the answer in a worked solution: uploads and verifiers must read the same one."""
+
+import re
+
+BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+
+
+def boxed(text: str) -> str | None:
+    """Return the content of the last `\\boxed{…}` with balanced braces."""
+    for match in reversed(list(BOXED.finditer(text))):
+        depth = 1
+        for end in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if depth == 0:
+                return text[match.end() : end].strip()
+    return None

@@ -1,0 +1,163 @@
+"""When a job starts by itself: by counts and times, never against a pause, never beside a job."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import queries
+from tempo_storage.database import open_database
+from tempo_storage.models import File, LabeledExample
+from tempo_trainer.schedule import Outlook, due, look, start_due_job
+from tempo_trainer.worker_settings import WorkerSettings
+
+HOUR = 3600.0
+DAILY = WorkerSettings(round_questions=64, recalibrate_hours=24, recalibrate_auroc=0.65)
+READY = Outlook(
+    now=100 * HOUR,
+    paused=False,
+    busy=False,
+    labeled=True,
+    new_questions=64,
+    last_job_at=99 * HOUR,
+    auroc=0.8,
+)
+
+
+def mode(settings: WorkerSettings = DAILY, **changes: object) -> str | None:
+    found = due(replace(READY, **changes), settings)
+    return found and found.mode
+
+
+def test_a_round_starts_with_the_last_question_that_it_waits_for() -> None:
+    assert mode(new_questions=63) is None
+    assert mode(new_questions=64) == "round"
+    assert "64 new questions" in due(READY, DAILY).reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("held_up", [{"paused": True}, {"busy": True}, {"labeled": False}])
+def test_nothing_starts_in_a_pause_beside_a_job_or_without_labels(held_up: dict[str, bool]) -> None:
+    assert mode(**held_up) is None
+    assert mode(last_job_at=0.0, **held_up) is None
+
+
+def test_zero_switches_a_rule_off() -> None:
+    never = WorkerSettings(round_questions=0, recalibrate_hours=0)
+    assert mode(never, new_questions=10**6, last_job_at=0.0, auroc=0.5) is None
+    assert mode(WorkerSettings(recalibrate_auroc=0), auroc=0.1) == "round"
+
+
+def test_the_clock_recalibrates_once_a_day_also_when_nobody_asks() -> None:
+    idle = {"new_questions": 0}
+    assert mode(last_job_at=100 * HOUR - 24 * HOUR + 1, **idle) is None
+    assert mode(last_job_at=100 * HOUR - 24 * HOUR, **idle) == "recalibrate"
+    assert mode(last_job_at=0.0, **idle) == "recalibrate"
+
+
+def test_a_critic_that_drifted_is_recalibrated_before_the_next_round() -> None:
+    assert mode(auroc=0.64) == "recalibrate"
+    assert mode(auroc=0.64, new_questions=63) is None
+    assert mode(auroc=0.65) == "round"
+    assert mode(auroc=None) == "round"
+
+
+# What the ledger says ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
+    made = open_database(f"sqlite:///{tmp_path / 'tempo.db'}")
+    with made.begin() as s:
+        file = File(id="f", filename="x", bytes=1, sha256="", summary={}, created_at=0.0)
+        queries.add_file(s, file, [labeled("train"), labeled("held_out")])
+    yield made
+    made.kw["bind"].dispose()
+
+
+def labeled(split: str) -> LabeledExample:
+    return LabeledExample(
+        content_hash=split,
+        file_id="f",
+        messages=[{"role": "user", "content": split}],
+        reference=["1"],
+        verifier="exact",
+        details={},
+        split=split,
+    )
+
+
+def ask(sessions: sessionmaker[Session], *numbers: int, at: float) -> None:
+    rows = [
+        {"id": f"q{n}", "messages": [{"role": "user", "content": f"{n}?"}], "captured_at": at}
+        for n in numbers
+    ]
+    with sessions.begin() as s:
+        queries.add_questions(s, rows)
+
+
+def start(sessions: sessionmaker[Session]) -> str | None:
+    with sessions.begin() as s:
+        job = start_due_job(s, WorkerSettings(round_questions=3))
+        return job and job.mode
+
+
+def end_last_job(sessions: sessionmaker[Session], status: str, **result: object) -> float:
+    with sessions.begin() as s:
+        job = queries.last_job(s, "round", "recalibrate")
+        assert job is not None
+        queries.finish_job(s, job.id, status, result=result)
+        return job.created_at
+
+
+def test_a_job_that_starts_by_itself_is_an_ordinary_one_and_says_why(
+    sessions: sessionmaker[Session],
+) -> None:
+    ask(sessions, 1, 2, at=1.0)
+    assert start(sessions) is None
+    ask(sessions, 3, at=1.0)
+    assert start(sessions) == "round"
+    assert start(sessions) is None  # it is queued still
+    with sessions() as s:
+        (job,) = queries.jobs(s)
+        (event,) = queries.events(s, job_id=job.id)
+    assert (job.status, job.settings["auto_promote"]) == ("queued", True)
+    assert event.type == "job.queued"
+    assert "by the schedule: 3 new questions since the last round" in event.message
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_a_round_uses_up_its_questions_however_it_ends(
+    sessions: sessionmaker[Session], status: str
+) -> None:
+    ask(sessions, 1, 2, 3, at=1.0)
+    assert start(sessions) == "round"
+    began = end_last_job(sessions, status)
+    assert start(sessions) is None
+    ask(sessions, 1, 2, 3, at=began + 1)  # known questions
+    ask(sessions, 4, 5, at=began + 1)
+    assert start(sessions) is None
+    ask(sessions, 6, at=began + 1)
+    assert start(sessions) == "round"
+
+
+def test_drift_is_recalibrated_once_even_in_vain(sessions: sessionmaker[Session]) -> None:
+    ask(sessions, 1, 2, 3, at=1.0)
+    start(sessions)
+    began = end_last_job(sessions, "succeeded", critic_auroc=0.61)
+    ask(sessions, 4, 5, 6, at=began + 1)
+    assert start(sessions) == "recalibrate"
+    end_last_job(sessions, "succeeded", critic_auroc=0.61)
+    assert start(sessions) == "round"
+
+
+def test_a_pause_is_seen(sessions: sessionmaker[Session]) -> None:
+    ask(sessions, 1, 2, 3, at=1.0)
+    with sessions.begin() as s:
+        queries.set_paused(s, True)
+        assert look(s, 5.0).paused
+    assert start(sessions) is None
+    with sessions.begin() as s:
+        queries.set_paused(s, False)
+    assert start(sessions) == "round"

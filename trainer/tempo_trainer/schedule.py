@@ -1,0 +1,91 @@
+"""Start the job that is due: a round after enough new questions, a recalibration of a stale critic.
+
+What is due is a function of counts and times. The job is an ordinary one: listed, watched and
+cancelled like those that a person starts.
+"""
+
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from tempo_storage import pool, queries
+from tempo_storage.models import Job, Training
+from tempo_trainer.worker_settings import WorkerSettings
+
+logger = logging.getLogger("tempo.schedule")
+HOUR_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What decides whether a job is due."""
+
+    now: float
+    paused: bool
+    busy: bool
+    """A job is queued or running."""
+    labeled: bool
+    """There are questions to calibrate the critic with, and others to judge it by."""
+    new_questions: int
+    """Distinct ones that were first asked after the last round began, however it ended."""
+    last_job_at: float
+    """When the last job of any kind was made: each recalibrates the critic. 0: never."""
+    auroc: float | None
+    """The critic's on held-out questions when the last round ended; None: recalibrated since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A job to be started, and why."""
+
+    mode: str
+    reason: str
+
+
+def due(seen: Outlook, settings: WorkerSettings) -> Due | None:
+    """Return the job that is to be started now, if one is."""
+    if seen.paused or seen.busy or not seen.labeled:
+        return None
+    hours = (seen.now - seen.last_job_at) / HOUR_SECONDS
+    if settings.recalibrate_hours and hours >= settings.recalibrate_hours:
+        since = f"for {hours:.1f} hours" if seen.last_job_at else "yet"
+        return Due("recalibrate", f"the critic was not recalibrated {since}")
+    if not settings.round_questions or seen.new_questions < settings.round_questions:
+        return None
+    least = settings.recalibrate_auroc
+    if seen.auroc is not None and seen.auroc < least:
+        return Due("recalibrate", f"held-out AUROC drifted to {seen.auroc:.2f}, below {least:.2f}")
+    return Due("round", f"{seen.new_questions} new questions since the last round")
+
+
+def look(s: Session, now: float) -> Outlook:
+    """Read the ledger."""
+    last_round = queries.last_job(s, "round")
+    last = queries.last_job(s, "round", "recalibrate")
+    return Outlook(
+        now=now,
+        paused=queries.training(s).paused,
+        busy=bool(queries.jobs(s, statuses=queries.ACTIVE, limit=1)),
+        labeled=all(queries.example_counts(s).values()),
+        new_questions=pool.count_new(s, last_round.created_at if last_round else 0.0),
+        last_job_at=last.created_at if last else 0.0,
+        auroc=last.result.get("critic_auroc") if last and last.mode == "round" else None,
+    )
+
+
+def start_due_job(s: Session, settings: WorkerSettings) -> Job | None:
+    """Queue the job that is due, with an event that says why; the caller rings for it."""
+    s.get_one(Training, 1, with_for_update=True)  # one creator at a time, here or in a server
+    found = due(look(s, time.time()), settings)
+    if found is None:
+        return None
+    options = {"max_steps": None, "auto_promote": True, "training_file": None}
+    job_id = f"ftjob-{secrets.token_hex(12)}"
+    job = queries.create_job(s, job_id, found.mode, options | {"schedule": found.reason})
+    message = f"{found.mode} is queued by the schedule: {found.reason}"
+    queries.add_event(s, "job.queued", message, job_id=job_id)
+    logger.info("job %s: %s", job_id, message)
+    return job
