@@ -151,11 +151,12 @@ def test_who_does_not_end_is_killed_with_its_own_children() -> None:
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); time.sleep(60)"
     )
+    others = set(psutil.Process().children(recursive=True))  # of tests that came before
     child = Child("server", python(script), stop_seconds=0.2)
     family: list[psutil.Process] = []
 
     def has_a_child() -> bool:
-        family[:] = psutil.Process().children(recursive=True)
+        family[:] = set(psutil.Process().children(recursive=True)) - others
         return len(family) == 2
 
     tick_until(child, has_a_child)
