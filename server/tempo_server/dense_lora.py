@@ -2,8 +2,8 @@
 
 Imported by vLLM's workers only, by the name that `cpu_lora` gives to the platform. The rows of a
 batch are grouped by adapter once per step, in Python: with LoRA vLLM's CPU backend runs the model
-eagerly, so no graph holds one step's groups. Logits, embeddings and fully sharded layers stay with
-the stock operators.
+eagerly, so no graph holds one step's groups. Embeddings and fully sharded layers stay with the
+stock operators.
 """
 
 from dataclasses import dataclass
@@ -70,3 +70,12 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
                 delta = shrunk.to(y.dtype) @ b[group.slot, 0].T.to(y.dtype)
                 outputs[group.rows, start : start + width] += delta
                 start += width
+
+    def add_lora_logits(self, y: Tensor, x: Tensor, *arguments: Any, **keywords: Any) -> None:
+        """Add the logits' delta, but not to log-probabilities of a prompt.
+
+        Those come with a row for each of the prompt's tokens where the stock operator expects one
+        for each request, and dies with the engine. Our adapters have no delta for logits.
+        """
+        if len(x) == len(self.sampler_indices):
+            super().add_lora_logits(y, x, *arguments, **keywords)

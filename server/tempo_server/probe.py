@@ -31,6 +31,7 @@ FEWEST_TOKENS = 16
 LEAST_CORRELATION = 0.8
 SLOPES = (0.7, 1.4)
 SECONDS = 30.0
+NO_SCORE = "vLLM is not asked here: prompt log-probabilities with an adapter may end its engine"
 PRIORITY = 1  # behind users, before rollouts
 
 
@@ -51,7 +52,7 @@ class Probe:
     """Compares versions with what their trainer stored."""
 
     def __init__(
-        self, store: AdapterStore, score: Score, *, longest: int, seconds: float = SECONDS
+        self, store: AdapterStore, score: Score | None, *, longest: int, seconds: float = SECONDS
     ) -> None:
         self._store = store
         self._score = score
@@ -60,11 +61,13 @@ class Probe:
 
     async def run(self, name: str, request: Any) -> Finding:
         """Return what is found of a loaded adapter; whatever goes wrong leaves it unproven."""
+        if self._score is None:
+            return Finding("unproven", NO_SCORE)
         path = self._store.path(name) / PROBE_FILE
         try:
             sequences = json.loads(await asyncio.to_thread(path.read_text))["sequences"]
             async with asyncio.timeout(self._seconds):
-                effects = [await self._effects(sequence, request) for sequence in sequences]
+                effects = [await self._effects(q, request, self._score) for q in sequences]
         except FileNotFoundError:
             return Finding("unproven", f"it has no {PROBE_FILE}")
         except TimeoutError:
@@ -75,14 +78,16 @@ class Probe:
         pairs = [pair for effect in effects for pair in effect]
         return judge([d for d, _ in pairs], [s for _, s in pairs])
 
-    async def _effects(self, sequence: dict[str, Any], request: Any) -> list[tuple[float, float]]:
+    async def _effects(
+        self, sequence: dict[str, Any], request: Any, score: Score
+    ) -> list[tuple[float, float]]:
         prompt = len(sequence["prompt"])
         tokens = [*sequence["prompt"], *sequence["response"]][: self._longest]
         if len(tokens) <= prompt:
             return []
         # One after the other: their logits are much memory, and users' tokens come in between.
-        adapter = (await self._score(tokens, request))[prompt - 1 :]
-        base = (await self._score(tokens, None))[prompt - 1 :]
+        adapter = (await score(tokens, request))[prompt - 1 :]
+        base = (await score(tokens, None))[prompt - 1 :]
         trained = zip(sequence["policy"], sequence["base"], strict=True)
         served = zip(adapter, base, strict=True)
         return [(p - b, a - c) for (p, b), (a, c) in zip(trained, served, strict=False)]

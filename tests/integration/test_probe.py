@@ -1,8 +1,10 @@
 """The probe on real vLLM: what PEFT computed passes, and what vLLM garbles does not."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,32 @@ def test_an_effect_too_small_to_tell_serves_unproven_and_says_so(
         events = [e for e in queries.events(s, limit=1000) if e.type == "adapter.unproven"]
         assert events[-1].data["version"] == version
         assert versions.processes(s)[-1].counters["unproven"] >= 1
+
+
+def test_a_probe_beside_running_requests_harms_neither(
+    server: Any, make_version: Any, write_probe: Callable[[Path], None]
+) -> None:
+    ended = threading.Event()
+
+    def ask() -> int:
+        answered = 0
+        while not ended.is_set():
+            server.client.completions.create(
+                model="tempo",
+                prompt=PUZZLES[0].question,
+                max_tokens=40,
+                n=3,
+                extra_body={"ignore_eos": True},
+            )
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(6) as threads:
+        users = [threads.submit(ask) for _ in range(6)]
+        version = make_version(seed=5, scale=0.15, then=write_probe)
+        try:
+            assert promote(server, version) is None
+        finally:
+            ended.set()
+        assert all(user.result(timeout=60) > 0 for user in users)
+    assert shown(server, version)["report"]["probe"]["verdict"] == "passed"
