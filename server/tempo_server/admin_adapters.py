@@ -11,7 +11,7 @@ from tempo_server.schemas import Adapter, Page, PromoteRequest, RollbackRequest
 from tempo_storage import models as rows
 from tempo_storage import versions
 from tempo_storage.adapters import version_name, version_of
-from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError
+from tempo_storage.errors import AdapterMismatchError, ConflictError, CorruptAdapterError
 from tempo_storage.versions import BASE
 
 FOLLOW_SECONDS = 5.0
@@ -89,11 +89,15 @@ def _followed(context: Context, pointer: rows.Serving) -> Adapter:
     while (behind := _behind(context, pointer)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     shown = get_adapter(context, version_name(pointer.version))
+    if shown.status == "corrupt":
+        raise ConflictError(f"{shown.id} was refused: {shown.report['corrupt']}")
     return shown.model_copy(update={"unacknowledged": behind})
 
 
 def _behind(context: Context, pointer: rows.Serving) -> list[str]:
     with context.sessions.begin() as s:
+        if versions.serving(s).sequence != pointer.sequence:
+            return []  # it has moved on: refused, or promoted over
         return [
             process.id
             for process in versions.processes(s)

@@ -23,15 +23,17 @@ from tempo_storage.adapters import PROBE_FILE, AdapterStore
 
 logger = logging.getLogger("vllm.tempo.probe")
 
-Score = Callable[[Sequence[int], Any], Awaitable[list[float]]]
-"""Log-probability of each token but the first, by an adapter's LoRARequest or by the base."""
+Score = Callable[[Sequence[int], int, Any], Awaitable[float]]
+"""Log-probability of a token after others, by an adapter's LoRARequest or the base (None)."""
 
 EFFECT = 0.1  # nats; below it, noise is as large
 FEWEST_TOKENS = 16
 LEAST_CORRELATION = 0.8
 SLOPES = (0.7, 1.4)
 SECONDS = 30.0
-NO_SCORE = "vLLM is not asked here: prompt log-probabilities with an adapter may end its engine"
+POSITIONS = 8  # of a sequence, evenly spread: each takes two requests for one token
+AT_ONCE = 8  # requests; what users ask comes in between
+RAW = "raw_logprobs"
 PRIORITY = 1  # behind users, before rollouts
 
 
@@ -48,6 +50,15 @@ class Finding:
     slope: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One token of a response, what stands before it, and the trained effect there in nats."""
+
+    before: Sequence[int]
+    token: int
+    trained: float
+
+
 class Probe:
     """Compares versions with what their trainer stored."""
 
@@ -58,16 +69,22 @@ class Probe:
         self._score = score
         self._longest = longest
         self._seconds = seconds
+        self._at_once = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, name: str, request: Any) -> Finding:
         """Return what is found of a loaded adapter; whatever goes wrong leaves it unproven."""
         if self._score is None:
-            return Finding("unproven", NO_SCORE)
+            return Finding(
+                "unproven", f"vLLM's --logprobs-mode is not {RAW}, so it cannot be asked"
+            )
         path = self._store.path(name) / PROBE_FILE
         try:
             sequences = json.loads(await asyncio.to_thread(path.read_text))["sequences"]
+            compared = [
+                self._compare(at, request, self._score) for at in self._places_of(sequences)
+            ]
             async with asyncio.timeout(self._seconds):
-                effects = [await self._effects(q, request, self._score) for q in sequences]
+                effects = await asyncio.gather(*compared)
         except FileNotFoundError:
             return Finding("unproven", f"it has no {PROBE_FILE}")
         except TimeoutError:
@@ -75,22 +92,23 @@ class Probe:
         except Exception as error:  # a probe that cannot be made refuses nobody
             logger.warning("%s cannot be probed", name, exc_info=error)
             return Finding("unproven", f"it cannot be probed: {type(error).__name__}: {error}")
-        pairs = [pair for effect in effects for pair in effect]
-        return judge([d for d, _ in pairs], [s for _, s in pairs])
+        return judge([trained for trained, _ in effects], [served for _, served in effects])
 
-    async def _effects(
-        self, sequence: dict[str, Any], request: Any, score: Score
-    ) -> list[tuple[float, float]]:
-        prompt = len(sequence["prompt"])
-        tokens = [*sequence["prompt"], *sequence["response"]][: self._longest]
-        if len(tokens) <= prompt:
-            return []
-        # One after the other: their logits are much memory, and users' tokens come in between.
-        adapter = (await score(tokens, request))[prompt - 1 :]
-        base = (await score(tokens, None))[prompt - 1 :]
-        trained = zip(sequence["policy"], sequence["base"], strict=True)
-        served = zip(adapter, base, strict=True)
-        return [(p - b, a - c) for (p, b), (a, c) in zip(trained, served, strict=False)]
+    def _places_of(self, sequences: Sequence[dict[str, Any]]) -> list[Place]:
+        """Return the places at which to compare: a few of each sequence, evenly spread."""
+        found = []
+        for told in sequences:
+            prompt, response = told["prompt"], told["response"]
+            count = max(0, min(len(response), self._longest - len(prompt)))
+            for at in range(0, count, max(1, math.ceil(count / POSITIONS))):
+                trained = told["policy"][at] - told["base"][at]
+                found.append(Place([*prompt, *response[:at]], response[at], trained))
+        return found
+
+    async def _compare(self, at: Place, request: Any, score: Score) -> tuple[float, float]:
+        async with self._at_once:
+            adapter = await score(at.before, at.token, request)
+            return at.trained, adapter - await score(at.before, at.token, None)
 
 
 def judge(trained: Sequence[float], served: Sequence[float]) -> Finding:
@@ -135,22 +153,28 @@ def _fit(trained: Sequence[float], served: Sequence[float]) -> tuple[float, floa
         return 0.0, 0.0
 
 
-def engine_score(engine: Any) -> Score:
-    """Return the score that vLLM's engine gives."""
+def engine_score(engine: Any) -> Score | None:
+    """Return the score that vLLM's engine gives; None where its log-probabilities are masked.
+
+    A single token is asked for and no other allowed: its log-probability is that of the whole
+    vocabulary. Prompt log-probabilities would take one request where this takes many, but with
+    LoRA they can end vLLM's engine beside other requests.
+    """
     from vllm import SamplingParams, TokensPrompt  # vLLM runs already
 
-    # Prompt log-probabilities bypass the prefix cache; 1, for vLLM does not check a 0 everywhere.
-    sampling = SamplingParams(max_tokens=1, prompt_logprobs=1, detokenize=False)
+    if engine.vllm_config.model_config.logprobs_mode != RAW:
+        return None
 
-    async def score(tokens: Sequence[int], request: Any) -> list[float]:
-        prompt = TokensPrompt(prompt_token_ids=list(tokens))
+    async def score(before: Sequence[int], token: int, request: Any) -> float:
+        sampling = SamplingParams(
+            max_tokens=1, logprobs=0, allowed_token_ids=[token], detokenize=False
+        )
+        prompt = TokensPrompt(prompt_token_ids=list(before))
         name = f"tempo-probe-{uuid.uuid4().hex}"
-        found: list[Any] = []
         async for output in engine.generate(
             prompt, sampling, name, lora_request=request, priority=PRIORITY
         ):
-            found = output.prompt_logprobs or found
-        pairs = zip(tokens[1:], found[1:], strict=True)
-        return [float(at[token].logprob) for token, at in pairs]
+            found = output.outputs[0].logprobs
+        return float(found[0][token].logprob)
 
     return score

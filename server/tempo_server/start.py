@@ -8,7 +8,6 @@ from tempo_server import auth
 from tempo_server.bindings import Bindings
 from tempo_server.capture import Capture
 from tempo_server.context import Context
-from tempo_server.cpu_lora import DENSE
 from tempo_server.endpoints import Runtime
 from tempo_server.errors import StartError
 from tempo_server.follower import Follower
@@ -78,8 +77,7 @@ def runtime(context: Context, engine: Any, state: Any) -> Runtime:
         aliases=settings.alias_names,
     )
     longest = engine.vllm_config.model_config.max_model_len - 1
-    score = engine_score(engine) if survives_prompt_logprobs() else None
-    probe = Probe(context.store, score, longest=longest)
+    probe = Probe(context.store, engine_score(engine), longest=longest)
     return Runtime(
         bindings=bindings,
         capture=Capture(settings, spool, context.counters),
@@ -89,22 +87,11 @@ def runtime(context: Context, engine: Any, state: Any) -> Runtime:
     )
 
 
-def survives_prompt_logprobs() -> bool:
-    """Tell whether prompt log-probabilities with an adapter leave vLLM alive.
-
-    Its own CPU operators die of them beside other requests, and no other platform was tried.
-    """
-    from vllm.platforms import current_platform  # vLLM runs already
-
-    return bool(current_platform.get_punica_wrapper() == DENSE)
-
-
 async def warm_up(engine: Any) -> None:
-    """Ask for log-probabilities: the first of each kind stalls the engine for seconds."""
+    """Ask for log-probabilities, as rollouts do: the first time stalls the engine for seconds."""
     from vllm import SamplingParams, TokensPrompt
 
-    prompt_logprobs = 1 if survives_prompt_logprobs() else None
-    sampling = SamplingParams(max_tokens=1, logprobs=0, prompt_logprobs=prompt_logprobs)
+    sampling = SamplingParams(max_tokens=1, logprobs=0)
     for length in (4, 6):  # from the second length on, vLLM's kernel takes any
         prompt = TokensPrompt(prompt_token_ids=[0] * length)
         async for _ in engine.generate(prompt, sampling, f"tempo-warm-up-{length}"):

@@ -88,16 +88,27 @@ def roll_back(s: Session, *, to: int | None = None, reason: str = "") -> Serving
 
 
 def mark_corrupt(s: Session, version: int, message: str) -> None:
-    """Record that the files of a version are damaged; it can never be promoted."""
-    row = adapter(s, version)
-    if row.status != "corrupt":
-        row.status = "corrupt"
-        add_event(s, "adapter.corrupt", message, level="error", data={"version": version})
+    """Record that a version is not what was trained: it can never serve, nor be pointed at.
+
+    Where it was promoted, the version before it is again: that one never stopped serving.
+    """
+    pointer, row = s.get_one(Serving, 1, with_for_update=True), adapter(s, version)
+    if row.status == "corrupt":
+        return
+    row.status, row.report = "corrupt", row.report | {"corrupt": message}
+    add_event(s, "adapter.corrupt", message, level="error", data={"version": version})
+    if pointer.version == version:
+        before = s.get(Adapter, pointer.previous)
+        sound = before is not None and before.status != "corrupt"
+        promote(s, pointer.previous if sound else BASE, reason=message, force=True)
+    if pointer.previous == version:
+        pointer.previous = pointer.version
 
 
 def _refuse_unfit(row: Adapter, force: bool) -> None:
     if row.status == "corrupt":
-        raise ConflictError(f"tempo-v{row.version} is corrupt and cannot serve; promote another")
+        reason = row.report.get("corrupt", "its files are damaged")
+        raise ConflictError(f"tempo-v{row.version} is corrupt, promote another: {reason}")
     if row.status == "rejected" and not force:
         raise GateRefusedError(
             f"the gate rejected tempo-v{row.version}; promote it with force=true"

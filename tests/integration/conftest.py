@@ -203,16 +203,28 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_base(tmp_path_factory.mktemp("base"), recipe=recipe)
 
 
-@pytest.fixture(scope="session")
-def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    data_dir = tmp_path_factory.mktemp("data")
+@contextmanager
+def serving(model: Path, data_dir: Path) -> Iterator[Server]:
+    """Serve a model beside a Valkey of its own until the block ends."""
     with EmbeddedValkey(data_dir) as valkey:
-        running = Server(tiny_base, data_dir, valkey, _free_port())
+        running = Server(model, data_dir, valkey, _free_port())
         try:
             running.start()
             yield running
         finally:
             running.close()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tiny_base, tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Path, Path], AbstractContextManager[Server]]:
+    """For a test that wants a server of its own: `with serve(model, data_dir) as server`."""
+    return serving
 
 
 @pytest.fixture(scope="session")

@@ -75,11 +75,13 @@ def base_serves(server: Any) -> Iterator[None]:
 
 
 def promote(server: Any, version: int) -> str | None:
-    """Promote, wait until the server has seen it, and return what it refused."""
+    """Promote, wait until the server has seen it, and return why it refused."""
     with server.sessions.begin() as s:
         sequence = versions.promote(s, version).sequence
-    refused: str | None = server.wait_for_sequence(sequence)
-    return refused
+    server.wait_for_sequence(sequence)
+    with server.sessions() as s:
+        refused: str | None = versions.adapter(s, version).report.get("corrupt")
+        return refused
 
 
 def shown(server: Any, version: int) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def test_what_was_trained_is_served_and_its_figures_are_shown(server: Any, prove
     assert who_answers(server) == version_name(proven)
     found = shown(server, proven)["report"]["probe"]
     assert found["verdict"] == "passed"
-    assert found["tokens"] == 8 * 14
+    assert found["tokens"] == 8 * 7
     assert found["effect"] > 0.1
     assert found["correlation"] > 0.95
     assert found["slope"] == pytest.approx(1, abs=0.1)
@@ -135,6 +137,8 @@ def test_what_vllm_does_not_compute_as_trained_is_refused_and_the_old_one_serves
     assert error is not None
     assert "vLLM does not serve what was trained" in error
     assert who_answers(server) == version_name(proven)
+    with server.sessions() as s:
+        assert versions.serving(s).version == proven
     found = shown(server, version)
     assert (found["status"], found["report"]["probe"]["verdict"]) == ("corrupt", "failed")
     with server.sessions() as s:
@@ -149,7 +153,7 @@ def test_an_effect_too_small_to_tell_serves_unproven_and_says_so(
     assert promote(server, version) is None
     assert who_answers(server) == version_name(version)
     found = shown(server, version)["report"]["probe"]
-    assert (found["verdict"], found["tokens"]) == ("unproven", 8 * 14)
+    assert (found["verdict"], found["tokens"]) == ("unproven", 8 * 7)
     with server.sessions() as s:
         events = [e for e in queries.events(s, limit=1000) if e.type == "adapter.unproven"]
         assert events[-1].data["version"] == version

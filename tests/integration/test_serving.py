@@ -187,8 +187,8 @@ def test_what_cannot_serve_is_refused_with_the_remedy_while_the_old_version_serv
     with server.sessions.begin() as s:
         sequence = versions.promote(s, version).sequence
     error = server.wait_for_sequence(sequence)
-    assert error is not None
-    assert remedy in error
+    with server.sessions() as s:  # a damaged one is no longer pointed at, and no error lasts
+        assert remedy in (versions.adapter(s, version).report.get("corrupt") or error)
     assert ask(server, "tempo").adapter == version_name(serving)
     time.sleep(1.5)  # another poll: the event must not repeat
     with server.sessions() as s:

@@ -39,6 +39,7 @@ def decide(learner: Learner, job: Job) -> dict[str, Any]:
     result = _record(learner, job, version, serving, compare(learner, version, serving))
     if result["decision"] == "promoted":
         wait_for_servers(learner, job.id, version)
+        result = _unless_refused(learner, job, version, result)
     return result
 
 
@@ -116,6 +117,8 @@ def wait_for_servers(learner: Learner, job_id: str, version: int) -> None:
     behind: Sequence[ServerProcess] = ()
     while time.monotonic() < deadline:
         with learner.world.sessions() as s:
+            if versions.adapter(s, version).status == "corrupt":
+                return
             sequence = versions.serving(s).sequence
             behind = [p for p in versions.processes(s) if p.version != version]
         if not behind:
@@ -159,6 +162,23 @@ def _record(
         queries.job(s, job.id).result = result
         queries.add_event(s, f"gate.{verdict}", message, job_id=job.id, data=report)
     logger.info("promotion: %s", message)
+    return result
+
+
+def _unless_refused(
+    learner: Learner, job: Job, version: int, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the result of a promotion, or what became of it when a server refused the version."""
+    with learner.world.sessions.begin() as s:
+        row, serving = versions.adapter(s, version), versions.serving(s).version
+        if row.status == "corrupt":
+            result = result | {
+                "decision": "refused",
+                "summary": row.report["corrupt"],
+                "checkpoint": _checkpoint_of(s, serving),
+                "serving": serving,
+            }
+            queries.job(s, job.id).result = result
     return result
 
 

@@ -22,7 +22,8 @@ class World:
 
     def __init__(self, root: Path, *, mean_effect: float = 0.3, sequences: int = 8) -> None:
         self.random = random.Random(0)
-        self.asked: list[tuple[int, bool]] = []
+        self.asked: list[tuple[tuple[int, ...], int, bool]] = []
+        self.running = self.most = 0
         self.trained = {}
         told = []
         for number in range(sequences):
@@ -43,10 +44,13 @@ class World:
             (directory / "probe.json").write_text(text)
 
     def run(self, effect: Callable[[float], float], **options: Any) -> Finding:
-        async def score(tokens: Sequence[int], request: Any) -> list[float]:
+        async def score(before: Sequence[int], token: int, request: Any) -> float:
+            self.running += 1
+            self.most = max(self.most, self.running)
             await asyncio.sleep(options.get("takes", 0))
-            self.asked.append((len(tokens), request is SERVED))
-            return [self.served(t, effect if request is SERVED else None) for t in tokens[1:]]
+            self.running -= 1
+            self.asked.append((tuple(before), token, request is SERVED))
+            return self.served(token, effect if request is SERVED else None)
 
         longest, seconds = options.get("longest", 1000), options.get("seconds", 30)
         probe = Probe(self.store, score, longest=longest, seconds=seconds)
@@ -65,12 +69,11 @@ def world(tmp_path: Path) -> World:
 
 def test_the_right_adapter_passes_with_its_figures(world: World) -> None:
     found = world.run(lambda d: d)
-    assert (found.verdict, found.tokens) == ("passed", 160)
+    assert (found.verdict, found.tokens) == ("passed", 56)
     assert found.effect == pytest.approx(0.3, rel=0.2)
     assert found.correlation is not None
     assert found.correlation > 0.95
     assert found.slope == pytest.approx(1, abs=0.1)
-    assert world.asked == [(23, True), (23, False)] * 8  # one after the other
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_the_right_adapter_passes_with_its_figures(world: World) -> None:
 def test_what_was_not_trained_fails(world: World, effect: Callable[[float], float]) -> None:
     found = world.run(effect)
     assert found.verdict == "failed"
-    assert "vLLM does not serve what was trained: over 160 tokens" in found.reason
+    assert "vLLM does not serve what was trained: over 56 tokens" in found.reason
 
 
 def test_a_tiny_effect_is_unproven_whatever_is_served(tmp_path: Path) -> None:
@@ -101,15 +104,31 @@ def test_a_tiny_effect_is_unproven_whatever_is_served(tmp_path: Path) -> None:
 
 
 def test_too_few_tokens_prove_nothing(tmp_path: Path) -> None:
-    world = World(tmp_path, sequences=1)
-    assert world.run(lambda d: d, longest=18).verdict == "unproven"
-    assert world.run(lambda d: d, longest=19).verdict == "passed"
-    assert world.run(lambda d: d, longest=3).tokens == 0
+    few, enough = World(tmp_path / "a", sequences=2), World(tmp_path / "b", sequences=3)
+    assert (few.run(lambda d: d).tokens, few.run(lambda d: d).verdict) == (14, "unproven")
+    assert (enough.run(lambda d: d).tokens, enough.run(lambda d: d).verdict) == (21, "passed")
+    assert enough.run(lambda d: d, longest=3).tokens == 0
 
 
 def test_sequences_are_cut_to_what_the_engine_takes(world: World) -> None:
-    assert world.run(lambda d: d, longest=13).tokens == 80
-    assert {length for length, _ in world.asked} == {13}
+    assert world.run(lambda d: d, longest=13).tokens == 40
+    assert max(len(before) for before, _, _ in world.asked) == 11
+
+
+def test_each_place_is_asked_with_the_adapter_and_without_a_few_at_once(world: World) -> None:
+    world.run(lambda d: d)
+    with_adapter = [asked[:2] for asked in world.asked if asked[2]]
+    without = [asked[:2] for asked in world.asked if not asked[2]]
+    assert sorted(with_adapter) == sorted(without)
+    assert ((7, 8, 9), 0) in with_adapter
+    assert ((7, 8, 9, 0, 1, 2), 3) in with_adapter
+    assert world.most == 8
+
+
+def test_masked_log_probabilities_cannot_be_asked(world: World) -> None:
+    found = asyncio.run(Probe(world.store, None, longest=100).run(NAME, SERVED))
+    assert found.verdict == "unproven"
+    assert "--logprobs-mode is not raw_logprobs" in found.reason
 
 
 def test_without_probe_json_an_adapter_is_unproven(world: World) -> None:

@@ -103,6 +103,37 @@ def test_rejected_needs_force_and_corrupt_never_serves(sessions: sessionmaker[Se
         assert versions.promote(s, 1, force=True).version == 1
 
 
+def test_a_served_version_found_corrupt_is_left_for_the_sound_one_before_it(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        s.add_all([candidate(1), candidate(2)])
+        s.flush()
+        versions.promote(s, 1)
+        sequence = versions.promote(s, 2).sequence
+        versions.mark_corrupt(s, 2, "flipped byte")
+        pointer = versions.serving(s)
+        assert (pointer.version, pointer.previous, pointer.sequence) == (1, 1, sequence + 1)
+        assert pointer.reason == "flipped byte"
+        versions.mark_corrupt(s, 1, "cut short")
+        assert (pointer.version, pointer.previous) == (versions.BASE, versions.BASE)
+        with pytest.raises(ConflictError, match="corrupt, promote another: cut short"):
+            versions.promote(s, 1)
+
+
+def test_the_version_before_the_serving_one_is_forgotten_when_it_is_corrupt(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        s.add_all([candidate(1), candidate(2)])
+        s.flush()
+        versions.promote(s, 1)
+        versions.promote(s, 2)
+        versions.mark_corrupt(s, 1, "flipped byte")
+        pointer = versions.serving(s)
+        assert (pointer.version, pointer.previous) == (2, 2)
+
+
 def test_a_redelivered_question_is_stored_once(sessions: sessionmaker[Session]) -> None:
     with sessions.begin() as s:
         assert queries.add_questions(s, [captured("a", "1+1"), captured("b", "2+2")]) == 2

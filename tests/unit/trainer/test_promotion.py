@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
@@ -12,7 +13,9 @@ from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import PROBE_FILE, AdapterStore
 from tempo_storage.database import open_database
 from tempo_storage.models import Job
+from tempo_trainer import promotion
 from tempo_trainer.batch import Rollout
+from tempo_trainer.evaluate import Answered, GateDecision, gate
 from tempo_trainer.promotion import publish_candidate, wait_for_servers
 
 WINDOW = [[Rollout(name, [2, 3], [4, 5], [-1.0, -1.0], 0, "t", "stop", True, 1.0)] for name in "ab"]
@@ -53,3 +56,30 @@ def test_a_promotion_that_every_server_refuses_is_told_at_once(learner: Any) -> 
     with learner.world.sessions() as s:
         (event,) = [e for e in queries.events(s) if e.type == "adapter.behind"]
     assert event.message == "tempo-v1 is promoted, but not everywhere: no LoRA here"
+
+
+def test_a_promotion_of_a_version_that_a_server_finds_corrupt_is_no_promotion(
+    learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = learner.world.sessions
+
+    def servers_refuse(learner: Any, job_id: str, version: int) -> None:
+        with sessions.begin() as s:
+            versions.mark_corrupt(s, version, "vLLM does not serve what was trained")
+
+    monkeypatch.setattr(promotion, "compare", lambda *_: passed_gate())
+    monkeypatch.setattr(promotion, "wait_for_servers", servers_refuse)
+    with sessions.begin() as s:
+        job = queries.create_job(s, "job_1", "round", {})
+    result = promotion.decide(learner, job)
+    assert (result["decision"], result["serving"], result["checkpoint"]) == ("refused", 0, "")
+    assert result["summary"] == "vLLM does not serve what was trained"
+    with sessions() as s:
+        assert queries.job(s, "job_1").result == result
+        assert versions.serving(s).version == 0
+
+
+def passed_gate() -> GateDecision:
+    better = Answered(outcomes=np.ones((4, 2)), answers=[["a", "b"]] * 4)
+    options = {"delta": 0.03, "pass_k_margin": 0.1, "entropy_ratio": 0.4}
+    return gate(base=better, serving=better, candidate=better, first=True, **options)

@@ -1,0 +1,65 @@
+"""Other families of models than the demonstration's Qwen3 train and serve."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, Olmo3Config
+
+from tempo_client import Tempo
+from tempo_trainer.demo import countdown
+from tempo_trainer.demo.base import BOS, EOS, PAD, VOCABULARY, fast_tokenizer
+
+pytestmark = [pytest.mark.service, pytest.mark.vllm]
+
+SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": PAD,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**SIZES, num_key_value_heads=1, tie_word_embeddings=True),
+    "olmo2": Olmo2Config(**SIZES, num_key_value_heads=2, tie_word_embeddings=False),
+    "olmo3": Olmo3Config(**SIZES, num_key_value_heads=2, sliding_window=32),
+}
+SPLIT = countdown.split(11, labeled=60, unlabeled=8, unseen=0)
+StartWorker = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def server(request: Any, serve: Any, tmp_path: Path) -> Iterator[Any]:
+    """A server of a random model, in place of the session's."""
+    torch.manual_seed(0)
+    model, directory = AutoModelForCausalLM.from_config(CONFIGS[request.param]), tmp_path / "model"
+    model.save_pretrained(directory)
+    fast_tokenizer().save_pretrained(directory)
+    (data_dir := tmp_path / "data").mkdir()
+    with serve(directory, data_dir) as running:
+        yield running
+
+
+def test_what_it_learned_is_what_vllm_serves(server: Any, worker: StartWorker) -> None:
+    for puzzle in SPLIT.unlabeled:
+        server.client.chat.completions.create(
+            model="tempo", messages=[{"role": "user", "content": puzzle.question}], max_tokens=4
+        )
+    with (
+        Tempo(base_url=server.base_url, api_key=server.admin_key) as tempo,
+        worker(TEMPO_POLICY_LEARNING_RATE="0.02"),
+    ):
+        tempo.files.create(countdown.labeled_row(puzzle) for puzzle in SPLIT.labeled)
+        job = tempo.jobs.wait(tempo.jobs.create("round", max_steps=3).id, timeout=180)
+        adapter = tempo.adapters.retrieve(job.result["adapter"])
+        assert tempo.status().serving_adapter == adapter.id
+    probe = adapter.report["probe"]
+    assert (probe["verdict"], probe["tokens"] >= 32) == ("passed", True), probe
