@@ -4,8 +4,9 @@
     s = served(adapter) − served(base)      asked of the engine after each load
 
 of the log-probabilities of the same responses. The log-probabilities themselves would prove
-nothing: a small adapter moves them less than two computations of one base differ. Where the
-effect is too small for that, or cannot be measured, the version is unproven, and served.
+nothing: a small adapter moves them less than two computations of one base differ. That noise,
+|served(base) − trainer(base)|, is measured beside: a version whose effect does not stand out from
+it, or that cannot be asked about, is unproven, and served.
 """
 
 import asyncio
@@ -26,11 +27,13 @@ logger = logging.getLogger("vllm.tempo.probe")
 Score = Callable[[Sequence[int], int, Any], Awaitable[float]]
 """Log-probability of a token after others, by an adapter's LoRARequest or the base (None)."""
 
-EFFECT = 0.1  # nats; below it, noise is as large
+LEAST_EFFECT = 0.1  # nats
+NOISES = 3.0  # so many times the noise must the effect be: bfloat16 alone then costs .1 of 1
+OTHER_BASE = 0.5  # nats; no rounding of one base differs by so much
 FEWEST_TOKENS = 16
 LEAST_CORRELATION = 0.8
 SLOPES = (0.7, 1.4)
-SECONDS = 30.0
+SECONDS = 60.0
 POSITIONS = 8  # of a sequence, evenly spread: each takes two requests for one token
 AT_ONCE = 8  # requests; what users ask comes in between
 RAW = "raw_logprobs"
@@ -46,17 +49,29 @@ class Finding:
     tokens: int = 0
     effect: float | None = None
     """Mean |d| in nats."""
+    noise: float | None = None
+    """Mean difference between vLLM's base and the trainer's, in nats."""
     correlation: float | None = None
     slope: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One token of a response, what stands before it, and the trained effect there in nats."""
+    """One token of a response, what stands before it, and what the trainer computed of it."""
 
     before: Sequence[int]
     token: int
+    base: float
+    policy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """An adapter's effect on one token in the trainer and in vLLM, and what the bases differ by."""
+
     trained: float
+    served: float
+    noise: float
 
 
 class Probe:
@@ -84,7 +99,7 @@ class Probe:
                 self._compare(at, request, self._score) for at in self._places_of(sequences)
             ]
             async with asyncio.timeout(self._seconds):
-                effects = await asyncio.gather(*compared)
+                found = await asyncio.gather(*compared)
         except FileNotFoundError:
             return Finding("unproven", f"it has no {PROBE_FILE}")
         except TimeoutError:
@@ -92,7 +107,7 @@ class Probe:
         except Exception as error:  # a probe that cannot be made refuses nobody
             logger.warning("%s cannot be probed", name, exc_info=error)
             return Finding("unproven", f"it cannot be probed: {type(error).__name__}: {error}")
-        return judge([trained for trained, _ in effects], [served for _, served in effects])
+        return judge(found)
 
     def _places_of(self, sequences: Sequence[dict[str, Any]]) -> list[Place]:
         """Return the places at which to compare: a few of each sequence, evenly spread."""
@@ -101,26 +116,32 @@ class Probe:
             prompt, response = told["prompt"], told["response"]
             count = max(0, min(len(response), self._longest - len(prompt)))
             for at in range(0, count, max(1, math.ceil(count / POSITIONS))):
-                trained = told["policy"][at] - told["base"][at]
-                found.append(Place([*prompt, *response[:at]], response[at], trained))
+                trained = told["base"][at], told["policy"][at]
+                found.append(Place([*prompt, *response[:at]], response[at], *trained))
         return found
 
-    async def _compare(self, at: Place, request: Any, score: Score) -> tuple[float, float]:
+    async def _compare(self, at: Place, request: Any, score: Score) -> Compared:
         async with self._at_once:
             adapter = await score(at.before, at.token, request)
-            return at.trained, adapter - await score(at.before, at.token, None)
+            base = await score(at.before, at.token, None)
+        return Compared(at.policy - at.base, adapter - base, abs(base - at.base))
 
 
-def judge(trained: Sequence[float], served: Sequence[float]) -> Finding:
+def judge(found: Sequence[Compared]) -> Finding:
     """Compare the effects that the adapter has in the trainer and in vLLM."""
-    tokens = len(trained)
+    tokens = len(found)
     if tokens < FEWEST_TOKENS:
         return Finding("unproven", f"it was compared on {tokens} tokens only", tokens)
-    effect = statistics.fmean(map(abs, trained))
+    trained, served = [at.trained for at in found], [at.served for at in found]
+    effect, noise = statistics.fmean(map(abs, trained)), statistics.fmean(at.noise for at in found)
     correlation, slope = _fit(trained, served)
-    figures = tokens, round(effect, 4), round(correlation, 3), round(slope, 3)
-    if effect < EFFECT:
-        reason = f"its effect, {effect:.3f} nats a token, is below {EFFECT:g}"
+    figures = tokens, round(effect, 4), round(noise, 4), round(correlation, 4), round(slope, 4)
+    if noise > OTHER_BASE:
+        reason = f"vLLM's base is not the trainer's: they differ by {noise:.2f} nats a token"
+        return Finding("failed", reason, *figures)
+    least = max(LEAST_EFFECT, NOISES * noise)
+    if effect < least:
+        reason = f"its effect, {effect:.3f} nats a token, is too small to tell (below {least:.3f})"
         return Finding("unproven", reason, *figures)
     low, high = SLOPES
     if correlation >= LEAST_CORRELATION and low <= slope <= high:

@@ -44,7 +44,7 @@ QUESTIONS, LABELED = 16, 64
 EFFECT = 0.2  # nats
 MOST_VERSIONS = 6
 JOB_SECONDS = 600.0
-PROBE_SECONDS = 60.0
+PROBE_SECONDS = 90.0
 FLAGS = ("--max-model-len", "512", "--max-num-seqs", "64", "--gpu-memory-utilization", "0.3")
 # Small and fast: what is shown is that an update arrives, not that it helps.
 ENVIRONMENT = {
@@ -56,7 +56,7 @@ ENVIRONMENT = {
     "TEMPO_GROUP_SIZE": "4",
     "TEMPO_LABELED_PER_STEP": "8",
     "TEMPO_UNLABELED_PER_STEP": "8",
-    "TEMPO_HELD_OUT_PER_STEP": "2",
+    "TEMPO_HELD_OUT_PER_STEP": "4",
     "TEMPO_WARM_UP_STEPS": "3",
     "TEMPO_WARM_UP_QUESTIONS": "8",
     "TEMPO_CRITIC_EPOCHS": "1",
@@ -66,7 +66,7 @@ ENVIRONMENT = {
     "TEMPO_FITNESS_AUROC": "0",
     "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
 }
-STEPS = 2  # iterations of a round
+STEPS = 3  # iterations of a round
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -288,7 +288,9 @@ def _database(root: Path) -> str:
 
 
 def _figures(probe: dict[str, Any]) -> dict[str, Any]:
-    return {key: probe[key] for key in ("verdict", "tokens", "effect", "correlation", "slope")}
+    return {
+        key: probe[key] for key in ("verdict", "tokens", "effect", "noise", "correlation", "slope")
+    }
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

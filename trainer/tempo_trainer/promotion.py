@@ -19,7 +19,7 @@ from tempo_trainer.learner import Learner
 from tempo_trainer.reports import finite
 
 logger = logging.getLogger("tempo.promotion")
-ACKNOWLEDGE_SECONDS = 60.0  # servers may probe for 30
+ACKNOWLEDGE_SECONDS = 90.0  # servers may probe for 60
 BASE = versions.BASE
 
 

@@ -21,8 +21,8 @@ from tempo_storage.database import open_database
 from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError, NotFoundError
 from tempo_storage.models import Adapter
 
-PASSED = Finding("passed", "vLLM serves what was trained", 160, 0.3, 0.99, 1.0)
-FAILED = Finding("failed", "vLLM does not serve what was trained", 160, 0.3, 0.1, 0.0)
+PASSED = Finding("passed", "vLLM serves what was trained", 160, 0.3, 0.03, 0.99, 1.0)
+FAILED = Finding("failed", "vLLM does not serve what was trained", 160, 0.3, 0.03, 0.1, 0.0)
 UNPROVEN = Finding("unproven", "it has no probe.json")
 
 

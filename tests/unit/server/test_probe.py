@@ -24,6 +24,7 @@ class World:
         self.random = random.Random(0)
         self.asked: list[tuple[tuple[int, ...], int, bool]] = []
         self.running = self.most = 0
+        self.noise = NOISE
         self.trained = {}
         told = []
         for number in range(sequences):
@@ -59,7 +60,7 @@ class World:
     def served(self, token: int, effect: Callable[[float], float] | None) -> float:
         base, trained = self.trained.get(token, (-9.0, 50.0))  # a prompt's tokens do not count
         served = effect(trained) if effect else 0.0
-        return base + served + self.random.gauss(0, NOISE)
+        return base + served + self.random.gauss(0, self.noise)
 
 
 @pytest.fixture
@@ -100,7 +101,22 @@ def test_a_tiny_effect_is_unproven_whatever_is_served(tmp_path: Path) -> None:
     for effect in (lambda d: d, lambda d: 0.0):
         found = world.run(effect)
         assert found.verdict == "unproven"
-        assert "is below 0.1" in found.reason
+        assert "too small to tell (below 0.100)" in found.reason
+
+
+def test_an_effect_that_does_not_stand_out_from_the_noise_is_unproven(world: World) -> None:
+    world.noise = 0.3  # two bases that round differently
+    found = world.run(lambda d: d)
+    assert (found.verdict, found.noise) == ("unproven", pytest.approx(0.24, rel=0.3))
+    assert found.effect is not None
+    assert found.effect > 0.1
+
+
+def test_another_base_fails_whatever_the_adapter_does(world: World) -> None:
+    world.noise = 3.0
+    found = world.run(lambda d: d)
+    assert (found.verdict, found.effect is not None) == ("failed", True)
+    assert "vLLM's base is not the trainer's: they differ by" in found.reason
 
 
 def test_too_few_tokens_prove_nothing(tmp_path: Path) -> None:
