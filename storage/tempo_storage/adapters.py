@@ -9,15 +9,14 @@ from disk again in the middle of a step.
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tempo_storage.directories import written_whole
 from tempo_storage.errors import (
     AdapterMismatchError,
     CorruptAdapterError,
@@ -96,14 +95,9 @@ class AdapterStore:
         """
         if NAME.fullmatch(name) is None:
             raise InvalidInputError(f"{name!r} is no adapter name; write tempo-v<number>")
-        aside = self.root / f".{name}-{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write(aside)
-        manifest = self._seal(aside, name, base, info)
-        shutil.rmtree(self.root / name, ignore_errors=True)
-        aside.rename(self.root / name)
-        _fsync(self.root)
+        with written_whole(self.root / name) as aside:
+            write(aside)
+            manifest = _seal(aside, name, base, info)
         return manifest
 
     def manifest(self, name: str) -> Manifest:
@@ -123,23 +117,20 @@ class AdapterStore:
         """
         manifest, directory = self.manifest(name), self.path(name)
         for file in dict.fromkeys((*FILES, *manifest.sha256)):
-            if not (directory / file).is_file() or manifest.sha256.get(file) != _sha256(
-                directory / file
-            ):
+            path = directory / file
+            if not path.is_file() or manifest.sha256.get(file) != _sha256(path):
                 raise CorruptAdapterError(
                     f"{name}: {file} is not what was published; roll back to another version"
                 )
-        _check_header(directory / FILES[1], name)
         if manifest.base != base:
             raise AdapterMismatchError(
                 f"{name} was trained for {manifest.base!r} but {base!r} is served; "
                 f"serve {manifest.base!r} or use another TEMPO_DATA_DIR"
             )
-        config_rank = json.loads((directory / FILES[0]).read_text()).get("r", 0)
-        if max(manifest.rank, config_rank) > rank:
+        if manifest.rank > rank:
             raise AdapterMismatchError(
-                f"{name} is rank {config_rank} but vLLM was started with --max-lora-rank {rank}; "
-                f"restart with --max-lora-rank {config_rank}"
+                f"{name} is rank {manifest.rank} but vLLM was started with --max-lora-rank {rank}; "
+                f"restart with --max-lora-rank {manifest.rank}"
             )
         return directory
 
@@ -152,38 +143,21 @@ class AdapterStore:
         for aside in self.root.glob(".tempo-*"):
             shutil.rmtree(aside, ignore_errors=True)
 
-    def _seal(self, aside: Path, name: str, base: str, info: dict[str, Any]) -> Manifest:
-        files = sorted(path.name for path in aside.iterdir())
-        manifest = Manifest(
-            name=name,
-            base=base,
-            rank=int(json.loads((aside / FILES[0]).read_text())["r"]),
-            sha256={file: _sha256(aside / file) for file in files},
-            bytes=sum((aside / file).stat().st_size for file in files),
-            info=info,
-        )
-        (aside / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
-        for file in (*files, "manifest.json"):
-            _fsync(aside / file)
-        _fsync(aside)
-        return manifest
 
-
-def _check_header(path: Path, name: str) -> None:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        if length > path.stat().st_size:
-            raise CorruptAdapterError(f"{name}: {path.name} is cut short; roll back")
+def _seal(directory: Path, name: str, base: str, info: dict[str, Any]) -> Manifest:
+    files = sorted(path.name for path in directory.iterdir())
+    manifest = Manifest(
+        name=name,
+        base=base,
+        rank=int(json.loads((directory / FILES[0]).read_text())["r"]),
+        sha256={file: _sha256(directory / file) for file in files},
+        bytes=sum((directory / file).stat().st_size for file in files),
+        info=info,
+    )
+    (directory / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
+    return manifest
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

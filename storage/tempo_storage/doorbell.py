@@ -11,7 +11,8 @@ from tempo_storage.streams import QUEUE
 logger = logging.getLogger("vllm.tempo.doorbell")
 
 FUNCTION = "tempo_trainer.jobs.run_job"  # a name, not a function: the server never imports it
-KEEP_SECONDS = 60  # RQ's own record of what ended; the ledger has the true one
+# Seconds for which RQ keeps its own record of what ended; the ledger has the true one.
+KEEP = {"result_ttl": 60, "failure_ttl": 60}
 NO_TIMEOUT = -1
 
 
@@ -22,13 +23,7 @@ def ring(client: redis.Redis, job_id: str) -> bool:
     """
     queue = Queue(QUEUE, connection=client, serializer=JSONSerializer)
     try:
-        queue.enqueue_call(
-            FUNCTION,
-            kwargs={"job_id": job_id},
-            timeout=NO_TIMEOUT,
-            result_ttl=KEEP_SECONDS,
-            failure_ttl=KEEP_SECONDS,
-        )
+        queue.enqueue_call(FUNCTION, kwargs={"job_id": job_id}, timeout=NO_TIMEOUT, **KEEP)
     except (redis.RedisError, OSError) as error:
         logger.warning("job %s: Valkey is down (%s); the worker finds it in SQL", job_id, error)
         return False

@@ -1,9 +1,11 @@
 """One worker trains: a lease in SQL whose epoch fences the commits of whoever held it before."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage.errors import LeaseLostError
 from tempo_storage.models import Lease
@@ -14,14 +16,13 @@ TRAINER = "trainer"
 def acquire(s: Session, name: str, owner: str, ttl_seconds: float) -> int | None:
     """Take a free or expired lease and return its new epoch; None while another owner holds it."""
     now = time.time()
-    lease = s.get(Lease, name, with_for_update=True)
-    if lease is None:
-        s.add(Lease(name=name, epoch=1, owner=owner, expires_at=now + ttl_seconds))
-        s.flush()
-        return 1
+    new = Lease(name=name, epoch=0, owner=owner, expires_at=0.0)
+    lease = s.get(Lease, name, with_for_update=True) or new
     if lease.expires_at > now and lease.owner != owner:
         return None
     lease.epoch, lease.owner, lease.expires_at = lease.epoch + 1, owner, now + ttl_seconds
+    s.add(lease)
+    s.flush()
     return lease.epoch
 
 
@@ -42,6 +43,14 @@ def assert_held(s: Session, name: str, epoch: int) -> None:
     held = s.execute(select(Lease.epoch).where(Lease.name == name).with_for_update()).scalar()
     if held != epoch:
         raise LeaseLostError(f"lease {name!r} is at epoch {held}, not {epoch}; commit refused")
+
+
+@contextmanager
+def fenced(sessions: sessionmaker[Session], epoch: int) -> Iterator[Session]:
+    """Open a transaction that commits only while `epoch` is still the trainer's."""
+    with sessions.begin() as s:
+        assert_held(s, TRAINER, epoch)
+        yield s
 
 
 def release(s: Session, name: str, epoch: int) -> None:

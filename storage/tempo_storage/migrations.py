@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, insert, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tempo_storage.errors import TempoError
-from tempo_storage.models import Base
+from tempo_storage.models import Base, Serving, Training
 
 Migration = Callable[[Connection], None]
 
@@ -19,18 +19,10 @@ Migration = Callable[[Connection], None]
 def m001_initial(connection: Connection) -> None:
     """Create every table, and the rows of the two that hold exactly one."""
     Base.metadata.create_all(connection)
-    now = {"now": time.time()}
-    connection.execute(
-        text(
-            "INSERT INTO serving (id, version, previous, sequence, reason, changed_at)"
-            " VALUES (1, 0, 0, 0, 'start', :now)"
-        ),
-        now,
-    )
-    connection.execute(
-        text("INSERT INTO training (id, paused, reason, changed_at) VALUES (1, false, '', :now)"),
-        now,
-    )
+    row = {"id": 1, "changed_at": time.time()}
+    pointer = {"version": 0, "previous": 0, "sequence": 0, "reason": "start"}
+    connection.execute(insert(Serving).values(row | pointer))
+    connection.execute(insert(Training).values(row | {"paused": False, "reason": ""}))
 
 
 MIGRATIONS: list[Migration] = [m001_initial]
@@ -47,11 +39,11 @@ def migrate(engine: Engine) -> list[str]:
         applied = set(connection.execute(text("SELECT name FROM migrations")).scalars())
         for migration in MIGRATIONS:
             name = migration.__name__
-            if name in applied:
-                continue
-            migration(connection)
-            connection.execute(text("INSERT INTO migrations (name) VALUES (:name)"), {"name": name})
-            applied_now.append(name)
+            if name not in applied:
+                migration(connection)
+                insertion = text("INSERT INTO migrations (name) VALUES (:name)")
+                connection.execute(insertion, {"name": name})
+                applied_now.append(name)
     return applied_now
 
 
@@ -64,15 +56,10 @@ def _lock(connection: Connection) -> None:
 def main() -> None:
     """Bring the ledger of the settings up to date and print what was applied."""
     from tempo_storage.database import connect  # which imports this module
-    from tempo_storage.settings import (
-        StorageSettings,
-        installed_settings,
-        refuse_unknown_variables,
-    )
+    from tempo_storage.settings import StorageSettings, checked
 
     try:
-        refuse_unknown_variables(*installed_settings())
-        engine = connect(StorageSettings().resolved_database_url)
+        engine = connect(checked(StorageSettings).resolved_database_url)
         applied = migrate(engine)
     except (TempoError, SQLAlchemyError) as error:
         sys.exit(f"migrations: {error}")

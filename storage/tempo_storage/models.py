@@ -1,19 +1,21 @@
 """The ledger's tables. Times are unix seconds; JSON columns hold only what no query asks for."""
 
-from typing import Any, ClassVar
+import time
+from typing import Annotated, Any
 
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import Integer
 
+Created = Annotated[float, mapped_column(default=time.time)]
+Items = Annotated[list[Any], mapped_column(JSON)]
+Data = Annotated[dict[str, Any], mapped_column(JSON, default=dict)]
 # SQLite gives row ids by itself only to INTEGER; PostgreSQL wants the wide type.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
     """Declarative root."""
-
-    type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[Any]: JSON}
 
 
 class Question(Base):
@@ -23,11 +25,11 @@ class Question(Base):
     __table_args__ = (Index("questions_by_content", "content_hash", "captured_at"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     content_hash: Mapped[str]
-    messages: Mapped[list[Any]]
-    chat_template_kwargs: Mapped[dict[str, Any]]
+    messages: Mapped[Items]
+    chat_template_kwargs: Mapped[Data]
     tenant: Mapped[str]
     adapter_version: Mapped[int]
-    sampling: Mapped[dict[str, Any]]
+    sampling: Mapped[Data]
     captured_at: Mapped[float]
 
 
@@ -39,8 +41,8 @@ class File(Base):
     filename: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
-    summary: Mapped[dict[str, Any]]
-    created_at: Mapped[float]
+    summary: Mapped[Data]
+    created_at: Mapped[Created]
 
 
 class LabeledExample(Base):
@@ -49,10 +51,10 @@ class LabeledExample(Base):
     __tablename__ = "labeled_examples"
     content_hash: Mapped[str] = mapped_column(primary_key=True)
     file_id: Mapped[str] = mapped_column(index=True)
-    messages: Mapped[list[Any]]
-    reference: Mapped[list[Any]]
+    messages: Mapped[Items]
+    reference: Mapped[Items]
     verifier: Mapped[str]
-    details: Mapped[dict[str, Any]]
+    details: Mapped[Data]
     split: Mapped[str] = mapped_column(index=True)
 
 
@@ -63,12 +65,12 @@ class Job(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     mode: Mapped[str]
     status: Mapped[str] = mapped_column(index=True)
-    settings: Mapped[dict[str, Any]]
-    progress: Mapped[dict[str, Any]]
-    result: Mapped[dict[str, Any]]
+    settings: Mapped[Data]
+    progress: Mapped[Data]
+    result: Mapped[Data]
     error: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0)
-    created_at: Mapped[float]
+    created_at: Mapped[Created]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
 
@@ -82,10 +84,10 @@ class Iteration(Base):
     job_id: Mapped[str]
     position: Mapped[int]
     checkpoint: Mapped[str]
-    question_ids: Mapped[list[Any]]
-    metrics: Mapped[dict[str, Any]]
+    question_ids: Mapped[Items]
+    metrics: Mapped[Data]
     epoch: Mapped[int]
-    created_at: Mapped[float]
+    created_at: Mapped[Created]
 
 
 class Adapter(Base):
@@ -99,8 +101,8 @@ class Adapter(Base):
     checkpoint: Mapped[str]
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
-    report: Mapped[dict[str, Any]]
-    created_at: Mapped[float]
+    report: Mapped[Data]
+    created_at: Mapped[Created]
 
 
 class Serving(Base):
@@ -123,7 +125,7 @@ class ServerProcess(Base):
     version: Mapped[int]
     sequence: Mapped[int]
     error: Mapped[str | None]
-    counters: Mapped[dict[str, Any]]
+    counters: Mapped[Data]
     seen_at: Mapped[float]
 
 
@@ -147,8 +149,8 @@ class Event(Base):
     level: Mapped[str]
     type: Mapped[str]
     message: Mapped[str]
-    data: Mapped[dict[str, Any]]
-    created_at: Mapped[float]
+    data: Mapped[Data]
+    created_at: Mapped[Created]
 
 
 class Key(Base):
@@ -157,8 +159,8 @@ class Key(Base):
     __tablename__ = "keys"
     sha256: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
-    scopes: Mapped[list[Any]]
-    created_at: Mapped[float]
+    scopes: Mapped[Items]
+    created_at: Mapped[Created]
 
 
 class Lease(Base):

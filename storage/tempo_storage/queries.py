@@ -37,12 +37,7 @@ def add_questions(s: Session, captured: Sequence[dict[str, Any]]) -> int:
     """
     rows = {c["id"]: _question(c) for c in captured}
     known = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
-    hashes = {q.content_hash for q in rows.values()}
-    labeled = set(
-        s.scalars(
-            select(LabeledExample.content_hash).where(LabeledExample.content_hash.in_(hashes))
-        )
-    )
+    labeled = known_references(s, [q.content_hash for q in rows.values()])
     new = [q for q in rows.values() if q.id not in known and q.content_hash not in labeled]
     s.add_all(new)
     s.flush()
@@ -64,10 +59,9 @@ def _question(captured: dict[str, Any]) -> Question:
 
 def question_counts(s: Session) -> tuple[int, int]:
     """Return how many questions were captured, and how many are distinct."""
-    row = s.execute(
-        select(func.count(), func.count(func.distinct(Question.content_hash))).select_from(Question)
-    ).one()
-    return row[0], row[1]
+    counts = func.count(), func.count(func.distinct(Question.content_hash))
+    captured, distinct = s.execute(select(*counts).select_from(Question)).one()
+    return captured, distinct
 
 
 # Labeled data ----------------------------------------------------------------------------------
@@ -100,9 +94,7 @@ def examples(s: Session, split: str) -> list[LabeledExample]:
 
 def example_counts(s: Session) -> dict[str, int]:
     """Return the number of labeled examples of each split."""
-    rows = s.execute(
-        select(LabeledExample.split, func.count()).group_by(LabeledExample.split)
-    ).all()
+    rows = s.execute(select(LabeledExample.split, func.count()).group_by(LabeledExample.split))
     return {"train": 0, "held_out": 0} | {split: count for split, count in rows}
 
 
@@ -117,8 +109,7 @@ def known_references(s: Session, hashes: Sequence[str]) -> dict[str, list[Any]]:
 
 def create_job(s: Session, job_id: str, mode: str, settings: dict[str, Any]) -> Job:
     """Add a queued job."""
-    job = Job(id=job_id, mode=mode, status="queued", settings=settings, progress={}, result={})
-    job.attempts, job.created_at = 0, time.time()
+    job = Job(id=job_id, mode=mode, status="queued", settings=settings)
     s.add(job)
     s.flush()
     return job
@@ -179,16 +170,7 @@ def add_event(
     data: dict[str, Any] | None = None,
 ) -> None:
     """Append an event; `level` is info, warning or error."""
-    s.add(
-        Event(
-            job_id=job_id,
-            level=level,
-            type=type,
-            message=message,
-            data=data or {},
-            created_at=time.time(),
-        )
-    )
+    s.add(Event(job_id=job_id, level=level, type=type, message=message, data=data or {}))
 
 
 def events(

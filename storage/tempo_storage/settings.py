@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ PREFIX = "TEMPO_"
 GROUP = "tempo.settings"
 # Names a directory whose files are settings too: tempo_database_url holds TEMPO_DATABASE_URL.
 FILES = "TEMPO_SETTINGS_DIR"
+NOT_KNOWN = "unset it, or see the README's settings"
 
 # Read by the SDK (which has no pydantic) or set by one of our processes for its child.
 OTHER_VARIABLES = frozenset(
@@ -94,7 +95,9 @@ def refuse_unknown_variables(
     }
     for name in sorted({*environ, *_files(environ.get(FILES))}):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise SettingsError(f"unknown setting {name}; {_suggestion(name.upper(), known)}")
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            instead = f"did you mean {close[0]}" if close else NOT_KNOWN
+            raise SettingsError(f"unknown setting {name}; {instead}")
 
 
 def checked(role: type[S]) -> S:
@@ -118,8 +121,3 @@ def _files(directory: str | None) -> list[str]:
         raise SettingsError(
             f"{FILES} is {directory} ({error.strerror}); mount the secrets there, or unset it"
         ) from error
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]}" if close else "unset it, or see the README's settings"

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from tempo_storage.errors import StreamUnavailableError
 
 STREAM = "tempo:questions"
-GROUP = "ledger"
+GROUP, CONSUMER = "ledger", "worker"
 QUEUE = "tempo"  # RQ's queue; RQ puts its own prefix before it
 TIMEOUT_SECONDS = 0.5
 
@@ -30,15 +30,15 @@ def redis_client(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> redis
         socket_connect_timeout=timeout_seconds,
         socket_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
+        protocol=2,  # with 3 the replies of a stream have another shape
     )
 
 
 class QuestionStream:
     """Append, read, acknowledge. Every method raises StreamUnavailableError when Valkey is down."""
 
-    def __init__(self, client: redis.Redis, *, consumer: str = "worker") -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._consumer = consumer
 
     def append(self, questions: Sequence[Captured]) -> None:
         """Append all questions in one atomic round trip."""
@@ -48,12 +48,11 @@ class QuestionStream:
                 pipeline.xadd(STREAM, {"question": json.dumps(question)})
             pipeline.execute()
 
-    def read(self, count: int = 256, *, block_ms: int | None = None) -> list[tuple[str, Captured]]:
+    def read(self, count: int = 256) -> list[tuple[str, Captured]]:
         """Return up to `count` entries as (entry id, question), those left pending first."""
         with _unavailable():
             self._ensure_group()
-            pending = self._read(count, "0", None)
-            return pending or self._read(count, ">", block_ms)
+            return self._read(count, "0") or self._read(count, ">")
 
     def acknowledge(self, entry_ids: Sequence[str]) -> None:
         """Forget entries whose rows are committed."""
@@ -68,12 +67,10 @@ class QuestionStream:
         with _unavailable():
             return int(self._client.xlen(STREAM))
 
-    def _read(self, count: int, start: str, block_ms: int | None) -> list[tuple[str, Captured]]:
-        reply = self._client.xreadgroup(
-            GROUP, self._consumer, {STREAM: start}, count=count, block=block_ms
-        )
-        entries = dict(_pairs(reply)).get(STREAM, [])
-        return [(_text(i), json.loads(fields[b"question"])) for i, fields in entries if fields]
+    def _read(self, count: int, start: str) -> list[tuple[str, Captured]]:
+        reply: Any = self._client.xreadgroup(GROUP, CONSUMER, {STREAM: start}, count=count)
+        entries = [entry for _, found in reply for entry in found]
+        return [(i.decode(), json.loads(fields[b"question"])) for i, fields in entries if fields]
 
     def _ensure_group(self) -> None:
         # A stream that was lost is made anew: NOGROUP would otherwise repeat for ever.
@@ -82,17 +79,6 @@ class QuestionStream:
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
-
-
-def _pairs(reply: Any) -> Iterator[tuple[str, Any]]:
-    items = reply.items() if isinstance(reply, dict) else reply or []
-    for name, entries in items:
-        flat = entries[0] if entries and isinstance(entries[0], list) else entries
-        yield _text(name), flat
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @contextlib.contextmanager

@@ -65,6 +65,14 @@ class EmbeddedValkey:
         self._wait()
         return True
 
+    def answers(self) -> bool:
+        """Tell whether the server takes commands, whoever started it."""
+        try:
+            with redis_client(self.url) as client:
+                return bool(client.ping())
+        except (redis.RedisError, OSError):
+            return False
+
     def stop(self) -> None:
         """Stop the server if this process started it; everything acknowledged is on disk."""
         if self.process is not None and self.process.poll() is None:
@@ -80,38 +88,25 @@ class EmbeddedValkey:
             self._lock = None
 
     def _spawn(self) -> None:
-        log = (self.data_dir / "valkey.log").open("ab")
-        flags = {
-            "--port": "0",
-            "--unixsocket": str(self.socket),
-            "--unixsocketperm": "700",
-            "--dir": str(self.data_dir),
-            "--appendonly": "yes",
-            "--appendfsync": "everysec",
-            "--save": "",
-            "--maxmemory-policy": "noeviction",
-        }
-        arguments = [part for pair in flags.items() for part in pair]
-        with log:
+        argv = [
+            _binary(),
+            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--dir", str(self.data_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
+            *("--save", "", "--maxmemory-policy", "noeviction"),
+        ]
+        with (self.data_dir / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [_binary(), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent,
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
             )
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        client = redis_client(self.url)
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
                 break
-            try:
-                client.ping()
+            if self.answers():
                 return
-            except (redis.RedisError, OSError):
-                time.sleep(0.02)
+            time.sleep(0.02)
         raise StreamUnavailableError(
             f"Valkey did not start within {START_SECONDS:.0f} s; see {self.data_dir / 'valkey.log'}"
         )

@@ -38,6 +38,11 @@ def adapter_of_job(s: Session, job_id: str) -> Adapter | None:
     return s.scalars(select(Adapter).where(Adapter.job_id == job_id)).first()
 
 
+def checkpoint_of(s: Session, version: int) -> str:
+    """Return the checkpoint from which training goes on where a version serves; "" of the base."""
+    return adapter(s, version).checkpoint if version != BASE else ""
+
+
 def next_version(s: Session) -> int:
     """Return the number of the next version; numbers are never reused."""
     return int(s.scalar(select(func.coalesce(func.max(Adapter.version), 0))) or 0) + 1

@@ -15,7 +15,8 @@ from tempo_client import Tempo
 from tempo_client.types import Job
 from tempo_storage.models import Question
 from tempo_trainer.demo import countdown
-from tempo_trainer.rollouts import WAITING, Prompt, Sampler, SamplerOptions
+from tempo_trainer.rollouts import WAITING, Prompt, Sampler
+from tempo_trainer.worker_settings import WorkerSettings
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm]
 
@@ -152,15 +153,16 @@ def sampling(sampler: Sampler) -> Iterator[None]:
 
 
 def test_rollouts_pause_within_a_second_while_users_queue(server: Any) -> None:
-    options = SamplerOptions(
+    settings = WorkerSettings(
         base_url=server.base_url,
-        tempo_key=server.admin_key,
-        max_tokens=8,
+        max_response_tokens=8,
         prompts_per_request=1,
         requests_in_flight=2,
     )
     before, amid = Watched(), Watched()
-    early, late = Sampler(options, transport=before), Sampler(options, transport=amid)
+    early, late = (
+        Sampler(settings, key=server.admin_key, transport=watched) for watched in (before, amid)
+    )
     body = {"model": "tempo-v0", "prompt": [1, 2, 3], "n": 64, "max_tokens": 100}
     users = [
         threading.Thread(
@@ -174,7 +176,7 @@ def test_rollouts_pause_within_a_second_while_users_queue(server: Any) -> None:
 
     def users_queue() -> bool:
         waiting = sum(map(float, WAITING.findall(server.http.get("/metrics").text)))
-        if waiting > 2 * options.requests_in_flight:  # more than the rollouts of both
+        if waiting > 2 * settings.requests_in_flight:  # more than the rollouts of both
             queued.append(time.monotonic())
         return bool(queued)
 

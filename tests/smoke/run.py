@@ -27,7 +27,7 @@ import psutil
 import smollm2
 from reasoning_gym import create_dataset
 from rich.console import Console
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 
 from tempo_client import Tempo
 from tempo_client.types import Adapter, Job
@@ -62,7 +62,7 @@ ENVIRONMENT = {
     "TEMPO_CRITIC_EPOCHS": "1",
     "TEMPO_REPLAY_BATCHES": "0",
     "TEMPO_GATE_SAMPLES": "2",
-    "TEMPO_POLICY_LEARNING_RATE": "1e-3",
+    "TEMPO_POLICY_LEARNING_RATE": "5e-4",
     "TEMPO_FITNESS_AUROC": "0",
     "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
 }

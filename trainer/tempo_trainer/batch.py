@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tempo_storage.errors import TempoError
 from tempo_trainer.objective import positions
@@ -78,30 +79,18 @@ class Batch:
 
     def select(self, index: Tensor) -> Batch:
         """Return the rows that an index or a bool mask picks, cut to the longest of them."""
-        row, response = (int(m[index].sum(1).max()) for m in (self.attention, self.mask))
-        width = {"ids": row, "attention": row}
-        return Batch(
-            **{
-                f.name: tensor[index, : width.get(f.name, response)]
-                if tensor.dim() == 2
-                else tensor[index]
-                for f in fields(self)
-                for tensor in [getattr(self, f.name)]
-            }
-        )
+        picked: dict[str, Tensor] = {f.name: getattr(self, f.name)[index] for f in fields(self)}
+        row, response = (int(picked[name].sum(1).max()) for name in ("attention", "mask"))
+        for name, tensor in picked.items():
+            if tensor.dim() == 2:
+                picked[name] = tensor[:, : row if name in ("ids", "attention") else response]
+        return Batch(**picked)
 
     def concatenate(self, other: Batch) -> Batch:
         """Return the rows of both; the other's groups are numbered on, so that none are joined."""
         shift = int(self.group.max()) + 1 - int(other.group.min())
-        return Batch(
-            **{
-                f.name: _stack(
-                    getattr(self, f.name),
-                    getattr(other, f.name) + shift if f.name == "group" else getattr(other, f.name),
-                )
-                for f in fields(self)
-            }
-        )
+        parts = self, replace(other, group=other.group + shift)
+        return Batch(**{f.name: _stack(*(getattr(p, f.name) for p in parts)) for f in fields(self)})
 
     def micro_batches(self, max_tokens: int) -> Iterator[tuple[Tensor, Batch]]:
         """Yield row numbers and rows, long rows first, at most `max_tokens` padded tokens at once.
@@ -140,7 +129,7 @@ def read(forward: Callable[[Batch], Tensor], batch: Batch, max_tokens: int) -> T
 
 def _pad(rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: float) -> Tensor:
     tensors = [torch.tensor(list(row)) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+    return pad_sequence(tensors, batch_first=True, padding_value=value)
 
 
 def _until(lengths: Tensor) -> Tensor:
@@ -150,7 +139,4 @@ def _until(lengths: Tensor) -> Tensor:
 def _stack(first: Tensor, second: Tensor) -> Tensor:
     if first.dim() == 1:
         return torch.cat([first, second])
-    width = max(first.shape[1], second.shape[1])
-    return torch.cat(
-        [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (first, second)]
-    )
+    return pad_sequence([*first, *second], batch_first=True)

@@ -1,6 +1,5 @@
 """The trainer's state on disk: one directory per committed iteration, whole or absent."""
 
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,27 +7,16 @@ from typing import Any
 
 import torch
 
+from tempo_storage.directories import written_whole
 from tempo_storage.errors import NotFoundError
 
 FILE = "state.pt"
 
 
 def save(root: Path, name: str, state: dict[str, Any]) -> None:
-    """Write `state` aside, sync it and rename it to `<root>/<name>`; replace an unfinished try."""
-    aside, final = root / f".{name}", root / name
-    for stale in (aside, final):
-        shutil.rmtree(stale, ignore_errors=True)
-    aside.mkdir(parents=True)
-    with (aside / FILE).open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(final)
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write the whole of `state` to `<root>/<name>`, or nothing; replace an unfinished try."""
+    with written_whole(root / name) as directory:
+        torch.save(state, directory / FILE)
 
 
 def load(root: Path, name: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Drain the question stream into the ledger, also while a step is running."""
 
 import logging
-import threading
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,7 +16,7 @@ REQUIRED = {"id", "messages", "captured_at"}  # an entry without them would bloc
 
 
 class Drain:
-    """A thread of the worker that holds the lease.
+    """What a thread of the worker that holds the lease does.
 
     An entry is acknowledged after its row is committed, so a crash between the two delivers it
     again and the row's id absorbs it. With each batch goes what the pool has too much of.
@@ -29,18 +28,19 @@ class Drain:
         self._stream = stream
         self._sessions = sessions
         self._keep = keep
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
         self._failing = False
 
-    def start(self) -> None:
-        """Start draining."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the batch at hand."""
-        self._stop.set()
-        self._thread.join(timeout=10.0)
+    def step(self) -> float:
+        """Move one batch; return the seconds after which the next one is to be looked for."""
+        try:
+            moved = self.drain_once()
+        except (StreamUnavailableError, SQLAlchemyError) as error:
+            if not self._failing:
+                logger.warning("drain: questions wait in the stream: %s", error)
+            self._failing = True
+            return OUTAGE_SECONDS
+        self._failing = False
+        return 0.0 if moved else IDLE_SECONDS
 
     def drain_once(self) -> int:
         """Move one batch and return its size."""
@@ -54,19 +54,3 @@ class Drain:
                 pool.prune(s, self._keep)
             self._stream.acknowledge([entry_id for entry_id, _ in entries])
         return len(entries)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                moved = self.drain_once()
-                self._failing = False
-            except (StreamUnavailableError, SQLAlchemyError) as error:
-                self._report(error)
-                self._stop.wait(OUTAGE_SECONDS)
-            else:
-                self._stop.wait(0.0 if moved else IDLE_SECONDS)
-
-    def _report(self, error: Exception) -> None:
-        if not self._failing:
-            logger.warning("drain: questions wait in the stream: %s", error)
-        self._failing = True

@@ -72,12 +72,10 @@ def refine(policy: Policy, batch: Batch, a: Tensor, settings: TrainerSettings) -
     rows, size = [batch.select(part) for part in parts], settings.tokens_per_microbatch
     # With one minibatch the old log-probabilities are those of its only pass: no pass for them.
     old = [read(policy.logprobs, b, size) if len(parts) > 1 else None for b in rows]
-    made = [
-        _improve(
-            policy, b, a[part, : b.mask.shape[1]], old=o, first=b is rows[0], settings=settings
-        )
-        for part, b, o in zip(parts, rows, old, strict=True)
-    ]
+    made: list[tuple[Update, Shift]] = []
+    for part, b, o in zip(parts, rows, old, strict=True):
+        weights = a[part, : b.mask.shape[1]]
+        made.append(_improve(policy, b, weights, old=o, first=not made, settings=settings))
     updates, shifts = zip(*made, strict=True)
     return MStep(Updates.of(updates), Shift.average(shifts))
 

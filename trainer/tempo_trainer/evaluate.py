@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo_trainer.settings import TrainerSettings
+
 Array = NDArray[np.floating]
 
 RESAMPLES = 10_000
@@ -89,12 +91,9 @@ class Interval:
 def paired_bootstrap(differences: Array, *, seed: int = 0) -> Interval:
     """Resample questions, not responses: `differences` holds one paired difference per question."""
     generator, n = np.random.default_rng(seed), len(differences)
-    means = np.concatenate(
-        [
-            differences[generator.integers(n, size=(RESAMPLES_AT_ONCE, n))].mean(1)
-            for _ in range(RESAMPLES // RESAMPLES_AT_ONCE)
-        ]
-    )
+    shape, pieces = (RESAMPLES_AT_ONCE, n), range(RESAMPLES // RESAMPLES_AT_ONCE)
+    resamples = (differences[generator.integers(n, size=shape)] for _ in pieces)
+    means = np.concatenate([resample.mean(1) for resample in resamples])
     low, high = np.quantile(means, [0.05, 0.95])
     return Interval(float(differences.mean()), float(low), float(high))
 
@@ -145,17 +144,16 @@ def gate(
     candidate: Answered,
     *,
     first: bool,
-    delta: float,
-    pass_k_margin: float,
-    entropy_ratio: float,
-    seed: int = 0,
+    settings: TrainerSettings,
 ) -> GateDecision:
     """Decide on a candidate by paired differences over questions.
 
-    It must not lose `delta` of avg@k to the serving adapter, must beat the base (the first one
-    must only not lose `delta` to it), must not lose `pass_k_margin` of pass@k to the base, and
-    must keep `entropy_ratio` of the base's answer entropy. The lower 95 % bounds decide.
+    It must not lose `gate_delta` of avg@k to the serving adapter, must beat the base (the first
+    one must only not lose `gate_delta` to it), must not lose `gate_pass_k_margin` of pass@k to the
+    base, and must keep `gate_entropy_ratio` of the base's answer entropy. The lower 95 % bounds
+    decide.
     """
+    delta, seed = settings.gate_delta, settings.seed
     k = candidate.outcomes.shape[1]
     averages = [avg_at_n(answered.outcomes) for answered in (base, serving, candidate)]
     reached = pass_at_k(candidate.outcomes, k) - pass_at_k(base.outcomes, k)
@@ -163,11 +161,12 @@ def gate(
     to_base = paired_bootstrap(averages[2] - averages[0], seed=seed)
     to_pass = paired_bootstrap(reached, seed=seed)
     kept = candidate.entropy / base.entropy if base.entropy > 0 else 1.0
+    least = settings.gate_entropy_ratio
     faults = [
         _fault("avg@k against the serving adapter", to_serving.low, -delta),
         _fault("avg@k against the base", to_base.low, -delta if first else 0.0),
-        _fault("pass@k against the base", to_pass.low, -pass_k_margin),
-        _fault("answer entropy as a share of the base's", kept, entropy_ratio, allowed=True),
+        _fault("pass@k against the base", to_pass.low, -settings.gate_pass_k_margin),
+        _fault("answer entropy as a share of the base's", kept, least, allowed=True),
     ]
     reason = "; ".join(fault for fault in faults if fault)
     return GateDecision(

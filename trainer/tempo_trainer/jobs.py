@@ -76,16 +76,14 @@ class Jobs:
 
     def requeue_abandoned(self) -> None:
         """Queue again what a dead worker was running; the third such death fails the job."""
-        with self._sessions.begin() as s:
-            leases.assert_held(s, leases.TRAINER, self._epoch())
-            for job in queries.jobs(s, statuses=("running",)):
-                if job.attempts < ATTEMPTS:
-                    job.status = "queued"
-                    queries.add_event(s, "job.requeued", "its worker is gone", job_id=job.id)
-                else:
-                    message = f"{job.attempts} workers died of it; see the worker's log"
-                    queries.finish_job(s, job.id, "failed", error=message)
-                    queries.add_event(s, "job.failed", message, job_id=job.id, level="error")
+        with self._sessions() as s:
+            abandoned = queries.jobs(s, statuses=("running",))
+        for job in abandoned:
+            if job.attempts < ATTEMPTS:
+                self._requeue(job.id, "its worker is gone", counts=True)
+            else:
+                message = f"{job.attempts} workers died of it; see the worker's log"
+                self._finish(job.id, "failed", error=message)
 
     def close(self) -> None:
         """Let go of the server and the verifiers."""
@@ -106,8 +104,7 @@ class Jobs:
         return {"recalibrate": recalibrate, "round": round_}[job.mode](self._learner, job)
 
     def _claim(self, job_id: str) -> bool:
-        with self._sessions.begin() as s:
-            leases.assert_held(s, leases.TRAINER, self._epoch())
+        with leases.fenced(self._sessions, self._epoch()) as s:
             job = s.get(Job, job_id, with_for_update=True)
             if job is None or job.status != "queued":
                 return False
@@ -120,8 +117,7 @@ class Jobs:
         return True
 
     def _requeue(self, job_id: str, reason: str, *, counts: bool) -> None:
-        with self._sessions.begin() as s:
-            leases.assert_held(s, leases.TRAINER, self._epoch())
+        with leases.fenced(self._sessions, self._epoch()) as s:
             job = queries.job(s, job_id, lock=True)
             if job.status == "running":
                 job.status, job.attempts = "queued", job.attempts - int(not counts)
@@ -142,8 +138,7 @@ class Jobs:
     def _finish(
         self, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str = ""
     ) -> None:
-        with self._sessions.begin() as s:
-            leases.assert_held(s, leases.TRAINER, self._epoch())
+        with leases.fenced(self._sessions, self._epoch()) as s:
             queries.finish_job(s, job_id, status, result=result, error=error)
             level = "error" if status == "failed" else "info"
             message = (error.strip().splitlines() or [status])[-1]

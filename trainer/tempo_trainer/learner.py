@@ -9,7 +9,6 @@ from the last committed iteration.
 import copy
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -161,10 +160,8 @@ class Learner:
             question_ids=question_ids,
             metrics=dict(metrics),
             epoch=self.world.epoch(),
-            created_at=time.time(),
         )
-        with self.world.sessions.begin() as s:
-            leases.assert_held(s, leases.TRAINER, row.epoch)
+        with leases.fenced(self.world.sessions, row.epoch) as s:
             s.add(row)
             needed = {name, *queries.needed_checkpoints(s)}
         checkpoint.sweep(self.world.settings.checkpoints_dir, needed)
@@ -187,12 +184,10 @@ class Learner:
     def labeled_rollouts(self, split: str, count: int, adapter: str) -> list[Rollout]:
         """Return rollouts of the next labeled questions of a split, with their outcomes."""
         with self.world.sessions() as s:
-            examples = {e.content_hash: e for e in queries.examples(s, split)}
-        drawn = self._draw(split, list(examples.values()), count)
-        prompts = self.world.sampler.prompts(drawn)
-        groups = self._sample(prompts, adapter)
-        verdicts = self.verdicts([examples[p.question_id] for p in prompts], groups)
-        outcomes = [[1.0 if v.correct else -1.0 for v in row] for row in verdicts]
+            drawn = self._draw(split, queries.examples(s, split), count)
+        n, seed = self.world.settings.group_size, self._seed()
+        prompts, groups, verdicts = self.judged(drawn, adapter, n=n, seed=seed)
+        outcomes = [[verdict.outcome for verdict in row] for row in verdicts]
         return _rollouts(prompts, groups, adapter, outcomes)
 
     def unlabeled_rollouts(self, adapter: str) -> tuple[list[Rollout], list[str]]:
@@ -202,21 +197,27 @@ class Learner:
             count = self.world.settings.unlabeled_per_step
             drawn = pool.questions(s, self._draw("unlabeled", hashes, count))
         prompts = self.world.sampler.prompts(drawn)
-        rollouts = _rollouts(prompts, self._sample(prompts, adapter), adapter, None)
+        n, seed = self.world.settings.group_size, self._seed()
+        groups = self.world.sampler.sample(prompts, adapter=adapter, n=n, seed=seed)
         sampled = {p.question_id for p in prompts}
-        return rollouts, [q.id for q in drawn if q.content_hash in sampled]
+        ids = [q.id for q in drawn if q.content_hash in sampled]
+        return _rollouts(prompts, groups, adapter, None), ids
 
-    def verdicts(
-        self, examples: Sequence[LabeledExample], groups: Sequence[Sequence[Sample]]
-    ) -> list[list[Verdict]]:
-        """Return what the verifiers find, response by response."""
+    def judged(
+        self, examples: Sequence[LabeledExample], adapter: str, *, n: int, seed: int
+    ) -> tuple[list[Prompt], list[list[Sample]], list[list[Verdict]]]:
+        """Sample `n` responses to each labeled question; return them with their verdicts."""
+        prompts = self.world.sampler.prompts(examples)
+        groups = self.world.sampler.sample(prompts, adapter=adapter, n=n, seed=seed)
+        known = {example.content_hash: example for example in examples}
+        asked = [known[prompt.question_id] for prompt in prompts]
         items = [
-            Item(e.verifier, sample.text, e.reference, e.details)
-            for e, group in zip(examples, groups, strict=True)
+            Item(example.verifier, sample.text, example.reference, example.details)
+            for example, group in zip(asked, groups, strict=True)
             for sample in group
         ]
         verdicts = iter(self.world.verifiers.verify(items))
-        return [[next(verdicts) for _ in group] for group in groups]
+        return prompts, groups, [[next(verdicts) for _ in group] for group in groups]
 
     def collate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Return rollouts as padded tensors."""
@@ -224,16 +225,12 @@ class Learner:
 
     def _draw(self, deck: str, items: Sequence[Any], count: int) -> list[Any]:
         settings, start = self.world.settings, self.progress.drawn[deck]
-        if not items:
-            return []
         drawn = draw(items, count, start=start, seed=settings.seed)
         self.progress.drawn[deck] += len(drawn)
         return drawn
 
-    def _sample(self, prompts: Sequence[Prompt], adapter: str) -> list[list[Sample]]:
-        settings = self.world.settings
-        seed = (settings.seed << 20) + sum(self.progress.drawn.values())
-        return self.world.sampler.sample(prompts, adapter=adapter, n=settings.group_size, seed=seed)
+    def _seed(self) -> int:
+        return (self.world.settings.seed << 20) + sum(self.progress.drawn.values())
 
 
 def _rollouts(

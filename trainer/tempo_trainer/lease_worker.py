@@ -6,7 +6,6 @@ time-out. RQ's bookkeeping is a doorbell; what is true of a job stands in SQL.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +15,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 
+from tempo_storage.doorbell import FUNCTION as ALLOWED
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.streams import QUEUE
+from tempo_trainer.background import repeated
 
 logger = logging.getLogger(__name__)
-ALLOWED = "tempo_trainer.jobs.run_job"
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 15
 WORKER_TTL_SECONDS = 20  # RQ looks after its registries only between blocking reads of this length
@@ -51,11 +51,8 @@ class LeaseWorker(SimpleWorker):
     max_connection_wait_time = 2.0
 
     def __init__(self, connection: redis.Redis) -> None:
-        queue = Queue(
-            QUEUE, connection=connection, serializer=JSONSerializer, job_class=self.job_class
-        )
         super().__init__(
-            [queue],
+            [QUEUE],
             connection=connection,
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_SECONDS,
@@ -76,19 +73,12 @@ class LeaseWorker(SimpleWorker):
 
     def perform_job(self, job: Job, queue: Queue, execution: Any) -> bool:
         """Run the job while a thread tells RQ that it is alive."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._beat, args=(job, execution, done), daemon=True)
-        thread.start()
-        try:
-            succeeded: bool = super().perform_job(job, queue, execution)
-            return succeeded
-        finally:
-            done.set()
-            thread.join(timeout=HEARTBEAT_SECONDS)
+        with repeated(lambda: self._beat(job, execution), HEARTBEAT_SECONDS):
+            return bool(super().perform_job(job, queue, execution))
 
-    def _beat(self, job: Job, execution: Any, done: threading.Event) -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            try:
-                self.maintain_heartbeats(job, execution)
-            except redis.RedisError as error:
-                logger.warning("worker %s: no heartbeat reached Valkey: %s", self.name, error)
+    def _beat(self, job: Job, execution: Any) -> float:
+        try:
+            self.maintain_heartbeats(job, execution)
+        except redis.RedisError as error:
+            logger.warning("worker %s: no heartbeat reached Valkey: %s", self.name, error)
+        return HEARTBEAT_SECONDS

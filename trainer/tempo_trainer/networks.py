@@ -10,7 +10,8 @@ other adapter is active raises AdapterSwitchError.
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tempo_storage.errors import TempoError
 from tempo_trainer.batch import Batch
 from tempo_trainer.heads import ValueHead, token_logprobs
-from tempo_trainer.optimiser import Optimiser
+from tempo_trainer.optimiser import Groups, Optimiser
 from tempo_trainer.settings import TrainerSettings
 
 POLICY, CRITIC = "policy", "critic"
@@ -56,6 +57,7 @@ class Networks:
         self._backbone = getattr(base, base.base_model_prefix)
         self._lm_head: Tensor = base.get_output_embeddings().weight
         self._precision: torch.dtype = base.dtype
+        self._rounds = base.dtype == torch.bfloat16
         self._role: str | None = None
         self.device: torch.device = base.device
         self.pad_id = int(base.config.pad_token_id or 0)
@@ -113,25 +115,7 @@ class Networks:
 
     def adapter_parameters(self, role: str) -> dict[str, nn.Parameter]:
         """Return one role's adapter by name."""
-        return {
-            name: parameter
-            for name, parameter in self._model.named_parameters()
-            if f".{role}." in name
-        }
-
-    def export(self, role: str, directory: Path) -> None:
-        """Write one role's adapter as PEFT's two files, in the base's precision."""
-        config = self._model.peft_config[role].to_dict()
-        config["target_modules"] = sorted(config["target_modules"])
-        config["inference_mode"] = True
-        weights = get_peft_model_state_dict(self._model, adapter_name=role)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.detach().to("cpu", self._precision).contiguous() for k, v in weights.items()},
-            directory / "adapter_model.safetensors",
-        )
-        text = json.dumps(config, indent=2, sort_keys=True, default=str)
-        (directory / "adapter_config.json").write_text(text)
+        return {n: p for n, p in self._model.named_parameters() if f".{role}." in n}
 
     def state_dict(self) -> dict[str, Any]:
         """Return adapters, value head and both optimisers, copied to the CPU."""
@@ -155,10 +139,6 @@ class Networks:
         for role in (self.policy, self.critic):
             role.optimiser.load_state_dict(state["optimisers"][role.name])
 
-    @property
-    def _rounds(self) -> bool:
-        return self._precision == torch.bfloat16
-
     def _trained(self) -> dict[str, nn.Parameter]:
         return {
             **self.adapter_parameters(POLICY),
@@ -167,16 +147,13 @@ class Networks:
         }
 
     def _add_adapters(self, base: PreTrainedModel, settings: TrainerSettings) -> Any:
-        linear = {
-            name.rsplit(".", 1)[-1]
-            for name, module in self._backbone.named_modules()
-            if isinstance(module, nn.Linear)
-        }
-        alpha = max(1, round(settings.lora_alpha * settings.critic_rank / settings.lora_rank))
-        model = get_peft_model(
-            base, _lora(settings.lora_rank, settings.lora_alpha, linear), adapter_name=POLICY
-        )
-        model.add_adapter(CRITIC, _lora(settings.critic_rank, alpha, linear))
+        modules = self._backbone.named_modules()
+        linear = {n.rsplit(".", 1)[-1] for n, module in modules if isinstance(module, nn.Linear)}
+        lora = partial(LoraConfig, target_modules=linear, task_type="CAUSAL_LM")
+        rank, alpha, critic_rank = settings.lora_rank, settings.lora_alpha, settings.critic_rank
+        critic_alpha = max(1, round(alpha * critic_rank / rank))
+        model = get_peft_model(base, lora(r=rank, lora_alpha=alpha), adapter_name=POLICY)
+        model.add_adapter(CRITIC, lora(r=critic_rank, lora_alpha=critic_alpha))
         for module in model.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False  # autocast does it, without float32 copies
@@ -215,75 +192,69 @@ class Networks:
             )
 
 
-class Policy:
+class Role:
+    """One adapter, and the optimiser of what is trained with it."""
+
+    name: str
+
+    def __init__(self, networks: Networks, groups: Groups, settings: TrainerSettings) -> None:
+        self._networks = networks
+        self.optimiser = Optimiser(groups, settings)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Return the context in which forward and backward passes of this role run."""
+        return self._networks.active(self.name)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what is trained."""
+        return self.optimiser.parameters()
+
+
+class Policy(Role):
     """π_θ: the base with the policy's adapter; what answers users."""
 
     name = POLICY
 
     def __init__(self, networks: Networks, settings: TrainerSettings) -> None:
-        self._networks = networks
-        groups = [(self.parameters(), settings.policy_learning_rate)]
-        self.optimiser = _optimiser(groups, settings)
-
-    def active(self) -> Any:
-        """Return the context in which forward and backward passes of the policy run."""
-        return self._networks.active(POLICY)
+        adapter = list(networks.adapter_parameters(POLICY).values())
+        super().__init__(networks, [(adapter, settings.policy_learning_rate)], settings)
 
     def logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Return log π_θ(y_t | x, y<t), 0 on padding."""
         return self._networks.logprobs(batch, POLICY)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Return what the M-step trains."""
-        return list(self._networks.adapter_parameters(POLICY).values())
-
     def export(self, directory: Path) -> None:
-        """Write the adapter as a directory that vLLM loads."""
-        self._networks.export(POLICY, directory)
+        """Write the adapter as PEFT's two files, in the base's precision, for vLLM to load."""
+        model, precision = self._networks._model, self._networks._precision
+        config = model.peft_config[POLICY].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])
+        config["inference_mode"] = True
+        weights = get_peft_model_state_dict(model, adapter_name=POLICY)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.detach().to("cpu", precision).contiguous() for k, v in weights.items()},
+            directory / "adapter_model.safetensors",
+        )
+        text = json.dumps(config, indent=2, sort_keys=True, default=str)
+        (directory / "adapter_config.json").write_text(text)
 
 
-class Critic:
+class Critic(Role):
     """V_φ: the base with the critic's adapter, and the value head."""
 
     name = CRITIC
 
     def __init__(self, networks: Networks, settings: TrainerSettings) -> None:
-        self._networks = networks
         self.value_head = ValueHead(networks._lm_head.shape[1]).to(networks.device)
         adapter = list(networks.adapter_parameters(CRITIC).values())
         head = list(self.value_head.parameters())
-        groups = [
-            (adapter, settings.critic_learning_rate),
-            (head, settings.value_head_learning_rate),
-        ]
-        self.optimiser = _optimiser(groups, settings)
-
-    def active(self) -> Any:
-        """Return the context in which forward and backward passes of the critic run."""
-        return self._networks.active(CRITIC)
+        rates = settings.critic_learning_rate, settings.value_head_learning_rate
+        super().__init__(networks, zip((adapter, head), rates, strict=True), settings)
 
     def values(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Return V_φ(x, y<t), 0 on padding."""
         return _spread(self.value_head(self._networks.states(batch, CRITIC)), batch.mask)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Return what the E-step trains: the adapter and the value head."""
-        adapter = self._networks.adapter_parameters(CRITIC).values()
-        return [*adapter, *self.value_head.parameters()]
-
 
 def _spread(flat: Float[Tensor, "N"], mask: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     return torch.zeros_like(mask).masked_scatter(mask.bool(), flat.to(mask.device))
-
-
-def _lora(rank: int, alpha: int, target_modules: set[str]) -> LoraConfig:
-    return LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=target_modules, task_type="CAUSAL_LM"
-    )
-
-
-def _optimiser(
-    groups: list[tuple[list[nn.Parameter], float]], settings: TrainerSettings
-) -> Optimiser:
-    betas = (settings.adam_beta1, settings.adam_beta2)
-    return Optimiser(groups, betas=betas, grad_clip=settings.grad_clip)

@@ -13,6 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+PerToken = Float[Tensor, "B T"]
+PerRow = Float[Tensor, "B"]
+Scalar = Float[Tensor, ""]
+
 
 def positions(
     prompt_lengths: Int[Tensor, "B"], response_lengths: Int[Tensor, "B"]
@@ -22,56 +26,45 @@ def positions(
     return prompt_lengths[:, None] - 1 + torch.minimum(steps, response_lengths[:, None] - 1)
 
 
-def last_values(values: Float[Tensor, "B T"], mask: Float[Tensor, "B T"]) -> Float[Tensor, "B"]:
+def last_values(values: PerToken, mask: PerToken) -> PerRow:
     """V_φ(x, y<L): the value before the last token, the critic's verdict on the response."""
     last = mask.sum(1).long() - 1  # (B,)
     return values.gather(1, last[:, None])[:, 0]
 
 
 def terminal_reward(
-    outcome: Float[Tensor, "B"],
-    labeled: Bool[Tensor, "B"],
-    values: Float[Tensor, "B T"],
-    mask: Float[Tensor, "B T"],
-    *,
-    sign: int = 1,
-) -> Float[Tensor, "B"]:
+    outcome: PerRow, labeled: Bool[Tensor, "B"], values: PerToken, mask: PerToken, *, sign: int = 1
+) -> PerRow:
     """R = I if labeled, else sign · V_φ(x, y<L), without gradient; sign = -1 is a control."""
     return torch.where(labeled, outcome, sign * last_values(values, mask)).detach()
 
 
-def raw_advantages(
-    reward: Float[Tensor, "B"], values: Float[Tensor, "B T"], mask: Float[Tensor, "B T"]
-) -> Float[Tensor, "B T"]:
+def raw_advantages(reward: PerRow, values: PerToken, mask: PerToken) -> PerToken:
     """A_t = R − V_φ(x, y<t) (eq. 11), 0 on padding."""
     return ((reward[:, None] - values) * mask).detach()
 
 
-def moments(
-    x: Float[Tensor, "B T"], mask: Float[Tensor, "B T"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def moments(x: PerToken, mask: PerToken) -> tuple[Scalar, Scalar]:
     """μ = Σ x m / Σ m and the unbiased σ² = Σ (x − μ)² m / (Σ m − 1)."""
     count = mask.sum()
     mean = (x * mask).sum() / count.clamp(min=1)
     return mean, ((x - mean).square() * mask).sum() / (count - 1).clamp(min=1)
 
 
-def whiten(
-    x: Float[Tensor, "B T"], mask: Float[Tensor, "B T"], *, floor: float = 0.0
-) -> Float[Tensor, "B T"]:
+def whiten(x: PerToken, mask: PerToken, *, floor: float = 0.0) -> PerToken:
     """(x − μ) / max(√(σ² + 1e-8), floor) over the tokens of the mask, 0 elsewhere."""
     mean, variance = moments(x, mask)
     return (x - mean) * mask / (variance + 1e-8).sqrt().clamp(min=floor)
 
 
 def advantages(
-    raw: Float[Tensor, "B T"],
-    mask: Float[Tensor, "B T"],
+    raw: PerToken,
+    mask: PerToken,
     labeled: Bool[Tensor, "B"],
     *,
     per_domain: bool = False,
     floor: float = 0.0,
-) -> Float[Tensor, "B T"]:
+) -> PerToken:
     """Â = whiten(A) over all sampled tokens, or over labeled and unlabeled tokens apart."""
     if not per_domain:
         return whiten(raw, mask, floor=floor)
@@ -80,13 +73,13 @@ def advantages(
 
 
 def critic_loss(
-    values: Float[Tensor, "B T"],
-    outcome: Float[Tensor, "B"],
-    mask: Float[Tensor, "B T"],
+    values: PerToken,
+    outcome: PerRow,
+    mask: PerToken,
     labeled: Bool[Tensor, "B"],
     *,
     denominator: int,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     """Σ_i∈D_L (1/L) Σ_t (V_φ(x, y<t) − I)² / denominator, the number of labeled rows (eq. 6)."""
     target = torch.where(labeled, outcome, 0.0)[:, None]  # an unlabeled outcome is not a number
     error = (values - target).square() * mask  # (B, T)
@@ -94,31 +87,27 @@ def critic_loss(
     return rows.sum() / max(denominator, 1)
 
 
-def importance_weights(
-    logprobs: Float[Tensor, "B T"], sampled: Float[Tensor, "B T"], *, cap: float
-) -> Float[Tensor, "B T"]:
+def importance_weights(logprobs: PerToken, sampled: PerToken, *, cap: float) -> PerToken:
     """w_t = min(π_θ(y_t) / π_sampler(y_t), cap), without gradient: what vLLM computed otherwise."""
     return (logprobs.detach() - sampled).exp().clamp(max=cap)
 
 
-def sequence_ratio(
-    logprobs: Float[Tensor, "B T"], old: Float[Tensor, "B T"], mask: Float[Tensor, "B T"]
-) -> Float[Tensor, "B"]:
+def sequence_ratio(logprobs: PerToken, old: PerToken, mask: PerToken) -> PerRow:
     """s = exp((1/L) Σ_t (log π_θ − log π_old)), without gradient (GSPO, arXiv:2507.18071)."""
     return (((logprobs - old) * mask).sum(1) / mask.sum(1)).exp().detach()
 
 
 def policy_loss(
-    logprobs: Float[Tensor, "B T"],
-    old: Float[Tensor, "B T"],
-    a: Float[Tensor, "B T"],
-    mask: Float[Tensor, "B T"],
-    weights: Float[Tensor, "B T"],
+    logprobs: PerToken,
+    old: PerToken,
+    a: PerToken,
+    mask: PerToken,
+    weights: PerToken,
     *,
     low: float,
     high: float,
     denominator: int,
-) -> Float[Tensor, ""]:
+) -> Scalar:
     """−Σ_i (1/L) Σ_t w_t min(s A_t, clip(s, 1 − low, 1 + high) A_t) / denominator (eq. 12)."""
     # The value is the sequence's ratio, the gradient flows through each token alone.
     s = sequence_ratio(logprobs, old, mask)[:, None] * (logprobs - logprobs.detach()).exp()
@@ -127,34 +116,20 @@ def policy_loss(
 
 
 def clip_fraction(
-    logprobs: Float[Tensor, "B T"],
-    old: Float[Tensor, "B T"],
-    a: Float[Tensor, "B T"],
-    mask: Float[Tensor, "B T"],
-    *,
-    low: float,
-    high: float,
-) -> Float[Tensor, ""]:
+    logprobs: PerToken, old: PerToken, a: PerToken, mask: PerToken, *, low: float, high: float
+) -> Scalar:
     """Σ m [clip(s) A < s A] / Σ m: the share of tokens that have lost their gradient."""
     s = sequence_ratio(logprobs, old, mask)[:, None]
     clipped = s.clamp(1 - low, 1 + high) * a < s * a  # (B, T)
     return (clipped * mask).sum() / mask.sum()
 
 
-def approx_kl(
-    logprobs: Float[Tensor, "B T"], other: Float[Tensor, "B T"], mask: Float[Tensor, "B T"]
-) -> Float[Tensor, ""]:
+def approx_kl(logprobs: PerToken, other: PerToken, mask: PerToken) -> Scalar:
     """KL(π ‖ π') ≈ mean_t (e^−d − 1 + d), d = log π − log π', on tokens that π sampled (k3)."""
     d = logprobs - other
     return ((torch.expm1(-d) + d) * mask).sum() / mask.sum()
 
 
-def capped_fraction(
-    logprobs: Float[Tensor, "B T"],
-    sampled: Float[Tensor, "B T"],
-    mask: Float[Tensor, "B T"],
-    *,
-    cap: float,
-) -> Float[Tensor, ""]:
+def capped_fraction(logprobs: PerToken, sampled: PerToken, mask: PerToken, *, cap: float) -> Scalar:
     """Σ m [π_θ / π_sampler > cap] / Σ m: the share of tokens whose importance weight is cut."""
     return (((logprobs - sampled).exp() > cap) * mask).sum() / mask.sum()

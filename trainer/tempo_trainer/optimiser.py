@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
+from tempo_trainer.settings import TrainerSettings
+
+Groups = Iterable[tuple[list[Parameter], float]]
+"""Parameters, and the step size that they share."""
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -22,25 +27,19 @@ class Update:
 class Optimiser:
     """AdamW without weight decay, with a constant step size per group and a clipped gradient."""
 
-    def __init__(
-        self,
-        groups: Iterable[tuple[list[Parameter], float]],
-        *,
-        betas: tuple[float, float],
-        grad_clip: float,
-    ) -> None:
-        self._adam = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for parameters, rate in groups],
-            betas=betas,
-            weight_decay=0.0,
-            fused=True,
-        )
-        self._grad_clip = grad_clip
+    def __init__(self, groups: Groups, settings: TrainerSettings) -> None:
+        parts = [{"params": parameters, "lr": rate} for parameters, rate in groups]
+        betas = (settings.adam_beta1, settings.adam_beta2)
+        self._adam = torch.optim.AdamW(parts, betas=betas, weight_decay=0.0, fused=True)
+        self._grad_clip = settings.grad_clip
+
+    def parameters(self) -> list[Parameter]:
+        """Return what is optimised."""
+        return [p for group in self._adam.param_groups for p in group["params"]]
 
     def step(self, loss: float) -> Update:
         """Apply the gathered gradients, unless loss or gradient is not finite, and forget them."""
-        parameters = [p for group in self._adam.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._grad_clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), self._grad_clip))
         applied = math.isfinite(loss) and math.isfinite(norm)
         if applied:
             self._adam.step()

@@ -26,9 +26,7 @@ def choose(rollouts: Iterable[Rollout]) -> list[Rollout]:
         room = min(LONGEST_RESPONSE, LONGEST - len(rollout.prompt_ids))
         if rollout.response_ids and room > 0 and rollout.question_id not in chosen:
             chosen[rollout.question_id] = replace(
-                rollout,
-                response_ids=rollout.response_ids[:room],
-                logprobs=rollout.logprobs[:room],
+                rollout, response_ids=rollout.response_ids[:room], logprobs=rollout.logprobs[:room]
             )
     return list(chosen.values())[:SEQUENCES]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy.orm import Session
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import version_name
@@ -16,7 +15,6 @@ from tempo_storage.models import Adapter, Job, ServerProcess
 from tempo_trainer import probe
 from tempo_trainer.evaluate import Answered, GateDecision, gate
 from tempo_trainer.learner import Learner
-from tempo_trainer.reports import finite
 
 logger = logging.getLogger("tempo.promotion")
 ACKNOWLEDGE_SECONDS = 90.0  # servers may probe for 60
@@ -62,11 +60,8 @@ def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
         checkpoint=learner.checkpoint,
         sha256=manifest.sha256["adapter_model.safetensors"],
         bytes=manifest.bytes,
-        report={},
-        created_at=time.time(),
     )
-    with world.sessions.begin() as s:
-        leases.assert_held(s, leases.TRAINER, world.epoch())
+    with leases.fenced(world.sessions, world.epoch()) as s:
         s.add(row)
     return version
 
@@ -81,32 +76,20 @@ def _write(learner: Learner, directory: Path) -> None:
 def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:
     """Let base, serving version and candidate answer the held-out questions under vLLM."""
     answers = {v: answer(learner, v) for v in sorted({BASE, serving, candidate})}
-    settings = learner.world.settings
-    return gate(
-        base=answers[BASE],
-        serving=answers[serving],
-        candidate=answers[candidate],
-        first=serving == BASE,
-        delta=settings.gate_delta,
-        pass_k_margin=settings.gate_pass_k_margin,
-        entropy_ratio=settings.gate_entropy_ratio,
-        seed=settings.seed,
-    )
+    first, settings = serving == BASE, learner.world.settings
+    return gate(answers[BASE], answers[serving], answers[candidate], first=first, settings=settings)
 
 
 def answer(learner: Learner, version: int) -> Answered:
     """Return a version's answers to all held-out questions."""
-    world = learner.world
-    with world.sessions() as s:
-        examples = {e.content_hash: e for e in queries.examples(s, "held_out")}
-    prompts = world.sampler.prompts(list(examples.values()))
-    k = world.settings.gate_samples
-    groups = world.sampler.sample(
-        prompts, adapter=version_name(version), n=k, seed=world.settings.seed + version
+    settings = learner.world.settings
+    with learner.world.sessions() as s:
+        examples = queries.examples(s, "held_out")
+    _, _, verdicts = learner.judged(
+        examples, version_name(version), n=settings.gate_samples, seed=settings.seed + version
     )
-    verdicts = learner.verdicts([examples[p.question_id] for p in prompts], groups)
     return Answered(
-        outcomes=np.array([[1.0 if v.correct else -1.0 for v in row] for row in verdicts]),
+        outcomes=np.array([[v.outcome for v in row] for row in verdicts]),
         answers=[[v.extracted or "" for v in row] for row in verdicts],
     )
 
@@ -136,9 +119,8 @@ def wait_for_servers(learner: Learner, job_id: str, version: int) -> None:
 def _record(
     learner: Learner, job: Job, version: int, serving: int, decision: GateDecision
 ) -> dict[str, Any]:
-    world, report = learner.world, finite(asdict(decision))
-    with world.sessions.begin() as s:
-        leases.assert_held(s, leases.TRAINER, world.epoch())
+    world, report = learner.world, asdict(decision)
+    with leases.fenced(world.sessions, world.epoch()) as s:
         row = versions.adapter(s, version)
         row.report = report
         if not decision.promote:
@@ -155,7 +137,7 @@ def _record(
             "decision": verdict,
             "adapter": version_name(version),
             "summary": message,
-            "checkpoint": _checkpoint_of(s, serving) if drop else learner.checkpoint,
+            "checkpoint": versions.checkpoint_of(s, serving) if drop else learner.checkpoint,
             "serving": version if verdict == "promoted" else serving,
             "gate": report,
         }
@@ -175,12 +157,8 @@ def _unless_refused(
             result = result | {
                 "decision": "refused",
                 "summary": row.report["corrupt"],
-                "checkpoint": _checkpoint_of(s, serving),
+                "checkpoint": versions.checkpoint_of(s, serving),
                 "serving": serving,
             }
             queries.job(s, job.id).result = result
     return result
-
-
-def _checkpoint_of(s: Session, version: int) -> str:
-    return versions.adapter(s, version).checkpoint if version != BASE else ""

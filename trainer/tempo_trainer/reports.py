@@ -1,9 +1,9 @@
 """What an iteration tells: frozen values whose field names are the metric keys."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor
 
@@ -111,15 +111,3 @@ class EMReport:
 def mean(figures: Sequence[float]) -> float:
     """Return the mean, or not a number if there is none."""
     return sum(figures) / len(figures) if figures else math.nan
-
-
-def finite(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested figures with None for what is not finite: JSON has no such number."""
-    return {
-        name: finite(value)
-        if isinstance(value, Mapping)
-        else None
-        if isinstance(value, float) and not math.isfinite(value)
-        else value
-        for name, value in figures.items()
-    }

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from tempo_storage.errors import TempoError
+from tempo_trainer.worker_settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 PRIORITY = 10  # behind users, who have 0
@@ -54,43 +55,29 @@ class Sample:
     finish_reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SamplerOptions:
-    """Where to sample and how much at once."""
-
-    base_url: str
-    tempo_key: str
-    vllm_key: str = ""
-    max_tokens: int = 1024
-    prompts_per_request: int = 4
-    requests_in_flight: int = 4
-    patience_seconds: float = 180.0
-
-
 class Sampler:
     """Bounded requests at low priority, none while users queue; waits out a server's restart."""
 
     def __init__(
         self,
-        options: SamplerOptions,
+        settings: WorkerSettings,
         *,
+        key: str,
         should_stop: Callable[[], bool] = lambda: False,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._options = options
+        self._settings = settings
         self._should_stop = should_stop
-        headers = {"X-Tempo-Key": options.tempo_key}
-        if options.vllm_key:
-            headers["Authorization"] = f"Bearer {options.vllm_key}"
-        limits = httpx.Limits(max_connections=options.requests_in_flight)
+        headers = {"X-Tempo-Key": key}
+        if settings.vllm_api_key:
+            headers["Authorization"] = f"Bearer {settings.vllm_api_key}"
         self._client = httpx.Client(
-            base_url=options.base_url,
+            base_url=settings.base_url,
             headers=headers,
             timeout=REQUEST_SECONDS,
-            limits=limits,
             transport=transport,
         )
-        self._threads = ThreadPoolExecutor(options.requests_in_flight, "sampler")
+        self._threads = ThreadPoolExecutor(settings.requests_in_flight, "sampler")
         self._prompts: dict[str, Prompt | None] = {}
         self._lock = threading.Lock()
         self._seen_at = -QUEUE_SECONDS
@@ -106,7 +93,7 @@ class Sampler:
         """Return the questions as the server tokenises them; each content is asked for once.
 
         A question is a row with `content_hash`, `messages` and `chat_template_kwargs`. One that
-        leaves no room for a response of `max_tokens` is left out.
+        leaves no room for a response of `max_response_tokens` is left out.
         """
         known = self._prompts
         if len(known) > CACHED_PROMPTS:
@@ -119,7 +106,7 @@ class Sampler:
         self, prompts: Sequence[Prompt], *, adapter: str, n: int, seed: int
     ) -> list[list[Sample]]:
         """Return `n` responses of `adapter` for each prompt, at temperature 1, in order."""
-        size = self._options.prompts_per_request
+        size = self._settings.prompts_per_request
         chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
         seeds = range(seed, seed + len(chunks))
         answered = self._threads.map(
@@ -141,7 +128,7 @@ class Sampler:
         }
         reply = self._post("/tokenize", body)
         ids = tuple(reply["tokens"])
-        if len(ids) + self._options.max_tokens > reply["max_model_len"]:
+        if len(ids) + self._settings.max_response_tokens > reply["max_model_len"]:
             logger.warning("rollouts: a question of %d tokens is too long to train on", len(ids))
             return None
         return Prompt(question.content_hash, ids)
@@ -153,7 +140,7 @@ class Sampler:
             "model": adapter,
             "prompt": [list(p.ids) for p in prompts],
             "n": n,
-            "max_tokens": self._options.max_tokens,
+            "max_tokens": self._settings.max_response_tokens,
             "seed": seed,
             "priority": PRIORITY,
             "logprobs": 0,
@@ -170,7 +157,7 @@ class Sampler:
         return [choices[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def _let_users_pass(self) -> None:
-        deadline = time.monotonic() + self._options.patience_seconds
+        deadline = time.monotonic() + self._settings.patience_seconds
         while self._something_queues() and not self._should_stop():
             if time.monotonic() > deadline:
                 logger.warning("rollouts: vLLM's queue is never empty; going on behind its users")
@@ -197,17 +184,17 @@ class Sampler:
         return sum(float(value) for value in WAITING.findall(text))
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = self._patiently(lambda: self._client.post(path, json=body))
+        response = self._patiently(path, body)
         if response.status_code != 200:
             raise SamplingError(f"vLLM answered {response.status_code} to {path}: {response.text}")
         parsed: dict[str, Any] = response.json()
         return parsed
 
-    def _patiently(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        deadline = time.monotonic() + self._options.patience_seconds
+    def _patiently(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        deadline = time.monotonic() + self._settings.patience_seconds
         while True:
             try:
-                response = send()
+                response = self._client.post(path, json=body)
                 if response.status_code not in (429, 502, 503, 504):
                     return response
                 reason = f"status {response.status_code}"
@@ -215,8 +202,8 @@ class Sampler:
                 reason = repr(error)
             if time.monotonic() > deadline:
                 raise SamplingError(
-                    f"no answer from {self._options.base_url} for "
-                    f"{self._options.patience_seconds:.0f} s ({reason}); is vLLM running"
+                    f"no answer from {self._settings.base_url} for "
+                    f"{self._settings.patience_seconds:.0f} s ({reason}); is vLLM running"
                 )
             time.sleep(RETRY_SECONDS)
 

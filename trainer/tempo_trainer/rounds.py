@@ -10,7 +10,7 @@ from tempo_storage.models import Iteration, Job
 from tempo_trainer.jobs import CancelledError, StoppedError
 from tempo_trainer.learner import Learner
 from tempo_trainer.promotion import decide
-from tempo_trainer.reports import EMReport, finite
+from tempo_trainer.reports import EMReport
 
 logger = logging.getLogger("tempo.rounds")
 PAUSE_SECONDS = 0.5
@@ -55,14 +55,14 @@ def starting_checkpoint(learner: Learner, job: Job) -> str:
     A rollback or a promotion by hand moves the serving version; training then goes on from the
     checkpoint of the version that serves.
     """
+    if own := _committed(learner, job):
+        return own[-1].checkpoint
     with learner.world.sessions() as s:
-        if own := queries.iterations(s, job.id):
-            return own[-1].checkpoint
         serving = versions.serving(s).version
         for done in queries.jobs(s, statuses=("succeeded",)):
             if done.result.get("serving") == serving and done.result.get("checkpoint"):
                 return str(done.result["checkpoint"])
-        return versions.adapter(s, serving).checkpoint if serving else ""
+        return versions.checkpoint_of(s, serving)
 
 
 def refuse_without_questions(learner: Learner) -> None:
@@ -96,8 +96,7 @@ def wait_while_paused(learner: Learner, job_id: str) -> None:
 
 def set_progress(learner: Learner, job_id: str, **progress: Any) -> None:
     """Tell the ledger where a job stands."""
-    with learner.world.sessions.begin() as s:
-        leases.assert_held(s, leases.TRAINER, learner.world.epoch())
+    with leases.fenced(learner.world.sessions, learner.world.epoch()) as s:
         queries.job(s, job_id).progress = progress
 
 
@@ -112,7 +111,7 @@ def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
         set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
     after = learner.fitness(adapter)
     message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
-    figures = finite({"auroc_before": before.auroc, "critic_auroc": after.auroc})
+    figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
     metrics = {"e_steps": steps, "message": message, **figures}
     learner.commit(job.id, WARM_UP, metrics=metrics, question_ids=[])
     _event(learner, job.id, "critic.recalibrated", message, metrics)
@@ -167,13 +166,7 @@ def _tell(learner: Learner, job_id: str, report: EMReport, position: int, steps:
 
 
 def _event(
-    learner: Learner,
-    job_id: str,
-    type: str,
-    message: str,
-    data: dict[str, Any],
-    *,
-    level: str = "info",
+    learner: Learner, job_id: str, type: str, message: str, data: Any, *, level: str = "info"
 ) -> None:
     with learner.world.sessions.begin() as s:
         queries.add_event(s, type, message, job_id=job_id, level=level, data=data)

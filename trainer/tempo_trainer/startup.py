@@ -15,7 +15,7 @@ from tempo_storage.errors import SettingsError
 from tempo_trainer import verifiers
 from tempo_trainer.learner import Learner, World
 from tempo_trainer.networks import Networks
-from tempo_trainer.rollouts import Sampler, SamplerOptions, SamplingError
+from tempo_trainer.rollouts import Sampler, SamplingError
 from tempo_trainer.verifier_pool import VerifierPool
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -44,7 +44,7 @@ def build_learner(
         settings=settings,
         sessions=sessions,
         store=store,
-        sampler=Sampler(_sampler_options(settings, key), should_stop=should_stop),
+        sampler=Sampler(settings, key=key, should_stop=should_stop),
         verifiers=VerifierPool(verifiers.names(), size=settings.verifier_processes),
         base=base,
         epoch=epoch,
@@ -76,15 +76,3 @@ def served_base(settings: WorkerSettings, key: str) -> str:
         raise SamplingError(f"{error}; is vLLM with the tempo plugin at {settings.base_url}") from (
             error
         )
-
-
-def _sampler_options(settings: WorkerSettings, key: str) -> SamplerOptions:
-    return SamplerOptions(
-        base_url=settings.base_url,
-        tempo_key=key,
-        vllm_key=settings.vllm_api_key,
-        max_tokens=settings.max_response_tokens,
-        prompts_per_request=settings.prompts_per_request,
-        requests_in_flight=settings.requests_in_flight,
-        patience_seconds=settings.patience_seconds,
-    )

@@ -5,14 +5,14 @@ import queue
 import select
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from typing import Self
 
 from tempo_storage.errors import TempoError
-from tempo_trainer.verifiers import Verdict
+from tempo_trainer.verifiers import Metadata, References, Verdict
 
 START_SECONDS = 120.0
 TIMED_OUT = Verdict(False, None, "timeout")
@@ -28,8 +28,8 @@ class Item:
 
     verifier: str
     response: str
-    reference: Sequence[str]
-    metadata: Mapping[str, Any]
+    reference: References
+    metadata: Metadata
 
 
 class VerifierPool:
@@ -86,20 +86,19 @@ class _Child:
 
     def __init__(self, preload: Sequence[str]) -> None:
         self._command = [sys.executable, "-P", "-m", "tempo_trainer.verifiers", "serve", *preload]
-        self._process: subprocess.Popen[str] | None = self._start()
+        self._process = self._start()
 
     def verify(self, item: Item, timeout_seconds: float) -> Verdict | None:
         """Return the verdict, or None after killing a process that gave none in time."""
-        if self._process is None:
+        if self._process.poll() is not None:
             self._process = self._start()
             self.wait()
-        line = {
-            "verifier": item.verifier,
-            "response": item.response,
-            "reference": list(item.reference),
-            "metadata": dict(item.metadata),
-        }
-        reply = self._ask(json.dumps(line), timeout_seconds)
+        assert self._process.stdin is not None
+        try:
+            print(json.dumps(asdict(item)), file=self._process.stdin, flush=True)
+            reply = self._read(timeout_seconds)
+        except BrokenPipeError:
+            reply = None
         if reply is None:
             self.kill()
             return None
@@ -114,30 +113,17 @@ class _Child:
 
     def kill(self) -> None:
         """End the process, whatever it does."""
-        if self._process is not None:
-            self._process.kill()
-            # Closes its pipes, with what it did not read, and reaps it.
-            with suppress(BrokenPipeError), self._process:
-                self._process = None
+        self._process.kill()
+        with suppress(BrokenPipeError), self._process:
+            pass  # closes its pipes, with what it did not read, and reaps it
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def _ask(self, line: str, timeout_seconds: float) -> str | None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        return self._read(timeout_seconds)
-
     def _read(self, timeout_seconds: float) -> str | None:
         # One line is awaited at a time, so a readable pipe is about to hold the whole of it.
-        assert self._process is not None
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout_seconds)
         return self._process.stdout.readline() or None if ready else None

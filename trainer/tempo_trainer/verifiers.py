@@ -42,6 +42,9 @@ LONE_CHOICE = re.compile(
 CHOICE = re.compile(r"\W*([A-Ja-j])\W*")
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?")
 
+References = Sequence[str]
+Metadata = Mapping[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -51,18 +54,21 @@ class Verdict:
     extracted: str | None = None
     reason: str = ""
 
+    @property
+    def outcome(self) -> float:
+        """I of the formulas: 1 or -1."""
+        return 1.0 if self.correct else -1.0
+
 
 class Verifier(Protocol):
     """The contract of an entry point: a class without constructor arguments."""
 
     name: str
 
-    def check_reference(self, reference: Sequence[str]) -> str | None:
+    def check_reference(self, reference: References) -> str | None:
         """Say what is wrong with a reference, or None."""
 
-    def verify(
-        self, response: str, reference: Sequence[str], metadata: Mapping[str, Any]
-    ) -> Verdict:
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare a response with the accepted references."""
 
 
@@ -103,13 +109,11 @@ class Exact:
 
     name = "exact"
 
-    def check_reference(self, reference: Sequence[str]) -> str | None:
+    def check_reference(self, reference: References) -> str | None:
         """Refuse references that normalise to nothing."""
         return None if all(map(normalise, reference)) else "an empty reference matches nothing"
 
-    def verify(
-        self, response: str, reference: Sequence[str], metadata: Mapping[str, Any]
-    ) -> Verdict:
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare the extracted answer."""
         found = answer(response)
         return Verdict(normalise(found) in map(normalise, reference), found)
@@ -120,14 +124,12 @@ class Numeric:
 
     name = "numeric"
 
-    def check_reference(self, reference: Sequence[str]) -> str | None:
+    def check_reference(self, reference: References) -> str | None:
         """Refuse references without a number."""
         bad = [r for r in reference if number(r) is None]
         return f"no number in {bad[0]!r}" if bad else None
 
-    def verify(
-        self, response: str, reference: Sequence[str], metadata: Mapping[str, Any]
-    ) -> Verdict:
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare the last number of the extracted answer."""
         found = number(answer(response))
         if found is None:
@@ -143,14 +145,12 @@ class Choice:
 
     name = "choice"
 
-    def check_reference(self, reference: Sequence[str]) -> str | None:
+    def check_reference(self, reference: References) -> str | None:
         """Refuse references that are not one letter."""
         bad = [r for r in reference if not CHOICE.fullmatch(r)]
         return f"{bad[0]!r} is not one letter from A to J" if bad else None
 
-    def verify(
-        self, response: str, reference: Sequence[str], metadata: Mapping[str, Any]
-    ) -> Verdict:
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare the last letter that is named as the answer, else the last that stands alone."""
         text = final_text(response)
         found = NAMED_CHOICE.findall(text) or LONE_CHOICE.findall(text)
@@ -175,14 +175,12 @@ class Math:
         self._read = lru_cache(maxsize=1024)(self._read_reference)
         self.verify("$1+1$", ["2"], {})  # the grammar's first use takes a tenth of a second
 
-    def check_reference(self, reference: Sequence[str]) -> str | None:
+    def check_reference(self, reference: References) -> str | None:
         """Refuse references that do not parse."""
         bad = [r for r in reference if not self._read(r)]
         return f"cannot read {bad[0]!r} as mathematics" if bad else None
 
-    def verify(
-        self, response: str, reference: Sequence[str], metadata: Mapping[str, Any]
-    ) -> Verdict:
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Parse both sides without math-verify's alarms and compare."""
         found = self._parse(final_text(response), parsing_timeout=None)
         for accepted in reference:

@@ -25,6 +25,7 @@ from tempo_storage.settings import checked
 from tempo_storage.streams import QUEUE, QuestionStream, redis_client
 from tempo_storage.valkey import die_with_parent
 from tempo_trainer import jobs, schedule
+from tempo_trainer.background import repeated
 from tempo_trainer.drain import Drain
 from tempo_trainer.lease_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
 from tempo_trainer.worker_settings import WorkerSettings
@@ -70,13 +71,11 @@ class Worker:
         stream = QuestionStream(redis_client(self._redis_url))
         drain = Drain(stream, self._sessions, keep=self._settings.pool_questions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_SECONDS)
-        drain.start()
-        with self._kept_lease():
+        with repeated(drain.step), self._kept_lease():
             self._jobs.requeue_abandoned()
             while not (self.stopping.is_set() or self._lost.is_set()):
                 self._ring_for_waiting(connection)
                 self._listen_once(connection)
-        drain.stop()
         connection.close()
 
     def _listen_once(self, connection: redis.Redis) -> None:
@@ -113,29 +112,24 @@ class Worker:
 
     @contextmanager
     def _kept_lease(self) -> Iterator[None]:
-        done = threading.Event()
         self._lost.clear()
-        keeper = threading.Thread(target=self._keep_lease, args=(done,), daemon=True)
-        keeper.start()
         try:
-            yield
+            with repeated(self._renew_lease, HEARTBEAT_SECONDS):
+                yield
         finally:
-            done.set()
-            keeper.join(timeout=HEARTBEAT_SECONDS)
             with self._sessions.begin() as s:
                 leases.release(s, leases.TRAINER, self.epoch)
 
-    def _keep_lease(self, done: threading.Event) -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
-            try:
-                with self._sessions.begin() as s:
-                    leases.renew(s, leases.TRAINER, self.epoch, LEASE_SECONDS)
-            except LeaseLostError as error:
-                logger.warning("worker %s: %s", self.owner, error)
-                self._lost.set()
-                return
-            except SQLAlchemyError as error:
-                logger.warning("worker %s: lease not renewed: %s", self.owner, error)
+    def _renew_lease(self) -> float:
+        try:
+            with self._sessions.begin() as s:
+                leases.renew(s, leases.TRAINER, self.epoch, LEASE_SECONDS)
+        except LeaseLostError as error:
+            logger.warning("worker %s: %s", self.owner, error)
+            self._lost.set()
+        except SQLAlchemyError as error:
+            logger.warning("worker %s: lease not renewed: %s", self.owner, error)
+        return HEARTBEAT_SECONDS
 
 
 def main() -> None:

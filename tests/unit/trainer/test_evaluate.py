@@ -11,6 +11,7 @@ import pytest
 
 from tempo_trainer import evaluate
 from tempo_trainer.evaluate import Answered, GateDecision
+from tempo_trainer.settings import TrainerSettings
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden.json").read_text())
 
@@ -28,9 +29,10 @@ def draws(rate: float, *, questions: int = 200, n: int = 8, seed: int = 0) -> np
     return (np.random.default_rng(seed).random((questions, n)) < rate).astype(float)
 
 
-def decide(base: Answered, serving: Answered, candidate: Answered, **changed: Any) -> GateDecision:
-    rule = {"first": False, "delta": 0.03, "pass_k_margin": 0.12, "entropy_ratio": 0.4} | changed
-    return evaluate.gate(base, serving, candidate, **rule)
+def decide(
+    base: Answered, serving: Answered, candidate: Answered, *, first: bool = False
+) -> GateDecision:
+    return evaluate.gate(base, serving, candidate, first=first, settings=TrainerSettings())
 
 
 def test_critic_figures_agree_with_the_golden_vectors() -> None:

@@ -81,5 +81,4 @@ def test_a_promotion_of_a_version_that_a_server_finds_corrupt_is_no_promotion(
 
 def passed_gate() -> GateDecision:
     better = Answered(outcomes=np.ones((4, 2)), answers=[["a", "b"]] * 4)
-    options = {"delta": 0.03, "pass_k_margin": 0.1, "entropy_ratio": 0.4}
-    return gate(base=better, serving=better, candidate=better, first=True, **options)
+    return gate(better, better, better, first=True, settings=tiny.settings())

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tempo_trainer.rollouts import PRIORITY, Prompt, Sampler, SamplerOptions, SamplingError
+from tempo_trainer.rollouts import PRIORITY, Prompt, Sampler, SamplingError
+from tempo_trainer.worker_settings import WorkerSettings
 
 
 @dataclass
@@ -19,9 +20,17 @@ class Question:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-def sampler(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -> Sampler:
-    made = SamplerOptions(base_url="http://vllm", tempo_key="tk_x", max_tokens=4, **options)
-    return Sampler(made, transport=httpx.MockTransport(answer))
+SETTINGS = WorkerSettings(base_url="http://vllm", max_response_tokens=4)
+
+
+def sampler(
+    answer: Callable[[httpx.Request], httpx.Response],
+    should_stop: Callable[[], bool] = lambda: False,
+    **changed: Any,
+) -> Sampler:
+    settings = SETTINGS.model_copy(update=changed)  # unchecked: a patience of no time at all
+    transport = httpx.MockTransport(answer)
+    return Sampler(settings, key="tk_x", should_stop=should_stop, transport=transport)
 
 
 def completions(request: httpx.Request) -> httpx.Response:
@@ -199,9 +208,7 @@ def test_a_queue_that_is_never_empty_is_not_waited_for_longer_than_patience() ->
 
 
 def test_a_worker_that_is_told_to_stop_holds_nothing_back() -> None:
-    options = SamplerOptions(base_url="http://vllm", tempo_key="tk_x", max_tokens=4)
-    transport = httpx.MockTransport(Vllm(lambda: 1))
-    made = Sampler(options, should_stop=lambda: True, transport=transport)
+    made = sampler(Vllm(lambda: 1), should_stop=lambda: True)
     assert len(sample(made)) == 1
     assert made.take_held_back() < 1.0
 

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +27,9 @@ from tempo_trainer.demo import countdown
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 PAD, BOS, EOS = range(len(SPECIAL))
+TOKEN_IDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
 VOCABULARY = (*SPECIAL, *countdown.WORDS)
+IDS = {word: index for index, word in enumerate(VOCABULARY)}
 QUESTION_TOKENS = 8  # with <bos>
 RESPONSE_TOKENS = 14  # with <eos>; every response has the same length, so nothing is padded
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -77,21 +78,23 @@ def build_base(
         return final
     aside = directory / f".{final.name}.{os.getpid()}"
     aside.mkdir(parents=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     try:
-        with _threads(2):
-            train(recipe, progress).save_pretrained(aside)
+        train(recipe, progress).save_pretrained(aside)
         fast_tokenizer().save_pretrained(aside)
-        _publish(aside, final)
+        if not final.is_dir():  # whoever built the same one first wins
+            aside.rename(final)
     finally:
+        torch.set_num_threads(threads)
         shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
 def fast_tokenizer() -> PreTrainedTokenizerFast:
     """Return the word-level tokenizer: one token a word, words joined by one space when decoded."""
-    words = {word: index for index, word in enumerate(VOCABULARY)}
     # A word outside the vocabulary must not be an error in a server: it reads as padding.
-    inner = Tokenizer(models.WordLevel(words, unk_token=SPECIAL[PAD]))
+    inner = Tokenizer(models.WordLevel(IDS, unk_token=SPECIAL[PAD]))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,
@@ -121,9 +124,7 @@ def train(recipe: Recipe, progress: Progress) -> Qwen3ForCausalLM:
         optimiser.step()
         optimiser.zero_grad()
         progress(step + 1, recipe.steps, loss.item())
-    model.generation_config = GenerationConfig(
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, temperature=1.0, top_p=1.0
-    )
+    model.generation_config = GenerationConfig(**TOKEN_IDS, temperature=1.0, top_p=1.0)
     return model
 
 
@@ -138,9 +139,7 @@ def _config(recipe: Recipe) -> Qwen3Config:
         head_dim=recipe.hidden // recipe.heads,
         max_position_embeddings=128,
         tie_word_embeddings=True,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
+        **TOKEN_IDS,
         dtype="float32",
     )
 
@@ -160,9 +159,8 @@ def _batches(recipe: Recipe) -> Iterator[Tensor]:
         rows = generator.integers(len(questions), size=recipe.batch)
         honest = generator.random(recipe.batch) < recipe.attempts
         draws = generator.random(recipe.batch)
-        responses = np.where(
-            honest[:, None], attempts.draw(rows, draws), solutions.draw(rows, draws)
-        )
+        drawn = attempts.draw(rows, draws), solutions.draw(rows, draws)
+        responses = np.where(honest[:, None], *drawn)
         yield torch.from_numpy(np.concatenate([questions[rows], responses], axis=1))
 
 
@@ -186,32 +184,10 @@ def _tables() -> tuple[np.ndarray, _Responses, _Responses]:
     """Return every puzzle's question (N, 8), its honest attempts and its solutions."""
     puzzles = countdown.puzzles()
     questions = _encode([f"{SPECIAL[BOS]} {puzzle.question}" for puzzle in puzzles])
-    attempts, solutions = (
-        _Responses([[d.attempt(puzzle.target) for d in choose(puzzle)] for puzzle in puzzles])
-        for choose in (lambda puzzle: countdown.derivations(puzzle.numbers), countdown.solutions)
-    )
-    return questions, attempts, solutions
+    attempts = [[d.attempt(p.target) for d in countdown.derivations(p.numbers)] for p in puzzles]
+    solutions = [[d.attempt(p.target) for d in countdown.solutions(p)] for p in puzzles]
+    return questions, _Responses(attempts), _Responses(solutions)
 
 
 def _encode(texts: list[str]) -> np.ndarray:
-    ids = {word: index for index, word in enumerate(VOCABULARY)}
-    return np.array([[ids[word] for word in text.split()] for text in texts], dtype=np.int64)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _publish(aside: Path, final: Path) -> None:
-    """Rename a finished directory into place; whoever built the same one first wins."""
-    try:
-        aside.rename(final)
-    except OSError:
-        if not final.is_dir():
-            raise
+    return np.array([[IDS[word] for word in text.split()] for text in texts], dtype=np.int64)

@@ -10,19 +10,20 @@ uses each number once and ends at the target; the closing `ok` or `no` is the mo
 and part of the form only.
 """
 
+import operator
 import random
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import Any
+from typing import NamedTuple
 
-from tempo_trainer.verifiers import Verdict
+from tempo_trainer.verifiers import Metadata, References, Verdict
 
 LARGEST_NUMBER = 16
 LARGEST_RESULT = 100
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 SYMBOLS = ("use", "make", "?", "+", "-", "*", "=", ";", "ok", "no")
 WORDS = (*(str(n) for n in range(LARGEST_RESULT + 1)), *SYMBOLS)
 """Every word of a question or a response."""
@@ -101,46 +102,43 @@ class Countdown:
 
     name = "countdown"
 
-    def check_reference(self, reference: Sequence[str]) -> str | None:
+    def check_reference(self, reference: References) -> str | None:
         """Return what is wrong with a reference, or None."""
         for text in reference:
             steps = _steps(text)
             if steps is None:
                 return f'{text!r} is no solution; write "15 + 10 = 25 ; 25 * 3 = 75"'
-            problem = _arithmetic_problem(steps) or _chain_problem(steps)
-            if problem is not None:
+            if problem := _problem(*steps):
                 return f"{text!r} is no solution: {problem}"
         return None if reference else "a countdown needs one solution as its reference"
 
-    def verify(
-        self, response: str, reference: Sequence[str], metadata: Mapping[str, Any]
-    ) -> Verdict:
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Judge a response by the numbers and the target of the known solution."""
         steps = _steps(reference[0]) if reference else None
         if steps is None:
             return Verdict(correct=False, reason="the reference is no solution")
-        return _judge(response, _numbers_used(steps), steps[1].result)
+        return _judge(response, _numbers_used(*steps), steps[1].result)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(NamedTuple):
     left: int
     operator: str
     right: int
     result: int
 
+    @property
+    def is_right(self) -> bool:
+        return bool(OPERATORS[self.operator](self.left, self.right) == self.result)
+
 
 def _operations(a: int, b: int) -> list[tuple[str, int]]:
     """Return the legal operations on two numbers, each as its text and its result."""
     high, low = max(a, b), min(a, b)
-    results = {"+": high + low}
-    if low > 0:
-        results["-"] = high - low
-    if low > 1:
-        results["*"] = high * low
+    legal = "+-*"[: 1 + min(low, 2)]  # never minus 0, nor times 0 or 1
+    results = {sign: OPERATORS[sign](high, low) for sign in legal}
     return [
-        (f"{high} {operator} {low} = {result}", result)
-        for operator, result in results.items()
+        (f"{high} {sign} {low} = {result}", result)
+        for sign, result in results.items()
         if result <= LARGEST_RESULT
     ]
 
@@ -158,28 +156,18 @@ def _steps(text: str) -> tuple[_Step, _Step] | None:
     return _Step(int(a), op, int(b), int(c)), _Step(int(d), op_2, int(e), int(f))
 
 
-def _arithmetic_problem(steps: tuple[_Step, _Step]) -> str | None:
-    for step in steps:
-        results = {
-            "+": step.left + step.right,
-            "-": step.left - step.right,
-            "*": step.left * step.right,
-        }
-        if results[step.operator] != step.result:
+def _problem(first: _Step, second: _Step) -> str | None:
+    """Return what is wrong with a derivation, whatever it should use or come to."""
+    for step in (first, second):
+        if not step.is_right:
             return f"{step.left} {step.operator} {step.right} is not {step.result}"
-    return None
-
-
-def _chain_problem(steps: tuple[_Step, _Step]) -> str | None:
-    first, second = steps
     if first.result not in (second.left, second.right):
         return f"{first.result} is not used again"
     return None
 
 
-def _numbers_used(steps: tuple[_Step, _Step]) -> list[int]:
+def _numbers_used(first: _Step, second: _Step) -> list[int]:
     """Return the three numbers of a chained derivation: all operands but the first result."""
-    first, second = steps
     again = second.right if first.result == second.left else second.left
     return [first.left, first.right, again]
 
@@ -188,17 +176,16 @@ def _judge(response: str, numbers: Sequence[int], target: int) -> Verdict:
     steps = _steps(response)
     if steps is None:
         return Verdict(correct=False, reason="not two operations")
-    extracted = str(steps[1].result)
-    problem = _arithmetic_problem(steps) or _chain_problem(steps)
-    if problem is None and Counter(_numbers_used(steps)) != Counter(numbers):
+    result = steps[1].result
+    problem = _problem(*steps)
+    if problem is None and sorted(_numbers_used(*steps)) != sorted(numbers):
         problem = f"the numbers are not {' '.join(map(str, numbers))}, each once"
-    if problem is None and steps[1].result != target:
-        problem = f"ends at {steps[1].result}, not at {target}"
-    return Verdict(correct=problem is None, extracted=extracted, reason=problem or "")
+    if problem is None and result != target:
+        problem = f"ends at {result}, not at {target}"
+    return Verdict(correct=problem is None, extracted=str(result), reason=problem or "")
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(NamedTuple):
     """Disjoint puzzles for one demonstration."""
 
     labeled: tuple[Puzzle, ...]
@@ -209,11 +196,8 @@ class Split:
 def split(seed: int, *, labeled: int = 512, unlabeled: int = 192, unseen: int = 128) -> Split:
     """Draw disjoint sets of puzzles, the same ones for the same seed."""
     drawn = random.Random(seed).sample(puzzles(), labeled + unlabeled + unseen)
-    return Split(
-        labeled=tuple(drawn[:labeled]),
-        unlabeled=tuple(drawn[labeled : labeled + unlabeled]),
-        unseen=tuple(drawn[labeled + unlabeled :]),
-    )
+    parts = (drawn[:labeled], drawn[labeled:-unseen], drawn[-unseen:])
+    return Split(*map(tuple, parts))
 
 
 def labeled_row(puzzle: Puzzle) -> dict[str, object]:

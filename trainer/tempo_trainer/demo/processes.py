@@ -1,4 +1,4 @@
-"""The demonstration's processes: Valkey, vLLM with the plugin, and the worker, stopped by pid."""
+"""Processes that a demonstration starts, each with a log file, stopped by pid."""
 
 import os
 import signal
@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import httpx
 
 from tempo_storage.errors import TempoError
-from tempo_storage.valkey import EmbeddedValkey
+from tempo_storage.valkey import die_with_parent
 
 START_SECONDS = 300.0
 STOP_SECONDS = 40.0
@@ -39,7 +39,14 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **env},
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:
@@ -51,11 +58,9 @@ class Process:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             self.check()
-            try:
+            with suppress(httpx.TransportError):
                 if httpx.get(url, timeout=2.0).status_code == 200:
                     return
-            except httpx.TransportError:
-                pass
             time.sleep(0.25)
         raise ProcessError(f"{url} was not healthy within {START_SECONDS:.0f} s{self._tail()}")
 
@@ -77,50 +82,6 @@ class Process:
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         return f"; {self.log} ends:\n" + "\n".join(lines)
-
-
-class Stack:
-    """Valkey, a server and a worker on one data directory."""
-
-    def __init__(self, base: Path, data_dir: Path, environment: Mapping[str, str]) -> None:
-        self.base = base
-        self.data_dir = data_dir
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._environment = dict(environment)
-        self._exit = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._exit.close()
-
-    def start(self, server_flags: Sequence[str]) -> None:
-        """Start all three; return when the server answers."""
-        valkey = self._exit.enter_context(EmbeddedValkey(self.data_dir))
-        env = {
-            **self._environment,
-            "TEMPO_DATA_DIR": str(self.data_dir),
-            "TEMPO_REDIS_URL": valkey.url,
-            "TEMPO_BASE_URL": self.url,
-            "TEMPO_DIE_WITH_PARENT": "1",
-        }
-        flags = [str(self.base), "--host", "127.0.0.1", "--port", str(self.port), *server_flags]
-        self.server = self._spawn("tempo_server.launcher", flags, env)
-        self.server.wait_until_healthy(f"{self.url}/health")
-        self.worker = self._spawn("tempo_trainer.worker", [], env)
-
-    def check(self) -> None:
-        """Raise ProcessError when a process has ended."""
-        self.server.check()
-        self.worker.check()
-
-    def _spawn(self, module: str, arguments: Sequence[str], env: Mapping[str, str]) -> Process:
-        log = self.data_dir / "logs" / f"{module.rpartition('.')[2]}.log"
-        process = Process(module, arguments, log=log, env=env)
-        self._exit.callback(process.stop)
-        return process
 
 
 def free_port() -> int:

@@ -12,7 +12,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,8 @@ from tempo_client.types import Job
 from tempo_storage.errors import TempoError
 from tempo_trainer.demo import countdown
 from tempo_trainer.demo.base import build_base
-from tempo_trainer.demo.processes import Stack
-from tempo_trainer.demo.traffic import (
-    Score,
-    Traffic,
-    Users,
-    idle_first_tokens,
-    measure,
-    p99_ms,
-)
+from tempo_trainer.demo.processes import Process, free_port
+from tempo_trainer.demo.traffic import Score, Users, idle_first_tokens, measure, p99_ms
 
 console = Console(highlight=False)
 CACHE = Path("~/.cache/vllm-tempo").expanduser()
@@ -58,18 +50,6 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run varies."""
-
-    seed: int
-    rounds: int
-    iterations: int
-    flip_reward: bool
-    cache: Path
-    data_dir: Path | None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demonstration; the last line printed is its result as JSON."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -83,85 +63,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(options: Options) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Serve, learn and measure; return the result."""
     base = _base(options.cache)
     data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="tempo-demo-"))
-    split = countdown.split(options.seed)
-    environment = {**ENVIRONMENT, "TEMPO_SEED": str(options.seed)}
+    log, port = data_dir / "logs" / "serve.log", free_port()
+    environment = ENVIRONMENT | {"TEMPO_DATA_DIR": str(data_dir), "TEMPO_SEED": str(options.seed)}
     if options.flip_reward:
         environment["TEMPO_REWARD_SIGN"] = "-1"
-    with Stack(base, data_dir, environment) as stack:
-        console.print(f"starting vLLM, Valkey and the worker; logs in {data_dir / 'logs'}")
-        stack.start(SERVER_FLAGS)
+    console.print(f"starting vLLM, Valkey and the worker; their log is {log}")
+    command = ["serve", str(base), "--host", "127.0.0.1", "--port", str(port), *SERVER_FLAGS]
+    with Process("tempo_client.cli", command, log=log, env=environment) as serving:
+        url = f"http://127.0.0.1:{port}"
+        serving.wait_until_healthy(f"{url}/tempo/healthz")
         key = (data_dir / "admin.key").read_text().strip()
-        with (
-            Tempo(base_url=stack.url, api_key=key) as tempo,
-            openai.OpenAI(base_url=f"{stack.url}/v1", api_key="user", max_retries=0) as client,
-        ):
-            return _loop(options, split, tempo, client, check=stack.check)
+        with Tempo(base_url=url, api_key=key) as tempo, tempo.openai(max_retries=0) as client:
+            return _loop(options, tempo, client, check=serving.check)
 
 
 def _loop(
-    options: Options,
-    split: countdown.Split,
-    tempo: Tempo,
-    client: openai.OpenAI,
-    *,
-    check: Callable[[], None],
+    options: argparse.Namespace, tempo: Tempo, client: openai.OpenAI, *, check: Callable[[], None]
 ) -> dict[str, Any]:
-    base_name = "tempo-v0"
-    before = _scores(client, base_name, split)
-    idle = list(idle_first_tokens(client, split.unlabeled))
-    users = Users(client, split.unlabeled, users=2, pause_seconds=0.5)
-    users.start()
-    uploaded = tempo.files.create(countdown.labeled_row(puzzle) for puzzle in split.labeled)
-    console.print(f"uploaded {uploaded.examples} labeled questions, {uploaded.held_out} held out")
-    jobs = [_watch(tempo, tempo.jobs.create(training_file=uploaded.id, mode="recalibrate"), check)]
-    while not users.asked_everything:
-        time.sleep(0.5)
-    for _ in range(options.rounds):
-        job = tempo.jobs.create(
-            training_file=uploaded.id, mode="round", max_steps=options.iterations
-        )
-        jobs.append(_watch(tempo, job, check))
-    seen = users.stop()
+    split = countdown.split(options.seed)
+    before = _scores(client, "tempo-v0", split)
+    idle = idle_first_tokens(client, split.unlabeled)
+    users = Users(client, split.unlabeled)
+    with users.asking(users=2, pause_seconds=0.5):
+        file = tempo.files.create(countdown.labeled_row(puzzle) for puzzle in split.labeled)
+        console.print(f"uploaded {file.examples} labeled questions, {file.held_out} held out")
+        first = tempo.jobs.create("recalibrate", training_file=file.id)
+        jobs = [_watch(tempo, first, check)]
+        while users.requests < len(split.unlabeled):
+            time.sleep(0.5)
+        for _ in range(options.rounds):
+            job = tempo.jobs.create(training_file=file.id, max_steps=options.iterations)
+            jobs.append(_watch(tempo, job, check))
     after = _scores(client, "tempo", split)
     _print_table(before, after)
-    return _result(tempo, jobs, seen, before, after, idle)
+    return _result(tempo, jobs, users, before, after, idle)
 
 
 def _base(cache: Path) -> Path:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("the base model", total=None)
+    with _bar() as bar:
+        task = bar.add_task("the base model", total=None)
 
         def show(step: int, steps: int, loss: float) -> None:
             text = f"the base model, loss {loss:.2f}"
-            progress.update(task, completed=step, total=steps, description=text)
+            bar.update(task, completed=step, total=steps, description=text)
 
         return build_base(cache, show)
 
 
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+    )
+
+
 def _watch(tempo: Tempo, job: Job, check: Callable[[], None]) -> Job:
-    """Show a job's progress until it ends; `check` raises when a process has ended."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    """Show a job's progress until it ends; `check` raises when the server has ended."""
     deadline = time.monotonic() + JOB_SECONDS
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(job.mode, total=None)
+    with _bar() as bar:
+        task = bar.add_task(job.mode, total=None)
         while not job.is_finished:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
+                raise RuntimeError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
             time.sleep(1.0)
             check()
             job = tempo.jobs.retrieve(job.id)
             done = job.progress
             text = f"{job.mode}: {done.get('phase', job.status)}"
-            if "auroc" in (done.get("metrics") or {}):
-                text += f", critic AUROC {done['metrics']['auroc']:.2f}"
-            progress.update(
-                task, completed=done.get("iteration", 0), total=done.get("of"), description=text
-            )
+            if auroc := (done.get("metrics") or {}).get("e_step/auroc"):
+                text += f", critic AUROC {auroc:.2f}"
+            completed, total = done.get("iteration", 0), done.get("of")
+            bar.update(task, completed=completed, total=total, description=text)
     if job.status != "succeeded":
         raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
     console.print(f"  {job.result.get('summary', job.status)}")
@@ -182,23 +157,22 @@ def _print_table(before: dict[str, Score], after: dict[str, Score]) -> None:
         table.add_column(column, justify="left" if column == "questions" else "right")
     for name in ("adapted", "unseen"):
         a, b = before[name], after[name]
-        row = (a.avg, b.avg, a.pass8, b.pass8)
-        table.add_row(name, *(f"{value:.3f}" for value in row))
+        table.add_row(name, *(f"{x:.3f}" for x in (a.avg, b.avg, a.pass8, b.pass8)))
     console.print(table)
 
 
 def _result(
     tempo: Tempo,
     jobs: Sequence[Job],
-    seen: Traffic,
+    users: Users,
     before: dict[str, Score],
     after: dict[str, Score],
-    idle: Sequence[float],
+    idle: Sequence[float | None],
 ) -> dict[str, Any]:
     status = tempo.status()
     rounds = [job.result for job in jobs if job.mode == "round"]
-    if seen.errors:
-        console.print(f"[red]{len(seen.errors)} requests failed:[/] {seen.errors[0]}")
+    if users.errors:
+        console.print(f"[red]{len(users.errors)} requests failed:[/] {users.errors[0]}")
     return {
         "base": round(before["adapted"].avg, 4),
         "served": round(after["adapted"].avg, 4),
@@ -212,15 +186,15 @@ def _result(
         "m_steps": sum(int(result.get("m_steps", 0)) for result in rounds),
         "labeled_rows_in_policy": sum(int(r.get("labeled_rows_in_policy", 0)) for r in rounds),
         "critic_auroc": rounds[-1].get("critic_auroc"),
-        "requests": seen.requests,
+        "requests": users.requests,
         "captured": status.questions.captured,
-        "failed": seen.failed,
+        "failed": len(users.errors),
         "ttft_p99_idle_ms": p99_ms(idle),
-        "ttft_p99_training_ms": p99_ms(seen.first_token_seconds),
+        "ttft_p99_training_ms": p99_ms(users.answers),
     }
 
 
-def _options(arguments: Sequence[str] | None) -> Options:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tempo demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="which questions are drawn")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each ended by the gate")
@@ -228,7 +202,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--flip-reward", action="store_true", help="control: must not gain")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where the base model is kept")
     parser.add_argument("--data-dir", type=Path, help="default: a new temporary directory")
-    return Options(**vars(parser.parse_args(arguments)))
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
