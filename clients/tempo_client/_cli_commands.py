@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tempo_client._cli_output import clock, connected, finish, line_text, rows_of, show, story
+from tempo_client._cli_output import Commands, clock, connect, finish, remark, rows_of, show, story
 from tempo_client._cli_plugins import add_plugins
 from tempo_client.types import Adapter, File, Status
 
 app = typer.Typer(
     name="tempo",
+    cls=Commands,
     help="A vLLM server that goes on learning from its users' questions.\n\n"
     "Begin with `tempo serve MODEL`; beside it `tempo recalibrate FILE`, then `tempo round`.\n\n"
     "TEMPO_BASE_URL names the server if it is not http://127.0.0.1:8000. Its key is TEMPO_API_KEY, "
@@ -31,15 +32,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option(help="Follow the job to its end.")]
 Reason = Annotated[str, typer.Option(help="Kept with the change.")]
 AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="tempo-v<N>")]
-QUESTIONS = ("captured", "distinct", "streamed", "spooled", "skipped", "opted_out", "dropped")
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
 
 @app.command()
 def status(ctx: typer.Context, as_json: Json = False) -> None:
     """Show what serves, what trains and what was asked."""
-    with connected(ctx) as tempo:
-        found = tempo.status()
+    found = connect(ctx).status()
     show(found, _status_rows(found), as_json=as_json)
 
 
@@ -52,13 +51,13 @@ def recalibrate(
     as_json: Json = False,
 ) -> None:
     """Upload labeled questions and calibrate the critic."""
-    with connected(ctx) as tempo:
-        sent = tempo.files.create(file, dry_run=dry_run)
-        _tell_file(sent)
-        if dry_run:
-            return show(sent, rows_of(sent, "examples", "held_out", "duplicates"), as_json=as_json)
-        job = tempo.jobs.create("recalibrate", training_file=sent.id)
-        finish(tempo, job, wait=wait, as_json=as_json)
+    tempo = connect(ctx)
+    sent = tempo.files.create(file, dry_run=dry_run)
+    _tell_file(sent)
+    if dry_run:
+        return show(sent, rows_of(sent, "examples", "held_out", "duplicates"), as_json=as_json)
+    job = tempo.jobs.create("recalibrate", training_file=sent.id)
+    finish(tempo, job, wait=wait, as_json=as_json)
 
 
 @app.command("round")
@@ -70,9 +69,9 @@ def round_(
     as_json: Json = False,
 ) -> None:
     """Train on what users asked; the gate has the last word."""
-    with connected(ctx) as tempo:
-        job = tempo.jobs.create("round", max_steps=steps, auto_promote=promote)
-        finish(tempo, job, wait=wait, as_json=as_json)
+    tempo = connect(ctx)
+    job = tempo.jobs.create("round", max_steps=steps, auto_promote=promote)
+    finish(tempo, job, wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -82,36 +81,33 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Follow a job to its end, by default the one under way."""
-    with connected(ctx) as tempo:
-        known = [tempo.jobs.retrieve(job_id)] if job_id else tempo.jobs.list()
-        under_way = [job for job in known if job_id or not job.is_finished]
-        if not under_way:
-            return show([], [("no job is under way",)], as_json=as_json)
-        job = next((job for job in under_way if job.status == "running"), under_way[-1])
-        finish(tempo, job, wait=True, as_json=as_json)
+    tempo = connect(ctx)
+    known = [tempo.jobs.retrieve(job_id)] if job_id else tempo.jobs.list()
+    under_way = [job for job in known if job_id or not job.is_finished]
+    if not under_way:
+        return show([], [("no job is under way",)], as_json=as_json)
+    job = next((job for job in under_way if job.status == "running"), under_way[-1])
+    finish(tempo, job, wait=True, as_json=as_json)
 
 
 @app.command()
 def questions(ctx: typer.Context, as_json: Json = False) -> None:
     """Count what users asked and what became of it."""
-    with connected(ctx) as tempo:
-        found = tempo.status().questions
-    show(found, rows_of(found, *QUESTIONS), as_json=as_json)
+    found = connect(ctx).status().questions
+    show(found, rows_of(found), as_json=as_json)
 
 
 @app.command()
 def pause(ctx: typer.Context, reason: Reason = "", as_json: Json = False) -> None:
     """Stop training after the step under way; survives restarts."""
-    with connected(ctx) as tempo:
-        changed = tempo.training.pause(reason)
+    changed = connect(ctx).training.pause(reason)
     show(changed, rows_of(changed, "paused", "reason"), as_json=as_json)
 
 
 @app.command()
 def resume(ctx: typer.Context, as_json: Json = False) -> None:
     """Let training go on."""
-    with connected(ctx) as tempo:
-        changed = tempo.training.resume()
+    changed = connect(ctx).training.resume()
     show(changed, rows_of(changed, "paused"), as_json=as_json)
 
 
@@ -128,8 +124,7 @@ def version(as_json: Json = False) -> None:
 @adapters.command("list")
 def list_adapters(ctx: typer.Context, as_json: Json = False) -> None:
     """List all versions, newest first; tempo-v0 is the base."""
-    with connected(ctx) as tempo:
-        found = tempo.adapters.list()
+    found = connect(ctx).adapters.list()
     rows = [(a.id, a.status, clock(a.created_at), _gate_reason(a)) for a in found]
     show(found, rows, as_json=as_json, columns=("adapter", "status", "made", "gate"))
 
@@ -137,8 +132,7 @@ def list_adapters(ctx: typer.Context, as_json: Json = False) -> None:
 @adapters.command("show")
 def show_adapter(ctx: typer.Context, adapter_id: AdapterId, as_json: Json = False) -> None:
     """Show one version and why the gate decided as it did."""
-    with connected(ctx) as tempo:
-        _show_adapter(tempo.adapters.retrieve(adapter_id), as_json=as_json)
+    _show_adapter(connect(ctx).adapters.retrieve(adapter_id), as_json=as_json)
 
 
 @adapters.command()
@@ -150,8 +144,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a version serve."""
-    with connected(ctx) as tempo:
-        changed = tempo.adapters.promote(adapter_id, force=force, reason=reason)
+    changed = connect(ctx).adapters.promote(adapter_id, force=force, reason=reason)
     _show_adapter(changed, as_json=as_json)
 
 
@@ -163,8 +156,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Return to a version, by default to the one that served before."""
-    with connected(ctx) as tempo:
-        changed = tempo.adapters.rollback(adapter_id or None, reason=reason)
+    changed = connect(ctx).adapters.rollback(adapter_id or None, reason=reason)
     _show_adapter(changed, as_json=as_json)
 
 
@@ -174,8 +166,7 @@ def rollback(
 @jobs.command("list")
 def list_jobs(ctx: typer.Context, as_json: Json = False) -> None:
     """List all jobs, newest first."""
-    with connected(ctx) as tempo:
-        found = tempo.jobs.list()
+    found = connect(ctx).jobs.list()
     rows = [(job.id, job.mode, job.status, clock(job.created_at)) for job in found]
     show(found, rows, as_json=as_json, columns=("job", "mode", "status", "made"))
 
@@ -183,22 +174,21 @@ def list_jobs(ctx: typer.Context, as_json: Json = False) -> None:
 @jobs.command("show")
 def show_job(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """Show one job."""
-    with connected(ctx) as tempo:
-        finish(tempo, tempo.jobs.retrieve(job_id), wait=False, as_json=as_json)
+    tempo = connect(ctx)
+    finish(tempo, tempo.jobs.retrieve(job_id), wait=False, as_json=as_json)
 
 
 @jobs.command()
 def cancel(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """Cancel a job; what it has committed stays."""
-    with connected(ctx) as tempo:
-        finish(tempo, tempo.jobs.cancel(job_id), wait=False, as_json=as_json)
+    tempo = connect(ctx)
+    finish(tempo, tempo.jobs.cancel(job_id), wait=False, as_json=as_json)
 
 
 @jobs.command()
 def events(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """Tell a job's story."""
-    with connected(ctx) as tempo:
-        found = tempo.jobs.events(job_id)
+    found = connect(ctx).jobs.events(job_id)
     rows = [(clock(event.created_at), event.level, event.message) for event in found]
     show(found, rows, as_json=as_json, columns=("time", "level", "event"))
 
@@ -228,7 +218,7 @@ def _status_rows(found: Status) -> list[tuple[str, object]]:
 def _tell_file(found: File) -> None:
     story.print(f"{found.filename}: {found.examples} questions, {found.held_out} held out")
     for warning in found.warnings:
-        story.print(line_text(warning))
+        story.print(remark(warning))
 
 
 def _show_adapter(found: Adapter, *, as_json: bool) -> None:

@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from tempo_client import errors
 from tempo_client._client import Tempo
@@ -27,21 +27,27 @@ results = Console(highlight=False)
 story = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
 
 
-@contextmanager
-def connected(ctx: typer.Context) -> Iterator[Tempo]:
-    """Yield a client, and turn its errors into a line on stderr and an exit code."""
-    connect: Callable[[], Tempo] = ctx.obj or Tempo  # tests bring their own
-    try:
-        with connect() as tempo:
-            yield tempo
-    except errors.APIConnectionError:
-        message = "does not answer; start one with `tempo serve MODEL`, or set TEMPO_BASE_URL"
-        fail(f"{find_base_url()} {message}", UNREACHABLE)
-    except errors.TempoError as error:
-        lines = error.line_errors if isinstance(error, errors.BadRequestError) else []
-        for line in lines[:LISTED_LINES]:
-            story.print(line_text(line))
-        fail(str(error), _exit_code(error))
+class Commands(TyperGroup):
+    """Commands that end with a line on stderr and an exit code where the SDK raises an error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except errors.APIConnectionError:
+            message = "does not answer; start one with `tempo serve MODEL`, or set TEMPO_BASE_URL"
+            fail(f"{find_base_url()} {message}", UNREACHABLE)
+        except errors.TempoError as error:
+            lines = error.line_errors if isinstance(error, errors.BadRequestError) else []
+            for line in lines[:LISTED_LINES]:
+                story.print(remark(line))
+            fail(str(error), _exit_code(error))
+
+
+def connect(ctx: typer.Context) -> Tempo:
+    """Return a client that is closed when the command ends."""
+    made: Callable[[], Tempo] = ctx.obj or Tempo  # tests bring their own
+    return ctx.with_resource(made())
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
@@ -67,8 +73,9 @@ def show(
 
 
 def rows_of(value: Resource, *names: str) -> list[tuple[str, object]]:
-    """Return some fields of a value as rows."""
-    return [(name.replace("_", " "), getattr(value, name)) for name in names]
+    """Return fields of a value as rows: these, or all that it has."""
+    chosen = names or [f.name for f in dataclasses.fields(value) if f.name != "extra"]
+    return [(name.replace("_", " "), getattr(value, name)) for name in chosen]
 
 
 def finish(tempo: Tempo, job: Job, *, wait: bool, as_json: bool) -> None:
@@ -106,7 +113,7 @@ def follow(tempo: Tempo, job: Job) -> Job:
         fail(f"the job goes on; follow it again with `tempo watch {job.id}`", INTERRUPTED)
 
 
-def line_text(line: dict[str, Any]) -> str:
+def remark(line: dict[str, Any]) -> str:
     """Return a remark of the server on one line of a file."""
     more = f" and {line['count'] - 1} more" if line.get("count", 1) > 1 else ""
     return f"line {line.get('line', '?')}{more}: {line.get('message', line)}"

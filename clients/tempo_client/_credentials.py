@@ -6,14 +6,10 @@ from pathlib import Path
 
 from tempo_client.errors import ConfigurationError
 
-DEFAULT_BASE_URL = "http://127.0.0.1:8000"
-DEFAULT_DATA_DIR = "~/.tempo"
-KEY_FILE = "admin.key"
-
 
 def find_base_url(environ: Mapping[str, str] = os.environ) -> str:
     """Return TEMPO_BASE_URL, or a server on this machine."""
-    return environ.get("TEMPO_BASE_URL") or DEFAULT_BASE_URL
+    return environ.get("TEMPO_BASE_URL") or "http://127.0.0.1:8000"
 
 
 def find_api_key(environ: Mapping[str, str] = os.environ) -> str:
@@ -23,8 +19,8 @@ def find_api_key(environ: Mapping[str, str] = os.environ) -> str:
     """
     if key := environ.get("TEMPO_API_KEY", "").strip():
         return key
-    data_dir = Path(environ.get("TEMPO_DATA_DIR") or DEFAULT_DATA_DIR).expanduser()
-    path = Path(environ.get("TEMPO_API_KEY_FILE") or data_dir / KEY_FILE).expanduser()
+    data_dir = Path(environ.get("TEMPO_DATA_DIR") or "~/.tempo").expanduser()
+    path = Path(environ.get("TEMPO_API_KEY_FILE") or data_dir / "admin.key").expanduser()
     try:
         key = path.read_text().strip()
     except OSError as error:

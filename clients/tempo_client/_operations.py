@@ -1,28 +1,31 @@
-"""What a client can do, as flows: the blocking and the asynchronous client drive the same ones."""
+"""What a client can do, each operation written once, as a coroutine.
 
+An `operation` is a method that blocks and returns its result where its client is Tempo, and one
+that returns a coroutine where it is AsyncTempo. Called by the name of its class, as in
+`Jobs.retrieve(jobs, job_id)`, it is the coroutine function, for another operation to await.
+"""
+
+import functools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from tempo_client._protocol import (
-    MAX_RETRIES,
-    Flow,
-    Pause,
-    Request,
-    exchange_with_retries,
-    get,
-    post,
-    upload,
-)
+from tempo_client._protocol import PREFIX, Outcome, Request, complete, exchange, get, post
 from tempo_client.errors import JobFailedError, JobTimeoutError
-from tempo_client.types import Adapter, Event, File, Job, Status, Training
+from tempo_client.types import Adapter, Event, File, Job, Resource, Status, Training
 
+if TYPE_CHECKING:
+    from tempo_client._client import AsyncTempo, Tempo
+
+C = TypeVar("C")
+"""Tempo or AsyncTempo."""
+P = ParamSpec("P")
+R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
-Labeled: TypeAlias = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
+Labeled = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
 """A path, the bytes of a file, or the examples themselves."""
 
 PAGE = 100
@@ -30,133 +33,235 @@ POLL_SECONDS = 1.0
 JOBS = "/fine_tuning/jobs"
 
 
-@dataclass(frozen=True, slots=True)
-class Operations:
-    """The requests of each operation and what becomes of their answers."""
+class operation(Generic[P, T]):
+    """Makes a method of a coroutine function, blocking or awaitable as its client is."""
 
-    max_retries: int = MAX_RETRIES
+    def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> None:
+        self._function = function
 
-    def create_file(self, labeled: Labeled, *, dry_run: bool = False) -> Flow[File]:
-        """Upload labeled questions."""
-        filename, content = _read(labeled)
-        form = {"dry_run": str(dry_run).lower()}
-        request = upload("/files", filename, content=content, form=form)
-        return (yield from self._ask(request, File.parse))
+    @overload
+    def __get__(
+        self, instance: None, owner: type
+    ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, instance: "Operations[Tempo]", owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(
+        self, instance: "Operations[AsyncTempo]", owner: type
+    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, instance: "Operations[Any] | None", owner: type) -> Any:
+        if instance is None:
+            return self._function
+        awaitable: Callable[P, Coroutine[Any, Any, T]] = self._function.__get__(instance)
+        if not instance._client._blocks:
+            return awaitable
 
-    def list_files(self) -> Flow[list[File]]:
-        """Return all files, newest first."""
-        return (yield from self._list("/files", File.parse))
+        @functools.wraps(awaitable)
+        def blocking(*arguments: P.args, **keywords: P.kwargs) -> T:
+            return complete(awaitable(*arguments, **keywords))
 
-    def retrieve_file(self, file_id: str) -> Flow[File]:
+        return blocking
+
+
+class Operations(Generic[C]):
+    """Operations of a client."""
+
+    def __init__(self, client: "Deployment[C]") -> None:
+        self._client = client
+
+    async def _ask(self, request: Request, kind: type[R]) -> R:
+        return kind.parse(await self._exchange(request))
+
+    async def _list(self, path: str, kind: type[R], *, after: str | None = None) -> list[R]:
+        items: list[R] = []
+        while True:
+            query = {"after": after} if after else {}
+            body = await self._exchange(get(path, limit=PAGE, **query))
+            items += map(kind.parse, body["data"])
+            if not body["has_more"]:
+                return items
+            after = body["data"][-1]["id"]
+
+    async def _exchange(self, request: Request) -> dict[str, Any]:
+        client, most = self._client, self._client._max_retries
+        return await exchange(request, client._send, client._sleep, max_retries=most)
+
+
+class Files(Operations[C]):
+    """Labeled files: a fifth of the questions is held out and decides promotions."""
+
+    @operation
+    async def create(self, labeled: Labeled, *, dry_run: bool = False) -> File:
+        """Upload a path, bytes or examples; all or nothing. A dry run checks and stores nothing.
+
+        Raises BadRequestError, whose `line_errors` say which lines are wrong.
+        """
+        options = {"files": {"file": _read(labeled)}, "data": {"dry_run": str(dry_run).lower()}}
+        # The server recognises a file that it has.
+        return await self._ask(Request("POST", f"{PREFIX}/files", options, idempotent=True), File)
+
+    @operation
+    async def retrieve(self, file_id: str) -> File:
         """Return one file."""
-        return (yield from self._ask(get(f"/files/{file_id}"), File.parse))
+        return await self._ask(get(f"/files/{file_id}"), File)
 
-    def create_job(
-        self, mode: str, *, training_file: str | None, max_steps: int | None, auto_promote: bool
-    ) -> Flow[Job]:
-        """Queue a job."""
+    @operation
+    async def list(self) -> list[File]:
+        """Return all files, newest first."""
+        return await self._list("/files", File)
+
+
+class Jobs(Operations[C]):
+    """Training jobs: `recalibrate` is one E-step, a `round` is iterations and then the gate."""
+
+    @operation
+    async def create(
+        self,
+        mode: str = "round",
+        *,
+        training_file: str | None = None,
+        max_steps: int | None = None,
+        auto_promote: bool = True,
+    ) -> Job:
+        """Queue a job; raise ConflictError while one of its mode has not ended."""
         options = {"mode": mode, "max_steps": max_steps, "auto_promote": auto_promote}
-        body = {"training_file": training_file, "tempo": options}
-        return (yield from self._ask(post(JOBS, body), Job.parse))
+        return await self._ask(post(JOBS, {"training_file": training_file, "tempo": options}), Job)
 
-    def list_jobs(self) -> Flow[list[Job]]:
-        """Return all jobs, newest first."""
-        return (yield from self._list(JOBS, Job.parse))
-
-    def retrieve_job(self, job_id: str) -> Flow[Job]:
+    @operation
+    async def retrieve(self, job_id: str) -> Job:
         """Return one job."""
-        return (yield from self._ask(get(f"{JOBS}/{job_id}"), Job.parse))
+        return await self._ask(get(f"{JOBS}/{job_id}"), Job)
 
-    def cancel_job(self, job_id: str) -> Flow[Job]:
-        """Cancel a job; twice is once."""
-        request = post(f"{JOBS}/{job_id}/cancel", {}, idempotent=True)
-        return (yield from self._ask(request, Job.parse))
+    @operation
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job; it stops at the next step and keeps what is committed."""
+        return await self._ask(post(f"{JOBS}/{job_id}/cancel", {}, idempotent=True), Job)
 
-    def list_events(self, job_id: str, *, after: str | None) -> Flow[list[Event]]:
-        """Return a job's events after one of them, oldest first."""
-        return (yield from self._list(f"{JOBS}/{job_id}/events", Event.parse, after=after))
+    @operation
+    async def events(self, job_id: str, *, after: str | None = None) -> list[Event]:
+        """Return a job's events, oldest first, from the one that follows `after`."""
+        return await self._list(f"{JOBS}/{job_id}/events", Event, after=after)
 
-    def wait(self, job_id: str, *, timeout: float, poll_seconds: float) -> Flow[Job]:
-        """Return the job when it has succeeded; raise JobFailedError or JobTimeoutError."""
+    @operation
+    async def wait(
+        self, job_id: str, *, timeout: float = 3600.0, poll_seconds: float = POLL_SECONDS
+    ) -> Job:
+        """Return the job when it has succeeded.
+
+        Raises JobFailedError when it ends otherwise, JobTimeoutError when it goes on.
+        """
         deadline = time.monotonic() + timeout
-        while not (job := (yield from self.retrieve_job(job_id))).is_finished:
+        while not (job := (await Jobs.retrieve(self, job_id))).is_finished:
             if time.monotonic() + poll_seconds > deadline:
                 raise JobTimeoutError(
                     f"job {job_id} is {job.status} after {timeout:g} s; it goes on, wait again"
                 )
-            yield Pause(poll_seconds)
+            await self._client._sleep(poll_seconds)
         if job.status != "succeeded":
             reason = job.error.message if job.error else "no reason given"
             raise JobFailedError(f"job {job_id} has {job.status}: {reason}", job=job)
         return job
 
-    def recalibrate(
-        self, labeled: Labeled, *, wait: bool, timeout: float, poll_seconds: float
-    ) -> Flow[Job]:
-        """Upload labeled questions and calibrate the critic with them."""
-        file = yield from self.create_file(labeled)
-        job = yield from self.create_job(
-            "recalibrate", training_file=file.id, max_steps=None, auto_promote=True
-        )
-        if not wait:
-            return job
-        return (yield from self.wait(job.id, timeout=timeout, poll_seconds=poll_seconds))
+    @operation
+    async def list(self) -> list[Job]:
+        """Return all jobs, newest first."""
+        return await self._list(JOBS, Job)
 
-    def list_adapters(self) -> Flow[list[Adapter]]:
-        """Return all versions, newest first; the last is the base."""
-        return (yield from self._list("/adapters", Adapter.parse))
 
-    def retrieve_adapter(self, adapter_id: str) -> Flow[Adapter]:
+class Adapters(Operations[C]):
+    """Versions `tempo-v<N>`; `tempo-v0` is the base."""
+
+    @operation
+    async def retrieve(self, adapter_id: str) -> Adapter:
         """Return one version."""
-        return (yield from self._ask(get(f"/adapters/{adapter_id}"), Adapter.parse))
+        return await self._ask(get(f"/adapters/{adapter_id}"), Adapter)
 
-    def promote(
-        self, adapter_id: str, *, expected_current: str | None, force: bool, reason: str
-    ) -> Flow[Adapter]:
-        """Make a version serve."""
+    @operation
+    async def promote(
+        self,
+        adapter_id: str,
+        *,
+        expected_current: str | None = None,
+        force: bool = False,
+        reason: str = "",
+    ) -> Adapter:
+        """Make a version serve; `unacknowledged` names the processes that are late.
+
+        Raises ConflictError when another than `expected_current` serves, and
+        UnprocessableEntityError when the gate rejected the version and `force` is false.
+        """
         body = {"expected_current": expected_current, "force": force, "reason": reason}
         # What was expected is no longer so after the first of two.
         request = post(f"/adapters/{adapter_id}/promote", body, idempotent=expected_current is None)
-        return (yield from self._ask(request, Adapter.parse))
+        return await self._ask(request, Adapter)
 
-    def roll_back(self, *, to: str | None, reason: str) -> Flow[Adapter]:
-        """Return to a version, or to the one before; two of the latter cancel each other."""
-        request = post(
-            "/adapters/rollback", {"to": to, "reason": reason}, idempotent=to is not None
-        )
-        return (yield from self._ask(request, Adapter.parse))
+    @operation
+    async def rollback(self, to: str | None = None, *, reason: str = "") -> Adapter:
+        """Return to a version, or to the one that served before."""
+        body = {"to": to, "reason": reason}
+        # Two that name no version cancel each other.
+        return await self._ask(post("/adapters/rollback", body, idempotent=to is not None), Adapter)
 
-    def pause(self, *, reason: str) -> Flow[Training]:
-        """Pause training."""
+    @operation
+    async def list(self) -> list[Adapter]:
+        """Return all versions, newest first; the last is the base."""
+        return await self._list("/adapters", Adapter)
+
+
+class TrainingSwitch(Operations[C]):
+    """Pause and resume; both survive restarts."""
+
+    @operation
+    async def pause(self, reason: str = "") -> Training:
+        """Stop training after the step under way."""
         request = post("/training/pause", {"reason": reason}, idempotent=True)
-        return (yield from self._ask(request, Training.parse))
+        return await self._ask(request, Training)
 
-    def resume(self) -> Flow[Training]:
-        """Resume training."""
-        return (yield from self._ask(post("/training/resume", {}, idempotent=True), Training.parse))
+    @operation
+    async def resume(self) -> Training:
+        """Let training go on."""
+        return await self._ask(post("/training/resume", {}, idempotent=True), Training)
 
-    def status(self) -> Flow[Status]:
+
+class Deployment(Operations[C]):
+    """The whole: what a client offers; how it sends and waits, and whether it blocks, it says."""
+
+    _blocks: bool
+
+    def __init__(self, max_retries: int) -> None:
+        super().__init__(self)
+        self._max_retries = max_retries
+        self.files = Files(self)
+        self.jobs = Jobs(self)
+        self.adapters = Adapters(self)
+        self.training = TrainingSwitch(self)
+
+    async def _send(self, request: Request) -> Outcome:
+        raise NotImplementedError
+
+    async def _sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    @operation
+    async def status(self) -> Status:
         """Return the whole deployment at one moment."""
-        return (yield from self._ask(get("/status"), Status.parse))
+        return await self._ask(get("/status"), Status)
 
-    def _ask(self, request: Request, parse: Callable[[Mapping[str, Any]], T]) -> Flow[T]:
-        return parse((yield from exchange_with_retries(request, max_retries=self.max_retries)))
-
-    def _list(
+    @operation
+    async def recalibrate(
         self,
-        path: str,
-        parse: Callable[[Mapping[str, Any]], T],
+        labeled: Labeled,
         *,
-        after: str | None = None,
-    ) -> Flow[list[T]]:
-        items: list[T] = []
-        while True:
-            query = {"after": after} if after else {}
-            body = yield from self._ask(get(path, limit=PAGE, **query), dict)
-            items += map(parse, body["data"])
-            if not body["has_more"]:
-                return items
-            after = body["data"][-1]["id"]
+        wait: bool = True,
+        timeout: float = 3600.0,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> Job:
+        """Upload labeled questions, a path or examples, and calibrate the critic with them."""
+        file = await Files.create(self.files, labeled)
+        job = await Jobs.create(self.jobs, "recalibrate", training_file=file.id)
+        if not wait:
+            return job
+        return await Jobs.wait(self.jobs, job.id, timeout=timeout, poll_seconds=poll_seconds)
 
 
 def _read(labeled: Labeled) -> tuple[str, bytes]:

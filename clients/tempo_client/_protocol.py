@@ -1,15 +1,13 @@
-"""Requests, responses and retries without I/O: generators that a client of any kind drives.
+"""Requests, responses and retries without I/O; how a request is sent and time passes, clients say.
 
-    flow = exchange_with_retries(request, …)   yields Request | Pause, returns the parsed body
-    Request -> Response | Failure              Pause -> None
-
-Generators, not a base class, so that a blocking and an asynchronous client share every decision
-and differ in how they wait.
+All is written once, as coroutines. Those of an asynchronous client are awaited by its user. Those
+of a blocking client await nothing that suspends, and `complete` runs them like functions.
 """
 
+import contextlib
 import json
 import random
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -33,22 +31,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send; `idempotent` says that sending it twice does no harm."""
+    """What to send: `options` are httpx's, `idempotent` says that sending it twice does no harm."""
 
     method: str
     path: str
-    query: Mapping[str, str | int] = field(default_factory=dict)
-    json: Any = None
-    files: Mapping[str, tuple[str, bytes]] | None = None
-    form: Mapping[str, str] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     idempotent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Ask the driver to wait."""
-
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,46 +65,52 @@ class Failure:
 
 
 Outcome: TypeAlias = Response | Failure
-Step: TypeAlias = Request | Pause
-Flow: TypeAlias = Generator[Step, Outcome | None, T]
+Send: TypeAlias = Callable[[Request], Awaitable[Outcome]]
+Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+def complete(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that does not suspend, and return its result."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("a coroutine of the blocking client has suspended")
 
 
 def get(path: str, **query: str | int) -> Request:
     """Return a GET below the prefix; reading is idempotent."""
-    return Request("GET", PREFIX + path, query=query, idempotent=True)
+    return Request("GET", PREFIX + path, {"params": query}, idempotent=True)
 
 
 def post(path: str, body: Mapping[str, Any], *, idempotent: bool = False) -> Request:
     """Return a POST of a JSON body below the prefix."""
-    return Request("POST", PREFIX + path, json=body, idempotent=idempotent)
+    return Request("POST", PREFIX + path, {"json": body}, idempotent=idempotent)
 
 
-def upload(path: str, filename: str, *, content: bytes, form: Mapping[str, str]) -> Request:
-    """Return a multipart POST of one file; the server recognises one that it has."""
-    files = {"file": (filename, content)}
-    return Request("POST", PREFIX + path, files=files, form=form, idempotent=True)
-
-
-def exchange_with_retries(
+async def exchange(
     request: Request,
+    send: Send,
+    sleep: Sleep,
     *,
     max_retries: int = MAX_RETRIES,
     jitter: Callable[[], float] = random.random,
-) -> Flow[dict[str, Any]]:
-    """Yield what to do next until the answer is known; return the JSON object of a 2xx.
+) -> dict[str, Any]:
+    """Send until the answer is known; return the JSON object of a 2xx.
 
     Raises APIStatusError, APIConnectionError or APITimeoutError by kind, and APIError for a 2xx
     that is no JSON object.
     """
-    for attempt in range(max_retries + 1):
-        outcome = yield request
-        assert outcome is not None
+    attempt = 0
+    while True:
+        outcome = await send(request)
         if isinstance(outcome, Response) and outcome.status_code < 400:
             return _object(request, outcome)
-        if attempt == max_retries or not _may_retry(request, outcome):
+        if attempt >= max_retries or not _may_retry(request, outcome):
             raise _error(request, outcome)
-        yield Pause(_pause_seconds(attempt, outcome, jitter()))
-    raise AssertionError("the last attempt returns or raises")
+        await sleep(_pause_seconds(attempt, outcome, jitter()))
+        attempt += 1
 
 
 def _object(request: Request, response: Response) -> dict[str, Any]:
@@ -139,18 +133,13 @@ def _may_retry(request: Request, outcome: Outcome) -> bool:
 
 def _pause_seconds(attempt: int, outcome: Outcome, jitter: float) -> float:
     """Return Retry-After, or 0.5 s doubled each time up to 8 s, less up to a quarter."""
-    if isinstance(outcome, Response) and (asked := _retry_after(outcome)) is not None:
-        return asked
+    if isinstance(outcome, Response):
+        with contextlib.suppress(ValueError):
+            asked = float(outcome.headers.get("retry-after", ""))
+            if 0 < asked <= LONGEST_RETRY_AFTER_SECONDS:
+                return asked
     pause = min(FIRST_PAUSE_SECONDS * 2.0**attempt, LONGEST_PAUSE_SECONDS)
     return pause * (1.0 - 0.25 * jitter)
-
-
-def _retry_after(response: Response) -> float | None:
-    try:
-        seconds = float(response.headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if 0 < seconds <= LONGEST_RETRY_AFTER_SECONDS else None
 
 
 def _error(request: Request, outcome: Outcome) -> APIError:

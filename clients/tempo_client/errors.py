@@ -128,6 +128,4 @@ BY_STATUS: dict[int, type[APIStatusError]] = {
 
 def status_error_type(status_code: int) -> type[APIStatusError]:
     """Return the class for a status code of 400 or more."""
-    if status_code >= 500:
-        return InternalServerError
-    return BY_STATUS.get(status_code, APIStatusError)
+    return BY_STATUS.get(status_code, InternalServerError if status_code >= 500 else APIStatusError)

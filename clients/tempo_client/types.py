@@ -5,8 +5,8 @@ version of the SDK does not know is kept in `extra`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any, Self, get_args, get_type_hints
 
 from tempo_client.errors import APIError
 
@@ -19,7 +19,6 @@ class Resource:
 
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
     """Fields that this version of the SDK does not know."""
-    nested: ClassVar[Mapping[str, type["Resource"]]] = {}
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
@@ -27,8 +26,9 @@ class Resource:
         flat = {key: value for key, value in body.items() if key not in ("object", "tempo")}
         inner = body.get("tempo")
         flat |= inner if isinstance(inner, dict) else {}
-        known = {f.name for f in fields(cls)} - {"extra"}
-        values = {key: cls._read(key, flat[key]) for key in known & flat.keys()}
+        kinds = {name: kind for name, kind in get_type_hints(cls).items() if name != "extra"}
+        known = kinds.keys() & flat.keys()
+        values = {name: _read(kinds[name], flat[name]) for name in known}
         try:
             return cls(**values, extra={key: flat[key] for key in flat.keys() - known})
         except TypeError as error:
@@ -37,14 +37,15 @@ class Resource:
                 "install the SDK of the server's version"
             ) from error
 
-    @classmethod
-    def _read(cls, key: str, value: Any) -> Any:
-        kind = cls.nested.get(key)
-        if kind is None or value is None:
-            return value
-        if isinstance(value, list):
-            return [kind.parse(item) for item in value]
-        return kind.parse(value)
+
+def _read(kind: Any, value: Any) -> Any:
+    """Build what a field's annotation names: a resource, perhaps an optional one, or a list."""
+    if isinstance(value, list):
+        return [_read(kind, item) for item in value]
+    for named in (kind, *get_args(kind)):
+        if isinstance(named, type) and issubclass(named, Resource) and isinstance(value, dict):
+            return named.parse(value)
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +76,6 @@ class JobError(Resource):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job(Resource):
     """A training job: `mode` is `recalibrate` or `round`."""
-
-    nested: ClassVar[Mapping[str, type[Resource]]] = {"error": JobError}
 
     id: str
     status: str
@@ -180,14 +179,6 @@ class ServerProcess(Resource):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Resource):
     """The whole deployment at one moment."""
-
-    nested: ClassVar[Mapping[str, type[Resource]]] = {
-        "questions": QuestionCounts,
-        "labeled": LabeledCounts,
-        "worker": Worker,
-        "last_error": Event,
-        "processes": ServerProcess,
-    }
 
     model: str
     serving_adapter: str

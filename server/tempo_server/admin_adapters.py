@@ -3,10 +3,9 @@
 import time
 
 from fastapi import APIRouter
-from sqlalchemy.orm import Session
 
 from tempo_server.context import Context
-from tempo_server.routing import Current, Limit, page
+from tempo_server.routing import Current, Keyed, Part
 from tempo_server.schemas import Adapter, Page, PromoteRequest, RollbackRequest
 from tempo_storage import models as rows
 from tempo_storage import versions
@@ -18,30 +17,28 @@ FOLLOW_SECONDS = 5.0
 POLL_SECONDS = 0.1
 
 
-def add_routes(router: APIRouter) -> None:
-    """Add the routes of adapters."""
-    router.get("/adapters")(list_adapters)
-    router.post("/adapters/rollback")(roll_back)
-    router.get("/adapters/{adapter_id}")(get_adapter)
-    router.post("/adapters/{adapter_id}/promote")(promote)
+router = APIRouter(route_class=Keyed)
 
 
-def list_adapters(context: Current, after: str | None = None, limit: Limit = 20) -> Page[Adapter]:
+@router.get("/adapters")
+def list_adapters(context: Current, part: Part) -> Page[Adapter]:
     """List the versions, newest first; the last is the base."""
     with context.sessions.begin() as s:
-        found = [*versions.adapters(s), _base(s)]
-    return page(
-        found, after=after, limit=limit, key=lambda row: version_name(row.version), show=Adapter.of
-    )
+        found = [Adapter.model_validate(row) for row in versions.adapters(s)]
+    return part.page([*found, _base(context)])
 
 
+@router.get("/adapters/{adapter_id}")
 def get_adapter(context: Current, adapter_id: str) -> Adapter:
     """Show one version."""
     version = version_of(adapter_id)
+    if version == BASE:
+        return _base(context)
     with context.sessions.begin() as s:
-        return Adapter.of(_base(s) if version == BASE else versions.adapter(s, version))
+        return Adapter.model_validate(versions.adapter(s, version))
 
 
+@router.post("/adapters/{adapter_id}/promote")
 def promote(context: Current, adapter_id: str, body: PromoteRequest | None = None) -> Adapter:
     """Make a version serve, and wait a few seconds until every API process answers with it."""
     body = body or PromoteRequest()
@@ -55,6 +52,7 @@ def promote(context: Current, adapter_id: str, body: PromoteRequest | None = Non
     return _followed(context, pointer)
 
 
+@router.post("/adapters/rollback")
 def roll_back(context: Current, body: RollbackRequest | None = None) -> Adapter:
     """Return to a version, or to the one that served before."""
     body = body or RollbackRequest()
@@ -106,17 +104,10 @@ def _behind(context: Context, pointer: rows.Serving) -> list[str]:
         ]
 
 
-def _base(s: Session) -> rows.Adapter:
-    """Return version 0 as a row of its own; it has none, for it is always there."""
-    serves = versions.serving(s).version == BASE
-    return rows.Adapter(
-        version=BASE,
-        status="serving" if serves else "retired",
-        parent=BASE,
-        job_id="",
-        checkpoint="",
-        sha256="",
-        bytes=0,
-        report={},
-        created_at=0.0,
-    )
+def _base(context: Context) -> Adapter:
+    """Return version 0, which is always there and has no row."""
+    with context.sessions.begin() as s:
+        serves = versions.serving(s).version == BASE
+    row = rows.Adapter(version=BASE, parent=BASE, job_id="", sha256="", bytes=0, report={})
+    row.status, row.created_at = "serving" if serves else "retired", 0.0
+    return Adapter.model_validate(row)

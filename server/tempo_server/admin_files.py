@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,24 +17,16 @@ from sqlalchemy.orm import Session
 from tempo_server import references
 from tempo_server.context import Context
 from tempo_server.labeled import Labeled, parse
-from tempo_server.routing import Current, Limit, page
+from tempo_server.routing import Current, Keyed, Part
 from tempo_server.schemas import File, Page
 from tempo_storage import models as rows
 from tempo_storage import pool, queries
 from tempo_storage.errors import NotFoundError
 
-CHUNK_BYTES = 1 << 20
-DRY_RUN_ID = "file-dry-run"
+router = APIRouter(route_class=Keyed)
 
 
-def add_routes(router: APIRouter) -> None:
-    """Add the routes of files."""
-    router.post("/files")(create_file)
-    router.get("/files")(list_files)
-    router.get("/files/{file_id}")(get_file)
-    router.get("/files/{file_id}/content")(get_file_content)
-
-
+@router.post("/files")
 def create_file(
     context: Current,
     file: Annotated[UploadFile, FormFile()],
@@ -46,12 +39,12 @@ def create_file(
     """
     labeled = parse(file.file, references.installed())
     if (same := _same_file(context, labeled.sha256)) is not None:
-        return File.of(same)
+        return File.model_validate(same)
     labeled.errors += references.check(list(labeled.examples.values()))
     labeled.raise_errors()
     labeled.raise_if_few()
     row = rows.File(
-        id=DRY_RUN_ID if dry_run else f"file-{secrets.token_hex(12)}",
+        id="file-dry-run" if dry_run else f"file-{secrets.token_hex(12)}",
         filename=(file.filename or "labeled.jsonl")[-255:],
         bytes=labeled.bytes,
         sha256=labeled.sha256,
@@ -62,22 +55,24 @@ def create_file(
             _settle(s, row, labeled)
     else:
         _store(context, row, labeled, file.file)
-    return File.of(row)
+    return File.model_validate(row)
 
 
-def list_files(context: Current, after: str | None = None, limit: Limit = 20) -> Page[File]:
+@router.get("/files")
+def list_files(context: Current, part: Part) -> Page[File]:
     """List the files, newest first."""
     with context.sessions.begin() as s:
-        found = queries.files(s)
-    return page(found, after=after, limit=limit, key=lambda row: row.id, show=File.of)
+        return part.page([File.model_validate(row) for row in queries.files(s)])
 
 
+@router.get("/files/{file_id}")
 def get_file(context: Current, file_id: str) -> File:
     """Show one file."""
     with context.sessions.begin() as s:
-        return File.of(queries.file(s, file_id))
+        return File.model_validate(queries.file(s, file_id))
 
 
+@router.get("/files/{file_id}/content")
 def get_file_content(context: Current, file_id: str) -> FileResponse:
     """Return a file as it was uploaded."""
     row = get_file(context, file_id)
@@ -92,7 +87,7 @@ def _store(context: Context, row: rows.File, labeled: Labeled, content: BinaryIO
     with _kept(path, content), context.sessions.begin() as s:
         s.get_one(rows.Training, 1, with_for_update=True)  # one upload at a time
         _settle(s, row, labeled)
-        queries.add_file(s, row, _examples(row, labeled))
+        queries.add_file(s, row, [example.row(row.id) for example in labeled.examples.values()])
 
 
 def _settle(s: Session, row: rows.File, labeled: Labeled) -> None:
@@ -108,21 +103,6 @@ def _same_file(context: Context, sha256: str) -> rows.File | None:
         return next((row for row in queries.files(s) if row.sha256 == sha256), None)
 
 
-def _examples(row: rows.File, labeled: Labeled) -> list[rows.LabeledExample]:
-    return [
-        rows.LabeledExample(
-            content_hash=example.content_hash,
-            file_id=row.id,
-            messages=example.messages,
-            reference=example.reference,
-            verifier=example.verifier,
-            details=example.details,
-            split=example.split,
-        )
-        for example in labeled.examples.values()
-    ]
-
-
 @contextlib.contextmanager
 def _kept(path: Path, content: BinaryIO) -> Iterator[None]:
     """Keep `content` at `path`, safe from a power cut, unless the block fails."""
@@ -130,8 +110,7 @@ def _kept(path: Path, content: BinaryIO) -> Iterator[None]:
     try:
         with path.open("xb") as file:
             content.seek(0)
-            while chunk := content.read(CHUNK_BYTES):
-                file.write(chunk)
+            shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
         _fsync_directory(path.parent)

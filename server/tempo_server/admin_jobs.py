@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from tempo_server.context import Context
 from tempo_server.errors import JobRunningError
-from tempo_server.routing import Current, Limit, page
+from tempo_server.routing import Current, Keyed, Part
 from tempo_server.schemas import EVENT_PREFIX, Event, Job, JobRequest, Page
 from tempo_storage import models as rows
 from tempo_storage import queries, versions
@@ -18,15 +18,10 @@ from tempo_storage.errors import ConflictError, InvalidInputError, NotFoundError
 MOST_JOBS = 10_000
 
 
-def add_routes(router: APIRouter) -> None:
-    """Add the routes of jobs."""
-    router.post("/fine_tuning/jobs")(create_job)
-    router.get("/fine_tuning/jobs")(list_jobs)
-    router.get("/fine_tuning/jobs/{job_id}")(get_job)
-    router.post("/fine_tuning/jobs/{job_id}/cancel")(cancel_job)
-    router.get("/fine_tuning/jobs/{job_id}/events")(list_events)
+router = APIRouter(route_class=Keyed)
 
 
+@router.post("/fine_tuning/jobs")
 def create_job(context: Current, body: JobRequest) -> Job:
     """Queue a recalibration or a round; one of each at a time."""
     _check_model(context, body.model)
@@ -46,19 +41,17 @@ def create_job(context: Current, body: JobRequest) -> Job:
     return Job.of(row, base=context.base, adapter=None)
 
 
-def list_jobs(context: Current, after: str | None = None, limit: Limit = 20) -> Page[Job]:
+@router.get("/fine_tuning/jobs")
+def list_jobs(context: Current, part: Part) -> Page[Job]:
     """List the jobs, newest first."""
     with context.sessions.begin() as s:
         found, adapters = queries.jobs(s, limit=MOST_JOBS), _adapters(s)
-    return page(
-        found,
-        after=after,
-        limit=limit,
-        key=lambda row: row.id,
-        show=lambda row: Job.of(row, base=context.base, adapter=adapters.get(row.id)),
+    return part.page(
+        [Job.of(row, base=context.base, adapter=adapters.get(row.id)) for row in found]
     )
 
 
+@router.get("/fine_tuning/jobs/{job_id}")
 def get_job(context: Current, job_id: str) -> Job:
     """Show one job."""
     with context.sessions.begin() as s:
@@ -66,6 +59,7 @@ def get_job(context: Current, job_id: str) -> Job:
     return Job.of(row, base=context.base, adapter=adapters.get(job_id))
 
 
+@router.post("/fine_tuning/jobs/{job_id}/cancel")
 def cancel_job(context: Current, job_id: str) -> Job:
     """Cancel a job; the worker stops at the next step, and keeps what is committed."""
     with context.sessions.begin() as s:
@@ -78,14 +72,15 @@ def cancel_job(context: Current, job_id: str) -> Job:
     return get_job(context, job_id)
 
 
-def list_events(
-    context: Current, job_id: str, after: str | None = None, limit: Limit = 20
-) -> Page[Event]:
+@router.get("/fine_tuning/jobs/{job_id}/events")
+def list_events(context: Current, job_id: str, part: Part) -> Page[Event]:
     """List a job's events, oldest first."""
+    after = _number(part.after)
     with context.sessions.begin() as s:
         queries.job(s, job_id)
-        found = queries.events(s, job_id=job_id, after=_number(after), limit=limit + 1)
-    return Page(data=[Event.of(row) for row in found[:limit]], has_more=len(found) > limit)
+        told = queries.events(s, job_id=job_id, after=after, limit=part.limit + 1)
+        found = [Event.model_validate(row) for row in told]
+    return Page(data=found[: part.limit], has_more=len(found) > part.limit)
 
 
 def _check_model(context: Context, model: str | None) -> None:

@@ -1,6 +1,6 @@
 """Admin keys: the first is written to a file, of each only the sha256 is kept.
 
-Which keys exist is kept in memory per ledger, so that a look-up costs no SQL on vLLM's event loop.
+Which keys exist is kept in memory, so that a look-up costs no SQL on vLLM's event loop.
 """
 
 import contextlib
@@ -10,10 +10,8 @@ import os
 import secrets
 import time
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_server.context import Context
 from tempo_server.errors import AuthenticationError
@@ -24,8 +22,6 @@ logger = logging.getLogger("vllm.tempo.auth")
 
 PREFIX = "tk_"
 SCOPES = ("train", "promote")
-
-_known: WeakKeyDictionary[sessionmaker[Session], frozenset[str]] = WeakKeyDictionary()
 
 
 def ensure_admin_key(context: Context) -> Path:
@@ -44,13 +40,13 @@ def ensure_admin_key(context: Context) -> Path:
 
 def is_known_key(context: Context, key: str) -> bool:
     """Tell whether `key` is an admin key, from memory."""
-    return _digest(key) in _known.get(context.sessions, frozenset())
+    return _digest(key) in context.known_keys
 
 
 def read_keys(context: Context) -> None:
     """Read again which keys exist, for instance after another machine has added its own."""
     with context.sessions.begin() as s:
-        _known[context.sessions] = frozenset(key.sha256 for key in queries.keys(s))
+        context.known_keys[:] = [key.sha256 for key in queries.keys(s)]
 
 
 def bearer(authorization: str | None) -> str:

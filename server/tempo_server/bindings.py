@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from tempo_storage.adapters import NAME, AdapterStore, lora_int_id, version_name
@@ -31,6 +31,7 @@ class Binding:
     name: str
 
 
+@dataclass(eq=False)
 class Bindings:
     """The names of this process's server.
 
@@ -38,32 +39,24 @@ class Bindings:
     LoRARequest and BaseModelPath.
     """
 
-    def __init__(
-        self,
-        engine: Any,
-        models: Any,
-        *,
-        lora_request: Callable[..., Any],
-        base_model_path: Callable[..., Any],
-        store: AdapterStore,
-        base: str,
-        rank: int,
-        aliases: tuple[str, ...],
-    ) -> None:
-        self._engine = engine
-        self._models = models
-        self._lora_request = lora_request
-        self._store = store
-        self._base = base
-        self._rank = rank
-        self._aliases = aliases
+    engine: Any
+    models: Any
+    _: KW_ONLY
+    lora_request: Callable[..., Any]
+    base_model_path: Callable[..., Any]
+    store: AdapterStore
+    base: str
+    rank: int
+    aliases: tuple[str, ...]
+    serving: int = BASE
+    previous: int = BASE
+
+    def __post_init__(self) -> None:
         self._secret = secrets.token_hex(8)
-        self._base_names = [path.name for path in models.base_model_paths]
+        self._base_names = [path.name for path in self.models.base_model_paths]
         self._loaded: dict[str, Any] = {}  # name -> LoRARequest, the least recently asked for first
         self._loading = asyncio.Lock()
-        self.serving = BASE
-        self.previous = BASE
-        self._name_the_base(base_model_path)
+        self._name_the_base()
 
     async def bind(self, model: str | None, *, known_key: bool) -> Binding | None:
         """Return what a request for `model` is bound to; None leaves the answer to vLLM.
@@ -110,7 +103,7 @@ class Bindings:
         return NAME.fullmatch(card_id) is None or card_id in self._public()
 
     def _resolve(self, model: str) -> str | None:
-        if model in self._aliases:
+        if model in self.aliases:
             return version_name(self.serving)
         if model in self._base_names:
             return BASE_NAME
@@ -122,21 +115,21 @@ class Bindings:
     async def _load_verified(self, name: str) -> None:
         if name in self._loaded:
             return
-        path = await asyncio.to_thread(self._store.verify, name, base=self._base, rank=self._rank)
+        path = await asyncio.to_thread(self.store.verify, name, base=self.base, rank=self.rank)
         # Name, id and path are one: a name with a second id kills vLLM's engine.
-        request = self._lora_request(
+        request = self.lora_request(
             lora_name=name, lora_int_id=lora_int_id(name), lora_path=str(path.resolve())
         )
-        await self._engine.add_lora(request)
-        self._loaded[name] = self._models.lora_requests[self._key(name)] = request
+        await self.engine.add_lora(request)
+        self._loaded[name] = self.models.lora_requests[self._key(name)] = request
         logger.info("%s is loaded", name)
 
     def _publish(self, old: set[str]) -> None:
-        requests = self._models.lora_requests
+        requests = self.models.lora_requests
         for name in old - self._public():
             requests.pop(name, None)
         names = {name: name for name in self._public()}
-        names |= dict.fromkeys(self._aliases, version_name(self.serving))
+        names |= dict.fromkeys(self.aliases, version_name(self.serving))
         for key, name in names.items():
             if name in self._loaded:
                 requests[key] = self._loaded[name]
@@ -149,17 +142,15 @@ class Bindings:
         others = [name for name in self._loaded if name not in self._public()]
         for name in others[:-KEPT]:
             del self._loaded[name]
-            self._models.lora_requests.pop(self._key(name), None)
+            self.models.lora_requests.pop(self._key(name), None)
 
     def _key(self, name: str) -> str:
         return f"{name}~{self._secret}"
 
-    def _name_the_base(self, base_model_path: Callable[..., Any]) -> None:
-        taken = set(self._base_names)
-        for name in (*self._aliases, BASE_NAME):
+    def _name_the_base(self) -> None:
+        for name in (*self.aliases, BASE_NAME):
             if NAME.fullmatch(name) and name != BASE_NAME:
                 raise InvalidInputError(f"alias {name!r} is an adapter's name; choose another")
-            if name not in taken:
-                self._models.base_model_paths.append(
-                    base_model_path(name=name, model_path=self._base)
-                )
+            if name not in self._base_names:
+                path = self.base_model_path(name=name, model_path=self.base)
+                self.models.base_model_paths.append(path)

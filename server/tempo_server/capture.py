@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -43,13 +44,13 @@ async def opts_out(raw_request: Request) -> bool:
     return isinstance(body, dict) and str(body.get("store")).lower() in NOT_STORED
 
 
+@dataclass(frozen=True, slots=True)
 class Capture:
     """Decides what is kept of a request, and spools it."""
 
-    def __init__(self, settings: ServerSettings, spool: Spool, counters: Counters) -> None:
-        self._settings = settings
-        self._spool = spool
-        self._counters = counters
+    settings: ServerSettings
+    spool: Spool
+    counters: Counters
 
     def keep(
         self,
@@ -61,19 +62,19 @@ class Capture:
         opted_out: bool,
     ) -> None:
         """Keep the question of a request that `tempo-v<version>` answers; never raise."""
-        if self._settings.capture == "off":
+        if self.settings.capture == "off":
             return
         if opted_out:
-            self._counters.opted_out += 1
+            self.counters.opted_out += 1
             return
         try:
             question = shape(request)
             if question is None or not self._fits(question):
-                self._counters.skipped += 1
+                self.counters.skipped += 1
                 return
-            self._spool.append(self._record(question, headers, version))
+            self.spool.append(self._record(question, headers, version))
         except Exception as error:  # whatever it is, the request must not feel it
-            self._counters.dropped += 1
+            self.counters.dropped += 1
             # The class alone: an error's text may quote the question.
             logger.warning("a question was dropped (%s)", type(error).__name__)
 
@@ -82,7 +83,7 @@ class Capture:
             size = len(json.dumps(question.messages, ensure_ascii=False).encode())
         except UnicodeEncodeError:  # a lone surrogate: no database takes it
             return False
-        return size <= self._settings.max_question_bytes
+        return size <= self.settings.max_question_bytes
 
     def _record(
         self, question: Question, headers: Mapping[str, str], version: int
@@ -96,7 +97,7 @@ class Capture:
             "sampling": question.sampling,
             "captured_at": time.time(),
         }
-        if self._settings.capture == "hash":
+        if self.settings.capture == "hash":
             record |= {"messages": [], "content_hash": content_hash(question.messages)}
             record |= {"chat_template_kwargs": {}, "sampling": {}, "tenant": ""}
         return record

@@ -1,10 +1,13 @@
 """What the plugin's parts share, made once before HTTP opens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 from sqlalchemy.orm import Session, sessionmaker
+from starlette.requests import HTTPConnection
 
+from tempo_server.errors import NotReadyError
 from tempo_server.settings import ServerSettings
 from tempo_server.spool import Counters
 from tempo_storage.adapters import AdapterStore
@@ -25,3 +28,12 @@ class Context:
     counters: Counters
     warnings: tuple[str, ...] = ()
     """What of vLLM's flags makes it serve badly."""
+    known_keys: list[str] = field(default_factory=list)
+    """The sha256 of each admin key, as the ledger was last read."""
+
+
+def prepared(name: str, connection: HTTPConnection) -> Any:
+    """Return what the plugin has put into `app.state`; raise NotReadyError before it has."""
+    if not hasattr(connection.app.state, name):
+        raise NotReadyError("the server is starting; try again shortly")
+    return getattr(connection.app.state, name)

@@ -198,6 +198,7 @@ def _check_flags(status: dict[str, Any]) -> Iterator[Check]:
 
 def _key(settings: DoctorSettings) -> str:
     try:
-        return settings.api_key or settings.key_path.read_text().strip()
+        file = Path(settings.api_key_file or settings.admin_key_path).expanduser()
+        return settings.api_key or file.read_text().strip()
     except OSError:
         return "none"

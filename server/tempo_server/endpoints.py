@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from tempo_server import question_shapes
 from tempo_server.bindings import Bindings
 from tempo_server.capture import Capture, Shape, opts_out
+from tempo_server.context import prepared
 from tempo_server.errors import StartError, error_response
 from tempo_server.follower import Follower
 from tempo_server.spool import Spool
@@ -39,7 +40,7 @@ WRAPPED: dict[str, Shape] = {
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What the wrapped routes need, complete before HTTP opens."""
+    """What the wrapped routes need, complete before HTTP opens; `app.state.tempo_runtime`."""
 
     bindings: Bindings
     capture: Capture
@@ -48,19 +49,19 @@ class Runtime:
     is_known_key: Callable[[str], bool]
 
 
-def wrap(app: FastAPI, runtime_of: Callable[[], Runtime]) -> None:
+def wrap(app: FastAPI) -> None:
     """Replace the wrapped routes of vLLM's app by ours."""
     for path, shape in WRAPPED.items():
         core = _route(app, path, "POST")
-        _replace(app, core, _bound(core.endpoint, runtime_of, shape))
+        _replace(app, core, _bound(core.endpoint, shape))
     core = _route(app, "/v1/models", "GET")
-    _replace(app, core, _listed(core.endpoint, runtime_of))
+    _replace(app, core, _listed(core.endpoint))
 
 
-def _bound(inner: Endpoint, runtime_of: Callable[[], Runtime], shape: Shape) -> Endpoint:
+def _bound(inner: Endpoint, shape: Shape) -> Endpoint:
     @functools.wraps(inner)  # FastAPI reads the stock signature
     async def endpoint(*, request: Any, raw_request: Request) -> Any:
-        runtime = runtime_of()
+        runtime: Runtime = prepared("tempo_runtime", raw_request)
         key = raw_request.headers.get(KEY_HEADER)
         known_key = key is not None and runtime.is_known_key(key)
         try:
@@ -88,12 +89,12 @@ def _bound(inner: Endpoint, runtime_of: Callable[[], Runtime], shape: Shape) -> 
     return endpoint
 
 
-def _listed(inner: Endpoint, runtime_of: Callable[[], Runtime]) -> Endpoint:
+def _listed(inner: Endpoint) -> Endpoint:
     @functools.wraps(inner)
     async def endpoint(*, raw_request: Request) -> Response:
         stock: Response = await inner(raw_request=raw_request)
         listing = json.loads(bytes(stock.body))
-        bindings = runtime_of().bindings
+        bindings = prepared("tempo_runtime", raw_request).bindings
         cards = {card["id"]: card for card in listing["data"] if bindings.is_listed(card["id"])}
         return JSONResponse(listing | {"data": list(cards.values())})
 

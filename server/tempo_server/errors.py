@@ -4,7 +4,6 @@ TempoError
 ├── StartError (RuntimeError)
 ├── NotReadyError (RuntimeError)
 ├── AuthenticationError (PermissionError)
-├── ForbiddenError (PermissionError)
 ├── TooLargeError (ValueError)
 ├── VerifierUnavailableError (RuntimeError)
 ├── ConflictError (ValueError)      of tempo_storage
@@ -15,19 +14,12 @@ TempoError
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 
-from tempo_storage.errors import (
-    ConflictError,
-    CorruptAdapterError,
-    GateRefusedError,
-    InvalidInputError,
-    NotFoundError,
-    StreamUnavailableError,
-    TempoError,
-)
+from tempo_storage import errors as stored
+from tempo_storage.errors import TempoError
 
 
 class StartError(TempoError, RuntimeError):
@@ -42,10 +34,6 @@ class AuthenticationError(TempoError, PermissionError):
     """The request carries no key, or one that is not known."""
 
 
-class ForbiddenError(TempoError, PermissionError):
-    """The key is known, but its scopes do not allow this."""
-
-
 class TooLargeError(TempoError, ValueError):
     """The upload is larger than what is accepted; split it."""
 
@@ -54,61 +42,61 @@ class VerifierUnavailableError(TempoError, RuntimeError):
     """The process that reads references does not start; install vllm-tempo[trainer] here."""
 
 
-class JobRunningError(ConflictError):
+class JobRunningError(stored.ConflictError):
     """A job of this mode has not ended yet; wait for it or cancel it."""
 
 
-class ProbeFailedError(CorruptAdapterError):
+class ProbeFailedError(stored.CorruptAdapterError):
     """vLLM loaded the adapter, but does not compute what was trained; it is never served."""
 
 
-# The first class that matches decides: (status, type, code).
-TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
-    (AuthenticationError, 401, "authentication_error", "invalid_api_key"),
-    (ForbiddenError, 403, "permission_error", "insufficient_scope"),
-    (NotFoundError, 404, "not_found_error", "not_found"),
-    (CorruptAdapterError, 409, "conflict_error", "corrupt_adapter"),
-    (GateRefusedError, 422, "conflict_error", "gate_failed"),
-    (JobRunningError, 409, "conflict_error", "job_already_running"),
-    (ConflictError, 409, "conflict_error", "conflict"),
-    (TooLargeError, 413, "invalid_request_error", "too_large"),
-    (InvalidInputError, 400, "invalid_request_error", "invalid_input"),
-    (VerifierUnavailableError, 503, "server_error", "verifier_unavailable"),
-    (NotReadyError, 503, "server_error", "not_ready"),
-    (StreamUnavailableError, 503, "server_error", "stream_unavailable"),
-    (OperationalError, 503, "server_error", "database_unavailable"),
+# The first class that matches decides.
+TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (AuthenticationError, 401, "invalid_api_key"),
+    (stored.NotFoundError, 404, "not_found"),
+    (stored.CorruptAdapterError, 409, "corrupt_adapter"),
+    (stored.GateRefusedError, 422, "gate_failed"),
+    (JobRunningError, 409, "job_already_running"),
+    (stored.ConflictError, 409, "conflict"),
+    (TooLargeError, 413, "too_large"),
+    (stored.InvalidInputError, 400, "invalid_input"),
+    (VerifierUnavailableError, 503, "verifier_unavailable"),
+    (NotReadyError, 503, "not_ready"),
+    (stored.StreamUnavailableError, 503, "stream_unavailable"),
+    (OperationalError, 503, "database_unavailable"),
 )
-RETRY_AFTER_SECONDS = "1"
+TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    422: "conflict_error",
+}
+# OpenAI's client would try a 409 or a 507 again, in vain.
+IN_VAIN = {"x-should-retry": "false"}
+HEADERS = {409: IN_VAIN, 507: IN_VAIN, 503: {"Retry-After": "1"}}
 
 
 def error_response(error: Exception, *, param: str | None = None) -> JSONResponse:
     """Return OpenAI's shape of an error, with the status that the table gives it."""
-    for kind, status, type_name, code in TABLE:
+    message = str(error)
+    if isinstance(error, OperationalError):  # its text holds the statement and its parameters
+        message = "the database does not answer; try again, and check TEMPO_DATABASE_URL"
+    for kind, status, code in TABLE:
         if isinstance(error, kind):
-            headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else None
-            body = error_body(_message(error), type_name, code=code, param=param)
-            return JSONResponse(body, status_code=status, headers=headers)
-    return JSONResponse(error_body(_message(error), "server_error", code="internal_error"), 500)
+            return refusal(status, message, code, param=param)
+    return refusal(500, message, "internal_error")
 
 
-def error_body(
-    message: str, type_name: str, *, code: str, param: str | None = None
-) -> dict[str, Any]:
-    """Return the body of an error as OpenAI's clients read it."""
-    return {"error": {"message": message, "type": type_name, "param": param, "code": code}}
+def refusal(
+    status: int, message: str, code: str, *, param: str | None = None, **more: Any
+) -> JSONResponse:
+    """Return an error as OpenAI's clients read it."""
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    error = {"message": message, "type": kind, "param": param, "code": code, **more}
+    return JSONResponse({"error": error}, status, headers=HEADERS.get(status))
 
 
 def install(app: FastAPI) -> None:
     """Answer our errors, from whichever route, through the table."""
-    app.add_exception_handler(TempoError, _handle)
-    app.add_exception_handler(OperationalError, _handle)
-
-
-def _handle(_request: Request, error: Exception) -> JSONResponse:
-    return error_response(error)
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OperationalError):  # its text holds the statement and its parameters
-        return "the database does not answer; try again, and check TEMPO_DATABASE_URL"
-    return str(error)
+    for kind in (TempoError, OperationalError):
+        app.add_exception_handler(kind, lambda _, error: error_response(error))

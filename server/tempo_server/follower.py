@@ -56,7 +56,7 @@ class Follower:
         self._acknowledged: Pointer | None = None
         self._process_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._refusal: Refusal | None = None
-        self._database_is_down = False
+        self._trouble = ""  # of the database, the last one told
 
     async def restore(self) -> None:
         """Serve what was promoted, else what served before it, else the base; then acknowledge.
@@ -79,14 +79,14 @@ class Follower:
             try:
                 await self.poll()
             except SQLAlchemyError as error:
-                self._note_database(down=True, reason=type(error).__name__)
+                self._note_database(type(error).__name__)
             except Exception:  # a task that died would leave the server behind for ever
                 logger.exception("the serving pointer could not be followed; trying again")
 
     async def poll(self) -> None:
         """Read the pointer, follow it if it moved, acknowledge."""
         pointer = await asyncio.to_thread(self._read)
-        self._note_database(down=False)
+        self._note_database()
         serves = (self._bindings.serving, self._bindings.previous)
         if serves != (pointer.version, pointer.previous):
             await self._follow_alive(pointer)
@@ -176,7 +176,7 @@ class Follower:
     def _read(self) -> Pointer:
         with self._context.sessions() as s:
             row = versions.serving(s)
-            return Pointer(version=row.version, previous=row.previous, sequence=row.sequence)
+            return Pointer(row.version, row.previous, row.sequence)
 
     async def _acknowledge(self, pointer: Pointer) -> None:
         error = self._refusal.message if self._refusal else None
@@ -199,13 +199,10 @@ class Follower:
         with self._context.sessions.begin() as s:
             versions.forget_processes(s, silent_for_seconds=FORGET_SECONDS)
 
-    def _note_database(self, *, down: bool, reason: str = "") -> None:
-        if down and not self._database_is_down:
-            logger.warning(
-                "the database does not answer (%s); %s serves on",
-                reason,
-                version_name(self._bindings.serving),
-            )
-        elif self._database_is_down and not down:
+    def _note_database(self, trouble: str = "") -> None:
+        if trouble and not self._trouble:
+            serving = version_name(self._bindings.serving)
+            logger.warning("the database does not answer (%s); %s serves on", trouble, serving)
+        elif self._trouble and not trouble:
             logger.info("the database answers again")
-        self._database_is_down = down
+        self._trouble = trouble

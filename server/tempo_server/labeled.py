@@ -32,10 +32,6 @@ class LineError:
     param: str | None
     message: str
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what the API answers."""
-        return asdict(self)
-
 
 class LabeledFileError(InvalidInputError):
     """A file cannot be used; correct it and upload the whole file again."""

@@ -4,11 +4,12 @@ import json
 import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from tempo_storage.boxed import boxed
 from tempo_storage.errors import TempoError
+from tempo_storage.models import LabeledExample
 from tempo_storage.questions import content_hash, is_held_out
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -52,6 +53,11 @@ class Example:
     def split(self) -> str:
         """Whether it trains or decides promotions."""
         return "held_out" if is_held_out(self.content_hash) else "train"
+
+    def row(self, file_id: str) -> LabeledExample:
+        """Return what the ledger keeps of it."""
+        kept = {name: value for name, value in asdict(self).items() if name != "line"}
+        return LabeledExample(**kept, file_id=file_id, split=self.split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +133,17 @@ def _float(text: str) -> float:
     return value
 
 
-def _refuse_odd_values(record: dict[str, Any]) -> None:
+def _refuse_odd_values(value: Any, depth: int = 1) -> None:
     """Refuse what databases, templates and tokenizers choke on, wherever in the line it is."""
-    pending: list[tuple[Any, int]] = [(record, 1)]
-    while pending:
-        value, depth = pending.pop()
-        if depth > MAX_DEPTH:
-            _refuse("too_deep", f"nested deeper than {MAX_DEPTH}; flatten it")
-        if isinstance(value, str):
-            _refuse_odd_text(value)
-        elif isinstance(value, dict):
-            pending += [(item, depth + 1) for pair in value.items() for item in pair]
-        elif isinstance(value, list):
-            pending += [(item, depth + 1) for item in value]
+    if depth > MAX_DEPTH:
+        _refuse("too_deep", f"nested deeper than {MAX_DEPTH}; flatten it")
+    if isinstance(value, str):
+        _refuse_odd_text(value)
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for item in value:
+            _refuse_odd_values(item, depth + 1)
 
 
 def _refuse_odd_text(text: str) -> None:

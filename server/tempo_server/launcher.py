@@ -14,8 +14,6 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from tempo_storage.valkey import die_with_parent
 
 PLUGINS = ("tempo", "tempo_cpu_lora")
-RANK_VARIABLE = "TEMPO_LORA_RANK"
-DEFAULT_RANK = "16"
 
 
 def arguments(given: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -24,12 +22,17 @@ def arguments(given: Sequence[str], environ: Mapping[str, str] = os.environ) -> 
         "--enable-lora": [],
         "--max-loras": ["5"],
         "--max-cpu-loras": ["16"],
-        "--max-lora-rank": [environ.get(RANK_VARIABLE, DEFAULT_RANK)],
+        "--max-lora-rank": [environ.get("TEMPO_LORA_RANK", "16")],
         "--scheduling-policy": ["priority"],
     }
+    return ["serve", *given, *absent(defaults, given)]
+
+
+def absent(defaults: Mapping[str, Sequence[str]], given: Sequence[str]) -> list[str]:
+    """Return those of our flags, with their values, that are not among the operator's."""
     named = {part.split("=")[0].replace("_", "-") for part in given if part.startswith("--")}
     missing = [[flag, *values] for flag, values in defaults.items() if flag not in named]
-    return ["serve", *given, *(part for flag in missing for part in flag)]
+    return [part for flag in missing for part in flag]
 
 
 def allow_plugins(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -5,15 +5,13 @@ without us. Every refusal is raised in `attach_router` or `init_state`, where it
 """
 
 import asyncio
+import importlib
 import logging
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-    from tempo_server.context import Context
-    from tempo_server.endpoints import Runtime
 
 logger = logging.getLogger("vllm.tempo")
 
@@ -27,8 +25,6 @@ class TempoPlugin:
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
-        self._context: Context | None = None
-        self._runtime: Runtime | None = None
         self._tasks: list[asyncio.Task[None]] = []  # asyncio itself keeps weak references only
 
     def attach_router(self, app: "FastAPI") -> None:
@@ -41,8 +37,8 @@ class TempoPlugin:
         checked(ServerSettings)
         _require_vllm()
         errors.install(app)
-        app.include_router(admin.router(self.context))
-        endpoints.wrap(app, self.runtime)
+        app.include_router(admin.router)
+        endpoints.wrap(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Build the context, serve what was promoted, start the two tasks."""
@@ -50,40 +46,22 @@ class TempoPlugin:
         from tempo_server.spool import drain
 
         warnings = start.check(engine_client.vllm_config)
-        self._context = context = start.context(args.model, warnings=warnings)
+        context = start.context(args.model, warnings=warnings)
         auth.ensure_admin_key(context)
-        self._runtime = runtime = start.runtime(context, engine_client, state)
+        runtime = start.runtime(context, engine_client, state)
         await runtime.follower.restore()
         await start.warm_up(engine_client)
         self._tasks = [
             asyncio.create_task(runtime.follower.run()),
             asyncio.create_task(drain(runtime.spool, context.stream)),
         ]
-        state.tempo = context
-
-    def context(self) -> "Context":
-        """Return the context; raise NotReadyError before it is complete."""
-        from tempo_server.errors import NotReadyError
-
-        if self._context is None:
-            raise NotReadyError("the server is starting; try again shortly")
-        return self._context
-
-    def runtime(self) -> "Runtime":
-        """Return what the wrapped routes need; raise NotReadyError before it is complete."""
-        from tempo_server.errors import NotReadyError
-
-        if self._runtime is None:
-            raise NotReadyError("the server is starting; try again shortly")
-        return self._runtime
+        state.tempo, state.tempo_runtime = context, runtime
 
 
 def _require_extra() -> None:
     try:
-        import pydantic_settings  # noqa: F401
-        import redis  # noqa: F401
-        import rq  # noqa: F401
-        import sqlalchemy  # noqa: F401
+        for name in ("pydantic_settings", "redis", "rq", "sqlalchemy"):
+            importlib.import_module(name)
     except ImportError as error:
         raise RuntimeError(
             f"vllm-tempo cannot import {error.name}; pip install 'vllm-tempo[server]'"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import IO
 
 from tempo_storage.errors import TempoError
@@ -23,29 +24,22 @@ class ChildError(TempoError, RuntimeError):
     """A child cannot be kept running; the message ends with its last log lines."""
 
 
+@dataclass(eq=False, repr=False)  # the environment holds keys
 class Child:
     """One process under supervision, and what it has said and done so far."""
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        *,
-        environment: Mapping[str, str] | None = None,
-        answers: Callable[[], bool] = lambda: True,
-        stop_seconds: float = 10.0,
-        pauses: Sequence[float] = PAUSES_SECONDS,
-        steady_seconds: float = STEADY_SECONDS,
-    ) -> None:
-        self.name = name
-        self.ready_at: float | None = None
-        """Since when it answers, since its last start."""
-        self._command = command
-        self._environment = environment or {}
-        self._answers = answers
-        self._stop_seconds = stop_seconds
-        self._pauses = pauses
-        self._steady_seconds = steady_seconds
+    name: str
+    command: Sequence[str]
+    _: KW_ONLY
+    environment: Mapping[str, str] = field(default_factory=dict)
+    answers: Callable[[], bool] = lambda: True
+    stop_seconds: float = 10.0
+    pauses: Sequence[float] = PAUSES_SECONDS
+    steady_seconds: float = STEADY_SECONDS
+    ready_at: float | None = field(default=None, init=False)
+    """Since when it answers, since its last start."""
+
+    def __post_init__(self) -> None:
         self._popen: subprocess.Popen[str] | None = None
         self._deaths = 0
         self._next_start = 0.0
@@ -62,7 +56,7 @@ class Child:
                 self._start()
         elif self._popen.poll() is not None:
             self._ended(self._popen.returncode, now)
-        elif self.ready_at is None and self._answers():
+        elif self.ready_at is None and self.answers():
             self.ready_at = now
 
     def stop(self) -> None:
@@ -71,20 +65,20 @@ class Child:
             return
         self._popen.terminate()
         try:
-            self._popen.wait(self._stop_seconds)
+            self._popen.wait(self.stop_seconds)
         except subprocess.TimeoutExpired:
-            say(self.name, f"has not ended within {self._stop_seconds:.0f} s: killed")
+            say(self.name, f"has not ended within {self.stop_seconds:.0f} s: killed")
         self._clean_up()
 
     def _start(self) -> None:
         self._popen = subprocess.Popen(
-            self._command,
+            self.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
             start_new_session=True,  # a terminal's Ctrl-C reaches us alone
         )
         assert self._popen.stdout is not None
@@ -93,15 +87,15 @@ class Child:
         self._relay.start()
 
     def _ended(self, code: int, now: float) -> None:
-        was_steady = self.ready_at is not None and now - self.ready_at >= self._steady_seconds
+        was_steady = self.ready_at is not None and now - self.ready_at >= self.steady_seconds
         self._deaths = 1 if was_steady else self._deaths + 1
         over_arguments = code == USAGE and self.ready_at is None
         self._clean_up()
-        if over_arguments or self._deaths > len(self._pauses):
+        if over_arguments or self._deaths > len(self.pauses):
             times = "" if over_arguments else f", {self._deaths} times in a row"
             lines = "\n".join(self._last_lines)
             raise ChildError(f"{self.name} ended with {code}{times}; its last lines:\n{lines}")
-        pause = self._pauses[self._deaths - 1]
+        pause = self.pauses[self._deaths - 1]
         self._next_start = now + pause
         say(self.name, f"ended with {code}, starts again in {pause:g} s")
 

@@ -45,9 +45,8 @@ class Question:
 
 def chat(request: Any) -> Question | None:
     """Return the question of a chat completion."""
-    if any(getattr(request, name, None) for name in BESIDE_CHAT):
-        return None
-    if not getattr(request, "add_generation_prompt", True):
+    beside = any(getattr(request, name, None) for name in BESIDE_CHAT)
+    if beside or not getattr(request, "add_generation_prompt", True):
         return None
     effort = getattr(request, "reasoning_effort", None)
     return _question(request, map(_plain, request.messages), effort)
@@ -63,9 +62,8 @@ def responses(request: Any) -> Question | None:
         return None
     given = request.input
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    leading = _system(request.instructions)
     effort = request.reasoning.effort if request.reasoning else None
-    return _question(request, [*leading, *map(_response_item, items)], effort)
+    return _question(request, map(_response_item, items), effort, system=request.instructions)
 
 
 def messages(request: Any) -> Question | None:
@@ -75,13 +73,16 @@ def messages(request: Any) -> Question | None:
         return None
     if any(message.role == "system" for message in request.messages):
         return None  # where it renders depends on the template
-    leading = _system(_system_text(request.system))
     effort = request.output_config.effort if request.output_config else None
-    return _question(request, [*leading, *map(_anthropic, request.messages)], effort)
+    system = _system_text(request.system)
+    return _question(request, map(_anthropic, request.messages), effort, system=system)
 
 
-def _question(request: Any, found: Iterable[Message | None], effort: str | None) -> Question | None:
-    whole = list(found)
+def _question(
+    request: Any, found: Iterable[Message | None], effort: str | None, *, system: str | None = None
+) -> Question | None:
+    leading = [{"role": "system", "content": system}] if system else []
+    whole = [*leading, *found]
     plain = [message for message in whole if message is not None]
     if len(plain) < len(whole) or not plain or plain[-1]["role"] != "user":
         return None
@@ -129,17 +130,10 @@ def _system_text(system: Any) -> str | None:
     return "".join(text for text in texts if not text.startswith(ATTRIBUTION))
 
 
-def _system(text: str | None) -> list[Message]:
-    return [{"role": "system", "content": text}] if text else []
-
-
 def _text(content: Any) -> str | None:
     if isinstance(content, str):
         return content
-    if not isinstance(content, list) or not all(_is_text(part) for part in content):
+    parts: list[Any] = content if isinstance(content, list) else [None]
+    if not all(isinstance(part, dict) and part.get("type") in TEXT_PARTS for part in parts):
         return None
-    return "\n".join(part["text"] for part in content)  # as vLLM joins them
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") in TEXT_PARTS
+    return "\n".join(part["text"] for part in parts)  # as vLLM joins them

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from typing import Any
 
 from tempo_server.errors import VerifierUnavailableError
 from tempo_server.labeled import LineError
@@ -46,7 +45,7 @@ def check(
     output, failure = _run(command, examples, timeout)
     replies = [json.loads(line) for line in output.splitlines(keepends=True) if line[-1:] == b"\n"]
     refused = [
-        _error(r["line"], "invalid_reference", f"{r['error']}; correct it or name another verifier")
+        (r["line"], "invalid_reference", f"{r['error']}; correct it or name another verifier")
         for r in replies
         if r["error"]
     ]
@@ -56,15 +55,18 @@ def check(
             raise VerifierUnavailableError(
                 f"the verifiers do not start ({message}); install vllm-tempo[trainer] on the server"
             )
-        refused.append(_error(examples[len(replies)].line, code, message))
-    return refused
+        refused.append((examples[len(replies)].line, code, message))
+    return [LineError(line, code, "reference_answer", message) for line, code, message in refused]
 
 
 def _run(
     command: Sequence[str], examples: Sequence[Example], timeout_seconds: float
 ) -> tuple[bytes, tuple[str, str]]:
     """Return what the process wrote, and how to call it if that is not everything."""
-    lines = "".join(json.dumps(_question(example)) + "\n" for example in examples)
+    questions = [
+        {"line": e.line, "verifier": e.verifier, "reference": e.reference} for e in examples
+    ]
+    lines = "".join(json.dumps(question) + "\n" for question in questions)
     try:
         done = subprocess.run(
             command, input=lines.encode(), capture_output=True, timeout=timeout_seconds, check=False
@@ -77,15 +79,3 @@ def _run(
     last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
     message = f"exit status {done.returncode}: {last[:200]}"
     return done.stdout, ("verifier_failed", message)
-
-
-def _question(example: Example) -> dict[str, Any]:
-    return {
-        "line": example.line,
-        "verifier": example.verifier,
-        "reference": example.reference,
-    }
-
-
-def _error(line: int, code: str, message: str) -> LineError:
-    return LineError(line, code, "reference_answer", message)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tempo_storage import models
 from tempo_storage.adapters import version_name
@@ -11,6 +11,8 @@ Item = TypeVar("Item")
 Json = dict[str, Any]
 # JSON can carry NUL and half a surrogate pair, a database cannot: the pattern refuses both.
 Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+Seconds = Annotated[int, BeforeValidator(int)]
+Version = Annotated[str, BeforeValidator(version_name)]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -19,6 +21,18 @@ class Page(BaseModel, Generic[Item]):
     object: Literal["list"] = "list"
     data: list[Item]
     has_more: bool
+
+
+class Row(BaseModel):
+    """What is shown of a row of the ledger, or of a part of it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Resource(Row):
+    """What can be listed."""
+
+    id: str
 
 
 class FileDetails(BaseModel):
@@ -30,28 +44,16 @@ class FileDetails(BaseModel):
     warnings: list[Json]
 
 
-class File(BaseModel):
+class File(Resource):
     """An uploaded labeled file."""
 
     object: Literal["file"] = "file"
-    id: str
     bytes: int
-    created_at: int
+    created_at: Seconds
     filename: str
     purpose: Literal["fine-tune"] = "fine-tune"
     status: Literal["processed"] = "processed"
-    tempo: FileDetails
-
-    @classmethod
-    def of(cls, row: models.File) -> Self:
-        """Show a row."""
-        return cls(
-            id=row.id,
-            bytes=row.bytes,
-            created_at=int(row.created_at),
-            filename=row.filename,
-            tempo=FileDetails(**row.summary),
-        )
+    tempo: FileDetails = Field(validation_alias="summary")
 
 
 class Body(BaseModel):
@@ -84,21 +86,20 @@ class JobError(BaseModel):
     param: str | None = None
 
 
-class JobDetails(BaseModel):
+class JobDetails(Row):
     """How far a job is and what came of it."""
 
     mode: str
     settings: Json
     progress: Json
     result: Json
-    started_at: int | None
+    started_at: Seconds | None
 
 
-class Job(BaseModel):
+class Job(Resource):
     """A training job; what OpenAI's shape has and we do not is null or empty."""
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
-    id: str
     status: str
     created_at: int
     finished_at: int | None
@@ -121,46 +122,29 @@ class Job(BaseModel):
             id=row.id,
             status=row.status,
             created_at=int(row.created_at),
-            finished_at=_seconds(row.finished_at),
+            finished_at=None if row.finished_at is None else int(row.finished_at),
             model=base,
             fine_tuned_model=adapter,
             training_file=row.settings.get("training_file"),
             error=JobError(code="job_failed", message=row.error) if row.error else None,
-            tempo=JobDetails(
-                mode=row.mode,
-                settings=row.settings,
-                progress=row.progress,
-                result=row.result,
-                started_at=_seconds(row.started_at),
-            ),
+            tempo=JobDetails.model_validate(row),
         )
 
 
 EVENT_PREFIX = "ftevent-"
+EventId = Annotated[str, BeforeValidator(lambda number: f"{EVENT_PREFIX}{number}")]
 
 
-class Event(BaseModel):
+class Event(Resource):
     """One line of a story."""
 
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
-    id: str
-    created_at: int
+    id: EventId = Field(validation_alias="number")
+    created_at: Seconds
     level: str
     type: str
     message: str
     data: Json
-
-    @classmethod
-    def of(cls, row: models.Event) -> Self:
-        """Show a row."""
-        return cls(
-            id=f"{EVENT_PREFIX}{row.number}",
-            created_at=int(row.created_at),
-            level=row.level,
-            type=row.type,
-            message=row.message,
-            data=row.data,
-        )
 
 
 class PromoteRequest(Body):
@@ -178,35 +162,20 @@ class RollbackRequest(Body):
     reason: Text = ""
 
 
-class Adapter(BaseModel):
+class Adapter(Resource):
     """A version; `unacknowledged` names the API processes that do not answer with it yet."""
 
     object: Literal["adapter"] = "adapter"
-    id: str
+    id: Version = Field(validation_alias="version")
     version: int
     status: str
-    created_at: int
-    parent: str | None
+    created_at: Seconds
+    parent: Version
     sha256: str
     bytes: int
-    created_by_job: str | None
+    created_by_job: str = Field(validation_alias="job_id")
     report: Json
     unacknowledged: list[str] = []
-
-    @classmethod
-    def of(cls, row: models.Adapter) -> Self:
-        """Show a row."""
-        return cls(
-            id=version_name(row.version),
-            version=row.version,
-            status=row.status,
-            created_at=int(row.created_at),
-            parent=version_name(row.parent),
-            sha256=row.sha256,
-            bytes=row.bytes,
-            created_by_job=row.job_id,
-            report=row.report,
-        )
 
 
 class PauseRequest(Body):
@@ -215,18 +184,13 @@ class PauseRequest(Body):
     reason: Text = ""
 
 
-class Training(BaseModel):
+class Training(Row):
     """Whether training is paused, and why."""
 
     object: Literal["training"] = "training"
     paused: bool
     reason: str
-    changed_at: int
-
-    @classmethod
-    def of(cls, row: models.Training) -> Self:
-        """Show the row."""
-        return cls(paused=row.paused, reason=row.reason, changed_at=int(row.changed_at))
+    changed_at: Seconds
 
 
 class QuestionCounts(BaseModel):
@@ -251,15 +215,14 @@ class LabeledCounts(BaseModel):
 class Worker(BaseModel):
     """The worker that holds the lease, if one does."""
 
-    alive: bool
-    owner: str | None
-    lease_expires_at: int | None
+    alive: bool = False
+    owner: str | None = None
+    lease_expires_at: int | None = None
 
 
-class ServerProcess(BaseModel):
+class ServerProcess(Resource):
     """One API process, and the version it has acknowledged."""
 
-    id: str
     version: int
     sequence: int
     error: str | None
@@ -289,7 +252,3 @@ class Health(BaseModel):
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, bool] = {}
-
-
-def _seconds(moment: float | None) -> int | None:
-    return None if moment is None else int(moment)

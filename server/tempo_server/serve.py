@@ -21,6 +21,7 @@ import httpx
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
+from tempo_server.launcher import absent
 from tempo_server.processes import Child, Supervisor, say
 from tempo_server.settings import ServerSettings
 from tempo_storage.database import open_database
@@ -30,8 +31,8 @@ from tempo_storage.settings import checked
 from tempo_storage.streams import redis_client
 
 DEFAULTS = {
-    "--gpu-memory-utilization": "0.5",
-    "--shutdown-timeout": "10",  # seconds for the requests under way; vLLM's own is to abort them
+    "--gpu-memory-utilization": ["0.5"],
+    "--shutdown-timeout": ["10"],  # seconds for the requests under way; vLLM's own is to abort them
 }
 WORKER_STOP_SECONDS = 12.0
 SERVER_STOP_SECONDS = 16.0  # 28 s in all: an orchestrator kills after 30
@@ -148,8 +149,7 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 def server_command(arguments: Sequence[str]) -> list[str]:
     """Return the command of vLLM with the plugin; what the operator gives wins."""
-    absent = [flag for flag in DEFAULTS if value_of(flag, arguments) is None]
-    ours = [part for flag in absent for part in (flag, DEFAULTS[flag])]
+    ours = absent(DEFAULTS, arguments)
     return [sys.executable, "-m", "tempo_server.launcher", *arguments, *ours]
 
 
@@ -164,7 +164,8 @@ def _run(arguments: Sequence[str]) -> None:
     url = f"http://{_reachable(value_of('--host', arguments))}:{_port(arguments)}"
 
     def tell() -> None:
-        say("tempo", f"ready: {url}/v1, model {settings.alias_names[0]!r}")
+        model = next(iter(settings.alias_names), "tempo-v0")  # TEMPO_ALIASES may be empty
+        say("tempo", f"ready: {url}/v1, model {model!r}")
         say("tempo", f"TEMPO_BASE_URL={url} tempo recalibrate FILE   # questions with answers")
 
     http = httpx.Client(base_url=url, timeout=1.0, trust_env=False)

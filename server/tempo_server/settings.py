@@ -1,6 +1,5 @@
 """The server's settings: what is captured, under which names, within which bounds."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -25,9 +24,8 @@ class ServerSettings(StorageSettings):
     @property
     def alias_names(self) -> tuple[str, ...]:
         """The aliases, one by one."""
-        return tuple(
-            dict.fromkeys(name.strip() for name in self.aliases.split(",") if name.strip())
-        )
+        names = map(str.strip, self.aliases.split(","))
+        return tuple(dict.fromkeys(filter(None, names)))
 
 
 class DoctorSettings(ServerSettings):
@@ -41,8 +39,3 @@ class DoctorSettings(ServerSettings):
     """File with an admin key; empty: admin.key in the data directory."""
     vllm_plugins: str | None = Field(default=None, validation_alias="VLLM_PLUGINS")
     """Plugins that vLLM may load here; None where nobody says, as under `tempo serve`."""
-
-    @property
-    def key_path(self) -> Path:
-        """Where the key is read when it is not given."""
-        return Path(self.api_key_file) if self.api_key_file else self.admin_key_path

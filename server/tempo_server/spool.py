@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +42,34 @@ class Counters:
     """Captured, but not in the stream yet."""
 
 
+@dataclass(eq=False)
 class Spool:
     """One process's files in the spool directory; used from the event loop's thread alone."""
 
-    def __init__(self, directory: Path, counters: Counters, *, limit_bytes: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        self._counters = counters
-        self._limit_bytes = limit_bytes
+    directory: Path
+    counters: Counters
+    _: KW_ONLY
+    limit_bytes: int
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._number = 0
         self._bytes = 0
         self._active: int | None = None
         self._sealed: list[Path] = []
-        self._lock = _locked(directory / f"{self._owner}.lock")
+        self._lock = _locked(self.directory / f"{self._owner}.lock")
         self._take_over()
 
     def append(self, question: dict[str, Any]) -> None:
         """Write a question, or count it as dropped when that cannot be done; never raise."""
         line = json.dumps(question).encode() + b"\n"
-        if self._bytes + len(line) > self._limit_bytes or not self._write(line):
-            self._counters.dropped += 1
+        if self._bytes + len(line) > self.limit_bytes or not self._write(line):
+            self.counters.dropped += 1
             return
         self._bytes += len(line)
-        self._counters.captured += 1
-        self._counters.spooled += 1
+        self.counters.captured += 1
+        self.counters.spooled += 1
 
     def seal(self) -> None:
         """Close the active file, if there is one, so that it can be sent."""
@@ -79,11 +82,11 @@ class Spool:
     async def send(self, stream: QuestionStream) -> None:
         """Send and delete every sealed file; raise StreamUnavailableError when Valkey is down."""
         while self._sealed:
-            sent = await asyncio.to_thread(_send, self._sealed[0], stream)
+            size, lines, damaged = await asyncio.to_thread(_send, self._sealed[0], stream)
             del self._sealed[0]
-            self._bytes -= sent.bytes
-            self._counters.spooled -= sent.lines
-            self._counters.dropped += sent.damaged
+            self._bytes -= size
+            self.counters.spooled -= lines
+            self.counters.dropped += damaged
 
     def _write(self, line: bytes) -> bool:
         try:
@@ -99,13 +102,13 @@ class Spool:
 
     def _take_over(self) -> None:
         """Adopt the files of processes that are gone."""
-        for lock in self._directory.glob("*.lock"):
+        for lock in self.directory.glob("*.lock"):
             with lock.open() as held, contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused for the living, and us
-                for path in sorted(self._directory.glob(f"{lock.stem}-*")):
+                for path in sorted(self.directory.glob(f"{lock.stem}-*")):
                     content = path.read_bytes()
                     self._bytes += len(content)
-                    self._counters.spooled += len(content.splitlines())
+                    self.counters.spooled += len(content.splitlines())
                     self._hand_over(path)
                 lock.unlink()
 
@@ -116,26 +119,18 @@ class Spool:
         self._number += 1
 
     def _path(self, number: int, suffix: str) -> Path:
-        return self._directory / f"{self._owner}-{number:08d}.{suffix}"
+        return self.directory / f"{self._owner}-{number:08d}.{suffix}"
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What left the spool with one file."""
-
-    bytes: int
-    lines: int
-    damaged: int
-
-
-def _send(path: Path, stream: QuestionStream) -> Sent:
+def _send(path: Path, stream: QuestionStream) -> tuple[int, int, int]:
+    """Send and delete a file; return its bytes, its lines, and how many of them are damaged."""
     content = path.read_bytes() if path.exists() else b""  # an operator may have cleared it
     questions = list(_parse(content))
     for start in range(0, len(questions), BATCH):
         stream.append(questions[start : start + BATCH])
     path.unlink(missing_ok=True)
     lines = len(content.splitlines())
-    return Sent(bytes=len(content), lines=lines, damaged=lines - len(questions))
+    return len(content), lines, lines - len(questions)
 
 
 def _parse(content: bytes) -> Iterator[dict[str, Any]]:

@@ -45,8 +45,7 @@ def context(base: str, *, warnings: Sequence[str] = ()) -> Context:
     """Open the stores."""
     settings = ServerSettings()
     settings.root.mkdir(parents=True, exist_ok=True)
-    url = settings.redis_url or keep_running(settings.root)
-    client = redis_client(url)
+    client = redis_client(settings.redis_url or keep_running(settings.root))
     return Context(
         settings=settings,
         sessions=open_database(settings.resolved_database_url),

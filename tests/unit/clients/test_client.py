@@ -1,5 +1,6 @@
 """The SDK by itself, on a transport that answers what the test says."""
 
+import asyncio
 import inspect
 import json
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import tempo_client
 from tempo_client import Tempo
 from tempo_client._credentials import find_api_key, find_base_url
-from tempo_client._protocol import Failure, Pause, Request, Response, exchange_with_retries
+from tempo_client._protocol import Failure, Request, Response, complete, exchange
 from tempo_client.types import File, Job, Status
 
 JOB = {"id": "j", "status": "queued", "created_at": 1}
@@ -29,21 +30,20 @@ def response(status: int, body: Any = None, **headers: str) -> Response:
     return Response(status, named, json.dumps(body or {}).encode())
 
 
-def drive(request: Request, *outcomes: Any, jitter: float = 0.0) -> tuple[Any, list[float]]:
+def drive(request: Request, *outcomes: Any, jitter: float = 0.0, **options: Any) -> Any:
     """Feed outcomes to an exchange; return its result or error, and its pauses."""
-    flow = exchange_with_retries(request, jitter=lambda: jitter)
-    waiting, pauses, outcome = list(outcomes), [], None
+    waiting, pauses = list(outcomes), []
+
+    async def send(sent: Request) -> Any:
+        assert sent is request
+        return waiting.pop(0)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
     try:
-        while True:
-            step = flow.send(outcome)
-            if isinstance(step, Pause):
-                pauses.append(step.seconds)
-                outcome = None
-            else:
-                assert step is request
-                outcome = waiting.pop(0)
-    except StopIteration as end:
-        result: Any = end.value
+        coroutine = exchange(request, send, sleep, jitter=lambda: jitter, **options)
+        result: Any = complete(coroutine)
     except tempo_client.TempoError as error:
         result = error
     assert waiting == [], "a retry did not come"
@@ -97,14 +97,8 @@ def test_retry_after_is_honoured_within_reason(asked: str, pause: float) -> None
 
 
 def test_pauses_double_up_to_eight_seconds_and_jitter_shortens_them() -> None:
-    flow = exchange_with_retries(IDEMPOTENT, max_retries=6, jitter=lambda: 1.0)
-    next(flow)
-    pauses = []
-    for _ in range(6):
-        step = flow.send(response(500))
-        assert isinstance(step, Pause)
-        pauses.append(step.seconds)
-        assert next(flow) is IDEMPOTENT
+    answers = [response(500)] * 6 + [response(200)]
+    _, pauses = drive(IDEMPOTENT, *answers, jitter=1.0, max_retries=6)
     assert pauses == [0.375, 0.75, 1.5, 3.0, 6.0, 6.0]
 
 
@@ -339,6 +333,24 @@ def test_both_clients_have_the_same_methods() -> None:
         for name in ("files", "jobs", "adapters", "training"):
             blocking, asynchronous = getattr(tempo, name), getattr(other, name)
             assert signatures(type(blocking)) == signatures(type(asynchronous))
+
+
+def test_an_operation_looks_like_a_method_and_blocks_or_awaits_as_its_client_does() -> None:
+    answers = httpx.MockTransport(lambda _: httpx.Response(200, json=JOB))
+    with client(lambda _: httpx.Response(200, json=JOB)) as tempo:
+        assert tempo.jobs.retrieve("j").id == "j"
+        assert next(iter(inspect.signature(tempo.jobs.wait).parameters)) == "job_id"
+        assert (tempo.jobs.wait.__doc__ or "").startswith("Return the job when")
+        with pytest.raises(TypeError, match="job_id"):
+            tempo.jobs.retrieve()  # type: ignore[call-arg]
+
+    async def story() -> None:
+        async with tempo_client.AsyncTempo("http://t", api_key="k", transport=answers) as other:
+            waiting = other.jobs.retrieve("j")
+            assert inspect.iscoroutine(waiting)
+            assert (await waiting).id == "j"
+
+    asyncio.run(story())
 
 
 def test_httpx_alone_is_enough_to_import_the_sdk() -> None:

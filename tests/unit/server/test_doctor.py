@@ -52,6 +52,12 @@ def test_a_healthy_server_passes(tmp_path: Path) -> None:
     assert all(check.ok for check in checks.values())
 
 
+def test_the_key_s_file_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.key").write_text("tk_mine\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert doctor._key(DoctorSettings(api_key_file="~/mine.key")) == "tk_mine"
+
+
 def test_no_server(tmp_path: Path) -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")

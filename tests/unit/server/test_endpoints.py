@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
-from tempo_server import endpoints
+from tempo_server import endpoints, errors
 from tempo_server.bindings import Binding
 from tempo_server.errors import StartError
 from tempo_storage.errors import CorruptAdapterError
@@ -86,7 +86,8 @@ class World:
         runtime: Any = SimpleNamespace(
             bindings=FakeBindings(), capture=self.capture, is_known_key=lambda key: key == KEY
         )
-        endpoints.wrap(self.app, lambda: runtime)
+        endpoints.wrap(self.app)
+        self.app.state.tempo_runtime = runtime
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -148,4 +149,11 @@ def test_validation_stays_fastapis(world: World) -> None:
 
 def test_a_vllm_without_the_route_is_refused() -> None:
     with pytest.raises(StartError, match="/v1/chat/completions"):
-        endpoints.wrap(FastAPI(), lambda: pytest.fail("never asked"))
+        endpoints.wrap(FastAPI())
+
+
+def test_before_it_is_ready_it_says_so(world: World) -> None:
+    errors.install(world.app)
+    del world.app.state.tempo_runtime
+    for response in (world.chat("tempo"), world.request("GET", "/v1/models")):
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from tempo_server import start
-from tempo_server.errors import NotReadyError, StartError
+from tempo_server.errors import StartError
 from tempo_server.plugin import TempoPlugin
 from tempo_server.settings import ServerSettings
 from tempo_storage.errors import SettingsError
@@ -38,14 +38,6 @@ def test_a_missing_extra_stops_the_server_and_says_which(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "rq", None)
     with pytest.raises(RuntimeError, match=r"pip install 'vllm-tempo\[server\]'"):
         TempoPlugin().attach_router(FastAPI())
-
-
-def test_before_it_is_ready_it_says_so() -> None:
-    plugin = TempoPlugin()
-    with pytest.raises(NotReadyError):
-        plugin.context()
-    with pytest.raises(NotReadyError):
-        plugin.runtime()
 
 
 def config(**changes: Any) -> Any:

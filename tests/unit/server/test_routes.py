@@ -64,7 +64,8 @@ class World:
             capture=Capture(chosen, spool, self.counters),
             is_known_key=lambda key: key == KEY,
         )
-        endpoints.wrap(self.app, lambda: runtime)
+        endpoints.wrap(self.app)
+        self.app.state.tempo_runtime = runtime
 
     def post(self, path: str, *, headers: Any = None, **changed: Any) -> httpx.Response:
         async def send() -> httpx.Response:

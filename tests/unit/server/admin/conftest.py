@@ -100,7 +100,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
 def app() -> FastAPI:
     """One app for all tests, each with its own context: building its routes is what takes time."""
     made = FastAPI()
-    made.include_router(router(lambda: made.state.tempo))
+    made.include_router(router)
     return made
 
 
