@@ -8,9 +8,21 @@ BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 def boxed(text: str) -> str | None:
     """Return the content of the last `\\boxed{…}` with balanced braces."""
     for match in reversed(list(BOXED.finditer(text))):
-        depth = 1
-        for end in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[match.end() : end].strip()
+        if end := _closed(text, match.end()):
+            return text[match.end() : end].strip()
+    return None
+
+
+def first_box_end(text: str) -> int | None:
+    """Return the index of the brace that closes the first `\\boxed{…}` with balanced braces."""
+    ends = (_closed(text, match.end()) for match in BOXED.finditer(text))
+    return next((end for end in ends if end), None)
+
+
+def _closed(text: str, start: int) -> int | None:
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        if depth == 0:
+            return end
     return None

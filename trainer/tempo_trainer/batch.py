@@ -51,6 +51,7 @@ class Batch:
     labeled: Tensor  # (B,) bool
     group: Tensor  # (B,) rollouts of one question share it
     sampled_logprobs: Tensor  # (B, T) as vLLM reported them, 0 on padding
+    truncated: Tensor  # (B,) bool: cut at the length limit, without an end-of-sequence token
 
     @classmethod
     def collate(cls, rollouts: Sequence[Rollout], pad_id: int) -> Batch:
@@ -72,6 +73,7 @@ class Batch:
             labeled=torch.tensor([row.labeled for row in rows]),
             group=torch.tensor([row.group for row in rows]),
             sampled_logprobs=_pad([row.logprobs for row in rows], 0.0),
+            truncated=torch.tensor([row.finish_reason == "length" for row in rows]),
         )
 
     def __len__(self) -> int:

@@ -3,16 +3,16 @@
 The caller samples, stores and publishes; nothing here draws, logs or writes.
 """
 
+import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from tempo_trainer import objective
+from tempo_trainer import objective, steps
 from tempo_trainer.batch import Batch, read
-from tempo_trainer.fitness import measure, refuse
+from tempo_trainer.clock import phase
+from tempo_trainer.fitness import describe, measure, refuse
 from tempo_trainer.networks import Critic, Networks, Policy
-from tempo_trainer.optimiser import Update
 from tempo_trainer.reports import EMReport, MStep, Shift, Signal, Updates
 from tempo_trainer.settings import TrainerSettings
 
@@ -41,31 +41,43 @@ def em_step(
     return EMReport(e_step, fitness, signal, refine(policy, batch, signal.advantages, settings))
 
 
+@phase("e_step")
 def recalibrate(critic: Critic, batches: Sequence[Batch], settings: TrainerSettings) -> Updates:
     """Fit the critic to the outcomes of labeled rollouts: the E-step; `batches` newest first."""
-    recent = [b.select(b.labeled) for b in batches[: 1 + settings.replay_batches] if any(b.labeled)]
-    order = recent[::-1] * settings.critic_epochs
-    return Updates.of([_fit(critic, batch, settings) for batch in order])
+    recent, size = batches[: 1 + settings.replay_batches], settings.tokens_per_microbatch
+    alike = settings.critic_keeps_zero_variance
+    known = [b.labeled & (b.informative() | alike) for b in recent]
+    fit = [b.select(rows) for b, rows in zip(recent, known, strict=True) if rows.any()][::-1]
+    old = [read(critic.values, b, size) if settings.value_clip else None for b in fit]
+    order = list(zip(fit, old, strict=True)) * settings.critic_epochs
+    return Updates.of([steps.fit(critic, batch, before, settings) for batch, before in order])
 
 
+@phase("values")
 def judge(critic: Critic, batch: Batch, settings: TrainerSettings) -> Signal:
     """Let the critic reward unlabeled rollouts, and weigh each token (eq. 11)."""
     values = read(critic.values, batch, settings.tokens_per_microbatch)
-    mask, labeled, sign = batch.mask, batch.labeled, settings.reward_sign
-    reward = objective.terminal_reward(batch.outcome, labeled, values, mask, sign=sign)
+    labeled, sign = batch.labeled, settings.reward_sign
+    reward = objective.terminal_reward(batch.outcome, labeled, values, batch.mask, sign=sign)
+    mask = batch.mask * ~batch.truncated[:, None] if settings.mask_truncated else batch.mask
     raw = objective.raw_advantages(reward, values, mask)
     mean, variance = objective.moments(raw, mask * ~labeled[:, None])
-    apart, floor = settings.whiten_scope == "per_domain", settings.advantage_std_floor
-    a = objective.advantages(raw, mask, labeled, per_domain=apart, floor=floor)
+    if settings.estimator == "em_gae":
+        raw = objective.gae(reward, values, mask, decay=settings.gae_decay)
+    a = _whiten(raw, mask, labeled, settings)
+    if settings.estimator == "em":
+        a = objective.group_advantages(reward.clamp(-1, 1), batch.group)[:, None] * mask
     return Signal(
         advantages=a,
         reward=reward[~labeled].mean().item(),
         advantage_mean=mean.item(),
         advantage_std=variance.sqrt().item(),
         labeled_rows=int(labeled.sum()),
+        verdicts=describe(values, batch),
     )
 
 
+@phase("m_step")
 def refine(policy: Policy, batch: Batch, a: Tensor, settings: TrainerSettings) -> MStep:
     """Raise the log-probability of tokens with a positive advantage: the M-step."""
     parts = batch.minibatches(settings.minibatches)
@@ -75,7 +87,7 @@ def refine(policy: Policy, batch: Batch, a: Tensor, settings: TrainerSettings) -
     made: list[tuple[Update, Shift]] = []
     for part, b, o in zip(parts, rows, old, strict=True):
         weights = a[part, : b.mask.shape[1]]
-        made.append(_improve(policy, b, weights, old=o, first=not made, settings=settings))
+        made.append(steps.improve(policy, b, weights, o, settings, first=not made))
     updates, shifts = zip(*made, strict=True)
     return MStep(Updates.of(updates), Shift.average(shifts))
 
@@ -88,50 +100,13 @@ def _policy_batch(labeled: Batch, unlabeled: Batch, settings: TrainerSettings) -
     return unlabeled.concatenate(labeled.select(mixed))
 
 
-def _fit(critic: Critic, batch: Batch, settings: TrainerSettings) -> Update:
-    total = 0.0
-    with critic.active():
-        for _, micro in batch.micro_batches(settings.tokens_per_microbatch):
-            values, rows = critic.values(micro), len(batch)
-            loss = objective.critic_loss(
-                values, micro.outcome, micro.mask, micro.labeled, denominator=rows
-            )
-            torch.autograd.backward(loss)
-            total += loss.item()
-    return critic.optimiser.step(total)
-
-
-def _improve(
-    policy: Policy,
-    batch: Batch,
-    a: Tensor,
-    *,
-    old: Tensor | None,
-    first: bool,
-    settings: TrainerSettings,
-) -> tuple[Update, Shift]:
-    """Make one optimiser step of the policy."""
-    low, high, cap = settings.clip_low, settings.clip_high, settings.importance_cap
-    before, now, total = torch.zeros_like(a), torch.zeros_like(a), 0.0
-    with policy.active():
-        for rows, micro in batch.micro_batches(settings.tokens_per_microbatch):
-            at = (rows, slice(micro.mask.shape[1]))
-            logprobs = policy.logprobs(micro)
-            now[at] = logprobs.detach()
-            before[at] = now[at] if old is None else old[at]
-            # An invariant: both passes cut the batch alike, and nothing has changed in between.
-            assert not first or torch.equal(now[at].nan_to_num(), before[at].nan_to_num())
-            w = objective.importance_weights(before[at], micro.sampled_logprobs, cap=cap)
-            loss = objective.policy_loss(
-                logprobs, before[at], a[at], micro.mask, w, low=low, high=high, denominator=len(a)
-            )
-            torch.autograd.backward(loss)
-            total += loss.item()
-    sampled, mask = batch.sampled_logprobs, batch.mask
-    shift = Shift(
-        approx_kl=objective.approx_kl(before, now, mask).item(),
-        clip_fraction=objective.clip_fraction(now, before, a, mask, low=low, high=high).item(),
-        sampler_kl=objective.approx_kl(sampled, before, mask).item(),
-        capped_fraction=objective.capped_fraction(before, sampled, mask, cap=cap).item(),
+def _whiten(raw: Tensor, mask: Tensor, labeled: Tensor, settings: TrainerSettings) -> Tensor:
+    return objective.advantages(
+        raw,
+        mask,
+        labeled,
+        per_domain=settings.whiten_scope == "per_domain",
+        shift_unlabeled=settings.whiten_shift_unlabeled,
+        floor=settings.advantage_std_floor,
+        most=settings.advantage_clamp or math.inf,
     )
-    return policy.optimiser.step(total), shift

@@ -35,14 +35,38 @@ def brier(values: Array, outcomes: Array) -> float:
     return float((((values + 1) / 2 - (outcomes > 0)) ** 2).mean())
 
 
-def ece(values: Array, outcomes: Array, *, bins: int = 10) -> float:
-    """Expected calibration error: mean |p − y| between the means of equal-width bins of p."""
+def within_auroc(values: Array, outcomes: Array, groups: Array) -> float:
+    """Mean AUROC within the questions that were answered both right and wrong."""
+    found = [auroc(values[groups == g], outcomes[groups == g]) for g in np.unique(groups)]
+    known = [figure for figure in found if not math.isnan(figure)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def reliability(
+    values: Array, outcomes: Array, *, bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Mean p, share of right responses, and responses, for each of `bins` equal widths of p."""
     if not np.isfinite(values).all():
-        return math.nan
-    p = np.clip((values + 1) / 2, 0, 1)
+        return []
+    p, right = np.clip((values + 1) / 2, 0, 1), outcomes > 0
     index = np.minimum((p * bins).astype(int), bins - 1)
-    gaps = np.bincount(index, weights=p - (outcomes > 0), minlength=bins)
-    return float(np.abs(gaps).sum() / len(p))
+    return [
+        (float(p[at].mean()), float(right[at].mean()), int(at.sum()))
+        for at in (index == i for i in np.unique(index))
+    ]
+
+
+def ece(values: Array, outcomes: Array, *, bins: int = 10) -> float:
+    """Expected calibration error: mean |p − y| over the reliability curve, by responses."""
+    curve = reliability(values, outcomes, bins=bins)
+    return sum(n * abs(p - y) for p, y, n in curve) / len(values) if curve else math.nan
+
+
+def correlation(x: Array, y: Array) -> float:
+    """Pearson's correlation; not a number where one side is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    norm = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / norm if norm > 0 else math.nan
 
 
 def explained_variance(values: Array, outcomes: Array) -> float:

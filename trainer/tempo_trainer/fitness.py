@@ -5,14 +5,21 @@ moves, and the policy falls after it; a refused M-step costs one iteration.
 """
 
 import math
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from tempo_trainer import evaluate, objective
 from tempo_trainer.batch import Batch, read
+from tempo_trainer.clock import phase
 from tempo_trainer.networks import Critic
-from tempo_trainer.reports import Fitness, Signal
+from tempo_trainer.reports import Fitness, Signal, Verdicts
 from tempo_trainer.settings import TrainerSettings
 
+RISE, BRIER_RISE = 0.2, 0.03  # within a round, what is more than noise
 
+
+@phase("values")
 def measure(critic: Critic, held_out: Batch, settings: TrainerSettings) -> Fitness:
     """Compare the critic's values with the outcomes of rollouts it never trains on."""
     values = read(critic.values, held_out, settings.tokens_per_microbatch)
@@ -24,7 +31,31 @@ def measure(critic: Critic, held_out: Batch, settings: TrainerSettings) -> Fitne
         ece=evaluate.ece(last, outcome),
         explained_variance=evaluate.explained_variance(last, outcome),
         advantage_cosine=evaluate.advantage_cosine(values.numpy(), outcome, mask=mask.numpy()),
+        within_auroc=evaluate.within_auroc(last, outcome, held_out.group.numpy()),
+        accuracy=float((outcome > 0).mean()),
+        reliability=evaluate.reliability(last, outcome),
     )
+
+
+def describe(values: Tensor, batch: Batch) -> Verdicts | None:
+    """Describe the last values of unlabeled responses; None where there are none."""
+    rows, length = ~batch.labeled.numpy(), batch.mask.sum(1).numpy()
+    if not rows.any():
+        return None
+    last = objective.last_values(values, batch.mask).numpy()[rows]
+    cut = batch.truncated.numpy()[rows]
+    return Verdicts(
+        value_std=float(last.std()),
+        value_outside=float((abs(last) > 1).mean()),
+        value_stopped=_mean(last[~cut]),
+        value_truncated=_mean(last[cut]),
+        truncated_share=float(cut.mean()),
+        length_correlation=evaluate.correlation(last, length[rows]),
+    )
+
+
+def _mean(x: evaluate.Array) -> float:
+    return float(x.mean()) if len(x) else math.nan
 
 
 def refuse(fitness: Fitness, signal: Signal, settings: TrainerSettings) -> str:
@@ -37,3 +68,31 @@ def refuse(fitness: Fitness, signal: Signal, settings: TrainerSettings) -> str:
     if not signal.advantage_std >= spread:
         return f"critic flat: advantages deviate by {signal.advantage_std:.4f}, below {spread:.4f}"
     return ""
+
+
+def suspicions(first: Mapping[str, float], last: Mapping[str, float]) -> str:
+    """Say what looks as if the policy had come to please the critic without being right, if so.
+
+    The figures are those of a round's first and last iteration.
+    """
+
+    def both(name: str) -> tuple[float, float]:
+        return first.get(name, math.nan), last.get(name, math.nan)
+
+    reward, brier, r = map(both, ("m_step/reward", "e_step/brier", "m_step/length_correlation"))
+    accuracy, cut = both("e_step/accuracy"), last.get("m_step/value_truncated", math.nan)
+    stopped = last.get("m_step/value_stopped", math.nan)
+    signs = {
+        "unlabeled values rose from {:.2f} to {:.2f} and held-out accuracy did not".format(
+            *reward
+        ): (reward[1] - reward[0] > RISE and accuracy[1] <= accuracy[0]),
+        "the held-out Brier score rose from {:.3f} to {:.3f}".format(*brier): (
+            brier[1] - brier[0] > BRIER_RISE
+        ),
+        "the correlation of value and length went from {:+.2f} to {:+.2f}".format(*r): (
+            abs(r[1]) - abs(r[0]) > RISE
+        ),
+        f"truncated responses are worth {cut:.2f}, finished ones {stopped:.2f}": cut > stopped,
+    }
+    found = "; ".join(sign for sign, seen in signs.items() if seen)
+    return found and f"{found}: read some responses before this version is kept"

@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -20,6 +20,7 @@ from tempo_storage.adapters import AdapterStore, trial_name, version_name
 from tempo_storage.models import Iteration, LabeledExample
 from tempo_trainer import checkpoint
 from tempo_trainer.batch import Batch, Rollout
+from tempo_trainer.clock import phase
 from tempo_trainer.deck import draw
 from tempo_trainer.em import em_step, recalibrate
 from tempo_trainer.failpoints import reach
@@ -138,7 +139,7 @@ class Learner:
             self.networks,
             labeled=[self.collate(rows) for rows in (labeled, *self.replay)],
             unlabeled=self.collate(unlabeled),
-            held_out=self.collate([r for rows in self.window for r in rows]),
+            held_out=self.collate(self._recent_held_out()),
             settings=settings,
         )
         reach("m_step", settings.failpoint)
@@ -168,6 +169,7 @@ class Learner:
 
     # Rollouts ------------------------------------------------------------------------------------
 
+    @phase("publish")
     def publish_trial(self) -> str:
         """Publish the policy as it stands under a name of its own, and return the name."""
         if self.progress.m_steps == 0:
@@ -181,6 +183,7 @@ class Learner:
             store.remove(trial_name(number))
         return name
 
+    @phase("sample")
     def labeled_rollouts(self, split: str, count: int, adapter: str) -> list[Rollout]:
         """Return rollouts of the next labeled questions of a split, with their outcomes."""
         with self.world.sessions() as s:
@@ -190,6 +193,7 @@ class Learner:
         outcomes = [[verdict.outcome for verdict in row] for row in verdicts]
         return _rollouts(prompts, groups, adapter, outcomes)
 
+    @phase("sample")
     def unlabeled_rollouts(self, adapter: str) -> tuple[list[Rollout], list[str]]:
         """Return rollouts of the next captured questions, and the questions' ids."""
         with self.world.sessions() as s:
@@ -222,6 +226,12 @@ class Learner:
     def collate(self, rollouts: Sequence[Rollout]) -> Batch:
         """Return rollouts as padded tensors."""
         return Batch.collate(rollouts, self.networks.pad_id)
+
+    def _recent_held_out(self) -> list[Rollout]:
+        """Return the window's rollouts; groups of different iterations must not be joined."""
+        apart = self.world.settings.held_out_per_step
+        numbered = enumerate(self.window)
+        return [replace(r, group=r.group + i * apart) for i, rows in numbered for r in rows]
 
     def _draw(self, deck: str, items: Sequence[Any], count: int) -> list[Any]:
         settings, start = self.world.settings, self.progress.drawn[deck]

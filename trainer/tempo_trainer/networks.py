@@ -223,6 +223,10 @@ class Policy(Role):
         """Return log π_θ(y_t | x, y<t), 0 on padding."""
         return self._networks.logprobs(batch, POLICY)
 
+    def base_logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return log π_base(y_t | x, y<t), 0 on padding, without gradient."""
+        return self._networks.base_logprobs(batch)
+
     def export(self, directory: Path) -> None:
         """Write the adapter as PEFT's two files, in the base's precision, for vLLM to load."""
         model, precision = self._networks._model, self._networks._precision

@@ -40,6 +40,22 @@ class Fitness:
     ece: float
     explained_variance: float
     advantage_cosine: float
+    within_auroc: float = math.nan
+    accuracy: float = math.nan
+    reliability: Sequence[tuple[float, float, int]] = ()
+    """Mean p, share of right responses, and responses, for each tenth of p that occurs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The critic's last values on unlabeled responses: where a policy that hacks it shows."""
+
+    value_std: float
+    value_outside: float
+    value_stopped: float
+    value_truncated: float
+    truncated_share: float
+    length_correlation: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,7 @@ class Signal:
     advantage_mean: float
     advantage_std: float
     labeled_rows: int = 0
+    verdicts: Verdicts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,7 @@ class Shift:
     clip_fraction: float
     sampler_kl: float
     capped_fraction: float
+    base_kl: float
 
     @classmethod
     def average(cls, shifts: Sequence["Shift"]) -> Self:
@@ -96,11 +114,14 @@ class EMReport:
     def metrics(self) -> dict[str, float]:
         """Return the figures by concern; one that is not finite is left out, as JSON has none."""
         critic = asdict(self.e_step) | asdict(self.fitness)
+        del critic["reliability"]
         policy = {
             f.name: getattr(self.signal, f.name)
             for f in fields(self.signal)
-            if f.name != "advantages"
+            if f.name not in ("advantages", "verdicts")
         }
+        if self.signal.verdicts is not None:
+            policy |= asdict(self.signal.verdicts)
         if self.m_step is not None:
             policy |= asdict(self.m_step.updates) | asdict(self.m_step.shift)
         figures = {f"e_step/{name}": value for name, value in critic.items()}

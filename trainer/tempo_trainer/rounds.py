@@ -7,6 +7,8 @@ from typing import Any
 from tempo_storage import leases, pool, queries, versions
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.models import Iteration, Job
+from tempo_trainer import clock
+from tempo_trainer.fitness import suspicions
 from tempo_trainer.jobs import CancelledError, StoppedError
 from tempo_trainer.learner import Learner
 from tempo_trainer.promotion import decide
@@ -39,9 +41,11 @@ def round_(learner: Learner, job: Job) -> dict[str, Any]:
         report, question_ids = learner.iterate()
         held_back = {"rollouts/held_back_seconds": learner.world.sampler.take_held_back()}
         counts = {"e_steps": 1, "m_steps": int(report.refined)}
-        metrics = report.metrics() | counts | held_back
+        curve = {"e_step/reliability": report.fitness.reliability}
+        metrics = report.metrics() | counts | held_back | curve | clock.take()
         learner.commit(job.id, position, metrics=metrics, question_ids=question_ids)
         _tell(learner, job.id, report, position, steps)
+    _watch(learner, job)
     summary = _summary(learner, job)
     if not summary["m_steps"]:
         return summary | _unchanged(learner)
@@ -112,7 +116,7 @@ def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
     after = learner.fitness(adapter)
     message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
     figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
-    metrics = {"e_steps": steps, "message": message, **figures}
+    metrics = {"e_steps": steps, "message": message, **figures, **clock.take()}
     learner.commit(job.id, WARM_UP, metrics=metrics, question_ids=[])
     _event(learner, job.id, "critic.recalibrated", message, metrics)
 
@@ -163,6 +167,13 @@ def _tell(learner: Learner, job_id: str, report: EMReport, position: int, steps:
     if discarded:
         message = f"{discarded} optimiser steps had a loss or gradient that is no number"
         _event(learner, job_id, "step.discarded", message, metrics, level="error")
+
+
+def _watch(learner: Learner, job: Job) -> None:
+    """Warn, before the gate decides, of a policy that has come to please its critic."""
+    rows = [row.metrics for row in _committed(learner, job) if row.position > WARM_UP]
+    if signs := suspicions(rows[0], rows[-1]):
+        _event(learner, job.id, "critic.suspect", signs, rows[-1], level="warning")
 
 
 def _event(

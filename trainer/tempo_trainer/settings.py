@@ -38,6 +38,12 @@ class TrainerSettings(StorageSettings):
     critic_epochs: int = Field(default=2, ge=1, le=100)
     """Passes over the labeled batches per E-step. Countdown: 2, with 1 the critic drifts to chance
     (AUROC .65 and .53 at step 80 against .86 and .88); release: 1."""
+    critic_keeps_zero_variance: bool = True
+    """Train the critic also on labeled groups that are all right or all wrong, so that its prior is
+    not pulled to one half. Release: no. The policy never trains on them."""
+    value_clip: float = Field(default=0.0, ge=0, le=2)
+    """How far a row's mean value may move within an E-step before its loss no longer pulls it; 0:
+    as far as it likes. Paper: 0; release: 0.1."""
     replay_batches: int = Field(default=3, ge=0, le=100)
     """Earlier labeled batches that an E-step trains on again. Countdown: 3; release: 0."""
     warm_up_steps: int = Field(default=20, ge=0, le=10000)
@@ -51,19 +57,43 @@ class TrainerSettings(StorageSettings):
     it would have stopped both collapses at their peak."""
 
     # M-step
+    estimator: Literal["em_token", "em", "em_gae"] = "em_token"
+    """Advantages. `em_token`: R − V before each token, whitened (paper); `em`: R normalised within
+    its question, alike for all tokens, for few or small groups (release, 4B); `em_gae`: GAE with R
+    as the reward of the last token (the release gives unlabeled rows none)."""
+    gae_decay: float = Field(default=0.95, ge=0, le=1)
+    """λ of `em_gae`; at 1 it is `em_token`. PPO's usual 0.95."""
     policy_learning_rate: float = Field(default=3e-4, gt=0, le=1)
     """Step size of the policy's adapter. Countdown: 3e-4 (1e-3 outruns the critic within 15 steps);
     for billions of parameters start at 1e-5 to 1e-4; release: 1e-6 on full weights."""
     minibatches: int = Field(default=1, ge=1, le=64)
     """Optimiser steps per M-step; with 1 the ratio is 1 and nothing is clipped. Release: 4."""
+    policy_ratio: Literal["sequence", "token"] = "sequence"
+    """What is clipped: the ratio of the whole sequence (GSPO; paper), or each token's (PPO), which
+    wants a `clip_low` of 0.2 and a `clip_high` of 0.28."""
     clip_low: float = Field(default=3e-4, gt=0, lt=1)
-    """How far the sequence ratio may fall below 1; matters from two minibatches on. Paper: 3e-4."""
+    """How far the ratio may fall below 1; matters from two minibatches on. Paper: 3e-4."""
     clip_high: float = Field(default=5e-4, gt=0, lt=10)
-    """How far the sequence ratio may rise above 1; matters from two minibatches on. Paper: 5e-4."""
-    importance_cap: float = Field(default=2.0, ge=1, le=100)
-    """Cap of a token's importance weight against vLLM's log-probability. verl's preset: 2.0."""
+    """How far the ratio may rise above 1; matters from two minibatches on. Paper: 5e-4."""
+    importance_cap: float = Field(default=2.0, ge=0, le=100)
+    """Cap of a token's importance weight against vLLM's log-probability; 0: no weights. verl's
+    preset: 2.0; release: 0."""
+    kl_coefficient: float = Field(default=0.0, ge=0, le=10)
+    """Weight of the KL to the base in the policy's loss, a token mean of k3, for one more pass;
+    0: none. Paper and release: 0; 1e-3 holds a policy near its base."""
+    mask_truncated: bool = False
+    """Keep responses that were cut at the length limit out of the policy's advantages (DAPO); the
+    critic learns from them still. Release: no."""
+    answer_mask: bool = False
+    """End every response at its first complete \\boxed{}, for training and for verifiers alike. In
+    the release, but never called."""
     whiten_scope: Literal["joint", "per_domain"] = "joint"
     """Whiten advantages over all rows, or labeled and unlabeled rows apart. Release: joint."""
+    whiten_shift_unlabeled: bool = True
+    """Subtract the mean from unlabeled advantages too; if not, those of last tokens stay 0.
+    Release: yes."""
+    advantage_clamp: float = Field(default=0.0, ge=0, le=100)
+    """Largest whitened advantage, either sign; 0: no limit. Release: 0; 5 tames long tails."""
     advantage_std_floor: float = Field(default=0.05, ge=0, le=2)
     """Least divisor when advantages are whitened, so that a flat critic's noise is not blown up to
     unit size; the outcome's scale is -1/+1. Ours; release: 0."""

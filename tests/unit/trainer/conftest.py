@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import install_import_hook
 
-CHECKED = ("tempo_trainer.objective", "tempo_trainer.heads", "tempo_trainer.networks")
+CHECKED = tuple(f"tempo_trainer.{name}" for name in ("objective", "heads", "networks", "steps"))
 
 with install_import_hook(CHECKED, "beartype.beartype"):
     for name in CHECKED:

@@ -1,6 +1,9 @@
 """Rollouts become padded tensors without losing or joining anything."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +108,22 @@ def test_minibatches_keep_groups_whole(count: int, sizes: list[int]) -> None:
 
 def test_labeled_groups_with_outcomes_all_alike_teach_the_policy_nothing() -> None:
     assert Batch.collate(ROWS, PAD).informative().tolist() == [True, True, False, False, True]
+
+
+def test_labeled_groups_whose_outcomes_are_all_alike_teach_the_policy_nothing() -> None:
+    case = json.loads((Path(__file__).parent / "golden.json").read_text())["G7_filter"]
+    groups = [group for drawn in case["batches"] for group in drawn]
+    rows = [
+        rollout([5], [6], group=number, outcome=outcome)
+        for number, (_, kind, outcomes) in enumerate(groups)
+        for outcome in (outcomes if kind == "L" else [math.nan] * 4)
+    ]
+    kept = Batch.collate(rows, PAD).informative().reshape(len(groups), 4)
+    assert torch.equal(kept.any(1), kept.all(1))
+    names = [name for (name, *_), keep in zip(groups, kept[:, 0], strict=True) if keep]
+    assert names == case["update"] + case["surplus"]  # as many as there are, none is drawn again
+
+
+def test_a_response_cut_at_the_length_limit_is_marked() -> None:
+    cut = replace(ROWS[1], finish_reason="length")
+    assert Batch.collate([ROWS[0], cut, ROWS[2]], PAD).truncated.tolist() == [False, True, False]

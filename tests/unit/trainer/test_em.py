@@ -11,10 +11,10 @@ import pytest
 import tiny
 import torch
 
-from tempo_trainer import em
+from tempo_trainer import clock, steps
 from tempo_trainer.batch import Batch
 from tempo_trainer.em import em_step, judge, recalibrate, refine
-from tempo_trainer.fitness import measure, refuse
+from tempo_trainer.fitness import describe, measure, refuse, suspicions
 from tempo_trainer.networks import Networks
 from tempo_trainer.reports import EMReport, Fitness, Signal
 from tempo_trainer.settings import TrainerSettings
@@ -108,6 +108,12 @@ def test_a_flipped_reward_lowers_it() -> None:
         {"minibatches": 4},
         {"tokens_per_microbatch": 100},
         {"tokens_per_microbatch": 100, "minibatches": 2},
+        {"estimator": "em", "value_clip": 0.1, "critic_keeps_zero_variance": False},
+        {"estimator": "em_gae", "whiten_shift_unlabeled": False, "advantage_clamp": 2.0},
+        {
+            **{"policy_ratio": "token", "clip_low": 0.2, "clip_high": 0.28, "minibatches": 2},
+            **{"kl_coefficient": 0.001, "importance_cap": 0.0},
+        },
     ],
     ids=str,
 )
@@ -207,9 +213,9 @@ def test_recalibration_replays_old_batches_and_ends_with_the_newest(
     nets, settings = started(warm_up=0, replay_batches=2, critic_epochs=2)
     batches = [tiny.play(nets, labeled=True, seed=seed, n=seed + 2) for seed in range(4)]
     seen: list[int] = []
-    fit = em._fit
+    fit = steps.fit
     monkeypatch.setattr(
-        em, "_fit", lambda critic, b, s: (seen.append(len(b)), fit(critic, b, s))[1]
+        steps, "fit", lambda critic, b, *rest: (seen.append(len(b)), fit(critic, b, *rest))[1]
     )
     assert recalibrate(nets.critic, batches, settings).steps == 6
     newest_last = [len(batches[2]), len(batches[1]), len(batches[0])]
@@ -267,3 +273,130 @@ def test_every_metric_is_explained_in_the_readme() -> None:
     nets, settings = started()
     readme = (Path(__file__).parents[3] / "trainer" / "README.md").read_text()
     assert [name for name in iterate(nets, settings).metrics() if f"`{name}`" not in readme] == []
+
+
+def test_truncated_responses_teach_the_critic_and_not_the_policy() -> None:
+    nets, settings = started(mask_truncated=True)
+    batch = tiny.play(nets, labeled=False, seed=1)
+    cut = torch.arange(len(batch)) % 3 == 0
+    batch = replace(batch, truncated=cut)
+    found = judge(nets.critic, batch, settings)
+    rest = judge(nets.critic, batch.select(~cut), settings)
+    assert not found.advantages[cut].any()
+    torch.testing.assert_close(found.advantages[~cut], rest.advantages)
+    assert found.advantage_std == pytest.approx(rest.advantage_std)
+    nothing = judge(nets.critic, replace(batch, truncated=cut | True), settings)
+    assert "critic flat" in refuse(Fitness(0.9, 0.1, 0.1, 0.5, 0.9), nothing, settings)
+    labeled = replace(tiny.play(nets, labeled=True, seed=2), truncated=cut | True)
+    assert recalibrate(nets.critic, [labeled], settings).loss > 0
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_critic_learns_from_groups_that_are_all_alike_unless_told_not_to(keeps: bool) -> None:
+    nets, settings = started(warm_up=2, critic_keeps_zero_variance=keeps)
+    batch = tiny.play(nets, labeled=True, seed=0)
+    alike = replace(batch, outcome=torch.where(batch.group == 0, 1.0, batch.outcome))
+    results = []
+    for given in (alike, alike.select(alike.group != 0)):
+        nets.load_state_dict(warmed_up(2))
+        recalibrate(nets.critic, [given], settings)
+        results.append(everything(nets))
+    assert same(*results) is not keeps
+    only = alike.select(alike.group == 0)
+    assert recalibrate(nets.critic, [only], settings).steps == (settings.critic_epochs * keeps)
+
+
+def test_a_value_clip_holds_back_the_mean_value() -> None:
+    moved = []
+    for clip in (0.0, 0.01):
+        nets, settings = started(warm_up=0, critic_epochs=10, value_clip=clip)
+        batch = tiny.play(nets, labeled=True, seed=0)
+        batch = replace(batch, outcome=torch.ones(len(batch)))
+        recalibrate(nets.critic, [batch], settings)
+        moved.append(float(nets.critic.values(batch).detach()[batch.mask > 0].mean()))
+    assert moved[0] > 0.1
+    assert 0 < moved[1] < moved[0] / 2
+
+
+def test_a_kl_to_the_base_holds_the_policy_near_it() -> None:
+    distances = []
+    for coefficient in (1e-9, 1.0):
+        nets, settings = started(kl_coefficient=coefficient)
+        batch = tiny.play(nets, labeled=False, seed=1)
+        a = judge(nets.critic, batch, settings).advantages
+        made = [refine(nets.policy, batch, a, settings) for _ in range(5)]
+        assert made[0].shift.base_kl == 0.0  # fresh adapters are the base
+        distances.append(made[-1].shift.base_kl)
+    assert distances[1] < distances[0] / 2
+
+
+def test_the_kl_does_not_depend_on_micro_batches() -> None:
+    found = []
+    for budget in (10_000, 30):
+        nets, settings = started(warm_up=2, kl_coefficient=1.0, tokens_per_microbatch=budget)
+        batch = tiny.random_batch(labeled=False)
+        nothing = torch.zeros_like(batch.mask)
+        with torch.no_grad():
+            for p in nets.policy.parameters():
+                p += 0.05
+        found.append(refine(nets.policy, batch, nothing, settings).updates)
+    assert found[0].loss > 0.01
+    assert found[1].loss == pytest.approx(found[0].loss, rel=1e-4)
+    assert found[1].grad_norm == pytest.approx(found[0].grad_norm, rel=1e-4)
+
+
+def test_the_critic_is_described_on_unlabeled_rows_only() -> None:
+    values = torch.tensor([[0.0, 0.5, 0.0], [0.1, 0.2, 1.5], [0.3, 0.0, 0.0], [-9.0, 0.0, 0.0]])
+    batch = tiny.random_batch(rows=4, labeled=False)
+    mask = torch.tensor([[1.0, 1, 0], [1, 1, 1], [1, 0, 0], [1, 0, 0]])
+    cut, known = torch.tensor([False, True, False, True]), torch.tensor([False] * 3 + [True])
+    found = describe(values, replace(batch, mask=mask, truncated=cut, labeled=known))
+    assert found is not None
+    assert found.value_stopped == pytest.approx(0.4)
+    assert found.value_truncated == pytest.approx(1.5)
+    assert found.value_outside == found.truncated_share == pytest.approx(1 / 3)
+    assert found.value_std == pytest.approx(0.5249, abs=1e-4)
+    assert found.length_correlation == pytest.approx(0.9333, abs=1e-4)
+    assert describe(values, replace(batch, mask=mask, labeled=known | True)) is None
+
+
+SOUND = {
+    "m_step/reward": 0.1,
+    "e_step/accuracy": 0.5,
+    "e_step/brier": 0.2,
+    "m_step/length_correlation": 0.1,
+    "m_step/value_stopped": 0.2,
+    "m_step/value_truncated": -0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sign"),
+    [
+        ({}, ""),
+        (
+            {"m_step/reward": 0.5},
+            "unlabeled values rose from 0.10 to 0.50 and held-out accuracy did not",
+        ),
+        ({"m_step/reward": 0.5, "e_step/accuracy": 0.6}, ""),
+        ({"e_step/brier": 0.24}, "Brier score rose from 0.200 to 0.240"),
+        ({"m_step/length_correlation": -0.6}, "went from +0.10 to -0.60"),
+        ({"m_step/value_truncated": 0.3}, "truncated responses are worth 0.30"),
+    ],
+    ids=str,
+)
+def test_signs_of_a_policy_that_pleases_the_critic(changed: dict[str, float], sign: str) -> None:
+    found = suspicions(SOUND, SOUND | changed)
+    assert sign in found
+    assert bool(found) == bool(sign)
+    assert suspicions({}, {}) == ""
+
+
+def test_the_time_of_an_iteration_is_split_and_taken_once() -> None:
+    nets, settings = started(warm_up=1, fitness_auroc=0.0)
+    clock.take()
+    iterate(nets, settings)
+    taken = clock.take()
+    assert set(taken) == {f"time/{name}_seconds" for name in ("e_step", "values", "m_step")}
+    assert all(seconds > 0 for seconds in taken.values())
+    assert clock.take() == {}

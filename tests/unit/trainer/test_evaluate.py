@@ -79,6 +79,32 @@ def test_advantage_cosine_ignores_padding() -> None:
     assert found == pytest.approx(GOLDEN["G17_adv_cosine"]["r+1"])
 
 
+def test_the_reliability_curve_has_a_point_for_each_tenth_that_occurs() -> None:
+    values, outcomes = np.array([-1.2, -0.9, 0.1, 0.15, 0.1, 1.0]), signs([0, 1, 1, 0, 1, 1])
+    points = np.array(evaluate.reliability(values, outcomes))
+    assert points[:, 2].tolist() == [2, 3, 1]
+    assert points[:, 0] == pytest.approx([0.025, 0.5 + 0.35 / 6, 1.0])
+    assert points[:, 1] == pytest.approx([0.5, 2 / 3, 1.0])
+    assert evaluate.reliability(np.array([math.nan]), np.ones(1)) == []
+    assert math.isnan(evaluate.ece(np.array([math.nan]), np.ones(1)))
+
+
+def test_within_questions_the_auroc_knows_nothing_of_their_difficulty() -> None:
+    # Easy questions have high values, and within each one the order is wrong.
+    values, outcomes = np.array([0.8, 0.9, 0.7, -0.9, -0.8]), signs([1, 0, 1, 1, 0])
+    groups = np.array([3, 3, 3, 5, 5])
+    assert evaluate.within_auroc(values, outcomes, groups) == 0.0
+    assert evaluate.within_auroc(-values, outcomes, groups) == 1.0
+    assert math.isnan(evaluate.within_auroc(values, np.ones(5), groups))
+
+
+def test_correlation_is_pearsons() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 20))
+    assert evaluate.correlation(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert evaluate.correlation(x, -2 * x + 1) == pytest.approx(-1)
+    assert math.isnan(evaluate.correlation(x, np.ones(20)))
+
+
 @pytest.mark.parametrize(("name", "expected"), GOLDEN["G9_pass_at_k"].items())
 def test_pass_at_k_is_unbiased(name: str, expected: float) -> None:
     n, c, k = (int(x) for x in re.findall(r"\d+", name))

@@ -1,14 +1,19 @@
 """What stays in the worker's memory returns to what the ledger knows."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from tempo_storage import queries
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.database import open_database
+from tempo_storage.models import Iteration
+from tempo_trainer import rounds
+from tempo_trainer.batch import Rollout
 from tempo_trainer.learner import UNTRAINED, Learner, World
 from tempo_trainer.networks import Networks
 from tempo_trainer.worker_settings import WorkerSettings
@@ -84,3 +89,39 @@ def test_snapshots_have_names_of_their_own_and_the_newest_stay(learner: Learner)
     names = [learner.publish_trial() for _ in range(5)]
     assert names == [f"tempo-t{number}" for number in range(1, 6)]
     assert learner.world.store.names() == names[-3:]
+
+
+def test_held_out_groups_of_different_iterations_are_not_joined(learner: Learner) -> None:
+    row = Rollout("q", [1], [2], [0.0], 0, "tempo-v0", "stop", True, 1.0)
+    last = learner.world.settings.held_out_per_step - 1
+    learner.window = [[row, row, replace(row, group=last)], [row, replace(row, group=last)]]
+    groups = [r.group for r in learner._recent_held_out()]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 4
+
+
+@pytest.mark.parametrize(("brier", "warned"), [(0.2, 0), (0.3, 1)])
+def test_a_round_that_ends_suspiciously_is_told_once(
+    learner: Learner, brier: float, warned: int
+) -> None:
+    with learner.world.sessions.begin() as s:
+        job = queries.create_job(s, "j", "round", {})
+        for position, figure in enumerate((0.9, 0.2, 0.25, brier)):  # the warm-up does not count
+            metrics = {"e_step/brier": figure}
+            s.add(
+                Iteration(
+                    job_id="j",
+                    position=position,
+                    checkpoint="",
+                    question_ids=[],
+                    metrics=metrics,
+                    epoch=1,
+                    created_at=0.0,
+                )
+            )
+        s.expunge(job)
+    rounds._watch(learner, job)
+    with learner.world.sessions() as s:
+        events = queries.events(s, job_id="j")
+    assert [e.type for e in events] == ["critic.suspect"] * warned
+    assert all("rose from 0.200 to 0.300" in e.message for e in events)

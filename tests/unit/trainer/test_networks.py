@@ -269,11 +269,14 @@ def test_a_base_is_loaded_from_its_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 100])
-def test_log_probabilities_and_their_gradient_do_not_depend_on_the_pieces(rows: int) -> None:
+@pytest.mark.parametrize(("name", "temperature"), [("T1", 1.0), ("T05", 0.5)])
+def test_log_probabilities_and_their_gradient_do_not_depend_on_the_pieces(
+    rows: int, name: str, temperature: float
+) -> None:
     case = GOLDEN["G13_chunked_logp"]
     hidden = torch.tensor(case["h"], dtype=torch.float32, requires_grad=True)
     weight, tokens = torch.tensor(case["W"], dtype=torch.float32), torch.tensor(case["y"])
-    found = TokenLogprobs.apply(hidden, weight, tokens, rows)
-    torch.testing.assert_close(found, torch.tensor(case["T1"]["logp"]), atol=1e-5, rtol=1e-5)
+    found = TokenLogprobs.apply(hidden, weight / temperature, tokens, rows)
+    torch.testing.assert_close(found, torch.tensor(case[name]["logp"]), atol=1e-5, rtol=1e-5)
     (gradient,) = torch.autograd.grad(found.sum(), hidden)
-    torch.testing.assert_close(gradient, torch.tensor(case["T1"]["dh"]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, torch.tensor(case[name]["dh"]), atol=1e-5, rtol=1e-5)
