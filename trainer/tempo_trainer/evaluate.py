@@ -105,20 +105,23 @@ def answer_entropy(answers: Sequence[str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over questions with its lower and upper 95 % bound, each one-sided."""
+    """A mean over questions with its lower and upper bound."""
 
     mean: float
     low: float
     high: float
 
 
-def paired_bootstrap(differences: Array, *, seed: int = 0) -> Interval:
-    """Resample questions, not responses: `differences` holds one paired difference per question."""
+def paired_bootstrap(differences: Array, *, seed: int = 0, tail: float = 0.05) -> Interval:
+    """Resample questions, not responses: `differences` holds one paired difference per question.
+
+    `tail` is the share beyond each bound: two one-sided 95 % bounds, or with 0.025 one interval.
+    """
     generator, n = np.random.default_rng(seed), len(differences)
     shape, pieces = (RESAMPLES_AT_ONCE, n), range(RESAMPLES // RESAMPLES_AT_ONCE)
     resamples = (differences[generator.integers(n, size=shape)] for _ in pieces)
     means = np.concatenate([resample.mean(1) for resample in resamples])
-    low, high = np.quantile(means, [0.05, 0.95])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(differences.mean()), float(low), float(high))
 
 

@@ -102,6 +102,12 @@ class Networks:
         tokens = batch.tokens.to(self.device)[batch.mask.to(self.device).bool()]  # (N,)
         return _spread(token_logprobs(self.states(batch, role), self._lm_head, tokens), batch.mask)
 
+    def next_logprobs(self, ids: Int[Tensor, "B S"], cache: Any, role: str) -> Float[Tensor, "B V"]:
+        """Return log π(· | ids) of what comes next, and add keys and values to the `cache`."""
+        with torch.no_grad():
+            last = self._hidden(ids.to(self.device), role, cache)[:, -1]
+            return (last @ self._lm_head.T).float().log_softmax(-1)
+
     def states(self, batch: Batch, role: str | None) -> Float[Tensor, "N H"]:
         """Return the last hidden states before each response token, rows one after another."""
         length = batch.ids.shape[1]
@@ -159,13 +165,17 @@ class Networks:
                 module.cast_input_dtype_enabled = False  # autocast does it, without float32 copies
         return model
 
-    def _hidden(self, ids: Int[Tensor, "B S"], role: str | None) -> Float[Tensor, "B S H"]:
+    def _hidden(
+        self, ids: Int[Tensor, "B S"], role: str | None, cache: Any = None
+    ) -> Float[Tensor, "B S H"]:
         # Adapters are float32; under autocast the pass rounds them as vLLM's bfloat16 copy is.
         with (
             self.active(role) if role else nullcontext(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounds),
         ):
-            found: Tensor = self._backbone(input_ids=ids, use_cache=False).last_hidden_state
+            found: Tensor = self._backbone(
+                input_ids=ids, past_key_values=cache, use_cache=cache is not None
+            ).last_hidden_state
         return found
 
     def _switch(self, role: str | None) -> None:

@@ -16,6 +16,7 @@ from tempo_trainer.reports import EMReport
 
 logger = logging.getLogger("tempo.rounds")
 PAUSE_SECONDS = 0.5
+DRAIN_SECONDS = 5.0  # what was asked a moment ago may still be on its way here
 WARM_UP = 0  # the position of the warm-up among a job's iterations
 
 
@@ -71,8 +72,11 @@ def starting_checkpoint(learner: Learner, job: Job) -> str:
 
 def refuse_without_questions(learner: Learner) -> None:
     """Raise InvalidInputError when there is nothing to learn from: no M-step could follow."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while not (questions := _pool_size(learner)) and time.monotonic() < deadline:
+        time.sleep(PAUSE_SECONDS)
     with learner.world.sessions() as s:
-        questions, labeled = pool.contents(s), queries.example_counts(s)
+        labeled = queries.example_counts(s)
     if not questions:
         raise InvalidInputError(
             "no unlabeled question was captured; send questions to the server with "
@@ -83,6 +87,11 @@ def refuse_without_questions(learner: Learner) -> None:
             f"{labeled['train']} labeled questions train the critic and {labeled['held_out']} are "
             "held out; upload a file with more questions"
         )
+
+
+def _pool_size(learner: Learner) -> int:
+    with learner.world.sessions() as s:
+        return len(pool.contents(s))
 
 
 def wait_while_paused(learner: Learner, job_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The demonstration's base model: a small Qwen3 that attempts countdown and judges itself honestly.
+"""Small base models: a Qwen3 that attempts a task, countdown first, and judges itself honestly.
 
 It is trained from nothing in a few minutes, on 40 % honest random attempts and 60 % solutions, so
 that it follows the form, mostly calculates right, and reaches the target in about three answers of
@@ -11,10 +11,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tempo_trainer.demo import countdown
+from tempo_trainer.demo.countdown import COUNTDOWN
+from tempo_trainer.demo.task import Task
 
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 PAD, BOS, EOS = range(len(SPECIAL))
-TOKEN_IDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
-VOCABULARY = (*SPECIAL, *countdown.WORDS)
-IDS = {word: index for index, word in enumerate(VOCABULARY)}
-QUESTION_TOKENS = 8  # with <bos>
-RESPONSE_TOKENS = 14  # with <eos>; every response has the same length, so nothing is padded
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 Progress = Callable[[int, int, float], None]
@@ -53,11 +51,18 @@ class Recipe:
     learning_rate: float = 3e-3
     warmup: int = 50
     attempts: float = 0.4
+    task: Task = COUNTDOWN
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Return every token, in the order of the ids."""
+        return (*SPECIAL, *self.task.words)
 
     @property
     def digest(self) -> str:
         """Return a short hash of the recipe and the vocabulary."""
-        text = json.dumps([asdict(self), VOCABULARY, CHAT_TEMPLATE], sort_keys=True)
+        numbers = {name: value for name, value in asdict(self).items() if name != "task"}
+        text = json.dumps([numbers, self.vocabulary, CHAT_TEMPLATE], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def rate(self, step: int) -> float:
@@ -69,32 +74,34 @@ class Recipe:
 
 
 def build_base(
-    directory: Path, progress: Progress = lambda *_: None, *, recipe: Recipe | None = None
+    directory: Path,
+    progress: Progress = lambda *_: None,
+    *,
+    recipe: Recipe | None = None,
+    threads: int = 2,
 ) -> Path:
     """Return the base model's directory below `directory`, training it first if it is not there."""
     recipe = recipe or Recipe()
-    final = directory / f"countdown-{recipe.digest}"
+    final = directory / f"{recipe.task.name}-{recipe.digest}"
     if final.is_dir():
         return final
     aside = directory / f".{final.name}.{os.getpid()}"
     aside.mkdir(parents=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
     try:
-        train(recipe, progress).save_pretrained(aside)
-        fast_tokenizer().save_pretrained(aside)
-        if not final.is_dir():  # whoever built the same one first wins
-            aside.rename(final)
+        with _threads(threads):
+            train(recipe, progress).save_pretrained(aside)
+        fast_tokenizer(recipe.vocabulary).save_pretrained(aside)
+        _publish(aside, final)
     finally:
-        torch.set_num_threads(threads)
         shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
-def fast_tokenizer() -> PreTrainedTokenizerFast:
+def fast_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
     """Return the word-level tokenizer: one token a word, words joined by one space when decoded."""
+    words = {word: index for index, word in enumerate(vocabulary)}
     # A word outside the vocabulary must not be an error in a server: it reads as padding.
-    inner = Tokenizer(models.WordLevel(IDS, unk_token=SPECIAL[PAD]))
+    inner = Tokenizer(models.WordLevel(words, unk_token=SPECIAL[PAD]))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,
@@ -115,22 +122,25 @@ def train(recipe: Recipe, progress: Progress) -> Qwen3ForCausalLM:
     optimiser = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
+    prompt = _tables(recipe.task).questions.shape[1]
     for step, tokens in enumerate(_batches(recipe)):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(step)
-        loss = _loss(model, tokens)
+        loss = _loss(model, tokens, prompt)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         progress(step + 1, recipe.steps, loss.item())
-    model.generation_config = GenerationConfig(**TOKEN_IDS, temperature=1.0, top_p=1.0)
+    model.generation_config = GenerationConfig(
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, temperature=1.0, top_p=1.0
+    )
     return model
 
 
 def _config(recipe: Recipe) -> Qwen3Config:
     return Qwen3Config(
-        vocab_size=len(VOCABULARY),
+        vocab_size=len(recipe.vocabulary),
         hidden_size=recipe.hidden,
         intermediate_size=recipe.intermediate,
         num_hidden_layers=recipe.layers,
@@ -139,55 +149,87 @@ def _config(recipe: Recipe) -> Qwen3Config:
         head_dim=recipe.hidden // recipe.heads,
         max_position_embeddings=128,
         tie_word_embeddings=True,
-        **TOKEN_IDS,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
         dtype="float32",
     )
 
 
-def _loss(model: Qwen3ForCausalLM, tokens: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of the response tokens; `tokens` is (B, 22)."""
+def _loss(model: Qwen3ForCausalLM, tokens: Tensor, prompt: int) -> Tensor:
+    """Return the mean negative log-likelihood of what follows the first `prompt` of S tokens."""
     hidden = model.model(tokens[:, :-1], use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, QUESTION_TOKENS - 1 :])  # (B, 14, V)
-    return F.cross_entropy(logits.flatten(0, 1), tokens[:, QUESTION_TOKENS:].flatten())
+    logits = model.lm_head(hidden[:, prompt - 1 :])  # (B, S - prompt, V)
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, prompt:].flatten())
 
 
 def _batches(recipe: Recipe) -> Iterator[Tensor]:
-    """Yield batches (B, 22) of a question and a response, by table look-up."""
+    """Yield batches (B, S) of a question and a response, by table look-up."""
     generator = np.random.default_rng(recipe.seed)
-    questions, attempts, solutions = _tables()
+    questions, attempts, solutions = _tables(recipe.task)
     for _ in range(recipe.steps):
         rows = generator.integers(len(questions), size=recipe.batch)
         honest = generator.random(recipe.batch) < recipe.attempts
         draws = generator.random(recipe.batch)
-        drawn = attempts.draw(rows, draws), solutions.draw(rows, draws)
-        responses = np.where(honest[:, None], *drawn)
+        responses = np.where(
+            honest[:, None], attempts.draw(rows, draws), solutions.draw(rows, draws)
+        )
         yield torch.from_numpy(np.concatenate([questions[rows], responses], axis=1))
 
 
 class _Responses:
-    """The possible responses of every puzzle in one table, drawn by puzzle."""
+    """The possible responses to every question in one table, drawn by question."""
 
-    def __init__(self, responses: list[list[str]]) -> None:
+    def __init__(self, responses: list[list[str]], words: Sequence[str]) -> None:
         self.counts = np.array([len(texts) for texts in responses])
         self.starts = np.cumsum(self.counts) - self.counts
-        self.tokens = _encode([f"{text} {SPECIAL[EOS]}" for texts in responses for text in texts])
+        texts = [f"{text} {SPECIAL[EOS]}" for texts in responses for text in texts]
+        self.tokens = _encode(texts, words)
 
     def draw(self, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Return one response for each puzzle in `rows`; `draws` are uniform in [0, 1)."""
+        """Return one response for each question in `rows`; `draws` are uniform in [0, 1)."""
         chosen = self.starts[rows] + (draws * self.counts[rows]).astype(np.int64)
         found: np.ndarray = self.tokens[chosen]
         return found
 
 
+class _Tables(NamedTuple):
+    questions: np.ndarray
+    attempts: _Responses
+    solutions: _Responses
+
+
 @cache
-def _tables() -> tuple[np.ndarray, _Responses, _Responses]:
-    """Return every puzzle's question (N, 8), its honest attempts and its solutions."""
-    puzzles = countdown.puzzles()
-    questions = _encode([f"{SPECIAL[BOS]} {puzzle.question}" for puzzle in puzzles])
-    attempts = [[d.attempt(p.target) for d in countdown.derivations(p.numbers)] for p in puzzles]
-    solutions = [[d.attempt(p.target) for d in countdown.solutions(p)] for p in puzzles]
-    return questions, _Responses(attempts), _Responses(solutions)
+def _tables(task: Task) -> _Tables:
+    """Return every question (N, prompt), its honest attempts and its solutions, as token ids."""
+    words = (*SPECIAL, *task.words)
+    questions, attempts, solutions = zip(*task.exercises(), strict=True)
+    return _Tables(
+        _encode([f"{SPECIAL[BOS]} {question}" for question in questions], words),
+        _Responses(list(attempts), words),
+        _Responses(list(solutions), words),
+    )
 
 
-def _encode(texts: list[str]) -> np.ndarray:
-    return np.array([[IDS[word] for word in text.split()] for text in texts], dtype=np.int64)
+def _encode(texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
+    ids = {word: index for index, word in enumerate(words)}
+    return np.array([[ids[word] for word in text.split()] for text in texts], dtype=np.int64)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _publish(aside: Path, final: Path) -> None:
+    """Rename a finished directory into place; whoever built the same one first wins."""
+    try:
+        aside.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise

@@ -13,12 +13,13 @@ and part of the form only.
 import operator
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
+from tempo_trainer.demo.task import Exercise, Task
 from tempo_trainer.verifiers import Metadata, References, Verdict
 
 LARGEST_NUMBER = 16
@@ -86,6 +87,19 @@ def puzzles() -> tuple[Puzzle, ...]:
         for target in sorted({d.result for d in derivations(numbers)} - set(numbers))
         if target >= 2
     )
+
+
+def exercises() -> Iterator[Exercise]:
+    """Yield every puzzle with its honest attempts and its solutions."""
+    for puzzle in puzzles():
+        attempts, right = (
+            [d.attempt(puzzle.target) for d in found]
+            for found in (derivations(puzzle.numbers), solutions(puzzle))
+        )
+        yield Exercise(puzzle.question, attempts, right)
+
+
+COUNTDOWN = Task("countdown", WORDS, exercises)
 
 
 def is_correct(question: str, response: str) -> bool:
@@ -196,8 +210,8 @@ class Split(NamedTuple):
 def split(seed: int, *, labeled: int = 512, unlabeled: int = 192, unseen: int = 128) -> Split:
     """Draw disjoint sets of puzzles, the same ones for the same seed."""
     drawn = random.Random(seed).sample(puzzles(), labeled + unlabeled + unseen)
-    parts = (drawn[:labeled], drawn[labeled:-unseen], drawn[-unseen:])
-    return Split(*map(tuple, parts))
+    end = labeled + unlabeled
+    return Split(tuple(drawn[:labeled]), tuple(drawn[labeled:end]), tuple(drawn[end:]))
 
 
 def labeled_row(puzzle: Puzzle) -> dict[str, object]:

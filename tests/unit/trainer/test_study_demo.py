@@ -1,0 +1,71 @@
+"""The two small tasks' study: disjoint questions, and sweeps that change what they say."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from tempo_trainer.demo import countdown, study
+from tempo_trainer.demo.base import Recipe
+
+
+def asked(rows: list[dict[str, object]]) -> set[str]:
+    return {row["messages"][0]["content"] for row in rows}  # type: ignore[index]
+
+
+@pytest.mark.parametrize("task", study.RECIPES)
+def test_the_sets_of_a_seed_are_disjoint(task: str) -> None:
+    rows = study.ROWS[task](10)
+    sets = [asked(rows[name]) for name in ("labeled", "unlabeled", "unseen")]
+    assert [len(s) for s in sets] == [256, 192, 128]
+    assert len(set.union(*sets)) == 576
+    assert study.ROWS[task](10) == rows != study.ROWS[task](11)
+
+
+def test_the_sweeps_labeled_files() -> None:
+    rows = study.ROWS["countdown"](10)
+    assert asked(rows["labeled-16"]) < asked(rows["labeled-64"]) < asked(rows["labeled"])
+    used = asked(rows["labeled"]) | asked(rows["unlabeled"]) | asked(rows["unseen"])
+    assert not asked(rows["labeled-easy"]) & used
+    ways = {p.question: len(countdown.solutions(p)) for p in countdown.puzzles()}
+    easy, usual = (
+        sum(ways[q] for q in asked(rows[name])) / 256 for name in ("labeled-easy", "labeled")
+    )
+    assert easy > 1.5 * usual
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    def bases(recipes: list[Recipe], processes: int) -> list[Path]:
+        return [Path(f"{recipe.task.name}-{recipe.seed}") for recipe in recipes]
+
+    monkeypatch.setattr(study, "_bases", bases)
+    return study._options(["--out", str(tmp_path), "--seeds", "10,11"])
+
+
+def test_every_method_runs_on_both_tasks_with_alternating_bases(
+    options: argparse.Namespace,
+) -> None:
+    studies = study.methods(options)
+    assert [folder.name for folder in studies] == ["countdown", "equation"]
+    for folder, specs in studies.items():
+        assert {(s.method, s.seed) for s in specs} == {(m, s) for m in study.ARMS for s in (10, 11)}
+        assert {(s.seed, s.model) for s in specs} == {
+            (10, f"{folder.name}-0"),
+            (11, f"{folder.name}-1"),
+        }
+        assert all(Path(s.unlabeled).is_file() and Path(s.labeled).is_file() for s in specs)
+
+
+def test_every_variant_of_the_sweeps_differs_from_the_default(options: argparse.Namespace) -> None:
+    (specs,) = study.sweeps(options).values()
+    ours = {s.arm: s for s in specs if s.seed == 10}
+    assert len(ours) == len(specs) // 2 == 1 + sum(map(len, study.SWEEPS.values()))
+    for name, spec in ours.items():
+        assert Path(spec.labeled).is_file()
+        spec.trainer_settings()  # is valid
+        decisive = (spec.labeled, spec.recalibrate_every, spec.settings)
+        default = ours["default"]
+        same = decisive == (default.labeled, default.recalibrate_every, default.settings)
+        assert same is (name == "default")
+    assert len({s.stem for s in specs}) == len(specs)

@@ -1,0 +1,44 @@
+"""Curves as PNG: what each arm's policy and critic come to, over iterations."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tempo_trainer.study.summary import CRITIC, Arms
+
+
+def draw(arms: Arms, folder: Path, *, samples: int) -> None:
+    """Write `learning.png` and `critic.png`: means over seeds, shaded from the least to the most.
+
+    Raises ImportError without matplotlib, which nothing else needs.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    sets = list(next(iter(next(iter(arms.values())).values())).questions)
+    _figure(arms, sets, ("avg", "pass", "entropy"), folder / "learning.png", samples)
+    _figure(arms, ["critic"], CRITIC, folder / "critic.png", samples)
+
+
+def _figure(arms: Arms, sets: list[str], metrics: tuple[str, ...], path: Path, k: int) -> None:
+    from matplotlib import pyplot
+
+    size = (13, 3.6 * len(sets))
+    figure, axes = pyplot.subplots(len(sets), len(metrics), figsize=size, squeeze=False)
+    panels = [(name, metric) for name in sets for metric in metrics]
+    for axis, (name, metric) in zip(axes.flat, panels, strict=True):
+        for arm, runs in arms.items():
+            curves = [curve for run in runs.values() if (curve := run.curve(name, metric))]
+            shortest = min(map(len, curves), default=0)
+            if not shortest:
+                continue
+            table = np.array([curve[:shortest] for curve in curves])  # (seeds, measurements)
+            x = [line["iteration"] for line in next(iter(runs.values())).lines][:shortest]
+            (drawn,) = axis.plot(x, table.mean(0), label=arm)
+            axis.fill_between(x, table.min(0), table.max(0), color=drawn.get_color(), alpha=0.12)
+        shown = f"{metric}@{k}" if metric in ("avg", "pass") else metric.replace("_", " ")
+        axis.set(title=f"{name}: {shown}", xlabel="iteration")
+    axes.flat[0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,68 @@
+"""Measure a policy, and the critic beside it, on questions whose answers are known.
+
+Nothing here is fed back to training, and its samples have seeds of their own.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from tempo_trainer.evaluate import answer_entropy, avg_at_n, pass_at_k
+from tempo_trainer.fitness import measure as critic_fitness
+from tempo_trainer.study.lab import Drawn, Lab
+from tempo_trainer.study.questions import QuestionSet
+from tempo_trainer.study.sampling import seed_of
+
+METRICS = ("avg", "pass", "maj", "entropy")
+
+
+def measure(
+    lab: Lab, sets: Mapping[str, QuestionSet], *, samples: int, critic: bool
+) -> dict[str, Any]:
+    """Return avg@k, pass@k, maj@k and answer entropy (nats), question by question, of each set.
+
+    The critic's figures are those on the first set: the adapted questions, if they have answers.
+    """
+    found: dict[str, Any] = {}
+    for name, questions in sets.items():
+        seed = seed_of(lab.settings.seed, "measure", name, lab.iteration)
+        drawn = lab.respond(questions.questions, samples, seed)
+        outcomes = lab.judge.outcomes(drawn, questions.answers)
+        found[name] = by_question(outcomes, lab.judge.answers(drawn))
+        if critic and "critic" not in found:
+            found["critic"] = _critic(lab, drawn, outcomes)
+    return found
+
+
+def by_question(
+    outcomes: Sequence[Sequence[float]], answers: Sequence[Sequence[str]]
+) -> dict[str, list[float]]:
+    """Return each metric as one figure per question; `outcomes` is (questions, k), -1 or +1."""
+    table, k = np.array(outcomes), len(outcomes[0])
+    pairs = list(zip(answers, outcomes, strict=True))
+    figures: dict[str, Iterable[float]] = {
+        "avg": avg_at_n(table),
+        "pass": pass_at_k(table, k),
+        "maj": [majority_right(*pair) for pair in pairs],
+        "entropy": map(answer_entropy, answers),
+    }
+    return {name: [round(float(v), 4) for v in values] for name, values in figures.items()}
+
+
+def majority_right(answers: Sequence[str], outcomes: Sequence[float]) -> float:
+    """Return whether the most common answer is right; equals count their share."""
+    counts = Counter(answer for answer in answers if answer)
+    most = max(counts.values(), default=0)
+    right = dict(zip(answers, outcomes, strict=True))
+    winners = [right[answer] > 0 for answer, count in counts.items() if count == most]
+    return sum(winners) / len(winners) if winners else 0.0
+
+
+def _critic(lab: Lab, drawn: Drawn, outcomes: Sequence[Sequence[float]]) -> dict[str, float]:
+    fitness = critic_fitness(lab.networks.critic, lab.batch(drawn, outcomes), lab.settings)
+    figures = asdict(fitness)
+    return {k: v for k, v in figures.items() if isinstance(v, float) and math.isfinite(v)}

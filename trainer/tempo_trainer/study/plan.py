@@ -1,0 +1,136 @@
+"""Make the runs of a study in worker processes, and write what they found.
+
+    <folder>/config.json     every run's specification, the trainer's settings, versions
+    <folder>/runs/*.jsonl    one line per iteration
+    <folder>/summary.json    and summary.md, learning.png, critic.png
+
+The same command continues an interrupted study; a folder of another study is refused.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from transformers.utils.logging import disable_progress_bar
+
+from tempo_storage.database import without_nan
+from tempo_storage.errors import ConflictError
+from tempo_trainer.study.lab import Spec
+from tempo_trainer.study.run import run
+from tempo_trainer.study.summary import load, markdown, summarise
+
+PACKAGES = ("vllm-tempo", "torch", "transformers", "peft", "numpy")
+POLL_SECONDS = 0.5
+Studies = Mapping[Path, Sequence[Spec]]
+"""The runs by the folder that they are written to."""
+
+console = Console(highlight=False, markup=False)
+_events: Any = None
+
+
+def study(studies: Studies, *, processes: int = 0) -> int:
+    """Make all runs that are not finished, write and show what they found; 1 if one failed."""
+    for folder, specs in studies.items():
+        _configure(folder, specs)
+    context = multiprocessing.get_context("spawn")
+    workers, events = processes or os.cpu_count(), context.SimpleQueue()
+    with ProcessPoolExecutor(workers, context, _begin, (events,)) as pool:
+        futures = {
+            (f, s.stem): pool.submit(_run, s, f) for f, specs in studies.items() for s in specs
+        }
+        try:
+            _watch(futures, sum(s.iterations for own in studies.values() for s in own), events)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            console.print("interrupted; the same command continues")
+            return 130
+    failed = {key: error for key, future in futures.items() if (error := future.exception())}
+    for (folder, stem), error in failed.items():
+        console.print(f"{folder.name} {stem} failed: {type(error).__name__}: {error}", style="red")
+    if not failed:
+        for folder, specs in studies.items():
+            console.print(write(folder, specs, title=folder.name), soft_wrap=True)
+            console.print(f"written to {folder}")
+    return int(bool(failed))
+
+
+def write(folder: Path, specs: Sequence[Spec], *, title: str, into: Path | None = None) -> str:
+    """Write tables and curves of a folder's runs; return the tables as Markdown."""
+    into, k = into or folder, specs[0].samples
+    into.mkdir(exist_ok=True)
+    arms = load((spec.arm, spec.seed, folder / "runs" / f"{spec.stem}.jsonl") for spec in specs)
+    tables = summarise(arms, samples=k)
+    (into / "summary.json").write_text(json.dumps(without_nan(tables), indent=2) + "\n")
+    (into / "summary.md").write_text(text := markdown(tables, title=title))
+    try:
+        from tempo_trainer.study.curves import draw
+
+        draw(arms, into, samples=k)
+    except ImportError as error:
+        console.print(f"no curves: {error.name} is missing; pip install 'vllm-tempo[study]'")
+    return text
+
+
+def _configure(folder: Path, specs: Sequence[Spec]) -> None:
+    """Record what decides the runs; refuse a folder that was made with something else."""
+    settings = specs[0].trainer_settings().model_dump(mode="json")
+    wanted = {"runs": [asdict(spec) for spec in specs], "settings": settings}
+    path = folder / "config.json"
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if any(found[key] != value for key, value in wanted.items()):
+            raise ConflictError(f"{folder} holds another study; choose another --out or delete it")
+        return
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = {"machine": platform.platform(), "cores": os.cpu_count()}
+    path.write_text(json.dumps(wanted | {"versions": versions} | machine, indent=2) + "\n")
+
+
+def _begin(events: Any) -> None:
+    """Set up a worker: one thread, since threads that wait for busy cores crawl."""
+    global _events
+    _events = events
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it, and not one run only
+
+
+def _run(spec: Spec, folder: Path) -> None:
+    parent = os.getppid()
+
+    def report(iteration: int) -> None:
+        _events.put((folder, spec.stem, iteration))
+        if os.getppid() != parent:  # nobody waits for it any more
+            os._exit(1)
+
+    run(spec, folder, report)
+
+
+def _watch(futures: Mapping[tuple[Path, str], Future[None]], total: int, events: Any) -> None:
+    """Show how many iterations of all runs have ended, until all have."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    done: dict[tuple[Path, str], int] = {}
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("iterations", total=total)
+        ended = 0
+        while ended < len(futures):
+            time.sleep(POLL_SECONDS)
+            ended = sum(future.done() for future in futures.values())
+            while not events.empty():
+                folder, stem, iteration = events.get()
+                done[folder, stem] = iteration
+            text = f"{ended} of {len(futures)} runs, iterations"
+            bar.update(task, completed=sum(done.values()), description=text)

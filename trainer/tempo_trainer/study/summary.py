@@ -1,0 +1,151 @@
+"""What the runs of a folder say: each arm at the end, and all of them after equal time.
+
+Differences are paired: the same question, the same seed, two arms. A question that several seeds
+share counts once, with the mean over seeds. Intervals are a bootstrap's over questions, 95 %; how
+many seeds agree stands beside them.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempo_trainer.evaluate import paired_bootstrap
+from tempo_trainer.study.measurement import METRICS
+
+CRITIC = ("auroc", "ece", "advantage_cosine")
+Vector = NDArray[np.floating]
+
+
+class Run:
+    """The lines of one run that hold a measurement."""
+
+    def __init__(self, path: Path) -> None:
+        lines = [json.loads(text) for text in path.read_text().splitlines()]
+        self.questions: dict[str, list[str]] = lines[0]["questions"]
+        self.lines = [line for line in lines if any(name in line for name in self.questions)]
+        self.refused = sum("refusal" in line for line in lines)
+        self.seconds, self.iterations = float(lines[-1]["seconds"]), int(lines[-1]["iteration"])
+
+    def at(self, name: str, metric: str, axis: str, x: float) -> Vector:
+        """Return a metric of each question of a set at x, between measurements by a line."""
+        table = np.array([line[name][metric] for line in self.lines])  # (lines, questions)
+        places = np.array([line[axis] for line in self.lines])
+        place = np.interp(x, places, np.arange(len(places)))
+        below = int(place)
+        above = min(below + 1, len(places) - 1)
+        mixed: Vector = table[below] + (place - below) * (table[above] - table[below])
+        return mixed
+
+    def curve(self, name: str, metric: str) -> list[float]:
+        """Return a metric's mean at each measurement; `critic` has figures of its own."""
+        found = [line[name].get(metric) for line in self.lines if name in line]
+        return [np.nan if value is None else float(np.mean(value)) for value in found]
+
+
+Arms = Mapping[str, Mapping[int, Run]]
+"""Runs by arm and seed."""
+
+
+def load(paths: Iterable[tuple[str, int, Path]]) -> Arms:
+    """Read the runs that have begun, from arm, seed and file of each."""
+    arms: dict[str, dict[int, Run]] = {}
+    for arm, seed, path in paths:
+        if path.is_file():
+            arms.setdefault(arm, {})[seed] = Run(path)
+    return arms
+
+
+def summarise(arms: Arms, *, samples: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each table by its title; others are compared with the first arm."""
+    runs = [run for seeds in arms.values() for run in seeds.values()]
+    end = min(run.iterations for run in runs)
+    seconds = min(_mean([run.seconds for run in seeds.values()]) for seeds in arms.values())
+    tables = {}
+    for name in runs[0].questions:
+        for axis, x in (("iteration", end), ("seconds", seconds)):
+            row = partial(_row, arms, name=name, axis=axis, x=x, k=samples)
+            title = f"{name}: after {x:.0f} {axis.removesuffix('s')}s of training"
+            tables[title] = [row("base"), *map(row, arms)]
+    return tables
+
+
+def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dict[str, Any]:
+    first, reference = next(iter(arms.items()))
+    runs = arms.get(arm, reference)
+    place = x if arm in arms else 0
+    row: dict[str, Any] = {"arm": arm}
+    for metric in METRICS:
+        means = [run.at(name, metric, axis, place).mean() for run in runs.values()]
+        row[metric if metric == "entropy" else f"{metric}@{k}"] = _mean(means)
+    if arm not in arms:
+        return row
+    row["gain"] = difference(runs, runs, name, "avg", (axis, x), (axis, 0))
+    for metric in ("avg", "pass"):
+        paired = difference(reference, runs, name, metric, (axis, x), (axis, x))
+        row[f"{first} − arm, {metric}@{k}"] = None if arm == first else paired
+    if axis == "seconds":
+        return row
+    row["peak"] = _mean([max(run.curve(name, "avg")) for run in runs.values()])
+    for metric in CRITIC:
+        curves = [run.curve("critic", metric) for run in runs.values()]
+        row[metric] = _mean([curve[-1] for curve in curves if curve])
+    row["refused"] = round(_mean([run.refused for run in runs.values()]))
+    return row | {"seconds": round(_mean([run.seconds for run in runs.values()]))}
+
+
+def difference(
+    ones: Mapping[int, Run],
+    others: Mapping[int, Run],
+    name: str,
+    metric: str,
+    here: tuple[str, float],
+    there: tuple[str, float],
+) -> dict[str, Any]:
+    """Return the mean of one − other, its 95 % interval over questions, and each seed's mean.
+
+    `here` and `there` are axis and place of the one and of the other.
+    """
+    by_question: dict[str, list[float]] = defaultdict(list)
+    seeds = {}
+    for seed in sorted(ones.keys() & others.keys()):
+        values = ones[seed].at(name, metric, *here) - others[seed].at(name, metric, *there)
+        seeds[str(seed)] = round(float(values.mean()), 4)
+        for question, value in zip(ones[seed].questions[name], values, strict=True):
+            by_question[question].append(float(value))
+    means = np.array([np.mean(values) for values in by_question.values()])
+    bounds = asdict(paired_bootstrap(means, tail=0.025)) if seeds else {}
+    return {bound: round(value, 4) for bound, value in bounds.items()} | {"seeds": seeds}
+
+
+def markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> str:
+    """Return the tables; a difference is in points, with interval, and seeds above 0 of all."""
+    parts = [f"# {title}"]
+    for name, rows in tables.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        cells = [columns, ["---", *["---:"] * (len(columns) - 1)]]
+        cells += [[_cell(row.get(column)) for column in columns] for row in rows]
+        parts += ["", f"## {name}", "", *(f"| {' | '.join(row)} |" for row in cells)]
+    return "\n".join(parts) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if not value["seeds"]:
+            return ""
+        mean, low, high = (f"{100 * value[bound]:+.1f}" for bound in ("mean", "low", "high"))
+        up = sum(seed > 0 for seed in value["seeds"].values())
+        return f"{mean} [{low}, {high}] {up}/{len(value['seeds'])}"
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.3f}"
+    return "" if value is None else str(value)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else np.nan
