@@ -50,6 +50,12 @@ def server(request: Any, serve: Any, tmp_path: Path) -> Iterator[Any]:
         yield running
 
 
+def labeled_row(puzzle: countdown.Puzzle) -> dict[str, Any]:
+    """A reference that a random model meets now and then: any number from 20 to 60."""
+    row = {"question": puzzle.question, "answer": "40", "verifier": "numeric"}
+    return row | {"metadata": {"tolerance": 0.5}}
+
+
 def test_what_it_learned_is_what_vllm_serves(server: Any, worker: StartWorker) -> None:
     for puzzle in SPLIT.unlabeled:
         server.client.chat.completions.create(
@@ -59,7 +65,7 @@ def test_what_it_learned_is_what_vllm_serves(server: Any, worker: StartWorker) -
         Tempo(base_url=server.base_url, api_key=server.admin_key) as tempo,
         worker(TEMPO_POLICY_LEARNING_RATE="0.02"),
     ):
-        tempo.files.create(countdown.labeled_row(puzzle) for puzzle in SPLIT.labeled)
+        tempo.files.create(map(labeled_row, SPLIT.labeled))
         while tempo.status().questions.captured < len(SPLIT.unlabeled):
             time.sleep(0.2)
         job = tempo.jobs.wait(tempo.jobs.create("round", max_steps=3).id, timeout=180)

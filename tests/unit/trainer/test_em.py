@@ -381,7 +381,7 @@ SOUND = {
         ({"m_step/reward": 0.5, "e_step/accuracy": 0.6}, ""),
         ({"e_step/brier": 0.24}, "Brier score rose from 0.200 to 0.240"),
         ({"m_step/length_correlation": -0.6}, "went from +0.10 to -0.60"),
-        ({"m_step/value_truncated": 0.3}, "truncated responses are worth 0.30"),
+        ({"m_step/value_truncated": 0.5}, "truncated responses are worth 0.50"),
     ],
     ids=str,
 )
