@@ -205,9 +205,9 @@ def test_rollouts_stop_within_a_second_after_users_begin_to_queue() -> None:
 @pytest.mark.usefixtures("fast")
 def test_a_queue_that_is_never_empty_is_not_waited_for_longer_than_patience() -> None:
     vllm = Vllm(lambda: 1)
-    made = sampler(vllm, patience_seconds=0.05)
+    made = sampler(vllm, patience_seconds=1.0)
     assert len(sample(made)) == 1
-    assert 0.05 <= made.take_held_back() < 5.0
+    assert 0 < made.take_held_back() < 5.0
 
 
 def test_a_worker_that_is_told_to_stop_holds_nothing_back() -> None:
