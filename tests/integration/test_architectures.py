@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, Olmo3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Olmo3Config
 
 from tempo_client import Tempo
 from tempo_trainer.demo import countdown
@@ -31,7 +31,6 @@ SIZES = {
 }
 CONFIGS = {
     "llama": LlamaConfig(**SIZES, num_key_value_heads=1, tie_word_embeddings=True),
-    "olmo2": Olmo2Config(**SIZES, num_key_value_heads=2, tie_word_embeddings=False),
     "olmo3": Olmo3Config(**SIZES, num_key_value_heads=2, sliding_window=32),
 }
 SPLIT = countdown.split(11, labeled=60, unlabeled=8, unseen=0)
