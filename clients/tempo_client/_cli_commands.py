@@ -168,6 +168,8 @@ def list_jobs(ctx: typer.Context, as_json: Json = False) -> None:
     """List all jobs, newest first."""
     found = connect(ctx).jobs.list()
     rows = [(job.id, job.mode, job.status, clock(job.created_at)) for job in found]
+    if not found:
+        story.print("no jobs yet; `tempo recalibrate FILE` makes one")
     show(found, rows, as_json=as_json, columns=("job", "mode", "status", "made"))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from tempo_client._credentials import find_api_key, find_base_url
+from tempo_client._credentials import as_base_url, find_api_key, find_base_url
 from tempo_client._operations import C, Deployment
 from tempo_client._protocol import MAX_RETRIES, Failure, Outcome, Request, Response
 from tempo_client.errors import ConfigurationError
@@ -34,7 +34,7 @@ class Client(Deployment[C]):
         transport: Any = None,
     ) -> None:
         super().__init__(max_retries)
-        self.base_url = (base_url or find_base_url()).rstrip("/")
+        self.base_url = as_base_url(base_url) if base_url else find_base_url()
         self._http = self._http_type(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {api_key or find_api_key()}"},

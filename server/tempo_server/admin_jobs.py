@@ -95,7 +95,7 @@ def _check_data(s: Session, training_file: str | None) -> None:
     if not queries.example_counts(s)["train"]:
         raise InvalidInputError(
             "there are no labeled questions to calibrate the critic with; upload a file first: "
-            "POST /tempo/v1/files"
+            "tempo recalibrate FILE, or POST /tempo/v1/files"
         )
 
 

@@ -141,6 +141,7 @@ class Supervisor:
                     told = True
                 time.sleep(TICK_SECONDS)
         finally:
+            say("tempo", "stopping: an iteration is committed, requests under way are finished")
             for child in reversed(self._children):
                 child.stop()
 

@@ -166,7 +166,8 @@ def _run(arguments: Sequence[str]) -> None:
     def tell() -> None:
         model = next(iter(settings.alias_names), "tempo-v0")  # TEMPO_ALIASES may be empty
         say("tempo", f"ready: {url}/v1, model {model!r}")
-        say("tempo", f"TEMPO_BASE_URL={url} tempo recalibrate FILE   # questions with answers")
+        where = f"TEMPO_DATA_DIR={settings.root} TEMPO_BASE_URL={url}"
+        say("tempo", f"{where} tempo recalibrate FILE   # questions with answers")
 
     http = httpx.Client(base_url=url, timeout=1.0, trust_env=False)
     say("tempo", f"data in {settings.root}")
@@ -190,6 +191,7 @@ def _run(arguments: Sequence[str]) -> None:
         signal.signal(number, supervisor.stop)
     with http:
         supervisor.run()
+    say("tempo", f"stopped; everything is kept in {settings.root}")
 
 
 def _is_healthy(http: httpx.Client) -> bool:

@@ -130,7 +130,7 @@ class AdapterStore:
         if manifest.rank > rank:
             raise AdapterMismatchError(
                 f"{name} is rank {manifest.rank} but vLLM was started with --max-lora-rank {rank}; "
-                f"restart with --max-lora-rank {manifest.rank}"
+                f"restart with --max-lora-rank {manifest.rank} (TEMPO_LORA_RANK={manifest.rank})"
             )
         return directory
 

@@ -96,7 +96,12 @@ class EmbeddedValkey:
         ]
         with (self.data_dir / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,
+                start_new_session=True,  # a terminal's Ctrl-C must not end it before its users
             )
 
     def _wait(self) -> None:

@@ -374,3 +374,26 @@ assert tempo_client.Tempo("http://x", api_key="tk_x").base_url == "http://x"
         command, cwd=root, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_misspelt_variable_is_refused_with_what_was_meant() -> None:
+    with pytest.raises(
+        tempo_client.ConfigurationError, match="TEMPO_BASE_ULR; did you mean TEMPO_BASE_URL"
+    ):
+        find_base_url({"TEMPO_BASE_ULR": "http://there"})
+    others = {"TEMPO_VLLM_API_KEY": "k", "TEMPO_BASE_URL": "http://there"}
+    assert find_base_url(others) == "http://there"
+
+
+@pytest.mark.parametrize(
+    "given", ["http://there", "http://there/", "http://there/v1", "http://there/v1/"]
+)
+def test_the_address_of_v1_is_the_server_s_too(given: str) -> None:
+    assert find_base_url({"TEMPO_BASE_URL": given}) == "http://there"
+
+
+def test_an_address_without_a_scheme_is_refused() -> None:
+    with pytest.raises(
+        tempo_client.ConfigurationError, match="'there:8000' is no URL; write http://there:8000"
+    ):
+        find_base_url({"TEMPO_BASE_URL": "there:8000"})
