@@ -33,16 +33,18 @@ def grouped(slots: Tensor) -> list[Group]:
 
 
 class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
-    """vLLM's CPU wrapper with another product for linear layers."""
+    """vLLM's CPU wrapper with another product for linear layers and for the logits."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._groups: list[Group] = []
+        self._sampled: list[Group] = []
 
     def update_metadata(self, *arguments: Any, **keywords: Any) -> None:
         """Take a step's mapping of rows to slots."""
         super().update_metadata(*arguments, **keywords)
         self._groups = grouped(self.token_lora_indices)
+        self._sampled = grouped(self.sampler_indices)
 
     def add_lora_linear(
         self,
@@ -56,26 +58,39 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         buffer: tuple[Tensor, ...] | None = None,
         **_: Any,
     ) -> None:
-        """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, slice by slice.
+        """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, slice by slice."""
+        outputs, inputs, start = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), 0
+        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            _add(outputs[:, start : start + width], inputs, a, b, scale, self._groups)
+            start += width
 
-        x Aᵀ is summed in fp32 and rounded to `y`'s dtype before B, as in the stock operator;
-        `buffer`, in which that one keeps it, is not needed.
-        """
-        outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        for group in self._groups:
-            rows = inputs[group.rows].to(lora_a_stacked[0].dtype)
-            start = 0
-            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                shrunk = scale * (rows @ a[group.slot, 0].T)
-                delta = shrunk.to(y.dtype) @ b[group.slot, 0].T.to(y.dtype)
-                outputs[group.rows, start : start + width] += delta
-                start += width
-
-    def add_lora_logits(self, y: Tensor, x: Tensor, *arguments: Any, **keywords: Any) -> None:
+    def add_lora_logits(
+        self,
+        y: Tensor,
+        x: Tensor,
+        lora_a_stacked: Tensor,
+        lora_b_stacked: Tensor,
+        scale: float,
+        *,
+        buffer: Tensor | None = None,
+        **_: Any,
+    ) -> None:
         """Add the logits' delta, but not to log-probabilities of a prompt.
 
-        Those come with a row for each of the prompt's tokens where the stock operator expects one
-        for each request, and dies with the engine. Our adapters have no delta for logits.
+        Those come with a row for each of the prompt's tokens where the mapping has one for each
+        request; the stock operator dies of that, with the engine. Our adapters leave logits alone.
         """
         if len(x) == len(self.sampler_indices):
-            super().add_lora_logits(y, x, *arguments, **keywords)
+            logits = y[:, : lora_b_stacked.shape[2]]
+            _add(logits, x, lora_a_stacked, lora_b_stacked, scale, self._sampled)
+
+
+def _add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, groups: list[Group]) -> None:
+    """Add scale · x Aᵀ Bᵀ to the rows of each group; A is (slots, 1, rank, in), B (…, out, rank).
+
+    x Aᵀ is summed in fp32 and rounded to `y`'s dtype before B, as in the stock operators; the
+    `buffer` in which those keep it is not needed.
+    """
+    for group in groups:
+        shrunk = scale * (x[group.rows].to(a.dtype) @ a[group.slot, 0].T)
+        y[group.rows] += shrunk.to(y.dtype) @ b[group.slot, 0].T.to(y.dtype)

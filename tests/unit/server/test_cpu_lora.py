@@ -71,6 +71,29 @@ def test_base_rows_stay_as_they_are_where_stock_adds_the_last_slot(
     assert dense[rows].abs().max() == 0
 
 
+def logits_delta(kind: type[PunicaWrapperCPU], rows: int) -> Tensor:
+    """Return what a wrapper adds to the logits of the rows of DECODE, or of as many others."""
+    wrapper = kind(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(DECODE), tuple(DECODE), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    (a, *_), (b, *_) = weights(torch.float32)
+    y = torch.zeros(rows, SLICES[0])
+    wrapper.add_lora_logits(y, torch.ones(rows, WIDTH), a, b, 1.0)
+    return y
+
+
+def test_logits_of_adapters_rows_get_what_stock_gives_them_and_the_base_s_nothing() -> None:
+    stock, dense = (logits_delta(kind, len(DECODE)) for kind in (PunicaWrapperCPU, DenseLoRA))
+    rows = torch.tensor(DECODE) > 0
+    assert stock[rows].abs().max() > 10
+    torch.testing.assert_close(dense[rows], stock[rows])
+    assert dense[~rows].abs().max() == 0
+
+
+def test_log_probabilities_of_a_prompt_are_left_alone() -> None:
+    assert logits_delta(DenseLoRA, len(DECODE) + 3).abs().max() == 0
+
+
 @pytest.mark.parametrize("prefill", [True, False])
 def test_a_batch_of_base_rows_gets_nothing(prefill: bool) -> None:
     assert delta(DenseLoRA, [0, 0, 0], prefill=prefill, dtype=torch.float32).abs().max() == 0
