@@ -58,7 +58,7 @@ def roll_back(context: Current, body: RollbackRequest | None = None) -> Adapter:
     body = body or RollbackRequest()
     target = None if body.to is None else BASE if body.to == "base" else version_of(body.to)
     with context.sessions.begin() as s:
-        version = versions.serving(s).previous if target is None else target
+        version = versions.version_before(s) if target is None else target
     _verify(context, version)
     with context.sessions.begin() as s:
         pointer = versions.roll_back(s, to=version, reason=body.reason)

@@ -87,9 +87,21 @@ def promote(
 
 def roll_back(s: Session, *, to: int | None = None, reason: str = "") -> Serving:
     """Point serving at `to`, or at the version that served before the present one."""
+    return promote(s, version_before(s) if to is None else to, reason=reason or "rollback")
+
+
+def version_before(s: Session) -> int:
+    """Return what a rollback returns to: what served before, else what the version came from.
+
+    Never forward: after a rollback, what served before is what was complained about. Raises
+    ConflictError when the base serves.
+    """
     pointer = serving(s)
-    target = pointer.previous if to is None else to
-    return promote(s, target, reason=reason or "rollback")
+    if pointer.version == BASE:
+        raise ConflictError("the base serves, there is nothing to roll back to; promote a version")
+    if pointer.previous < pointer.version:
+        return pointer.previous
+    return adapter(s, pointer.version).parent
 
 
 def mark_corrupt(s: Session, version: int, message: str) -> None:

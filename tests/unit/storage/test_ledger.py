@@ -81,6 +81,21 @@ def test_a_promotion_moves_the_pointer_and_a_rollback_returns(
         assert versions.roll_back(s, to=0).version == 0
 
 
+def test_a_second_rollback_goes_further_back_and_never_forward(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        s.add_all([candidate(1), candidate(2), candidate(3)])
+        versions_of = {row.version: row for row in s.new}
+        versions_of[2].parent, versions_of[3].parent = 1, 2
+        s.flush()
+        for version in (1, 2, 3):
+            versions.promote(s, version)
+        assert [versions.roll_back(s).version for _ in range(3)] == [2, 1, 0]
+        with pytest.raises(ConflictError, match="the base serves, there is nothing to roll back"):
+            versions.roll_back(s)
+
+
 def test_a_promotion_over_a_changed_pointer_is_refused(sessions: sessionmaker[Session]) -> None:
     with sessions.begin() as s:
         s.add(candidate(1))
