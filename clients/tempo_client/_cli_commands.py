@@ -15,7 +15,8 @@ app = typer.Typer(
     name="tempo",
     cls=Commands,
     help="A vLLM server that goes on learning from its users' questions.\n\n"
-    "Begin with `tempo serve MODEL`; beside it `tempo recalibrate FILE`, then `tempo round`.\n\n"
+    "Begin with `tempo serve MODEL`; beside it `tempo recalibrate FILE`. Users ask model tempo; a "
+    "round starts by itself once 64 new questions have come, or with `tempo round`.\n\n"
     "TEMPO_BASE_URL names the server if it is not http://127.0.0.1:8000. Its key is TEMPO_API_KEY, "
     "or in TEMPO_API_KEY_FILE or TEMPO_DATA_DIR.\n\n"
     "Exit codes: 0 done, 1 failed, 2 usage, 3 no server, 4 no access, 5 refused by the gate.",
@@ -50,20 +51,29 @@ def recalibrate(
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Upload labeled questions and calibrate the critic."""
+    """Upload labeled questions and calibrate the critic.
+
+    One question a line: {"question": "…", "answer": "42", "verifier": "math"}. `math` is the
+    default; numeric, exact and choice are there too. At least 8 lines, better 64: a fifth is held
+    out and decides promotions. The server checks the file, also for --dry-run.
+    """
     tempo = connect(ctx)
     sent = tempo.files.create(file, dry_run=dry_run)
     _tell_file(sent)
     if dry_run:
         return show(sent, rows_of(sent, "examples", "held_out", "duplicates"), as_json=as_json)
     job = tempo.jobs.create("recalibrate", training_file=sent.id)
+    story.print("then a round starts by itself once users have asked enough: `tempo watch`")
     finish(tempo, job, wait=wait, as_json=as_json)
 
 
 @app.command("round")
 def round_(
     ctx: typer.Context,
-    steps: Annotated[int | None, typer.Option(min=1, help="Iterations.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Iterations; by default TEMPO_ITERATIONS_PER_ROUND, 10."),
+    ] = None,
     promote: Annotated[bool, typer.Option(help="Serve what passes the gate.")] = True,
     wait: Wait = True,
     as_json: Json = False,
@@ -225,13 +235,28 @@ def _tell_file(found: File) -> None:
 
 def _show_adapter(found: Adapter, *, as_json: bool) -> None:
     rows = rows_of(found, "id", "status", "parent", "created_by_job")
-    show(found, [*rows, ("gate", _gate_reason(found))], as_json=as_json)
+    told = [("gate", _gate_reason(found)), ("probe", _probe_finding(found))]
+    show(found, [*rows, *told], as_json=as_json)
     for process in found.unacknowledged:
         story.print(f"tempo: process {process} does not answer with it yet")
 
 
 def _gate_reason(found: Adapter) -> str:
-    return str(found.report.get("reason", "-"))
+    """Return why the gate decided, and by what difference on how many questions."""
+    report = found.report
+    if "against_base" not in report:
+        return str(report.get("reason", "-"))
+    difference = report["against_base"]
+    base, avg, k = report["base_avg_at_k"], report["candidate_avg_at_k"], report["k"]
+    return (
+        f"{report['reason']}; avg@{k} {avg:.3f}, base {base:.3f} ({difference['mean']:+.3f}, at "
+        f"least {difference['low']:+.3f}) on {report['questions']} held-out questions"
+    )
+
+
+def _probe_finding(found: Adapter) -> str:
+    probe = found.report.get("probe")
+    return f"{probe['verdict']}: {probe['reason']}" if probe else "-"
 
 
 app.add_typer(adapters, name="adapters", no_args_is_help=True)

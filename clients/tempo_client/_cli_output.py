@@ -94,7 +94,7 @@ def finish(tempo: Tempo, job: Job, *, wait: bool, as_json: bool) -> None:
 def follow(tempo: Tempo, job: Job) -> Job:
     """Tell a job's events and show its progress until it ends; Ctrl-C leaves it running."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    last = None
+    last, told = None, ""
     try:
         with Progress(*columns, console=story, disable=not story.is_terminal) as bar:
             task = bar.add_task(job.mode, total=None)
@@ -105,7 +105,12 @@ def follow(tempo: Tempo, job: Job) -> Job:
                     last = event.id
                 done = job.progress
                 bar.update(task, completed=done.get("iteration", 0), total=done.get("of"))
-                bar.update(task, description=f"{job.mode}: {done.get('phase', job.status)}")
+                text = f"{job.mode}: {done.get('phase', job.status)}"
+                bar.update(task, description=text)
+                text += f" {done['iteration']} of {done['of']}" if done.get("of") else ""
+                if not story.is_terminal and text != told:
+                    story.print(text)
+                told = text
                 if job.is_finished:
                     return job
                 time.sleep(POLL_SECONDS)

@@ -33,7 +33,8 @@ def create_job(context: Current, body: JobRequest) -> Job:
         for active in queries.jobs(s, statuses=queries.ACTIVE):
             if active.mode == body.tempo.mode:
                 raise JobRunningError(
-                    f"{active.id} ({active.mode}) is {active.status}; wait for it or cancel it"
+                    f"{active.id} ({active.mode}) is {active.status}; follow it with "
+                    "`tempo watch`, or cancel it"
                 )
         row = queries.create_job(s, job_id, body.tempo.mode, options)
         queries.add_event(s, "job.queued", f"{body.tempo.mode} is queued", job_id=job_id)

@@ -349,3 +349,15 @@ def test_commands_of_others_get_their_arguments(
 ) -> None:
     result = CliRunner().invoke(others, arguments.split())
     assert (result.exit_code, said in result.output) == (code, True), result.output
+
+
+def test_a_version_is_shown_with_the_difference_that_decided() -> None:
+    report = {
+        **{"reason": "every bound holds", "base_avg_at_k": 0.316, "candidate_avg_at_k": 0.377},
+        **{"against_base": {"mean": 0.061, "low": 0.044, "high": 0.08}, "questions": 74, "k": 8},
+        "probe": {"verdict": "unproven", "reason": "too small to tell"},
+    }
+    answers = {"GET /tempo/v1/adapters/tempo-v3": ADAPTER | {"report": report}}
+    shown = run("adapters", "show", "tempo-v3", on=answers).stdout
+    assert "avg@8 0.377, base 0.316 (+0.061, at least +0.044) on 74 held-out questions" in shown
+    assert "probe\tunproven: too small to tell" in shown
