@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
@@ -223,7 +224,7 @@ class TrainingSwitch(Operations[C]):
         return await self._ask(post("/training/resume", {}, idempotent=True), Training)
 
 
-class Deployment(Operations[C]):
+class Deployment(Operations[C], ABC):
     """The whole: what a client offers; how it sends and waits, and whether it blocks, it says."""
 
     _blocks: bool
@@ -236,11 +237,13 @@ class Deployment(Operations[C]):
         self.adapters = Adapters(self)
         self.training = TrainingSwitch(self)
 
+    @abstractmethod
     async def _send(self, request: Request) -> Outcome:
-        raise NotImplementedError
+        """Send a request; return the response, or why there is none."""
 
+    @abstractmethod
     async def _sleep(self, seconds: float) -> None:
-        raise NotImplementedError
+        """Return after so many seconds."""
 
     @operation
     async def status(self) -> Status:

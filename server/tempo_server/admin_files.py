@@ -21,6 +21,7 @@ from tempo_server.routing import Current, Keyed, Part
 from tempo_server.schemas import File, Page
 from tempo_storage import models as rows
 from tempo_storage import pool, queries
+from tempo_storage.directories import fsync
 from tempo_storage.errors import NotFoundError
 
 router = APIRouter(route_class=Keyed)
@@ -113,16 +114,8 @@ def _kept(path: Path, content: BinaryIO) -> Iterator[None]:
             shutil.copyfileobj(content, file)
             file.flush()
             os.fsync(file.fileno())
-        _fsync_directory(path.parent)
+        fsync(path.parent)
         yield
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,6 +25,7 @@ FLAGS = (
     *("--enable-lora", "--max-loras", "5", "--max-lora-rank", "16", "--max-model-len", "64"),
     *("--scheduling-policy", "priority", "--gpu-memory-utilization", "0.3"),
     *("--served-model-name", "base", "--host", "127.0.0.1"),
+    *("--dtype", "float32", "--distributed-executor-backend", "uni"),
 )
 WARM_UP = 30
 RESAMPLES = 5000
@@ -38,6 +39,9 @@ def serve(stack: ExitStack, model: Path, *, plugin: bool, root: Path) -> str:
         "TORCHDYNAMO_DISABLE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_PLUGINS": "tempo_cpu_lora",
+        # One process each that no core owns: bound, the two servers wait for one another's threads.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
     arguments = [*FLAGS, "--port", str(port)]
     if plugin:

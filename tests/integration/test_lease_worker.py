@@ -41,7 +41,7 @@ def work(connection: redis.Redis) -> None:
 
 def test_a_ring_runs_the_ledger_s_job_in_this_process(connection: redis.Redis) -> None:
     ran: list[tuple[str, int]] = []
-    jobs.install(OneJob(lambda job_id: ran.append((job_id, os.getpid()))))  # type: ignore[arg-type]
+    jobs.install(OneJob(lambda job_id: ran.append((job_id, os.getpid()))))
     assert ring(connection, "job-1")
     work(connection)
     assert ran == [("job-1", os.getpid())]
@@ -61,7 +61,7 @@ def test_a_foreign_function_is_never_called(connection: redis.Redis, tmp_path: P
 def test_a_callback_is_no_way_in(connection: redis.Redis, tmp_path: Path) -> None:
     from rq import Callback
 
-    jobs.install(OneJob(lambda _: None))  # type: ignore[arg-type]
+    jobs.install(OneJob(lambda _: None))
     trace = tmp_path / "trace"
     queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
     queue.enqueue(lease_worker.ALLOWED, "job-1", on_success=Callback("os.abort"))
@@ -82,7 +82,7 @@ def test_a_long_job_keeps_its_short_lease(
             ((_, ends),) = connection.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
             left.append(ends - time.time())
 
-    jobs.install(OneJob(run))  # type: ignore[arg-type]
+    jobs.install(OneJob(run))
     ring(connection, "job-1")
     work(connection)
     # Never more than the lease ahead, so that a dead worker is noticed; never behind.

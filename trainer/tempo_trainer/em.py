@@ -13,6 +13,7 @@ from tempo_trainer.batch import Batch, read
 from tempo_trainer.clock import phase
 from tempo_trainer.fitness import describe, measure, refuse
 from tempo_trainer.networks import Critic, Networks, Policy
+from tempo_trainer.optimiser import Update
 from tempo_trainer.reports import EMReport, MStep, Shift, Signal, Updates
 from tempo_trainer.settings import TrainerSettings
 
@@ -27,11 +28,13 @@ def em_step(
 ) -> EMReport:
     """Make one iteration (algorithm 1, stage 2); `labeled` is this step's batch, then replays.
 
+    Without labeled batches the critic judges as it is.
+
     E   φ ← argmin  E[x∈D_L, y∼π_θ] (V_φ(x, y<t) − I)²             recalibrate the critic   (eq. 6)
     M   θ ← argmax  E[x∈D_U, y∼π_θ] A_t · log π_θ(y_t | x, y<t)    refine the policy        (eq. 12)
     """
     critic, policy = networks.critic, networks.policy
-    batch = _policy_batch(labeled[0], unlabeled, settings)
+    batch = _policy_batch(labeled, unlabeled, settings)
     early = judge(critic, batch, settings) if settings.order == "release" else None
     e_step = recalibrate(critic, labeled, settings)
     fitness = measure(critic, held_out, settings)
@@ -92,12 +95,11 @@ def refine(policy: Policy, batch: Batch, a: Tensor, settings: TrainerSettings) -
     return MStep(Updates.of(updates), Shift.average(shifts))
 
 
-def _policy_batch(labeled: Batch, unlabeled: Batch, settings: TrainerSettings) -> Batch:
+def _policy_batch(labeled: Sequence[Batch], unlabeled: Batch, settings: TrainerSettings) -> Batch:
     """Return what the policy learns from; labeled groups with outcomes all alike teach nothing."""
-    mixed = labeled.informative()
-    if not settings.labeled_in_policy or not mixed.any():
+    if not labeled or not settings.labeled_in_policy or not labeled[0].informative().any():
         return unlabeled
-    return unlabeled.concatenate(labeled.select(mixed))
+    return unlabeled.concatenate(labeled[0].select(labeled[0].informative()))
 
 
 def _whiten(raw: Tensor, mask: Tensor, labeled: Tensor, settings: TrainerSettings) -> Tensor:

@@ -92,8 +92,9 @@ def suspicions(first: Mapping[str, float], last: Mapping[str, float]) -> str:
         "the correlation of value and length went from {:+.2f} to {:+.2f}".format(*r): (
             abs(r[1]) - abs(r[0]) > RISE
         ),
-        f"truncated responses are worth {cut:.2f}, finished ones {stopped:.2f}": cut
-        > stopped + RISE,
+        f"truncated responses are worth {cut:.2f}, finished ones {stopped:.2f}": (
+            cut - stopped > RISE
+        ),
     }
     found = "; ".join(sign for sign, seen in signs.items() if seen)
     return found and f"{found}: read some responses before this version is kept"

@@ -342,7 +342,7 @@ def test_an_operation_looks_like_a_method_and_blocks_or_awaits_as_its_client_doe
         assert next(iter(inspect.signature(tempo.jobs.wait).parameters)) == "job_id"
         assert (tempo.jobs.wait.__doc__ or "").startswith("Return the job when")
         with pytest.raises(TypeError, match="job_id"):
-            tempo.jobs.retrieve()  # type: ignore[call-arg]
+            tempo.jobs.retrieve()
 
     async def story() -> None:
         async with tempo_client.AsyncTempo("http://t", api_key="k", transport=answers) as other:

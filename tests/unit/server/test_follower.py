@@ -82,7 +82,7 @@ class World:
             base="tiny",
             counters=Counters(captured=3),
         )
-        return Follower(context, self.bindings, self.probe)  # type: ignore[arg-type]
+        return Follower(context, self.bindings, self.probe)
 
     def promote(self, version: int) -> None:
         with self.sessions.begin() as s:
@@ -327,4 +327,4 @@ def _with_sessions(world: World, begin: Any) -> Any:
             return world.sessions.begin()
 
     settings = ServerSettings(data_dir=Path("unused"), poll_seconds=0.05)
-    return world.new_follower(settings, Sessions())._context  # type: ignore[arg-type]
+    return world.new_follower(settings, Sessions())._context

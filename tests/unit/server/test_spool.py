@@ -35,7 +35,7 @@ def make(tmp_path: Path, *, limit_bytes: int = 1 << 20) -> tuple[Spool, Counters
 
 def send(spool: Spool, stream: FakeStream) -> None:
     spool.seal()
-    asyncio.run(spool.send(stream))  # type: ignore[arg-type]
+    asyncio.run(spool.send(stream))
 
 
 def test_a_question_is_on_disk_when_append_returns(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_draining_goes_on_after_the_stream_was_down(
     spool.append({"id": "a"})
 
     async def run() -> None:
-        task = asyncio.create_task(drain(spool, stream))  # type: ignore[arg-type]
+        task = asyncio.create_task(drain(spool, stream))
         await asyncio.sleep(0.05)
         stream.is_up = True
         while not stream.taken:

@@ -36,7 +36,7 @@ def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
 
 def jobs(sessions: sessionmaker[Session], work: Callable[[], dict[str, Any]]) -> ScriptedJobs:
     made = ScriptedJobs(WorkerSettings(), sessions, epoch=lambda: 1, should_stop=lambda: False)
-    made.work = work  # type: ignore[method-assign]
+    made.work = work
     return made
 
 
@@ -120,7 +120,7 @@ def test_a_worker_that_lost_the_lease_commits_nothing(sessions: sessionmaker[Ses
             assert leases.acquire(s, leases.TRAINER, "another", 60.0) == 2
         return {"stale": True}
 
-    made.work = work  # type: ignore[method-assign]
+    made.work = work
     with pytest.raises(LeaseLostError):
         made.run("j")
     assert status(sessions)[0] == "running"

@@ -40,8 +40,8 @@ def learner(tmp_path: Path) -> Iterator[Learner]:
         settings=settings,
         sessions=sessions,
         store=AdapterStore(settings.adapters_dir),
-        sampler=None,  # type: ignore[arg-type]
-        verifiers=None,  # type: ignore[arg-type]
+        sampler=None,
+        verifiers=None,
         base="base",
         epoch=lambda: 1,
         should_stop=lambda: False,

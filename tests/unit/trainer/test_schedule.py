@@ -34,7 +34,7 @@ def mode(settings: WorkerSettings = DAILY, **changes: object) -> str | None:
 def test_a_round_starts_with_the_last_question_that_it_waits_for() -> None:
     assert mode(new_questions=63) is None
     assert mode(new_questions=64) == "round"
-    assert "64 new questions" in due(READY, DAILY).reason  # type: ignore[union-attr]
+    assert "64 new questions" in due(READY, DAILY).reason
 
 
 @pytest.mark.parametrize("held_up", [{"paused": True}, {"busy": True}, {"labeled": False}])

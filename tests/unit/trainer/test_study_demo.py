@@ -10,7 +10,7 @@ from tempo_trainer.demo.base import Recipe
 
 
 def asked(rows: list[dict[str, object]]) -> set[str]:
-    return {row["messages"][0]["content"] for row in rows}  # type: ignore[index]
+    return {row["messages"][0]["content"] for row in rows}
 
 
 @pytest.mark.parametrize("task", study.RECIPES)

@@ -8,6 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from tempo_trainer import em
 from tempo_trainer.batch import Batch, Rollout
 from tempo_trainer.objective import group_advantages
 from tempo_trainer.reports import Fitness, MStep, Shift, Signal, Updates
@@ -96,17 +97,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     updates, signal = Updates(0.0, 0.0, 1, 0), torch.full((8, 2), 0.25)
 
     def recalibrate(critic: object, batches: list[Batch], settings: object) -> Updates:
-        found["e_steps"] += 1
+        found["e_steps"] += bool(batches)
         return updates
 
     def refine(policy: object, batch: Batch, a: Tensor, settings: object) -> MStep:
         found.update(a=a, batch=batch)
         return MStep(updates, Shift(0.0, 0.0, 0.0, 0.0, 0.0))
 
-    monkeypatch.setattr(methods, "recalibrate", recalibrate)
-    monkeypatch.setattr(methods, "refine", refine)
-    monkeypatch.setattr(methods, "judge", lambda *_: Signal(signal, 0.0, 0.0, 0.5))
-    monkeypatch.setattr(methods, "measure", lambda *_: Fitness(found.get("auroc", 0.9), 0, 0, 0, 0))
+    monkeypatch.setattr(em, "recalibrate", recalibrate)
+    monkeypatch.setattr(em, "measure", lambda *_: Fitness(found.get("auroc", 0.9), 0, 0, 0, 0))
+    for module in (em, methods):
+        monkeypatch.setattr(module, "refine", refine)
+        monkeypatch.setattr(module, "judge", lambda *_: Signal(signal, 0.0, 0.0, 0.5))
     return found
 
 
@@ -123,7 +125,7 @@ def test_a_method_s_advantages(
     method: str, deck: str, expected: list[float], made: dict[str, Any]
 ) -> None:
     lab = FakeLab()
-    methods.METHODS[method].iterate(lab)  # type: ignore[arg-type]
+    methods.METHODS[method].iterate(lab)
     assert made["a"][:, 0].tolist() == pytest.approx(expected, abs=1e-4)
     assert torch.equal(made["a"][:, 0], made["a"][:, 1])
     assert lab.drawn == [(deck, lab.budget)]
@@ -134,7 +136,7 @@ def test_the_critic_of_tempo_is_recalibrated_and_that_of_frozen_is_not(
     made: dict[str, Any],
 ) -> None:
     for method, e_steps in (("frozen", 0), ("tempo", 1)):
-        methods.METHODS[method].iterate(FakeLab())  # type: ignore[arg-type]
+        methods.METHODS[method].iterate(FakeLab())
         assert made["e_steps"] == e_steps
         assert made["a"].unique().tolist() == [0.25]  # the critic's
 
@@ -143,7 +145,7 @@ def test_recalibration_every_few_iterations(made: dict[str, Any]) -> None:
     lab = FakeLab()
     lab.recalibrate_every = 4
     for lab.iteration in range(9):
-        methods.tempo(lab)  # type: ignore[arg-type]
+        methods.tempo(lab)
     assert made["e_steps"] == 3
     assert lab.drawn.count(("train", 2)) == 3  # nothing is sampled for an E-step that is not made
 
@@ -152,13 +154,13 @@ def test_labeled_rows_train_the_policy_only_where_the_settings_say_so(made: dict
     for mixed, rows in ((False, 0), (True, 8)):
         lab = FakeLab()
         lab.settings = tiny.settings(labeled_in_policy=mixed)
-        methods.tempo(lab)  # type: ignore[arg-type]
+        methods.tempo(lab)
         assert int(made["batch"].labeled.sum()) == rows
 
 
 def test_an_unfit_critic_refines_nothing_in_tempo(made: dict[str, Any]) -> None:
     made["auroc"] = 0.4
-    assert "AUROC 0.400" in methods.tempo(FakeLab())["refusal"]  # type: ignore[arg-type]
+    assert "AUROC 0.400" in methods.tempo(FakeLab())["refusal"]
     assert made["a"] is None
 
 
@@ -169,13 +171,13 @@ def test_a_random_reward_has_nothing_to_do_with_outcomes(
     for sign in (1.0, -1.0):
         flipped = [[sign * o for o in row] for row in OUTCOMES]
         monkeypatch.setitem(globals(), "OUTCOMES", flipped)
-        methods.random_critic(FakeLab())  # type: ignore[arg-type]
+        methods.random_critic(FakeLab())
         found.append(made["a"])
     assert torch.equal(*found)
     assert len(found[0][:, 0].unique()) == 8
     lab = FakeLab()
     lab.iteration = 1
-    methods.random_critic(lab)  # type: ignore[arg-type]
+    methods.random_critic(lab)
     assert not torch.equal(made["a"], found[0])
 
 
@@ -183,7 +185,7 @@ def test_no_step_is_made_where_no_group_has_a_difference(
     made: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "ANSWERS", [["7"] * 4] * 2)
-    assert "alike" in methods.METHODS["ttrl"].iterate(FakeLab())["refusal"]  # type: ignore[arg-type]
+    assert "alike" in methods.METHODS["ttrl"].iterate(FakeLab())["refusal"]
     assert made["a"] is None
 
 
@@ -211,7 +213,7 @@ def drawn(*texts: str) -> Drawn:
 
 def test_answers_are_read_without_the_references() -> None:
     pool = FakePool()
-    judge = Judge(pool)  # type: ignore[arg-type]
+    judge = Judge(pool)
     responses = drawn("it is 7", "1 + 2 = 3", "it is 7")
     assert judge.answers(responses) == [["7", "1 + 2 = 3", "7"]]
     assert [item.reference for item in pool.items] == [(), ()]

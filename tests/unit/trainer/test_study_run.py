@@ -114,7 +114,7 @@ def test_every_method_begins_at_the_same_base(tmp_path: Path) -> None:
 def test_tempo_is_the_product_s_own_iteration(changed: dict[str, Any], tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path, settings=study_data.SETTINGS | changed)
     data = Data.load(spec.labeled, spec.unlabeled)
-    ours, product = (Lab(spec, data, study_data.Verifiers(["numeric"])) for _ in range(2))  # type: ignore[arg-type]
+    ours, product = (Lab(spec, data, study_data.Verifiers(["numeric"])) for _ in range(2))
     s, before = product.settings, product.networks.state_dict()["weights"]
     for _ in range(2):  # the second one replays the first
         tempo(ours)

@@ -23,10 +23,8 @@ import torch
 from torch import Tensor
 
 from tempo_trainer.batch import Batch
-from tempo_trainer.em import judge, recalibrate, refine
-from tempo_trainer.fitness import measure, refuse
+from tempo_trainer.em import em_step, judge, recalibrate, refine
 from tempo_trainer.objective import group_advantages
-from tempo_trainer.settings import TrainerSettings
 from tempo_trainer.study.lab import Lab
 from tempo_trainer.study.rewards import cluster_share, majority
 from tempo_trainer.study.sampling import seed_of
@@ -43,22 +41,16 @@ def warm_up(lab: Lab) -> None:
 
 def tempo(lab: Lab) -> Figures:
     """Make the product's iteration, with an E-step in each `recalibrate_every`-th."""
-    s, critic = lab.settings, lab.networks.critic
-    every = lab.recalibrate_every
-    labeled = lab.labeled(s.labeled_per_step) if every and lab.iteration % every == 0 else None
-    judging = lab.judging()
-    batch = _policy_batch(lab.batch(lab.draw("unlabeled", s.unlabeled_per_step)), labeled, s)
-    early = judge(critic, batch, s) if s.order == "release" else None
-    e_step = None
-    if labeled is not None:
-        e_step = recalibrate(critic, [labeled, *lab.replay], s)
-        lab.replay = [labeled, *lab.replay][: s.replay_batches]
-    fitness = measure(critic, judging, s)
-    signal = early or judge(critic, batch, s)
-    found = _figures("e_step", e_step, fitness) | _figures("m_step", signal)
-    if refusal := refuse(fitness, signal, s):
-        return found | {"refusal": refusal}
-    return found | _refine(lab, batch, signal.advantages)
+    s, every, labeled = lab.settings, lab.recalibrate_every, list[Batch]()
+    if every and lab.iteration % every == 0:
+        labeled = [lab.labeled(s.labeled_per_step), *lab.replay]
+        lab.replay = labeled[: s.replay_batches]
+    held_out = lab.judging()
+    unlabeled = lab.batch(lab.draw("unlabeled", s.unlabeled_per_step))
+    report = em_step(
+        lab.networks, labeled=labeled, unlabeled=unlabeled, held_out=held_out, settings=s
+    )
+    return report.metrics() | ({"refusal": report.refusal} if report.refusal else {})
 
 
 def frozen(lab: Lab) -> Figures:
@@ -127,12 +119,6 @@ def _refine_by(lab: Lab, batch: Batch, reward: Tensor) -> Figures:
 def _refine(lab: Lab, batch: Batch, a: Tensor) -> Figures:
     m_step = refine(lab.networks.policy, batch, a, lab.settings)
     return _figures("m_step", m_step.updates, m_step.shift)
-
-
-def _policy_batch(unlabeled: Batch, labeled: Batch | None, settings: TrainerSettings) -> Batch:
-    if labeled is None or not settings.labeled_in_policy or not labeled.informative().any():
-        return unlabeled
-    return unlabeled.concatenate(labeled.select(labeled.informative()))
 
 
 def _figures(group: str, *parts: Any) -> Figures:
