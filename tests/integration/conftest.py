@@ -28,6 +28,8 @@ from tempo_storage.models import Adapter
 from tempo_storage.streams import QuestionStream, redis_client
 from tempo_storage.valkey import EmbeddedValkey
 
+sys.path.append(str(Path(__file__).parent))  # for small.py, which several test modules share
+
 START_SECONDS = 240.0
 STOP_SECONDS = 30.0
 BASE_NAME = "tiny"
@@ -35,25 +37,6 @@ FLAGS = (
     *("--served-model-name", BASE_NAME, "--max-model-len", "128", "--max-num-seqs", "64"),
     *("--gpu-memory-utilization", "0.3"),  # the share of a machine that others use too
 )
-
-# Small steps, and a gate and a fitness check that let anything pass: their rules have unit tests.
-SMALL = {
-    "TEMPO_MAX_RESPONSE_TOKENS": "16",
-    "TEMPO_GROUP_SIZE": "4",
-    "TEMPO_WARM_UP_STEPS": "3",
-    "TEMPO_WARM_UP_QUESTIONS": "32",
-    "TEMPO_LABELED_PER_STEP": "16",
-    "TEMPO_UNLABELED_PER_STEP": "8",
-    "TEMPO_HELD_OUT_PER_STEP": "24",
-    "TEMPO_GATE_SAMPLES": "4",
-    "TEMPO_GATE_DELTA": "1",
-    "TEMPO_GATE_PASS_K_MARGIN": "1",
-    "TEMPO_GATE_ENTROPY_RATIO": "0",
-    "TEMPO_FITNESS_AUROC": "0",
-    "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
-    "TEMPO_THREADS": "1",
-    "TEMPO_ROUND_QUESTIONS": "0",
-}
 
 
 @dataclass
@@ -270,6 +253,8 @@ def make_version(server: Server, make_adapter: MakeAdapter) -> MakeVersion:
 @pytest.fixture
 def worker(server: Server, tmp_path: Path) -> StartWorker:
     """Return a context manager that runs a worker process with extra variables."""
+
+    from small import SMALL
 
     @contextmanager
     def start(**extra: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import labeled_row
 from transformers import AutoModelForCausalLM, LlamaConfig, Olmo3Config
 
 from tempo_client import Tempo
@@ -47,12 +48,6 @@ def server(request: Any, serve: Any, tmp_path: Path) -> Iterator[Any]:
     (data_dir := tmp_path / "data").mkdir()
     with serve(directory, data_dir) as running:
         yield running
-
-
-def labeled_row(puzzle: countdown.Puzzle) -> dict[str, Any]:
-    """A reference that a random model meets now and then: any number from 20 to 60."""
-    row = {"question": puzzle.question, "answer": "40", "verifier": "numeric"}
-    return row | {"metadata": {"tolerance": 0.5}}
 
 
 def test_what_it_learned_is_what_vllm_serves(server: Any, worker: StartWorker) -> None:

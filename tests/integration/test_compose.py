@@ -25,6 +25,7 @@ import openai
 import psycopg
 import pytest
 import yaml
+from small import SMALL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -57,23 +58,7 @@ SERVER_FLAGS = (
     *("--served-model-name", "tiny", "--max-model-len", "128", "--max-num-seqs", "64"),
     *("--gpu-memory-utilization", "0.3"),
 )
-SMALL = {
-    "TEMPO_MAX_RESPONSE_TOKENS": "16",
-    "TEMPO_GROUP_SIZE": "4",
-    "TEMPO_WARM_UP_STEPS": "1",
-    "TEMPO_WARM_UP_QUESTIONS": "32",
-    "TEMPO_LABELED_PER_STEP": "16",
-    "TEMPO_UNLABELED_PER_STEP": "8",
-    "TEMPO_HELD_OUT_PER_STEP": "24",
-    "TEMPO_GATE_SAMPLES": "4",
-    "TEMPO_GATE_DELTA": "1",
-    "TEMPO_GATE_PASS_K_MARGIN": "1",
-    "TEMPO_GATE_ENTROPY_RATIO": "0",
-    "TEMPO_FITNESS_AUROC": "0",
-    "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
-    "TEMPO_THREADS": "1",
-    "TEMPO_ROUND_QUESTIONS": "0",  # no round but the one that is asked for
-}
+ONE_WARM_UP = SMALL | {"TEMPO_WARM_UP_STEPS": "1"}
 
 
 class Postgres:
@@ -202,7 +187,7 @@ class Twin:
     def environment(self, name: str) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("TEMPO_", "VLLM_"))}
         own = self.services[name].get("environment", {})
-        extra = SMALL if name == "worker" else {}
+        extra = ONE_WARM_UP if name == "worker" else {}
         for_tests = {
             "TEMPO_DIE_WITH_PARENT": "1",
             "TORCHDYNAMO_DISABLE": "1",  # compiling one log-prob kernel takes half a minute

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
+from small import labeled_row
 from sqlalchemy import delete
 
 from tempo_client import Tempo
@@ -38,16 +39,6 @@ def labeled(server: Any) -> None:
     with server.sessions.begin() as s:
         sequence = versions.roll_back(s, to=0).sequence
     server.wait_for_sequence(sequence)
-
-
-def labeled_row(puzzle: countdown.Puzzle) -> dict[str, object]:
-    """A reference that a model which hardly calculates meets now and then: a number near 40."""
-    return {
-        "question": puzzle.question,
-        "answer": "40",
-        "verifier": "numeric",
-        "metadata": {"tolerance": 0.5},
-    }
 
 
 def ask(server: Any, **options: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from small import labeled_row
 from sqlalchemy import delete
 
 from tempo_client import Tempo
@@ -45,16 +46,6 @@ def nothing_is_new(server: Any, tempo: Tempo, worker: Any) -> None:
         eventually(lambda: server.stream.backlog() == 0)
     with server.sessions.begin() as s:
         s.execute(delete(Question))
-
-
-def labeled_row(puzzle: countdown.Puzzle) -> dict[str, object]:
-    """The same rows as in `test_learning.py`: the ledger is the session's."""
-    return {
-        "question": puzzle.question,
-        "answer": "40",
-        "verifier": "numeric",
-        "metadata": {"tolerance": 0.5},
-    }
 
 
 def ask(server: Any, questions: int) -> None:

@@ -278,8 +278,6 @@ def _row(version: int, parent: int, size: int) -> AdapterRow:
         checkpoint="",
         sha256="",
         bytes=size,
-        report={},
-        created_at=time.time(),
     )
 
 
