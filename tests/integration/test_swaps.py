@@ -41,7 +41,7 @@ def ask(server: Any, question: str, kind: str, promoted_before: int) -> Answer:
     """Ask by chat or by completion, streamed or not."""
     route, _, how = kind.partition(" ")
     all_tokens = {"ignore_eos": True, "skip_special_tokens": False}
-    options = {"model": "tempo", "max_tokens": TOKENS, "extra_body": all_tokens}
+    options = {"model": "tempo", "max_tokens": TOKENS, "temperature": 0.5, "extra_body": all_tokens}
     if route == "chat":
         api = server.client.chat.completions
         options["messages"] = [{"role": "user", "content": question}]
