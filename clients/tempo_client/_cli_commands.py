@@ -108,6 +108,29 @@ def questions(ctx: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
+def learned(
+    ctx: typer.Context,
+    question: Annotated[str, typer.Argument(help="Its id, its content hash or its text.")],
+    as_json: Json = False,
+) -> None:
+    """List the versions that learned from a question."""
+    found = connect(ctx).questions.learned(question)
+    show(found, [(adapter,) for adapter in found.adapters], as_json=as_json)
+
+
+@app.command()
+def erase(
+    ctx: typer.Context,
+    tenant: Annotated[str, typer.Argument(help="The hash of its key.")],
+    as_json: Json = False,
+) -> None:
+    """Erase a tenant's questions; list the versions that learned from them."""
+    found = connect(ctx).questions.erase(tenant)
+    rows = [("erased", found.erased), *(("learned", adapter) for adapter in found.adapters)]
+    show(found, rows, as_json=as_json)
+
+
+@app.command()
 def pause(ctx: typer.Context, reason: Reason = "", as_json: Json = False) -> None:
     """Stop training after the step under way; survives restarts."""
     changed = connect(ctx).training.pause(reason)
@@ -234,9 +257,13 @@ def _tell_file(found: File) -> None:
 
 
 def _show_adapter(found: Adapter, *, as_json: bool) -> None:
-    rows = rows_of(found, "id", "status", "parent", "created_by_job")
-    told = [("gate", _gate_reason(found)), ("probe", _probe_finding(found))]
-    show(found, [*rows, *told], as_json=as_json)
+    rows = rows_of(found, "id", "status", "parent", "created_by_job", "sha256")
+    rows += [("gate", _gate_reason(found)), ("probe", _probe_finding(found))]
+    for name, value in found.lineage.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [(f"{name} {key}".rstrip(), part) for key, part in parts]
+    rows += [("learned from", question_id) for question_id in found.question_ids]
+    show(found, rows, as_json=as_json)
     for process in found.unacknowledged:
         story.print(f"tempo: process {process} does not answer with it yet")
 

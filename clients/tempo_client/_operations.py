@@ -14,9 +14,9 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from tempo_client._protocol import PREFIX, Outcome, Request, complete, exchange, get, post
+from tempo_client._protocol import PREFIX, Outcome, Request, complete, delete, exchange, get, post
 from tempo_client.errors import JobFailedError, JobTimeoutError
-from tempo_client.types import Adapter, Event, File, Job, Resource, Status, Training
+from tempo_client.types import Adapter, Event, File, Job, Learned, Resource, Status, Training
 
 if TYPE_CHECKING:
     from tempo_client._client import AsyncTempo, Tempo
@@ -209,6 +209,24 @@ class Adapters(Operations[C]):
         return await self._list("/adapters", Adapter)
 
 
+class Questions(Operations[C]):
+    """What users asked, and what learned from it."""
+
+    @operation
+    async def learned(self, question: str) -> Learned:
+        """Return the versions that learned from a question: its id, its content hash or text."""
+        request = post("/questions/learned", {"question": question}, idempotent=True)
+        return await self._ask(request, Learned)
+
+    @operation
+    async def erase(self, tenant: str) -> Learned:
+        """Erase a tenant's questions; return the versions that learned from them.
+
+        The tenant is the first 16 hex digits of the sha256 of the Authorization header it sends.
+        """
+        return await self._ask(delete("/questions", tenant=tenant), Learned)
+
+
 class TrainingSwitch(Operations[C]):
     """Pause and resume; both survive restarts."""
 
@@ -235,6 +253,7 @@ class Deployment(Operations[C], ABC):
         self.files = Files(self)
         self.jobs = Jobs(self)
         self.adapters = Adapters(self)
+        self.questions = Questions(self)
         self.training = TrainingSwitch(self)
 
     @abstractmethod

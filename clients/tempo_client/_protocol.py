@@ -89,6 +89,11 @@ def post(path: str, body: Mapping[str, Any], *, idempotent: bool = False) -> Req
     return Request("POST", PREFIX + path, {"json": body}, idempotent=idempotent)
 
 
+def delete(path: str, **query: str) -> Request:
+    """Return a DELETE below the prefix; what is gone is gone."""
+    return Request("DELETE", PREFIX + path, {"params": query}, idempotent=True)
+
+
 async def exchange(
     request: Request,
     send: Send,

@@ -122,8 +122,20 @@ class Adapter(Resource):
     bytes: int = 0
     created_by_job: str | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """What it came of: checkpoint, labeled files, held-out set, settings, code, metrics."""
+    question_ids: list[str] = field(default_factory=list)
+    """Of the questions that it learned from; empty in lists."""
     unacknowledged: list[str] = field(default_factory=list)
     """After promote and rollback: API processes that did not answer with it yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned(Resource):
+    """Which adapters learned from questions, and how many questions were erased."""
+
+    adapters: list[str] = field(default_factory=list)
+    erased: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

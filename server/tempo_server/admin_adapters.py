@@ -7,14 +7,15 @@ from fastapi import APIRouter
 from tempo_server.context import Context
 from tempo_server.routing import Current, Keyed, Part
 from tempo_server.schemas import Adapter, Page, PromoteRequest, RollbackRequest
+from tempo_storage import lineage, versions
 from tempo_storage import models as rows
-from tempo_storage import versions
 from tempo_storage.adapters import version_name, version_of
 from tempo_storage.errors import AdapterMismatchError, ConflictError, CorruptAdapterError
 from tempo_storage.versions import BASE
 
 FOLLOW_SECONDS = 5.0
 POLL_SECONDS = 0.1
+PROMOTE = {"x-scope": "promote"}
 
 
 router = APIRouter(route_class=Keyed)
@@ -30,15 +31,17 @@ def list_adapters(context: Current, part: Part) -> Page[Adapter]:
 
 @router.get("/adapters/{adapter_id}")
 def get_adapter(context: Current, adapter_id: str) -> Adapter:
-    """Show one version."""
+    """Show one version, with the ids of the questions that it learned from."""
     version = version_of(adapter_id)
     if version == BASE:
         return _base(context)
     with context.sessions.begin() as s:
-        return Adapter.model_validate(versions.adapter(s, version))
+        row = versions.adapter(s, version)
+        learned = lineage.question_ids(s, row.checkpoint)
+        return Adapter.model_validate(row).model_copy(update={"question_ids": learned})
 
 
-@router.post("/adapters/{adapter_id}/promote")
+@router.post("/adapters/{adapter_id}/promote", openapi_extra=PROMOTE)
 def promote(context: Current, adapter_id: str, body: PromoteRequest | None = None) -> Adapter:
     """Make a version serve, and wait a few seconds until every API process answers with it."""
     body = body or PromoteRequest()
@@ -52,7 +55,7 @@ def promote(context: Current, adapter_id: str, body: PromoteRequest | None = Non
     return _followed(context, pointer)
 
 
-@router.post("/adapters/rollback")
+@router.post("/adapters/rollback", openapi_extra=PROMOTE)
 def roll_back(context: Current, body: RollbackRequest | None = None) -> Adapter:
     """Return to a version, or to the one that served before."""
     body = body or RollbackRequest()
@@ -108,6 +111,7 @@ def _base(context: Context) -> Adapter:
     """Return version 0, which is always there and has no row."""
     with context.sessions.begin() as s:
         serves = versions.serving(s).version == BASE
-    row = rows.Adapter(version=BASE, parent=BASE, job_id="", sha256="", bytes=0, report={})
+    row = rows.Adapter(version=BASE, parent=BASE, job_id="", sha256="", bytes=0)
     row.status, row.created_at = "serving" if serves else "retired", 0.0
+    row.lineage, row.report = {}, {}
     return Adapter.model_validate(row)

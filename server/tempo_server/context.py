@@ -28,8 +28,8 @@ class Context:
     counters: Counters
     warnings: tuple[str, ...] = ()
     """What of vLLM's flags makes it serve badly."""
-    known_keys: list[str] = field(default_factory=list)
-    """The sha256 of each admin key, as the ledger was last read."""
+    known_keys: dict[str, list[str]] = field(default_factory=dict)
+    """The scopes of each admin key by its sha256, as the ledger was last read."""
 
 
 def prepared(name: str, connection: HTTPConnection) -> Any:

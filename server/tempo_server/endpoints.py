@@ -76,6 +76,7 @@ def _bound(inner: Endpoint, shape: Shape) -> Endpoint:
         if response is None:  # the client is gone
             return None
         response.headers[ADAPTER_HEADER] = binding.name
+        response.tempo_binding = binding  # under way until the response is let go, streamed or not
         if not known_key and response.status_code < 300:
             runtime.capture.keep(
                 request,

@@ -4,6 +4,7 @@ TempoError
 ├── StartError (RuntimeError)
 ├── NotReadyError (RuntimeError)
 ├── AuthenticationError (PermissionError)
+├── InsufficientScopeError (PermissionError)
 ├── TooLargeError (ValueError)
 ├── VerifierUnavailableError (RuntimeError)
 ├── ConflictError (ValueError)      of tempo_storage
@@ -34,6 +35,10 @@ class AuthenticationError(TempoError, PermissionError):
     """The request carries no key, or one that is not known."""
 
 
+class InsufficientScopeError(TempoError, PermissionError):
+    """The key is known, but may not do this; use one with the scope that the message names."""
+
+
 class TooLargeError(TempoError, ValueError):
     """The upload is larger than what is accepted; split it."""
 
@@ -53,6 +58,7 @@ class ProbeFailedError(stored.CorruptAdapterError):
 # The first class that matches decides.
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (AuthenticationError, 401, "invalid_api_key"),
+    (InsufficientScopeError, 403, "insufficient_scope"),
     (stored.NotFoundError, 404, "not_found"),
     (stored.CorruptAdapterError, 409, "corrupt_adapter"),
     (stored.GateRefusedError, 422, "gate_failed"),
@@ -67,6 +73,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
 )
 TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     409: "conflict_error",
     422: "conflict_error",

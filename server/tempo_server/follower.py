@@ -23,8 +23,6 @@ from tempo_storage.models import Adapter
 
 logger = logging.getLogger("vllm.tempo.follower")
 
-FORGET_SECONDS = 3600.0
-
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
@@ -180,11 +178,12 @@ class Follower:
 
     async def _acknowledge(self, pointer: Pointer) -> None:
         error = self._refusal.message if self._refusal else None
-        counters = asdict(self._context.counters) | {"unproven": self._unproven}
+        counters: dict[str, Any] = asdict(self._context.counters) | {"unproven": self._unproven}
+        counters["in_flight"] = sorted(self._bindings.in_flight)
         self._acknowledged = pointer
         await asyncio.to_thread(self._write, pointer.sequence, error, counters)
 
-    def _write(self, sequence: int, error: str | None, counters: dict[str, int]) -> None:
+    def _write(self, sequence: int, error: str | None, counters: dict[str, Any]) -> None:
         with self._context.sessions.begin() as s:
             versions.acknowledge(
                 s,
@@ -197,7 +196,7 @@ class Follower:
 
     def _forget_processes(self) -> None:
         with self._context.sessions.begin() as s:
-            versions.forget_processes(s, silent_for_seconds=FORGET_SECONDS)
+            versions.forget_processes(s, silent_for_seconds=versions.SILENT_SECONDS)
 
     def _note_database(self, trouble: str = "") -> None:
         if trouble and not self._trouble:

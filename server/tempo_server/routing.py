@@ -21,9 +21,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException  # FastAPI's own derives from it
 from starlette.types import Message, Receive
 
-from tempo_server.auth import bearer, is_known_key, read_keys
+from tempo_server.auth import bearer, has_scope, is_known_key, read_keys
 from tempo_server.context import Context, prepared
-from tempo_server.errors import AuthenticationError, TooLargeError, error_response, refusal
+from tempo_server.errors import (
+    AuthenticationError,
+    InsufficientScopeError,
+    TooLargeError,
+    error_response,
+    refusal,
+)
 from tempo_server.labeled import LabeledFileError
 from tempo_server.schemas import Page, Resource
 from tempo_storage.errors import NotFoundError, TempoError
@@ -71,6 +77,12 @@ class Open(APIRoute):
 
     needs_key = False
 
+    @property
+    def scope(self) -> str:
+        """The scope that a key must have: what the route declares as `x-scope`, else `train`."""
+        default = "" if self.methods <= {"GET"} else "train"
+        return str((self.openapi_extra or {}).get("x-scope", default))
+
     def get_route_handler(self) -> Handler:
         """Return FastAPI's handler with ours around it."""
         handle = super().get_route_handler()
@@ -80,7 +92,7 @@ class Open(APIRoute):
             try:
                 context = await _context(request)
                 if self.needs_key:
-                    await _authenticate(context, request)
+                    await _authenticate(context, request, self.scope)
                 response = await handle(Request(request.scope, _bounded(request.receive)))
             except Exception as error:
                 response = _refused(error, request_id)
@@ -92,20 +104,26 @@ class Open(APIRoute):
 
 
 class Keyed(Open):
-    """A route of the admin API that needs a key."""
+    """A route of the admin API that needs a key: any to read, else one with its scope."""
 
     needs_key = True
 
 
-async def _authenticate(context: Context, request: Request) -> None:
+async def _authenticate(context: Context, request: Request, scope: str) -> None:
     key = bearer(request.headers.get("authorization"))
-    if is_known_key(context, key):
+    if has_scope(context, key, scope):
         return
     await run_in_threadpool(read_keys, context)
+    if has_scope(context, key, scope):
+        return
     if not is_known_key(context, key):
         raise AuthenticationError(
             "the key is not known here; send the one in the server's admin.key file"
         )
+    raise InsufficientScopeError(
+        f"the key lacks the scope {scope!r}; send one that has it, as that in the server's "
+        "admin.key file does"
+    )
 
 
 def _bounded(receive: Receive) -> Receive:

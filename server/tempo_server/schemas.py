@@ -163,7 +163,10 @@ class RollbackRequest(Body):
 
 
 class Adapter(Resource):
-    """A version; `unacknowledged` names the API processes that do not answer with it yet."""
+    """A version; `unacknowledged` names the API processes that do not answer with it yet.
+
+    `question_ids`, of those that it learned from, are left out of lists.
+    """
 
     object: Literal["adapter"] = "adapter"
     id: Version = Field(validation_alias="version")
@@ -175,7 +178,23 @@ class Adapter(Resource):
     bytes: int
     created_by_job: str = Field(validation_alias="job_id")
     report: Json
+    lineage: Json
+    question_ids: list[str] = []
     unacknowledged: list[str] = []
+
+
+class QuestionRequest(Body):
+    """A question's id, its content hash or its text."""
+
+    question: Annotated[str, Field(min_length=1, max_length=32768)]
+
+
+class Learned(BaseModel):
+    """Which adapters learned from questions, and how many questions were erased."""
+
+    object: Literal["learned"] = "learned"
+    adapters: list[str]
+    erased: int = 0
 
 
 class PauseRequest(Body):

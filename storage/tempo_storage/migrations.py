@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Engine, insert, text
+from sqlalchemy import Connection, Engine, insert, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
+from tempo_storage import lineage
 from tempo_storage.errors import TempoError
-from tempo_storage.models import Base, Serving, Training
+from tempo_storage.models import Base, Iteration, Serving, Training
 
 Migration = Callable[[Connection], None]
 
@@ -25,7 +27,32 @@ def m001_initial(connection: Connection) -> None:
     connection.execute(insert(Training).values(row | {"paused": False, "reason": ""}))
 
 
-MIGRATIONS: list[Migration] = [m001_initial]
+def m002_lineage(connection: Connection) -> None:
+    """Keep what an iteration went on from and what its M-step learned from, also of those before.
+
+    An old iteration is taken to have gone on from the one before it: a version is then rather said
+    to have learned from a question than not.
+    """
+    Base.metadata.create_all(connection)  # a new ledger has all of it, an old one lacks the table
+    _add_column(connection, "iterations", "parent", "VARCHAR NOT NULL DEFAULT ''")
+    _add_column(connection, "adapters", "lineage", "JSON NOT NULL DEFAULT '{}'")
+    before = (
+        "SELECT e.checkpoint FROM iterations e WHERE e.number < iterations.number "
+        "ORDER BY e.number DESC LIMIT 1"
+    )
+    connection.execute(text(f"UPDATE iterations SET parent = COALESCE(({before}), '')"))
+    columns = Iteration.number, Iteration.question_ids, Iteration.metrics
+    with Session(connection) as s, s.begin():
+        for number, question_ids, metrics in s.execute(select(*columns)).all():
+            lineage.record(s, number, question_ids if metrics.get("m_steps") else [])
+
+
+def _add_column(connection: Connection, table: str, name: str, kind: str) -> None:
+    if name not in {column["name"] for column in inspect(connection).get_columns(table)}:
+        connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
+
+
+MIGRATIONS: list[Migration] = [m001_initial, m002_lineage]
 
 
 def migrate(engine: Engine) -> list[str]:

@@ -59,7 +59,7 @@ class LabeledExample(Base):
 
 
 class Job(Base):
-    """A recalibration or a round: queued, running, succeeded, failed or cancelled."""
+    """A recalibration, a round or a check: queued, running, succeeded, failed or cancelled."""
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -76,7 +76,10 @@ class Job(Base):
 
 
 class Iteration(Base):
-    """A committed E-step with its M-step, and the checkpoint that holds what came of them."""
+    """A committed E-step with its M-step, and the checkpoint that holds what came of them.
+
+    `parent` is the checkpoint that it went on from; "" is the untrained state.
+    """
 
     __tablename__ = "iterations"
     __table_args__ = (UniqueConstraint("job_id", "position"),)
@@ -84,10 +87,21 @@ class Iteration(Base):
     job_id: Mapped[str]
     position: Mapped[int]
     checkpoint: Mapped[str]
+    parent: Mapped[str] = mapped_column(default="")
     question_ids: Mapped[Items]
     metrics: Mapped[Data]
     epoch: Mapped[int]
     created_at: Mapped[Created]
+
+
+class LearnedQuestion(Base):
+    """A question of an M-step; stays when the question itself is pruned or erased."""
+
+    __tablename__ = "learned_questions"
+    iteration: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    question_id: Mapped[str] = mapped_column(primary_key=True, index=True)
+    content_hash: Mapped[str] = mapped_column(index=True)
+    tenant: Mapped[str] = mapped_column(index=True)
 
 
 class Adapter(Base):
@@ -101,6 +115,7 @@ class Adapter(Base):
     checkpoint: Mapped[str]
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
+    lineage: Mapped[Data]
     report: Mapped[Data]
     created_at: Mapped[Created]
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -20,9 +20,11 @@ from tempo_storage.models import (
     Question,
     Training,
 )
-from tempo_storage.questions import content_hash
+from tempo_storage.questions import content_hash, is_for_sentinel
 
 ACTIVE = ("queued", "running")
+TRAINING = ("recalibrate", "round")  # what moves the checkpoint; a check does not
+LEAST_HALF = 16  # held-out questions
 T = TypeVar("T")
 
 
@@ -92,6 +94,23 @@ def examples(s: Session, split: str) -> list[LabeledExample]:
     return list(s.scalars(query.order_by(LabeledExample.content_hash)))
 
 
+def held_out(
+    s: Session, reader: Literal["gate", "sentinel"], *, most: int
+) -> tuple[list[LabeledExample], str]:
+    """Return the held-out examples of the gate or the sentinel, and whether they are a half.
+
+    The sentinel judges by questions that let nothing pass. Where a half would be too few to judge
+    by, both read all. Of more than `most` those with the least hashes are taken, always the same.
+    """
+    every = examples(s, "held_out")
+    halves: dict[str, list[LabeledExample]] = {"gate": [], "sentinel": []}
+    for example in every:
+        halves["sentinel" if is_for_sentinel(example.content_hash) else "gate"].append(example)
+    if min(map(len, halves.values())) < LEAST_HALF:
+        return every[:most], f"all {len(every)}, a half has fewer than {LEAST_HALF}"
+    return halves[reader][:most], f"the {reader}'s half of {len(every)}"
+
+
 def example_counts(s: Session) -> dict[str, int]:
     """Return the number of labeled examples of each split."""
     rows = s.execute(select(LabeledExample.split, func.count()).group_by(LabeledExample.split))
@@ -126,10 +145,21 @@ def last_job(s: Session, *modes: str) -> Job | None:
     return s.scalars(newest.limit(1)).first()
 
 
-def jobs(s: Session, *, statuses: Sequence[str] = (), limit: int = 100) -> list[Job]:
-    """Return jobs, newest first, of the given statuses or of all."""
+def jobs(
+    s: Session, *, statuses: Sequence[str] = (), modes: Sequence[str] = (), limit: int = 100
+) -> list[Job]:
+    """Return jobs, newest first, of the given statuses and modes or of all."""
     query = select(Job).order_by(Job.created_at.desc()).limit(limit)
-    return list(s.scalars(query.where(Job.status.in_(statuses)) if statuses else query))
+    query = query.where(Job.status.in_(statuses)) if statuses else query
+    return list(s.scalars(query.where(Job.mode.in_(modes)) if modes else query))
+
+
+def forget_jobs(s: Session, mode: str, *, keep: int) -> None:
+    """Delete all but the newest jobs of a mode; of their events what was no error."""
+    newest = select(Job.id).where(Job.mode == mode).order_by(Job.created_at.desc()).limit(keep)
+    old = set(s.scalars(select(Job.id).where(Job.mode == mode, Job.id.not_in(newest))))
+    s.execute(delete(Event).where(Event.job_id.in_(old), Event.level != "error"))
+    s.execute(delete(Job).where(Job.id.in_(old)))
 
 
 def finish_job(
@@ -149,12 +179,18 @@ def iterations(s: Session, job_id: str) -> list[Iteration]:
     return list(s.scalars(query.order_by(Iteration.position)))
 
 
+def metrics_of(s: Session, checkpoint: str) -> dict[str, Any]:
+    """Return the metrics of the iteration that ended with a checkpoint; none of the untrained."""
+    return s.scalar(select(Iteration.metrics).where(Iteration.checkpoint == checkpoint)) or {}
+
+
 def needed_checkpoints(s: Session) -> set[str]:
     """Return the checkpoints that training may go on from: of versions, and of ended jobs."""
-    of_versions = select(Adapter.checkpoint).where(Adapter.status != "rejected")
-    ended = select(Job.result).where(Job.status == "succeeded").order_by(Job.created_at.desc())
-    of_jobs = (result.get("checkpoint", "") for result in s.scalars(ended.limit(10)))
-    return {name for name in (*s.scalars(of_versions), *of_jobs) if name}
+    kept = s.scalars(select(Adapter).where(Adapter.status != "rejected"))
+    of_versions = [row.checkpoint for row in kept if "swept" not in row.report]
+    ended = jobs(s, statuses=("succeeded",), modes=TRAINING, limit=10)
+    of_jobs = (job.result.get("checkpoint", "") for job in ended)
+    return {name for name in (*of_versions, *of_jobs) if name}
 
 
 # Events, keys, pause ---------------------------------------------------------------------------

@@ -36,6 +36,11 @@ def is_held_out(question_hash: str) -> bool:
     return int(question_hash[:8], 16) % HELD_OUT_SHARE == 0
 
 
+def is_for_sentinel(question_hash: str) -> bool:
+    """Tell which half of the held-out questions is the sentinel's; the gate has the other."""
+    return int(question_hash[8:16], 16) % 2 == 0
+
+
 def _gist(text: str) -> str:
     plain = " ".join(PUNCTUATION.sub("", CONTRACTED_IS.sub(r"\1 is", text)).split())
     return ARTICLES.sub("", COURTESIES.sub("", plain)).strip()

@@ -7,11 +7,14 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from tempo_storage.adapters import version_of
 from tempo_storage.errors import ConflictError, GateRefusedError, NotFoundError
 from tempo_storage.models import Adapter, ServerProcess, Serving
 from tempo_storage.queries import add_event
 
 BASE = 0  # version 0 is the base model without an adapter
+UNSOUND = ("corrupt", "rejected")
+SILENT_SECONDS = 3600.0  # after which a server process is taken to have ended
 
 
 def serving(s: Session) -> Serving:
@@ -68,7 +71,10 @@ def promote(
             f"tempo-v{pointer.version} is serving, not tempo-v{expected_current}; read it again"
         )
     if version != BASE:
-        _refuse_unfit(adapter(s, version), force)
+        row = adapter(s, version)
+        _refuse_unfit(row, force)
+        if row.status == "rejected":
+            row.report = row.report | {"forced": reason or "no reason was given"}
     if version == pointer.version:
         return pointer
     _set_status(s, pointer.version, "retired")
@@ -104,6 +110,37 @@ def version_before(s: Session) -> int:
     return adapter(s, pointer.version).parent
 
 
+def sound_ancestor(s: Session, version: int) -> int:
+    """Return the nearest version that served before `version` was made and still may; or BASE."""
+    while version != BASE:
+        version = adapter(s, version).parent
+        row = s.get(Adapter, version)
+        if row is not None and row.status not in UNSOUND and "swept" not in row.report:
+            return version
+    return BASE
+
+
+def in_use(s: Session) -> set[int]:
+    """Return the versions whose files must stay.
+
+    Those that serve or may be returned to, candidates, and what a server process serves or still
+    answers requests with, also one that has been silent for a while.
+    """
+    pointer, heard = serving(s), processes(s, alive_within_seconds=SILENT_SECONDS)
+    used = {pointer.version, pointer.previous, sound_ancestor(s, pointer.version)}
+    used |= {row.version for row in adapters(s, statuses=("candidate",))}
+    used |= {process.version for process in heard}
+    draining = [name for process in heard for name in process.counters.get("in_flight", ())]
+    return used | {version_of(name) for name in draining if "-v" in name}  # no snapshot's
+
+
+def reject_serving(s: Session, version: int, *, to: int, reason: str) -> None:
+    """Point serving from `version` to `to`; only force lets it serve again."""
+    pointer = promote(s, to, expected_current=version, reason=reason)
+    pointer.previous = pointer.version
+    _set_status(s, version, "rejected")
+
+
 def mark_corrupt(s: Session, version: int, message: str) -> None:
     """Record that a version is not what was trained: it can never serve, nor be pointed at.
 
@@ -126,6 +163,8 @@ def _refuse_unfit(row: Adapter, force: bool) -> None:
     if row.status == "corrupt":
         reason = row.report.get("corrupt", "its files are damaged")
         raise ConflictError(f"tempo-v{row.version} is corrupt, promote another: {reason}")
+    if "swept" in row.report:
+        raise ConflictError(f"tempo-v{row.version} was swept, promote another: its files are gone")
     if row.status == "rejected" and not force:
         raise GateRefusedError(
             f"the gate rejected tempo-v{row.version}; promote it with force=true"

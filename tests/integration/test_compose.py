@@ -33,7 +33,7 @@ from tempo_client import Tempo
 from tempo_storage import leases, queries, versions
 from tempo_storage.database import connect, open_database
 from tempo_storage.errors import ConflictError
-from tempo_storage.migrations import migrate
+from tempo_storage.migrations import MIGRATIONS, migrate
 from tempo_storage.models import Adapter
 from tempo_storage.valkey import _binary
 from tempo_trainer.demo import countdown
@@ -41,6 +41,7 @@ from tempo_trainer.demo import countdown
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 COMPOSE = Path(__file__).parents[2] / "docker" / "compose.yaml"
 PROFILE = "cpu"
+APPLIED = [migration.__name__ for migration in MIGRATIONS]
 NOBODY = 65534
 START_SECONDS = 120.0
 JOB_SECONDS = 120.0
@@ -274,7 +275,7 @@ def test_the_compose_topology_learns_from_questions_and_serves_what_it_learned(
     try:
         twin.up("worker")
         twin.wait("worker", "service_healthy")
-        assert twin.log("migrate").read_text().endswith("/tempo: applied m001_initial\n")
+        assert twin.log("migrate").read_text().endswith(f"/tempo: applied {', '.join(APPLIED)}\n")
         learn_and_answer(twin)
     except BaseException:
         print(twin.tail("server"), twin.tail("worker"), sep="\n")
@@ -338,7 +339,7 @@ def ask(client: openai.OpenAI, question: str) -> Any:
 def test_processes_that_start_together_migrate_once(postgres: Postgres) -> None:
     engine = connect(postgres.create("together"))
     applied = at_once(lambda _: migrate(engine), times=4)
-    assert sorted(applied) == [[], [], [], ["m001_initial"]]
+    assert sorted(applied) == [[], [], [], APPLIED]
     engine.dispose()
 
 

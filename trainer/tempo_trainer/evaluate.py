@@ -7,7 +7,8 @@ cannot give (one class only, no question) is not a number.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,11 +141,32 @@ class Answered:
     """(questions, n), -1 or +1."""
     answers: Sequence[Sequence[str]]
     """What was extracted from each response, for the entropy."""
+    mean_tokens: float = 0.0
+    """Mean length of a response."""
+
+    @classmethod
+    def joined(cls, parts: Sequence["Answered"]) -> Self:
+        """Return the responses to all the parts' questions."""
+        sizes = [len(part.outcomes) for part in parts]
+        return cls(
+            outcomes=np.concatenate([part.outcomes for part in parts]),
+            answers=[row for part in parts for row in part.answers],
+            mean_tokens=float(np.average([part.mean_tokens for part in parts], weights=sizes)),
+        )
 
     @property
     def entropy(self) -> float:
         """Mean answer entropy over questions, in nats."""
         return float(np.mean([answer_entropy(row) for row in self.answers]))
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures of these responses alone."""
+        return {
+            "avg_at_k": float(avg_at_n(self.outcomes).mean()),
+            "pass_at_k": float(pass_at_k(self.outcomes, self.outcomes.shape[1]).mean()),
+            "entropy": self.entropy,
+            "mean_tokens": self.mean_tokens,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +185,12 @@ class GateDecision:
     questions: int
     k: int
     detectable_difference: float
+    samples: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The figures of base, serving version and candidate, each by itself."""
+    held_out: str = ""
+    """Which of the held-out questions were asked."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What the answers took: responses (questions times k times adapters) and seconds."""
 
 
 def gate(
@@ -209,6 +237,11 @@ def gate(
         questions=len(candidate.outcomes),
         k=k,
         detectable_difference=detectable_difference(averages[2] - averages[1]),
+        samples={
+            "base": base.summary(),
+            "serving": serving.summary(),
+            "candidate": candidate.summary(),
+        },
     )
 
 

@@ -36,7 +36,7 @@ class StoppedError(TempoError, RuntimeError):
 
 
 class CancelledError(TempoError, RuntimeError):
-    """Somebody cancelled the job."""
+    """Somebody cancelled the job, or it gave way to another."""
 
 
 class Jobs:
@@ -67,8 +67,8 @@ class Jobs:
             self.close()  # what it holds may be ahead of the ledger
         except StoppedError:
             self._requeue(job_id, "stopped between two iterations", counts=False)
-        except CancelledError:
-            self._finish(job_id, "cancelled")
+        except CancelledError as error:
+            self._finish(job_id, "cancelled", error=str(error))
         except Exception as error:  # the job's border: a failure is the job's, not the worker's
             self._fail(job_id, error)
         else:
@@ -93,6 +93,7 @@ class Jobs:
 
     def _perform(self, job_id: str) -> dict[str, Any]:
         from tempo_trainer.rounds import recalibrate, round_
+        from tempo_trainer.sentinel import check
         from tempo_trainer.startup import build_learner
 
         if self._learner is None:
@@ -101,7 +102,8 @@ class Jobs:
             )
         with self._sessions() as s:
             job = queries.job(s, job_id)
-        return {"recalibrate": recalibrate, "round": round_}[job.mode](self._learner, job)
+        work = {"recalibrate": recalibrate, "round": round_, "check": check}
+        return work[job.mode](self._learner, job)
 
     def _claim(self, job_id: str) -> bool:
         with leases.fenced(self._sessions, self._epoch()) as s:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import leases, pool, queries
+from tempo_storage import leases, lineage, pool, queries
 from tempo_storage.adapters import AdapterStore, trial_name, version_name
 from tempo_storage.models import Iteration, LabeledExample
 from tempo_trainer import checkpoint
@@ -80,6 +80,7 @@ class Learner:
         self.replay: list[list[Rollout]] = []
         self.window: list[list[Rollout]] = []
         self.checkpoint = UNTRAINED
+        self._went_on_from = UNTRAINED
         self._fresh = self._state()
 
     # State ---------------------------------------------------------------------------------------
@@ -95,12 +96,12 @@ class Learner:
         self.progress = Progress(**copy.deepcopy(state["progress"]))
         self.replay = [[Rollout(**r) for r in rows] for rows in state["replay"]]
         self.window = [[Rollout(**r) for r in rows] for rows in state["window"]]
-        self.checkpoint = name
+        self.checkpoint = self._went_on_from = name
 
     def save(self, name: str) -> None:
         """Write the checkpoint `name` and make it the current one."""
         checkpoint.save(self.world.settings.checkpoints_dir, name, self._state())
-        self.checkpoint = name
+        self.checkpoint = self._went_on_from = name
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -152,18 +153,21 @@ class Learner:
         self, job_id: str, position: int, *, metrics: Mapping[str, Any], question_ids: list[str]
     ) -> None:
         """Make an iteration count: checkpoint first, then one fenced transaction."""
-        name = f"{job_id}-{position}"
+        name, parent = f"{job_id}-{position}", self._went_on_from
         self.save(name)
         row = Iteration(
             job_id=job_id,
             position=position,
             checkpoint=name,
+            parent=parent,
             question_ids=question_ids,
             metrics=dict(metrics),
             epoch=self.world.epoch(),
         )
         with leases.fenced(self.world.sessions, row.epoch) as s:
             s.add(row)
+            s.flush()
+            lineage.record(s, row.number, question_ids if metrics.get("m_steps") else [])
             needed = {name, *queries.needed_checkpoints(s)}
         checkpoint.sweep(self.world.settings.checkpoints_dir, needed)
 

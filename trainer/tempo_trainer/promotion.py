@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import version_name
-from tempo_storage.models import Adapter, Job, ServerProcess
+from tempo_storage.models import Adapter, Job, LabeledExample, ServerProcess
 from tempo_trainer import probe
 from tempo_trainer.evaluate import Answered, GateDecision, gate
 from tempo_trainer.learner import Learner
+from tempo_trainer.lineage import lineage_of
+from tempo_trainer.sweep import sweep
 
 logger = logging.getLogger("tempo.promotion")
 ACKNOWLEDGE_SECONDS = 90.0  # servers may probe for 60
@@ -35,6 +37,7 @@ def decide(learner: Learner, job: Job) -> dict[str, Any]:
             return queries.job(s, job.id).result
     version = known.version if known else publish_candidate(learner, job, serving)
     result = _record(learner, job, version, serving, compare(learner, version, serving))
+    sweep(learner.world, keep=learner.checkpoint)
     if result["decision"] == "promoted":
         wait_for_servers(learner, job.id, version)
         result = _unless_refused(learner, job, version, result)
@@ -45,7 +48,7 @@ def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
     """Write the policy as the next version and return its number; nobody is served by it yet."""
     world = learner.world
     with world.sessions() as s:
-        version = versions.next_version(s)
+        version, lineage = versions.next_version(s), lineage_of(learner, s)
     manifest = world.store.publish(
         version_name(version),
         lambda directory: _write(learner, directory),
@@ -60,6 +63,7 @@ def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
         checkpoint=learner.checkpoint,
         sha256=manifest.sha256["adapter_model.safetensors"],
         bytes=manifest.bytes,
+        lineage=lineage,
     )
     with leases.fenced(world.sessions, world.epoch()) as s:
         s.add(row)
@@ -75,22 +79,32 @@ def _write(learner: Learner, directory: Path) -> None:
 
 def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:
     """Let base, serving version and candidate answer the held-out questions under vLLM."""
-    answers = {v: answer(learner, v) for v in sorted({BASE, serving, candidate})}
-    first, settings = serving == BASE, learner.world.settings
-    return gate(answers[BASE], answers[serving], answers[candidate], first=first, settings=settings)
-
-
-def answer(learner: Learner, version: int) -> Answered:
-    """Return a version's answers to all held-out questions."""
-    settings = learner.world.settings
+    first, settings, started = serving == BASE, learner.world.settings, time.monotonic()
     with learner.world.sessions() as s:
-        examples = queries.examples(s, "held_out")
-    _, _, verdicts = learner.judged(
-        examples, version_name(version), n=settings.gate_samples, seed=settings.seed + version
+        examples, which = queries.held_out(s, "gate", most=settings.gate_questions)
+    answers = {
+        v: answer(learner, v, examples, seed=settings.seed + v)
+        for v in sorted({BASE, serving, candidate})
+    }
+    decision = gate(
+        answers[BASE], answers[serving], answers[candidate], first=first, settings=settings
     )
+    responses = sum(answered.outcomes.size for answered in answers.values())
+    cost = {"responses": responses, "seconds": round(time.monotonic() - started, 1)}
+    return replace(decision, held_out=which, cost=cost)
+
+
+def answer(
+    learner: Learner, version: int, examples: Sequence[LabeledExample], *, seed: int
+) -> Answered:
+    """Return a version's answers to held-out questions."""
+    n = learner.world.settings.gate_samples
+    _, groups, verdicts = learner.judged(examples, version_name(version), n=n, seed=seed)
+    lengths = [len(sample.ids) for group in groups for sample in group]
     return Answered(
-        outcomes=np.array([[v.outcome for v in row] for row in verdicts]),
+        outcomes=np.array([[v.outcome for v in row] for row in verdicts]).reshape(-1, n),
         answers=[[v.extracted or "" for v in row] for row in verdicts],
+        mean_tokens=sum(lengths) / max(1, len(lengths)),  # of eight questions all may be too long
     )
 
 

@@ -58,16 +58,18 @@ def starting_checkpoint(learner: Learner, job: Job) -> str:
     """Return where a job goes on: its own last iteration, else where the last job ended.
 
     A rollback or a promotion by hand moves the serving version; training then goes on from the
-    checkpoint of the version that serves.
+    checkpoint of the version that serves, and from no job that began before: what such a job came
+    to may be what was rolled back.
     """
     if own := _committed(learner, job):
         return own[-1].checkpoint
     with learner.world.sessions() as s:
-        serving = versions.serving(s).version
-        for done in queries.jobs(s, statuses=("succeeded",)):
-            if done.result.get("serving") == serving and done.result.get("checkpoint"):
+        pointer = versions.serving(s)
+        for done in queries.jobs(s, statuses=("succeeded",), modes=queries.TRAINING, limit=1):
+            began_after = (done.started_at or 0.0) > pointer.changed_at
+            if began_after and done.result.get("serving") == pointer.version:
                 return str(done.result["checkpoint"])
-        return versions.checkpoint_of(s, serving)
+        return versions.checkpoint_of(s, pointer.version)
 
 
 def refuse_without_questions(learner: Learner) -> None:

@@ -1,4 +1,5 @@
-"""Start the job that is due: a round after enough new questions, a recalibration of a stale critic.
+"""Start the job that is due: a round after enough new questions, a recalibration of a stale critic,
+a check of what serves.
 
 What is due is a function of counts and times. The job is an ordinary one: listed, watched and
 cancelled like those that a person starts.
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from tempo_storage import pool, queries
+from tempo_storage import pool, queries, versions
 from tempo_storage.models import Job, Training
 from tempo_trainer.worker_settings import WorkerSettings
 
 logger = logging.getLogger("tempo.schedule")
 HOUR_SECONDS = 3600.0
+CHECKS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Outlook:
     """When the last job of any kind was made: each recalibrates the critic. 0: never."""
     auroc: float | None
     """The critic's on held-out questions when the last round ended; None: recalibrated since."""
+    checked_at: float | None = None
+    """When the serving version was promoted or last checked; None: the base serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,25 @@ class Due:
 
 
 def due(seen: Outlook, settings: WorkerSettings) -> Due | None:
-    """Return the job that is to be started now, if one is."""
-    if seen.paused or seen.busy or not seen.labeled:
+    """Return the job that is to be started now, if one is.
+
+    A check comes first, or new questions would keep it away for ever; no pause stops it.
+    """
+    if seen.busy or not seen.labeled:
         return None
+    return _check_due(seen, settings) or (None if seen.paused else _training_due(seen, settings))
+
+
+def _check_due(seen: Outlook, settings: WorkerSettings) -> Due | None:
+    if seen.checked_at is None or not settings.sentinel_seconds:
+        return None
+    seconds = seen.now - seen.checked_at
+    if seconds < settings.sentinel_seconds:
+        return None
+    return Due("check", f"the serving version was not checked for {seconds:.0f} seconds")
+
+
+def _training_due(seen: Outlook, settings: WorkerSettings) -> Due | None:
     hours = (seen.now - seen.last_job_at) / HOUR_SECONDS
     if settings.recalibrate_hours and hours >= settings.recalibrate_hours:
         since = f"for {hours:.1f} hours" if seen.last_job_at else "yet"
@@ -64,7 +84,9 @@ def due(seen: Outlook, settings: WorkerSettings) -> Due | None:
 def look(s: Session, now: float) -> Outlook:
     """Read the ledger."""
     last_round = queries.last_job(s, "round")
-    last = queries.last_job(s, "round", "recalibrate")
+    last = queries.last_job(s, *queries.TRAINING)
+    check, pointer = queries.last_job(s, "check"), versions.serving(s)
+    checked_at = max(pointer.changed_at, check.created_at if check else 0.0)
     return Outlook(
         now=now,
         paused=queries.training(s).paused,
@@ -73,6 +95,7 @@ def look(s: Session, now: float) -> Outlook:
         new_questions=pool.count_new(s, last_round.created_at if last_round else 0.0),
         last_job_at=last.created_at if last else 0.0,
         auroc=last.result.get("critic_auroc") if last and last.mode == "round" else None,
+        checked_at=None if pointer.version == versions.BASE else checked_at,
     )
 
 
@@ -85,6 +108,7 @@ def start_due_job(s: Session, settings: WorkerSettings) -> Job | None:
     options = {"max_steps": None, "auto_promote": True, "training_file": None}
     job_id = f"ftjob-{secrets.token_hex(12)}"
     job = queries.create_job(s, job_id, found.mode, options | {"schedule": found.reason})
+    queries.forget_jobs(s, "check", keep=CHECKS_KEPT)
     message = f"{found.mode} is queued by the schedule: {found.reason}"
     queries.add_event(s, "job.queued", message, job_id=job_id)
     logger.info("job %s: %s", job_id, message)

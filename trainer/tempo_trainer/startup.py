@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from sqlalchemy.orm import Session, sessionmaker
@@ -15,6 +16,7 @@ from tempo_storage.errors import SettingsError
 from tempo_trainer import verifiers
 from tempo_trainer.learner import Learner, World
 from tempo_trainer.networks import Networks
+from tempo_trainer.recorded import RecordedSampler
 from tempo_trainer.rollouts import Sampler, SamplingError
 from tempo_trainer.verifier_pool import VerifierPool
 from tempo_trainer.worker_settings import WorkerSettings
@@ -44,13 +46,19 @@ def build_learner(
         settings=settings,
         sessions=sessions,
         store=store,
-        sampler=Sampler(settings, key=key, should_stop=should_stop),
+        sampler=_sampler(settings, key=key, should_stop=should_stop),
         verifiers=VerifierPool(verifiers.names(), size=settings.verifier_processes),
         base=base,
         epoch=epoch,
         should_stop=should_stop,
     )
     return Learner(world, networks)
+
+
+def _sampler(settings: WorkerSettings, **options: Any) -> Sampler:
+    if settings.rollouts_dir:
+        return RecordedSampler(Path(settings.rollouts_dir), settings, **options)
+    return Sampler(settings, **options)
 
 
 def admin_key(settings: WorkerSettings) -> str:

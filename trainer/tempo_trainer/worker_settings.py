@@ -29,8 +29,21 @@ class WorkerSettings(TrainerSettings):
     recalibrate_auroc: float = Field(default=0.65, ge=0, le=1)
     """A round that ended with a lower AUROC on held-out questions has the critic recalibrated
     before the next one starts by itself: `warm_up_steps` E-steps, no M-step; 0: never."""
+    gate_questions: int = Field(default=512, ge=8)
+    """Most held-out questions that the gate or a check asks; each gets `gate_samples` responses."""
+    sentinel_seconds: float = Field(default=900, ge=0)
+    """Seconds from a promotion or a check to the next check of what serves; 0: never."""
+    sentinel_checks: int = Field(default=3, ge=1, le=50)
+    """Checks in a row below the base after which the version is rolled back and training paused."""
+    versions_kept: int = Field(default=20, ge=3)
+    """Versions whose files are kept, the newest and those in use; the others' rows stay."""
+    versions_bytes: int = Field(default=50 * 1024**3, ge=1)
+    """Bytes of adapters and checkpoints that versions may take; those in use stay beyond it."""
     pool_questions: int = Field(default=20_000, ge=1)
     """Distinct questions that are kept; those asked longest ago go first."""
+    rollouts_dir: str = ""
+    """Directory where rollouts are recorded, and from which those that are there are replayed, so
+    that runs on the same questions can be compared; empty: sample all afresh."""
     verifier_processes: int = Field(default=1, ge=1, le=64)
     """Processes that verify responses."""
     threads: int = Field(default=0, ge=0, le=1024)

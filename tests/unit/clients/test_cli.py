@@ -117,6 +117,8 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("status", "GET /tempo/v1/status", STATUS, "serving\ttempo-v3"),
         ("pause --reason tests", "POST /tempo/v1/training/pause", {"paused": True}, "paused"),
         ("resume", "POST /tempo/v1/training/resume", {"paused": False}, "paused\tFalse"),
+        ("learned 1+1", "POST /tempo/v1/questions/learned", {"adapters": ["tempo-v3"]}, "tempo-v3"),
+        ("erase ab", "DELETE /tempo/v1/questions", {"adapters": ["tempo-v3"]}, "learned\ttempo-v3"),
         ("adapters list", "GET /tempo/v1/adapters", page(ADAPTER), "better by 0.04"),
         ("adapters show tempo-v3", "GET /tempo/v1/adapters/tempo-v3", ADAPTER, "tempo-v3"),
         ("adapters promote tempo-v3", "POST /tempo/v1/adapters/tempo-v3/promote", ADAPTER, "v3"),
@@ -138,6 +140,14 @@ def test_a_process_that_is_late_is_named() -> None:
     late = ADAPTER | {"unacknowledged": ["host:1"]}
     result = run("adapters", "rollback", on={"POST /tempo/v1/adapters/rollback": late})
     assert "host:1 does not answer with it yet" in result.stderr
+
+
+def test_a_version_is_shown_with_what_it_came_of() -> None:
+    came_of = {"checkpoint": "j-4", "code": {"torch": "2.13"}}
+    told = ADAPTER | {"lineage": came_of, "question_ids": ["q_1", "q_2"]}
+    shown = run("adapters", "show", "tempo-v3", on={"GET /tempo/v1/adapters/tempo-v3": told}).stdout
+    assert "checkpoint\tj-4\n" in shown
+    assert "code torch\t2.13\nlearned from\tq_1\nlearned from\tq_2\n" in shown
 
 
 def test_the_version_needs_no_server() -> None:
@@ -274,7 +284,7 @@ def test_every_command_of_ours_has_json() -> None:
         for command in group.registered_commands
         if command.add_help_option
     ]
-    assert len(ours) == 16
+    assert len(ours) == 18
     for name in ours:
         assert "--json" in run(*name.split(), "--help").stdout
 

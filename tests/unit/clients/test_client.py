@@ -330,7 +330,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert signatures(Tempo).keys() == signatures(tempo_client.AsyncTempo).keys()
     with client(lambda _: httpx.Response(200)) as tempo:
         other = tempo_client.AsyncTempo("http://tempo", api_key="tk_x")
-        for name in ("files", "jobs", "adapters", "training"):
+        for name in ("files", "jobs", "adapters", "questions", "training"):
             blocking, asynchronous = getattr(tempo, name), getattr(other, name)
             assert signatures(type(blocking)) == signatures(type(asynchronous))
 

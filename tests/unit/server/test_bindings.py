@@ -32,6 +32,19 @@ class FakeEngine:
         self.loaded.append(request.lora_name)
 
 
+def test_a_request_is_under_way_while_its_binding_is_referred_to(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.publish("tempo-v1")
+    first = world.bind("tempo-v1", known_key=True)
+    second = world.bind("tempo-v1", known_key=True)
+    assert first == second
+    assert world.bindings.in_flight == {"tempo-v1": 2}
+    del first
+    assert world.bindings.in_flight == {"tempo-v1": 1}
+    del second
+    assert world.bindings.in_flight == {}
+
+
 class World:
     """Bindings over a store in a temporary directory, and vLLM's two tables of names."""
 

@@ -1,7 +1,10 @@
 """The wrapper around vLLM's endpoint functions, on an app of the same shape."""
 
 import asyncio
+import gc
 import json
+import sys
+import weakref
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +108,32 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def test_a_stream_is_under_way_to_its_last_byte(world: World) -> None:
+    bound: list[int] = []
+
+    async def watched(model: str) -> AsyncIterator[str]:
+        for _ in range(2):
+            gc.collect()
+            bound.append(sum(reference() is not None for reference in references))
+            yield "data: x\n\n"
+
+    references: list[Any] = []
+    bindings = world.app.state.tempo_runtime.bindings
+    bind = bindings.bind
+
+    async def remembered(*arguments: Any, **keywords: Any) -> Any:
+        binding = await bind(*arguments, **keywords)
+        references.append(weakref.ref(binding))
+        return binding
+
+    bindings.bind = remembered
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "chunks", watched)
+        assert world.chat("tempo", stream=True).status_code == 200
+    gc.collect()
+    assert (bound, [reference() for reference in references]) == ([1, 1], [None])
 
 
 def test_unknown_names_get_vllms_own_answer_and_are_not_captured(world: World) -> None:

@@ -48,6 +48,7 @@ class FakeBindings:
         self.loaded: dict[str, object] = {}
         self.refuses: dict[int, Exception] = {}
         self.tried: list[int] = []
+        self.in_flight = {"tempo-v0": 2}
 
     async def load(self, name: str) -> object:
         return self.loaded.setdefault(name, object())
@@ -134,7 +135,8 @@ def test_a_promotion_is_followed_and_acknowledged_with_the_counters(world: World
     world.poll()
     assert (world.bindings.serving, world.bindings.previous) == (1, 0)
     assert world.acknowledged()[:3] == (1, 1, None)
-    assert world.acknowledged()[3]["captured"] == 3
+    counters = world.acknowledged()[3]
+    assert (counters["captured"], counters["in_flight"]) == (3, ["tempo-v0"])
 
 
 def test_a_start_restores_what_was_promoted(world: World) -> None:

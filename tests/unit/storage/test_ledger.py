@@ -46,7 +46,7 @@ def candidate(version: int, status: str = "candidate") -> Adapter:
     )
 
 
-def labeled(text: str) -> LabeledExample:
+def labeled(text: str, split: str = "train") -> LabeledExample:
     return LabeledExample(
         content_hash=content_hash(user(text)),
         file_id="f",
@@ -54,13 +54,13 @@ def labeled(text: str) -> LabeledExample:
         reference=["4"],
         verifier="exact",
         details={},
-        split="train",
+        split=split,
     )
 
 
 def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path / 'a.db'}")
-    assert migrate(engine) == ["m001_initial"]
+    assert migrate(engine) == ["m001_initial", "m002_lineage"]
     assert migrate(engine) == []
     engine.dispose()
 
@@ -147,6 +147,55 @@ def test_the_version_before_the_serving_one_is_forgotten_when_it_is_corrupt(
         versions.mark_corrupt(s, 1, "flipped byte")
         pointer = versions.serving(s)
         assert (pointer.version, pointer.previous) == (2, 2)
+
+
+def test_gate_and_sentinel_share_no_question_unless_there_are_few(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20)])
+        s.add(labeled("1 - 1", "train"))
+    with sessions.begin() as s:
+        gate, which = queries.held_out(s, "gate", most=512)
+        assert gate == queries.held_out(s, "sentinel", most=512)[0]
+        assert (len(gate), which) == (20, "all 20, a half has fewer than 16")
+        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20, 80)])
+    with sessions.begin() as s:
+        halves = [queries.held_out(s, reader, most=512)[0] for reader in ("gate", "sentinel")]
+        gate, sentinel = ({e.content_hash for e in half} for half in halves)
+        assert (len(gate | sentinel), gate & sentinel) == (80, set())
+        assert min(len(gate), len(sentinel)) > 25
+        few, which = queries.held_out(s, "gate", most=5)
+        assert (len(few), {e.content_hash for e in few} < gate) == (5, True)
+        assert which == "the gate's half of 80"
+
+
+def test_what_serves_drains_or_may_be_returned_to_is_in_use(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        s.add_all([candidate(n) for n in range(1, 9)])
+        s.flush()
+        for version in range(1, 8):
+            versions.adapter(s, version).parent = version - 1
+            versions.promote(s, version)
+        assert versions.in_use(s) == {8, 7, 6}  # the candidate, serving, previous
+        versions.promote(s, 5)
+        assert versions.in_use(s) == {8, 7, 5, 4}  # 4 is where the sentinel would return to
+        flying = {"in_flight": ["tempo-v0", "tempo-v2", "tempo-t9"]}
+        versions.acknowledge(s, "p", version=3, sequence=1, counters=flying)
+        assert versions.in_use(s) == {8, 7, 5, 4, 3, 2, 0}
+        versions.adapter(s, 4).status = "corrupt"
+        assert versions.sound_ancestor(s, 5) == 3
+
+
+def test_what_was_swept_is_never_promoted(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as s:
+        s.add(candidate(1))
+        s.flush()
+        versions.adapter(s, 1).report = {"swept": "beyond 20 versions"}
+        with pytest.raises(ConflictError, match="tempo-v1 was swept"):
+            versions.promote(s, 1, force=True)
 
 
 def test_a_redelivered_question_is_stored_once(sessions: sessionmaker[Session]) -> None:

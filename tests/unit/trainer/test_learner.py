@@ -1,21 +1,24 @@
 """What stays in the worker's memory returns to what the ledger knows."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import select
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tempo_storage import queries
+from tempo_storage import leases, lineage, queries, versions
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.database import open_database
-from tempo_storage.models import Iteration
+from tempo_storage.models import Adapter, Iteration, Job
 from tempo_trainer import rounds
 from tempo_trainer.batch import Rollout
-from tempo_trainer.learner import UNTRAINED, Learner, World
+from tempo_trainer.learner import DIRTY, UNTRAINED, Learner, World
 from tempo_trainer.networks import Networks
+from tempo_trainer.rounds import starting_checkpoint
 from tempo_trainer.worker_settings import WorkerSettings
 
 
@@ -81,6 +84,97 @@ def test_a_checkpoint_brings_back_weights_and_counters(learner: Learner) -> None
         1,
         16,
     )
+
+
+def test_an_iteration_says_what_it_went_on_from_and_what_it_learned_from(learner: Learner) -> None:
+    sessions = learner.world.sessions
+    with sessions.begin() as s:
+        assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
+        queries.create_job(s, "a", "round", {})
+    for job, position, m_steps in (("a", 0, 0), ("a", 1, 1), ("a", 2, 0), ("b", 1, 1)):
+        learner.checkpoint = DIRTY
+        ids = [f"{job}{position}"]
+        learner.commit(job, position, metrics={"m_steps": m_steps}, question_ids=ids)
+        if position == 1:
+            with sessions.begin() as s:
+                version = {"version": len(job) + ord(job), "status": "candidate", "parent": 0}
+                came_of = {"job_id": job, "checkpoint": f"{job}-1", "sha256": "", "bytes": 0}
+                s.add(Adapter(**version, **came_of))
+        if position == 2:
+            learner.restore("a-1")
+    with sessions() as s:
+        rows = {row.checkpoint: row.parent for row in s.scalars(select(Iteration))}
+        assert rows == {"a-0": "", "a-1": "a-0", "a-2": "a-1", "b-1": "a-1"}
+        assert lineage.question_ids(s, "a-2") == ["a1"]  # those of a refused M-step taught nothing
+        assert lineage.question_ids(s, "b-1") == ["a1", "b1"]
+
+
+def train(learner: Learner) -> None:
+    """Change weights and optimiser state as an M-step does, without one."""
+    for parameter in learner.networks.adapter_parameters("policy").values():
+        parameter.grad = torch.ones_like(parameter)
+    learner.networks.policy.optimiser.step(0.0)
+    learner.progress.m_steps += 1
+
+
+def optimiser_steps(learner: Learner) -> list[float]:
+    state = learner.networks.state_dict()["optimisers"]["policy"]
+    return [float(value["step"]) for value in state["state"].values()]
+
+
+def end_round(learner: Learner, version: int, *, promoted: bool) -> None:
+    """Let a round of one M-step end at the gate as `version`."""
+    name, sessions = f"r{version}", learner.world.sessions
+    with sessions.begin() as s:
+        job = queries.create_job(s, name, "round", {})
+        job.started_at = time.time()
+    learner.restore(starting_checkpoint(learner, job))
+    train(learner)
+    learner.commit(name, 1, metrics={"m_steps": 1}, question_ids=[])
+    with sessions.begin() as s:
+        row = Adapter(version=version, parent=versions.serving(s).version, job_id=name, sha256="")
+        row.checkpoint, row.bytes, row.status = learner.checkpoint, 0, "candidate"
+        s.add(row)
+        s.flush()
+        if promoted:
+            versions.promote(s, version)
+        else:
+            row.status = "rejected"
+        result = {"serving": versions.serving(s).version, "checkpoint": learner.checkpoint}
+        queries.finish_job(s, name, "succeeded", result=result)
+
+
+def test_after_a_rollback_training_goes_on_from_that_version_optimiser_included(
+    learner: Learner,
+) -> None:
+    sessions, following = learner.world.sessions, Job(id="next")
+    with sessions.begin() as s:
+        assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
+    end_round(learner, 1, promoted=True)
+    weights = learner.networks.state_dict()["weights"]
+    end_round(learner, 2, promoted=False)  # not worse beyond doubt: the next goes on from it
+    assert starting_checkpoint(learner, following) == "r2-1"
+    end_round(learner, 3, promoted=True)
+    assert starting_checkpoint(learner, following) == "r3-1"
+    assert set(optimiser_steps(learner)) == {3.0}
+    with sessions.begin() as s:
+        versions.roll_back(s, to=1)
+    learner.restore(starting_checkpoint(learner, following))
+    assert learner.checkpoint == "r1-1"
+    assert set(optimiser_steps(learner)) == {1.0}
+    restored = learner.networks.state_dict()["weights"]
+    assert all(torch.equal(restored[name], weights[name]) for name in weights)
+    end_round(learner, 4, promoted=False)
+    with sessions.begin() as s:
+        queries.create_job(s, "check", "check", {}).status = "succeeded"
+    assert starting_checkpoint(learner, following) == "r4-1"
+    with sessions.begin() as s:  # a round that ended after a rollback, but had begun before it
+        versions.roll_back(s, to=versions.BASE)
+        versions.roll_back(s, to=1)
+    assert starting_checkpoint(learner, following) == "r1-1"
+    with sessions.begin() as s:
+        versions.roll_back(s, to=versions.BASE)
+    assert starting_checkpoint(learner, following) == UNTRAINED
 
 
 def test_snapshots_have_names_of_their_own_and_the_newest_stay(learner: Learner) -> None:

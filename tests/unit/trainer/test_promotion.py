@@ -1,5 +1,6 @@
 """A candidate is published with its probe, and a promotion that every server refuses is told."""
 
+import hashlib
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,15 @@ import tiny
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import PROBE_FILE, AdapterStore
 from tempo_storage.database import open_database
-from tempo_storage.models import Job
+from tempo_storage.models import File, Iteration, Job, LabeledExample
+from tempo_storage.questions import is_for_sentinel
 from tempo_trainer import promotion
 from tempo_trainer.batch import Rollout
 from tempo_trainer.evaluate import Answered, GateDecision, gate
 from tempo_trainer.promotion import publish_candidate, wait_for_servers
+from tempo_trainer.rollouts import Sample
+from tempo_trainer.verifiers import Verdict
+from tempo_trainer.worker_settings import WorkerSettings
 
 WINDOW = [[Rollout(name, [2, 3], [4, 5], [-1.0, -1.0], 0, "t", "stop", True, 1.0)] for name in "ab"]
 
@@ -30,7 +35,7 @@ def learner(tmp_path: Path) -> Any:
     world = SimpleNamespace(
         sessions=sessions,
         store=AdapterStore(tmp_path / "adapters"),
-        settings=tiny.settings(),
+        settings=WorkerSettings(data_dir=tmp_path, lora_rank=8, critic_rank=4, device="cpu"),
         base="tiny",
         epoch=lambda: epoch,
     )
@@ -42,6 +47,39 @@ def test_a_candidate_is_published_with_what_a_server_probes_it_with(learner: Any
     assert version == 1
     assert set(learner.world.store.manifest("tempo-v1").sha256) >= {PROBE_FILE}
     learner.world.store.verify("tempo-v1", base="tiny", rank=8)
+
+
+def test_a_candidate_says_what_it_came_of_and_no_password(learner: Any) -> None:
+    file = File(id="file_1", filename="x", bytes=1, sha256="ab", summary={}, created_at=0.0)
+    with learner.world.sessions.begin() as s:
+        queries.add_file(s, file, [held_out("h1")])
+        s.add(Iteration(job_id="j", position=1, checkpoint="c", question_ids=[], epoch=1))
+    digests = []
+    for version in (1, 2):
+        assert publish_candidate(learner, Job(id="job_1"), 0) == version
+        with learner.world.sessions.begin() as s:
+            found = versions.adapter(s, version).lineage
+            digests.append(found["held out"].pop("sha256"))
+            s.add(held_out(f"h{version + 1}"))
+    assert found["labeled files"] == {"file_1": "ab"}
+    assert (found["checkpoint"], found["base"], found["metrics"]) == ("c", "tiny", {})
+    assert found["held out"] == {"questions": 2}
+    assert len(set(digests)) == 2
+    assert (found["settings"]["lora_rank"], found["settings"]["group_size"]) == (8, 8)
+    assert not {"database_url", "redis_url", "api_key"} & found["settings"].keys()
+    assert "torch" in found["code"]
+
+
+def held_out(name: str) -> LabeledExample:
+    return LabeledExample(
+        content_hash=name,
+        file_id="file_1",
+        messages=[],
+        reference=["1"],
+        verifier="exact",
+        details={},
+        split="held_out",
+    )
 
 
 def test_a_promotion_that_every_server_refuses_is_told_at_once(learner: Any) -> None:
@@ -77,6 +115,37 @@ def test_a_promotion_of_a_version_that_a_server_finds_corrupt_is_no_promotion(
     with sessions() as s:
         assert queries.job(s, "job_1").result == result
         assert versions.serving(s).version == 0
+
+
+def test_the_gate_asks_its_half_and_says_what_it_took(learner: Any) -> None:
+    file = File(id="file_1", filename="x", bytes=1, sha256="ab", summary={}, created_at=0.0)
+    names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(100)]
+    asked: dict[str, set[str]] = {}
+
+    def judged(examples: Any, adapter: str, *, n: int, seed: int) -> Any:
+        asked[adapter] = {example.content_hash for example in examples}
+        outcome = 1.0 if adapter == "tempo-v2" else -1.0
+        samples = [[Sample((1, 2, 3), (), "", "stop")] * n for _ in examples]
+        return [], samples, [[Verdict(outcome > 0, "4", "")] * n for _ in examples]
+
+    learner.world.settings = WorkerSettings(gate_samples=4)
+    learner.judged = judged
+    with learner.world.sessions.begin() as s:
+        queries.add_file(s, file, [held_out(name) for name in names])
+    decision = promotion.compare(learner, 2, 1)
+    assert len(set(map(frozenset, asked.values()))) == 1
+    assert asked.keys() == {"tempo-v0", "tempo-v1", "tempo-v2"}
+    mine = {name for name in names if not is_for_sentinel(name)}
+    assert (asked["tempo-v2"], decision.questions) == (mine, len(mine))
+    assert decision.held_out == "the gate's half of 100"
+    assert decision.cost["responses"] == 3 * 4 * len(mine)
+    assert decision.samples["candidate"] == {
+        "avg_at_k": 1.0,
+        "pass_at_k": 1.0,
+        "entropy": 0.0,
+        "mean_tokens": 3.0,
+    }
+    assert decision.samples["serving"]["avg_at_k"] == 0.0
 
 
 def passed_gate() -> GateDecision:

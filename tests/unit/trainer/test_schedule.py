@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import queries
+from tempo_storage import queries, versions
 from tempo_storage.database import open_database
-from tempo_storage.models import File, LabeledExample
-from tempo_trainer.schedule import Outlook, due, look, start_due_job
+from tempo_storage.models import Adapter, File, LabeledExample
+from tempo_trainer.schedule import CHECKS_KEPT, Outlook, due, look, start_due_job
 from tempo_trainer.worker_settings import WorkerSettings
 
 HOUR = 3600.0
@@ -41,6 +41,43 @@ def test_a_round_starts_with_the_last_question_that_it_waits_for() -> None:
 def test_nothing_starts_in_a_pause_beside_a_job_or_without_labels(held_up: dict[str, bool]) -> None:
     assert mode(**held_up) is None
     assert mode(last_job_at=0.0, **held_up) is None
+
+
+def test_a_check_comes_first_and_in_a_pause_but_beside_no_job() -> None:
+    watchful = WorkerSettings(sentinel_seconds=900)
+    assert mode(watchful, checked_at=100 * HOUR - 899) == "round"
+    late = {"checked_at": 100 * HOUR - 900}
+    assert mode(watchful, **late) == "check"
+    assert mode(watchful, paused=True, **late) == "check"
+    assert mode(watchful, busy=True, **late) is None
+    assert mode(watchful, labeled=False, **late) is None
+    assert mode(WorkerSettings(sentinel_seconds=0), **late) == "round"
+    assert mode(watchful, checked_at=None) == "round"
+
+
+def test_a_check_is_due_from_the_promotion_on_and_changes_no_other_rule(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        assert look(s, 5.0).checked_at is None
+        row = Adapter(version=1, parent=0, status="candidate", job_id="j", sha256="")
+        row.checkpoint, row.bytes = "c", 0
+        s.add(row)
+        s.flush()
+        promoted = versions.promote(s, 1).changed_at
+        assert look(s, 5.0).checked_at == promoted
+        before = look(s, 5.0)
+        for number in range(CHECKS_KEPT + 2):
+            job = queries.create_job(s, f"c{number}", "check", {})
+            job.status, job.created_at = "succeeded", promoted + number
+        assert look(s, 5.0) == replace(before, checked_at=job.created_at)
+        versions.promote(s, 0)
+        versions.promote(s, 1).changed_at = promoted - 10_000
+        for n in range(2):
+            queries.add_event(s, "x", "m", job_id=f"c{n}", level="error" if n else "info")
+        queries.forget_jobs(s, "check", keep=CHECKS_KEPT)
+        assert len(queries.jobs(s, limit=1000)) == CHECKS_KEPT
+        assert [e.job_id for e in queries.events(s) if e.type == "x"] == ["c1"]
 
 
 def test_zero_switches_a_rule_off() -> None:

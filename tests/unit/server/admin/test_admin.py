@@ -33,6 +33,35 @@ def test_every_route_below_v1_wants_a_known_key(admin: Any) -> None:
             assert reply.json()["error"]["code"] == "invalid_api_key"
 
 
+@pytest.mark.parametrize("scope", ["", "train", "promote"])
+def test_a_key_does_only_what_its_scopes_allow(admin: Any, scope: str) -> None:
+    with admin.context.sessions.begin() as s:
+        digest = auth._digest("tk_narrow")
+        s.add(Key(sha256=digest, name="narrow", scopes=[scope] if scope else [], created_at=0.0))
+    for method, path in keyed_routes(admin.app):
+        needed = "" if method == "GET" or path.endswith("/learned") else "train"
+        needed = "promote" if path.endswith(("/promote", "/rollback")) else needed
+        path = path.replace("{adapter_id}", "tempo-v9")
+        reply = admin(method, path, headers={"Authorization": "Bearer tk_narrow"})
+        if needed in ("", scope):
+            assert reply.status_code not in (401, 403), (method, path)
+        else:
+            error = reply.json()["error"]
+            assert (reply.status_code, error["code"]) == (403, "insufficient_scope"), (method, path)
+            assert f"scope '{needed}'" in error["message"]
+
+
+def test_a_scope_that_was_added_is_seen_at_once(admin: Any) -> None:
+    pause = "/tempo/v1/training/pause"
+    with admin.context.sessions.begin() as s:
+        key = Key(sha256=auth._digest("tk_x"), name="x", scopes=[], created_at=0.0)
+        s.add(key)
+    assert admin("POST", pause, headers={"Authorization": "Bearer tk_x"}).status_code == 403
+    with admin.context.sessions.begin() as s:
+        s.get_one(Key, auth._digest("tk_x")).scopes = ["train"]
+    assert admin("POST", pause, headers={"Authorization": "Bearer tk_x"}).status_code == 200
+
+
 def test_the_body_of_a_request_without_a_key_is_not_read(admin: Any) -> None:
     sent: list[dict[str, Any]] = []
     scope = {

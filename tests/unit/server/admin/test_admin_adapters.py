@@ -57,7 +57,8 @@ def test_a_rejected_version_needs_force(admin: Any) -> None:
     reply = promote(admin, 1)
     assert (reply.status_code, reply.json()["error"]["code"]) == (422, "gate_failed")
     assert "force=true" in reply.json()["error"]["message"]
-    assert promote(admin, 1, force=True).status_code == 200
+    reply = promote(admin, 1, force=True, reason="I know better")
+    assert reply.json()["report"] == {"gate": "none", "forced": "I know better"}
 
 
 def test_damaged_files_are_never_promoted(admin: Any) -> None:

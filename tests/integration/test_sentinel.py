@@ -1,0 +1,84 @@
+"""A version that is worse than the base: kept out by the gate, and by the sentinel once forced."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tempo_client import Tempo, UnprocessableEntityError
+from tempo_client.types import Job
+from tempo_storage.models import Job as JobRow
+from tempo_trainer.demo import countdown
+
+pytestmark = [pytest.mark.service, pytest.mark.vllm]
+
+SPLIT = countdown.split(11, labeled=120, unlabeled=12, unseen=0)
+# One step of this size and the policy speaks noise.
+NOISE = {
+    "TEMPO_POLICY_LEARNING_RATE": "0.5",
+    "TEMPO_MAX_RESPONSE_TOKENS": "48",
+    "TEMPO_GATE_DELTA": "0.02",
+    "TEMPO_RECALIBRATE_AUROC": "0",
+}
+WATCHFUL = NOISE | {"TEMPO_SENTINEL_SECONDS": "1", "TEMPO_SENTINEL_CHECKS": "2"}
+
+
+@pytest.fixture
+def tempo(server: Any) -> Iterator[Tempo]:
+    server.serve_base()
+    with Tempo(base_url=server.base_url, api_key=server.admin_key) as client:
+        yield client
+
+
+def eventually(claim: Callable[[], Any], *, seconds: float = 120.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := claim()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.1)
+    return found
+
+
+def finished(tempo: Tempo, job: Job) -> Job:
+    return eventually(lambda: (seen := tempo.jobs.retrieve(job.id)).is_finished and seen)
+
+
+def checks(server: Any, version: int) -> list[dict[str, Any]]:
+    with server.sessions() as s:
+        done = s.query(JobRow).filter_by(mode="check", status="succeeded").all()
+    return [job.result for job in done if job.result.get("version") == version]
+
+
+def test_noise_is_refused_by_the_gate_and_once_forced_rolled_back_by_the_sentinel(
+    server: Any, tempo: Tempo, worker: Any
+) -> None:
+    tempo.files.create(map(countdown.labeled_row, SPLIT.labeled))
+    for puzzle in SPLIT.unlabeled:
+        server.client.chat.completions.create(
+            model="tempo", messages=[{"role": "user", "content": puzzle.question}], max_tokens=4
+        )
+    with worker(**NOISE):
+        job = finished(tempo, tempo.jobs.create("round", max_steps=1))
+    assert job.status == "succeeded", job.error
+    assert job.result["decision"] == "rejected", job.result
+    noise = job.result["adapter"]
+    assert job.result["gate"]["samples"]["candidate"]["avg_at_k"] < 0.02
+    with pytest.raises(UnprocessableEntityError):
+        tempo.adapters.promote(noise)
+    assert tempo.status().serving_adapter == "tempo-v0"
+
+    tempo.adapters.promote(noise, force=True, reason="a test of the sentinel")
+    assert tempo.adapters.retrieve(noise).report["forced"] == "a test of the sentinel"
+    answer = server.client.chat.completions.with_raw_response.create(
+        model="tempo", messages=[{"role": "user", "content": "?"}], max_tokens=4
+    )
+    assert answer.headers["x-tempo-adapter"] == noise
+    with worker(**WATCHFUL):
+        eventually(lambda: tempo.status().serving_adapter == "tempo-v0")
+        assert len(checks(server, int(noise.removeprefix("tempo-v")))) == 2
+    status = tempo.status()
+    assert status.paused
+    assert status.last_error is not None
+    assert status.last_error.type == "sentinel.rolled_back"
+    assert tempo.adapters.retrieve(noise).status == "rejected"
+    tempo.training.resume()

@@ -1,0 +1,45 @@
+"""Which versions learned from a question, asked over HTTP."""
+
+from typing import Any
+
+from tempo_storage import lineage, queries, versions
+from tempo_storage.models import Iteration
+
+TENANT = "a" * 16
+QUESTIONS = "/tempo/v1/questions"
+
+
+def learn(admin: Any) -> None:
+    """Let version 1 learn from 1+1."""
+    messages = [{"role": "user", "content": "1+1"}]
+    admin.publish(1)
+    with admin.context.sessions.begin() as s:
+        asked = {"id": "q_1", "messages": messages, "tenant": TENANT, "captured_at": 1.0}
+        queries.add_questions(s, [asked])
+        row = Iteration(job_id="j", position=1, checkpoint="j-1", question_ids=["q_1"], epoch=1)
+        row.metrics = {"m_steps": 1}
+        s.add(row)
+        s.flush()
+        lineage.record(s, row.number, ["q_1"])
+        versions.adapter(s, 1).checkpoint = "j-1"
+
+
+def test_a_version_shows_what_it_learned_from_and_a_question_what_learned_from_it(
+    admin: Any,
+) -> None:
+    learn(admin)
+    assert admin("GET", "/tempo/v1/adapters/tempo-v1").json()["question_ids"] == ["q_1"]
+    assert admin("GET", "/tempo/v1/adapters").json()["data"][0]["question_ids"] == []
+    for question, known in (("q_1", ["tempo-v1"]), (" 1+1 ", ["tempo-v1"]), ("2+2", [])):
+        reply = admin("POST", f"{QUESTIONS}/learned", json={"question": question})
+        assert reply.json() == {"object": "learned", "adapters": known, "erased": 0}
+
+
+def test_erasing_wants_the_hash_of_a_tenant(admin: Any) -> None:
+    learn(admin)
+    for tenant in ("", "%", "sk-secret"):
+        assert admin("DELETE", QUESTIONS, params={"tenant": tenant}).status_code == 400
+    assert admin("DELETE", QUESTIONS).status_code == 400
+    reply = admin("DELETE", QUESTIONS, params={"tenant": TENANT}).json()
+    assert (reply["erased"], reply["adapters"]) == (1, ["tempo-v1"])
+    assert admin("GET", "/tempo/v1/status").json()["questions"]["captured"] == 0
