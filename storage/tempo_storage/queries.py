@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from tempo_storage.errors import NotFoundError
@@ -160,6 +160,11 @@ def forget_jobs(s: Session, mode: str, *, keep: int) -> None:
     old = set(s.scalars(select(Job.id).where(Job.mode == mode, Job.id.not_in(newest))))
     s.execute(delete(Event).where(Event.job_id.in_(old), Event.level != "error"))
     s.execute(delete(Job).where(Job.id.in_(old)))
+
+
+def forget_attempts(s: Session, job_id: str) -> None:
+    """Count a job's attempts anew: this one has come further than those before."""
+    s.execute(update(Job).where(Job.id == job_id).values(attempts=1))
 
 
 def finish_job(

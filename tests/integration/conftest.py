@@ -1,5 +1,6 @@
 """The real thing, once per session: a small model, Valkey, and one vLLM that serves it."""
 
+import functools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -47,8 +49,10 @@ class Server:
     data_dir: Path
     valkey: EmbeddedValkey
     port: int
+    flags: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     env: dict[str, str] = field(default_factory=dict)
+    worker_env: dict[str, str] = field(default_factory=dict)
 
     @property
     def base_url(self) -> str:
@@ -101,7 +105,14 @@ class Server:
         }
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tempo_server.launcher", str(self.model), *FLAGS]
+        command = [
+            sys.executable,
+            "-m",
+            "tempo_server.launcher",
+            str(self.model),
+            *FLAGS,
+            *self.flags,
+        ]
         with (self.data_dir / "vllm.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port)],
@@ -128,6 +139,30 @@ class Server:
         self.stop()
         self.env = env or {}
         self.start()
+
+    @contextmanager
+    def worker(self, **extra: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a worker of this deployment until the block ends."""
+        from small import SMALL
+
+        env = self.environment | {"TEMPO_BASE_URL": self.base_url} | SMALL | self.worker_env | extra
+        log = self.data_dir / "worker.log"
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tempo_trainer.worker"],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        try:
+            yield process
+        except BaseException:
+            print(log.read_text()[-6000:])
+            raise
+        finally:
+            process.terminate()
+            process.wait(30)
 
     def close(self) -> None:
         self.stop()
@@ -187,10 +222,10 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(model: Path, data_dir: Path) -> Iterator[Server]:
-    """Serve a model beside a Valkey of its own until the block ends."""
+def serving(model: Path, data_dir: Path, **options: Any) -> Iterator[Server]:
+    """Serve a model beside the data directory's own Valkey until the block ends."""
     with EmbeddedValkey(data_dir) as valkey:
-        running = Server(model, data_dir, valkey, _free_port())
+        running = Server(model, data_dir, valkey, _free_port(), **options)
         try:
             running.start()
             yield running
@@ -205,8 +240,11 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def serve() -> Callable[[Path, Path], AbstractContextManager[Server]]:
-    """For a test that wants a server of its own: `with serve(model, data_dir) as server`."""
+def serve() -> Callable[..., AbstractContextManager[Server]]:
+    """For a test that wants a server of its own: `with serve(model, data_dir) as server`.
+
+    `flags` are added to vLLM's, `env` to its environment.
+    """
     return serving
 
 
@@ -237,10 +275,16 @@ def make_adapter(tiny_base: Path) -> MakeAdapter:
 
 
 @pytest.fixture(scope="session")
-def make_version(server: Server, make_adapter: MakeAdapter) -> MakeVersion:
+def make_version(server: Server, make_version_of: MakeVersion) -> MakeVersion:
     """Publish a random adapter as the next version, with its row: make_version(seed=…)."""
+    return functools.partial(make_version_of, server)
 
-    def make(**options: object) -> int:
+
+@pytest.fixture(scope="session")
+def make_version_of(make_adapter: MakeAdapter) -> MakeVersion:
+    """The same for a server of the test's own: make_version_of(server, seed=…)."""
+
+    def make(server: Server, **options: object) -> int:
         with server.sessions.begin() as s:
             version = versions.next_version(s)
             manifest = make_adapter(server.store, version_name(version), **options)
@@ -251,33 +295,9 @@ def make_version(server: Server, make_adapter: MakeAdapter) -> MakeVersion:
 
 
 @pytest.fixture
-def worker(server: Server, tmp_path: Path) -> StartWorker:
+def worker(server: Server) -> StartWorker:
     """Return a context manager that runs a worker process with extra variables."""
-
-    from small import SMALL
-
-    @contextmanager
-    def start(**extra: str) -> Iterator[subprocess.Popen[bytes]]:
-        env = server.environment | {"TEMPO_BASE_URL": server.base_url} | SMALL | extra
-        log = tmp_path / "worker.log"
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tempo_trainer.worker"],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
-        try:
-            yield process
-        except BaseException:
-            print(log.read_text()[-6000:])
-            raise
-        finally:
-            process.terminate()
-            process.wait(30)
-
-    return start
+    return server.worker
 
 
 def candidate(version: int, *, bytes: int) -> Adapter:

@@ -4,6 +4,7 @@
 |-------------------------------|------------------------------------------------|
 | posted                        | queued                                         |
 | a worker takes it             | running, attempts + 1                          |
+| an iteration is committed     | running, attempts = 1                          |
 | the worker is told to stop    | queued, the iterations so far are committed    |
 | the worker dies               | queued again by the next holder of the lease   |
 | the third attempt dies or fails for want of vLLM | failed, with the reason     |
@@ -82,7 +83,7 @@ class Jobs:
             if job.attempts < ATTEMPTS:
                 self._requeue(job.id, "its worker is gone", counts=True)
             else:
-                message = f"{job.attempts} workers died of it; see the worker's log"
+                message = f"{job.attempts} workers in a row died of it; see the worker's log"
                 self._finish(job.id, "failed", error=message)
 
     def close(self) -> None:

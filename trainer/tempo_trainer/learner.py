@@ -167,6 +167,7 @@ class Learner:
         with leases.fenced(self.world.sessions, row.epoch) as s:
             s.add(row)
             s.flush()
+            queries.forget_attempts(s, job_id)
             lineage.record(s, row.number, question_ids if metrics.get("m_steps") else [])
             needed = {name, *queries.needed_checkpoints(s)}
         checkpoint.sweep(self.world.settings.checkpoints_dir, needed)

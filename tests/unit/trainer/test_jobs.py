@@ -107,7 +107,7 @@ def test_a_dead_worker_s_job_is_queued_again_and_a_poison_job_fails(
         assert made._claim("j")
         made.requeue_abandoned()
         assert status(sessions)[0] == ("failed" if attempt == ATTEMPTS else "queued")
-    assert "3 workers died" in (status(sessions)[2] or "")
+    assert "3 workers in a row died" in (status(sessions)[2] or "")
 
 
 def test_a_worker_that_lost_the_lease_commits_nothing(sessions: sessionmaker[Session]) -> None:

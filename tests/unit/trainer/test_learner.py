@@ -109,6 +109,17 @@ def test_an_iteration_says_what_it_went_on_from_and_what_it_learned_from(learner
         assert lineage.question_ids(s, "b-1") == ["a1", "b1"]
 
 
+def test_a_committed_iteration_has_its_jobs_attempts_counted_anew(learner: Learner) -> None:
+    sessions = learner.world.sessions
+    with sessions.begin() as s:
+        assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
+        for name in ("a", "b"):
+            queries.create_job(s, name, "round", {}).attempts = 3
+    learner.commit("a", 1, metrics={}, question_ids=[])
+    with sessions() as s:
+        assert [queries.job(s, name).attempts for name in ("a", "b")] == [1, 3]
+
+
 def train(learner: Learner) -> None:
     """Change weights and optimiser state as an M-step does, without one."""
     for parameter in learner.networks.adapter_parameters("policy").values():

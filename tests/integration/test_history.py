@@ -1,0 +1,245 @@
+"""Nothing acknowledged is lost: every client writes down what it was told, and what is left after
+kills of the worker, of Valkey and of vLLM is held against it.
+"""
+
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from small import labeled_row
+from sqlalchemy import select, update
+
+from tempo_client import Tempo
+from tempo_client.errors import APIError
+from tempo_storage import queries, versions
+from tempo_storage.adapters import version_name, version_of
+from tempo_storage.models import Adapter, File, Iteration, Lease, Question
+from tempo_trainer.demo import countdown
+
+pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
+
+ROUNDS, ITERATIONS, USERS, VLLM_KILLS = 3, 4, 3, 2
+SPLIT = countdown.split(19, labeled=160, unlabeled=24, unseen=0)
+WAIT_SECONDS = 240.0
+
+
+@dataclass
+class History:
+    """What clients were told, in the order in which they were told it."""
+
+    questions: list[str] = field(default_factory=list)
+    """Whose answer began."""
+    answered_by: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    """Whose upload was answered with 200."""
+    pointers: list[tuple[int, str]] = field(default_factory=list)
+    """Each sequence that an acknowledged promotion or rollback was seen at, and the adapter."""
+    faults: Counter[str] = field(default_factory=Counter)
+
+
+@pytest.fixture(scope="module")
+def lived(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, serve: Any
+) -> Iterator[tuple[Any, History]]:
+    """A deployment after rounds under kills, and its clients' history."""
+    with serve(tiny_base, tmp_path_factory.mktemp("history")) as server:
+        history, over = History(), threading.Event()
+        upload(server, history, SPLIT.labeled[:120])
+        users = [
+            threading.Thread(target=use, args=(server, history, number, over))
+            for number in range(USERS)
+        ]
+        for user in users:
+            user.start()
+        try:
+            rounds_under_kills(server, history)
+        finally:
+            over.set()
+            for user in users:
+                user.join(120)
+        settle(server)
+        yield server, history
+
+
+def use(server: Any, history: History, number: int, over: threading.Event) -> None:
+    """Ask until it is over; a request that fails was not acknowledged."""
+    client = openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="-", max_retries=0, timeout=30)
+    for asked in count():
+        if over.is_set():
+            return
+        text = f"user {number} asks {asked}"
+        with suppress(openai.OpenAIError, httpx.HTTPError):
+            raw = client.chat.completions.with_raw_response.create(
+                model="tempo", messages=[{"role": "user", "content": text}], max_tokens=4
+            )
+            history.questions.append(text)
+            history.answered_by.append(raw.headers["x-tempo-adapter"])
+        over.wait(0.2)
+
+
+def connected(server: Any) -> Tempo:
+    return Tempo(base_url=server.base_url, api_key=server.admin_key)
+
+
+def upload(server: Any, history: History, puzzles: Any) -> None:
+    with connected(server) as tempo:
+        history.files.append(tempo.files.create(map(labeled_row, puzzles)).id)
+
+
+def eventually(claim: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := claim()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+    return found
+
+
+def rounds_under_kills(server: Any, history: History) -> None:
+    chance = random.Random(23)
+    for number in range(ROUNDS):
+        with connected(server) as tempo:
+            job = tempo.jobs.create("round", max_steps=ITERATIONS)
+        for fault in (kill_worker, kill_valkey, kill_vllm if number < VLLM_KILLS else kill_worker):
+            with worker(server, history) as process:
+                wait_for_a_step(server, job.id)
+                time.sleep(chance.uniform(0, 1.0))
+                fault(server, process)
+                history.faults[fault.__name__] += 1
+        with worker(server, history):
+            eventually(lambda: is_over(server, job.id))  # noqa: B023, this round's
+        act(server, history, number)
+
+
+@contextmanager
+def worker(server: Any, history: History) -> Iterator[Any]:
+    with server.sessions.begin() as s:
+        s.execute(update(Lease).values(expires_at=0.0))  # the one before is dead
+    with server.worker(TEMPO_SENTINEL_SECONDS="0") as process:
+        yield process
+
+
+def kill_worker(server: Any, process: Any) -> None:
+    process.kill()
+    process.wait()
+
+
+def kill_valkey(server: Any, process: Any) -> None:
+    server.valkey.process.send_signal(signal.SIGKILL)
+    server.valkey.process.wait(10)
+    time.sleep(1.0)  # in which users go on asking
+    assert server.valkey.restart_if_dead()
+
+
+def kill_vllm(server: Any, process: Any) -> None:
+    server.stop(with_signal=signal.SIGKILL)
+    server.start()
+
+
+def act(server: Any, history: History, number: int) -> None:
+    """Do what operators do, and kill the worker's server right after it was acknowledged."""
+    with connected(server) as tempo:
+        newest = version_name(newest_version(server))
+        shown = tempo.adapters.promote(newest, force=True, reason="a test")
+        history.pointers.append((sequence(server), shown.id))
+        if number % 2:
+            shown = tempo.adapters.rollback(to="tempo-v0")
+            history.pointers.append((sequence(server), shown.id))
+        with suppress(APIError):
+            rows = SPLIT.labeled[120 + 10 * number : 130 + 10 * number]
+            history.files.append(tempo.files.create(map(labeled_row, rows)).id)
+
+
+def settle(server: Any) -> None:
+    with worker(server, History()):
+        eventually(lambda: server.stream.backlog() == 0)
+        spool = server.data_dir / "spool"
+        eventually(lambda: not [p for p in spool.glob("*") if p.suffix in (".active", ".jsonl")])
+        eventually(lambda: server.stream.backlog() == 0)
+
+
+def wait_for_a_step(server: Any, job_id: str) -> None:
+    before = committed(server, job_id)
+    eventually(lambda: committed(server, job_id) > before or is_over(server, job_id))
+
+
+def committed(server: Any, job_id: str) -> int:
+    with server.sessions() as s:
+        return len(queries.iterations(s, job_id))
+
+
+def is_over(server: Any, job_id: str) -> bool:
+    with server.sessions() as s:
+        return queries.job(s, job_id).status not in ("queued", "running")
+
+
+def newest_version(server: Any) -> int:
+    with server.sessions() as s:
+        return versions.next_version(s) - 1
+
+
+def sequence(server: Any) -> int:
+    with server.sessions() as s:
+        return versions.serving(s).sequence
+
+
+def test_every_question_whose_answer_began_is_in_the_ledger_once(lived: Any) -> None:
+    server, history = lived
+    assert history.faults == {"kill_worker": 4, "kill_valkey": 3, "kill_vllm": 2}
+    with server.sessions() as s:
+        stored = Counter(row.messages[-1]["content"] for row in s.scalars(select(Question)))
+    print(f"{len(history.questions)} questions were answered under {dict(history.faults)}")
+    assert [text for text in history.questions if text not in stored] == []
+    assert [text for text in history.questions if stored[text] > 1] == []
+
+
+def test_every_file_whose_upload_was_acknowledged_is_on_disk_and_in_the_ledger(lived: Any) -> None:
+    server, history = lived
+    with server.sessions() as s:
+        known = {row.id: row for row in s.scalars(select(File))}
+    assert len(history.files) == 1 + ROUNDS
+    assert set(history.files) <= set(known)
+
+
+def test_the_last_acknowledged_promotion_or_rollback_is_what_serves(lived: Any) -> None:
+    server, history = lived
+    with server.sessions() as s:
+        pointer = versions.serving(s)
+    assert (pointer.sequence, version_name(pointer.version)) == history.pointers[-1]
+
+
+def test_every_round_has_each_step_once_and_no_question_twice_in_a_step(lived: Any) -> None:
+    server, _ = lived
+    with server.sessions() as s:
+        rounds = queries.jobs(s, statuses=("succeeded",), modes=("round",))
+        assert len(rounds) == ROUNDS
+        rows = list(s.scalars(select(Iteration)))
+    for job in rounds:
+        steps = sorted(row.position for row in rows if row.job_id == job.id and row.position)
+        assert steps == list(range(1, ITERATIONS + 1))
+    for row in rows:
+        assert len(set(row.question_ids)) == len(row.question_ids)
+
+
+def test_only_versions_that_were_promoted_have_answered_and_their_files_are_whole(
+    lived: Any,
+) -> None:
+    server, history = lived
+    with server.sessions() as s:
+        promoted = {version_name(row.version) for row in s.scalars(select(Adapter))}
+        by_gate = {job.result.get("adapter") for job in queries.jobs(s, modes=("round",))}
+    answered_by = set(history.answered_by)
+    assert answered_by <= promoted & by_gate | {"tempo-v0"}
+    for name in answered_by - {"tempo-v0"}:
+        assert version_of(name) <= newest_version(server)
+        server.store.verify(name, base=str(server.model), rank=16)

@@ -1,0 +1,190 @@
+"""What users feel of a swap and of training: gaps in their streams, and the time of a request."""
+
+import itertools
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import labeled_row
+
+from tempo_client import Tempo
+from tempo_storage.adapters import version_name
+from tempo_trainer.demo import countdown
+
+pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
+
+REQUESTS, SWAPS, TOKENS = 200, 12, 16
+LONG = ("--max-model-len", "8192", "--hf-overrides", '{"max_position_embeddings": 8192}')
+SPLIT = countdown.split(17, labeled=120, unlabeled=48, unseen=0)
+
+
+@pytest.fixture(scope="module")
+def long_server(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, serve: Any
+) -> Iterator[Any]:
+    with serve(tiny_base, tmp_path_factory.mktemp("long"), flags=LONG) as server:
+        yield server
+
+
+class Stream(threading.Thread):
+    """A user who reads a long answer; knows when each token came, and who answered."""
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(daemon=True)
+        self._server = server
+        self.times: list[float] = []
+        self.adapter = ""
+        self._enough = threading.Event()
+
+    def run(self) -> None:
+        """Read until it is enough."""
+        api = self._server.client.completions.with_streaming_response
+        options = {"max_tokens": 8000, "extra_body": {"ignore_eos": True}}
+        with api.create(model="tempo", prompt="<bos> use", stream=True, **options) as raw:
+            self.adapter = raw.headers["x-tempo-adapter"]
+            for _ in raw.parse():
+                self.times.append(time.monotonic())
+                if self._enough.is_set():
+                    return
+
+    def gaps(self, since: float = 0.0) -> list[float]:
+        """Return the seconds between tokens."""
+        seen = [moment for moment in self.times if moment >= since]
+        return [later - earlier for earlier, later in itertools.pairwise(seen)]
+
+    def enough(self) -> None:
+        """End it."""
+        self._enough.set()
+        self.join(30)
+
+
+@contextmanager
+def streaming(server: Any) -> Iterator[Stream]:
+    """Return a stream that has begun."""
+    stream = Stream(server)
+    stream.start()
+    eventually(lambda: len(stream.times) > 20)
+    try:
+        yield stream
+    finally:
+        stream.enough()
+
+
+def eventually(claim: Callable[[], Any], *, seconds: float = 180.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+def promote(server: Any, make_version_of: Callable[..., int], seed: int) -> int:
+    version = make_version_of(server, seed=seed)
+    server.promote(version)
+    return version
+
+
+def first_token_seconds(server: Any) -> tuple[float, str]:
+    """Return the seconds to a first token, and who gave it."""
+    began = time.monotonic()
+    raw = server.client.completions.with_raw_response.create(
+        model="tempo", prompt="<bos> use", max_tokens=1
+    )
+    return time.monotonic() - began, raw.headers["x-tempo-adapter"]
+
+
+def request_ms(server: Any, *, during: Callable[[], bool] = lambda: True) -> list[float]:
+    """Return the milliseconds of requests, one after the other."""
+    found = []
+    while len(found) < REQUESTS and during():
+        began = time.monotonic()
+        server.client.completions.create(model="tempo", prompt="<bos> use", max_tokens=TOKENS)
+        found.append(1000 * (time.monotonic() - began))
+    return found
+
+
+def percentiles(milliseconds: list[float]) -> str:
+    cuts = statistics.quantiles(milliseconds, n=100)
+    return f"{cuts[49]:.0f} | {cuts[98]:.0f} | {len(milliseconds)} requests"
+
+
+def test_a_new_version_answers_at_once_beside_long_streams_of_three_older_ones(
+    long_server: Any, make_version_of: Callable[..., int], record_property: Any
+) -> None:
+    promote(long_server, make_version_of, 1)
+    first_token_seconds(long_server)
+    idle = statistics.median(first_token_seconds(long_server)[0] for _ in range(20))
+    with ExitStack() as stack:
+        streams = []
+        for seed in (2, 3, 4):
+            promote(long_server, make_version_of, seed)
+            streams.append(stack.enter_context(streaming(long_server)))
+        newest = promote(long_server, make_version_of, 5)
+        seconds, adapter = first_token_seconds(long_server)
+        assert all(stream.is_alive() for stream in streams)
+        assert len({stream.adapter for stream in streams} | {adapter}) == 4
+    assert adapter == version_name(newest)
+    told = f"first token of the new version beside three streams: {seconds / idle:.1f} × idle"
+    record_property("observed", told)
+    print(told)
+    assert seconds <= 3 * idle
+
+
+def test_the_table_of_what_users_feel(
+    long_server: Any, make_version_of: Callable[..., int], record_property: Any
+) -> None:
+    promote(long_server, make_version_of, 10)
+    idle = request_ms(long_server)
+    with streaming(long_server) as stream:
+        time.sleep(2.0)
+        usual, largest = statistics.median(stream.gaps()), []
+        for seed in range(SWAPS):
+            began = time.monotonic()
+            promote(long_server, make_version_of, 20 + seed)
+            largest.append(max(stream.gaps(since=began)))
+    over = threading.Event()
+    swapper = threading.Thread(target=swap_until, args=(long_server, make_version_of, over))
+    swapper.start()
+    swapping = request_ms(long_server)
+    over.set()
+    swapper.join()
+    training = request_ms_while_training(long_server)
+    ratios = sorted(gap / usual for gap in largest)
+    rows = [
+        "| request of 16 tokens, ms | p50 | p99 | |",
+        f"| idle | {percentiles(idle)} |",
+        f"| while versions are swapped | {percentiles(swapping)} |",
+        f"| while a round trains | {percentiles(training)} |",
+        f"largest gap of a stream at a swap: median {statistics.median(ratios):.1f}, most "
+        f"{ratios[-1]:.1f} times its usual {1000 * usual:.1f} ms ({SWAPS} swaps)",
+    ]
+    record_property("observed", rows[-1])
+    print("\n".join(rows))
+    assert len(idle) == len(swapping) == REQUESTS
+
+
+def swap_until(server: Any, make_version_of: Callable[..., int], over: threading.Event) -> None:
+    for seed in range(40, 200):
+        if over.is_set():
+            return
+        promote(server, make_version_of, seed)
+
+
+def request_ms_while_training(server: Any) -> list[float]:
+    with Tempo(base_url=server.base_url, api_key=server.admin_key) as tempo:
+        tempo.files.create(map(labeled_row, SPLIT.labeled))
+        for puzzle in SPLIT.unlabeled:
+            server.client.chat.completions.create(
+                model="tempo", messages=[{"role": "user", "content": puzzle.question}], max_tokens=2
+            )
+        with server.worker(TEMPO_SENTINEL_SECONDS="0"):
+            job = tempo.jobs.create("round", max_steps=100)
+            eventually(lambda: tempo.jobs.retrieve(job.id).status == "running")
+            found = request_ms(server)
+            assert tempo.jobs.retrieve(job.id).status == "running"
+            tempo.jobs.cancel(job.id)
+    return found
