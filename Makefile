@@ -10,7 +10,7 @@ MODEL ?= smollm2
 STUDY_ARGS ?=
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke study-cpu study-sweeps test lint compose-check clean
+.PHONY: demo control smoke study-cpu study-sweeps test chaos lint compose-check clean
 
 demo: .venv/ready     ## the whole loop on a small reasoner: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_trainer.demo.run $(DEMO_ARGS)
@@ -29,6 +29,9 @@ study-sweeps: .venv/study  ## what moves tempo: recalibration, labeled questions
 
 test: lint            ## linters, types, unit tests, and every promise on real vLLM, Valkey and worker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: .venv/ready    ## kills, outages, full disks and lies, on real parts: the table of what was promised
+	$(BIN)/python -m pytest -m fault $(PYTEST_ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

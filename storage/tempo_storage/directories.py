@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,14 +14,18 @@ def written_whole(final: Path) -> Iterator[Path]:
     What stood there is replaced. A block that fails leaves the hidden directory, for a sweep.
     """
     aside = final.with_name(f".{final.name}-{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    replaced = aside.with_name(f"{aside.name}-replaced")
+    for left in (aside, replaced):
+        shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
     yield aside
     for path in (*aside.iterdir(), aside):
         fsync(path)
-    shutil.rmtree(final, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        final.rename(replaced)  # to delete it in place would show a part of it
     aside.rename(final)
     fsync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:

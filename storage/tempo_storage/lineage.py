@@ -19,7 +19,7 @@ def record(s: Session, iteration: int, question_ids: Sequence[str]) -> None:
     columns = Question.id, Question.content_hash, Question.tenant
     rows = s.execute(select(*columns).where(Question.id.in_(question_ids)))
     known = {question_id: (content, tenant) for question_id, content, tenant in rows}
-    for question_id in question_ids:
+    for question_id in dict.fromkeys(question_ids):  # a deck that begins anew may repeat one
         content, tenant = known.get(question_id, ("", ""))  # pruned or erased since it was drawn
         s.add(
             LearnedQuestion(

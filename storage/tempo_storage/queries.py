@@ -190,12 +190,14 @@ def metrics_of(s: Session, checkpoint: str) -> dict[str, Any]:
 
 
 def needed_checkpoints(s: Session) -> set[str]:
-    """Return the checkpoints that training may go on from: of versions, and of ended jobs."""
+    """Return the checkpoints that training may go on from: of versions, and of jobs."""
     kept = s.scalars(select(Adapter).where(Adapter.status != "rejected"))
     of_versions = [row.checkpoint for row in kept if "swept" not in row.report]
     ended = jobs(s, statuses=("succeeded",), modes=TRAINING, limit=10)
     of_jobs = (job.result.get("checkpoint", "") for job in ended)
-    return {name for name in (*of_versions, *of_jobs) if name}
+    begun = [iterations(s, job.id)[-1:] for job in jobs(s, statuses=("queued", "running"))]
+    of_begun = [row.checkpoint for last in begun for row in last]
+    return {name for name in (*of_versions, *of_jobs, *of_begun) if name}
 
 
 # Events, keys, pause ---------------------------------------------------------------------------

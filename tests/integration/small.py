@@ -1,6 +1,18 @@
 """What the tests of the loop share: small steps, and rows that a model meets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import update
+from traffic import ask, eventually
+
+from tempo_client import Tempo
+from tempo_client.types import Job
+from tempo_storage.models import Lease
 from tempo_trainer.demo import countdown
+
+SPLIT = countdown.split(7, labeled=120, unlabeled=12, unseen=0)
 
 # Small steps, and a gate and a fitness check that let anything pass: their rules have unit tests.
 SMALL = {
@@ -30,3 +42,29 @@ def labeled_row(puzzle: countdown.Puzzle) -> dict[str, object]:
         "verifier": "numeric",
         "metadata": {"tolerance": 0.5},
     }
+
+
+@contextmanager
+def prepared(server: Any) -> Iterator[Tempo]:
+    """Let the base serve, give it labeled and captured questions, and yield an admin's client."""
+    server.serve_base()
+    with Tempo(base_url=server.base_url, api_key=server.admin_key) as tempo:
+        tempo.files.create(map(labeled_row, SPLIT.labeled))
+        for puzzle in SPLIT.unlabeled:
+            ask(server, puzzle.question)
+        yield tempo
+    server.serve_base()
+
+
+def finished(tempo: Tempo, job: Job, *, seconds: float = 180.0) -> Job:
+    """Return a job when it has ended."""
+    found: Job = eventually(
+        lambda: (seen := tempo.jobs.retrieve(job.id)).is_finished and seen, seconds=seconds
+    )
+    return found
+
+
+def expire_lease(server: Any) -> None:
+    """Take the lease from the dead, who cannot be told from the slow before its time is up."""
+    with server.sessions.begin() as s:
+        s.execute(update(Lease).values(expires_at=0.0))

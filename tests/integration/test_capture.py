@@ -93,6 +93,7 @@ def test_who_opts_out_and_the_worker_are_found_nowhere(server: Any) -> None:
             assert b"zebra" not in file.read_bytes(), file
 
 
+@pytest.mark.fault(5, "kill -9 of Valkey", promise="no request fails, each question arrives later")
 def test_while_valkey_is_down_requests_go_on_and_questions_arrive_later(server: Any) -> None:
     up = statistics.median(ask(server, f"up {i}") for i in range(15))
     arrived(server)
@@ -107,6 +108,9 @@ def test_while_valkey_is_down_requests_go_on_and_questions_arrive_later(server: 
     assert sorted(t for t in found if t.startswith("down")) == sorted(texts)
 
 
+@pytest.mark.fault(
+    4, "kill -9 of the server under load", promise="each 2xx is in stream, spool or SQL"
+)
 def test_questions_survive_kill_9_of_vllm_while_valkey_is_down(server: Any) -> None:
     server.valkey.process.send_signal(signal.SIGKILL)
     server.valkey.process.wait(10)

@@ -21,7 +21,7 @@ from tempo_trainer.demo import countdown
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 
-KILLS, ITERATIONS = 50, 40
+KILLS, ITERATIONS = 50, 100
 SPLIT = countdown.split(13, labeled=120, unlabeled=24, unseen=0)
 WAIT_SECONDS = 240.0
 START_SECONDS = 10.0  # in which a worker imports torch and loads the model
@@ -85,7 +85,7 @@ def killed(server: Any, iteration_seconds: float) -> tuple[str, int]:
             with server.worker() as process:
                 if kills % 2:  # or three in a row commit nothing, and the job is given up
                     wait_for_a_step(server, job.id)
-                    time.sleep(chance.uniform(0, 2 * iteration_seconds))
+                    time.sleep(chance.uniform(0, iteration_seconds))
                 else:
                     time.sleep(chance.uniform(0, START_SECONDS))
                 process.kill()

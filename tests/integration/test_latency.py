@@ -139,13 +139,8 @@ def test_the_table_of_what_users_feel(
 ) -> None:
     promote(long_server, make_version_of, 10)
     idle = request_ms(long_server)
-    with streaming(long_server) as stream:
-        time.sleep(2.0)
-        usual, largest = statistics.median(stream.gaps()), []
-        for seed in range(SWAPS):
-            began = time.monotonic()
-            promote(long_server, make_version_of, 20 + seed)
-            largest.append(max(stream.gaps(since=began)))
+    swaps = [gap_at_a_swap(long_server, make_version_of, 20 + seed) for seed in range(SWAPS)]
+    usual = statistics.median(usual for _, usual in swaps)
     over = threading.Event()
     swapper = threading.Thread(target=swap_until, args=(long_server, make_version_of, over))
     swapper.start()
@@ -153,7 +148,7 @@ def test_the_table_of_what_users_feel(
     over.set()
     swapper.join()
     training = request_ms_while_training(long_server)
-    ratios = sorted(gap / usual for gap in largest)
+    ratios = sorted(largest / usual for largest, usual in swaps)
     rows = [
         "| request of 16 tokens, ms | p50 | p99 | |",
         f"| idle | {percentiles(idle)} |",
@@ -165,6 +160,15 @@ def test_the_table_of_what_users_feel(
     record_property("observed", rows[-1])
     print("\n".join(rows))
     assert len(idle) == len(swapping) == REQUESTS
+
+
+def gap_at_a_swap(server: Any, make: Callable[..., int], seed: int) -> tuple[float, float]:
+    """Return the longest wait of a stream while a version is promoted, and its usual one."""
+    with streaming(server) as stream:
+        time.sleep(1.0)
+        usual, began = statistics.median(stream.gaps()), time.monotonic()
+        promote(server, make, seed)
+        return max(stream.gaps(since=began)), usual
 
 
 def swap_until(server: Any, make_version_of: Callable[..., int], over: threading.Event) -> None:

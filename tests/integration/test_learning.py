@@ -115,6 +115,11 @@ def test_questions_without_labels_become_the_adapter_that_answers(
     assert [e.type for e in tempo.jobs.events(job.id)][-2:] == ["gate.promoted", "job.succeeded"]
 
 
+@pytest.mark.fault(
+    1,
+    "kill -9 of the worker in an M-step",
+    promise="the next one goes on from the last committed step",
+)
 def test_a_worker_killed_in_an_m_step_is_followed_from_the_last_committed_step(
     server: Any, tempo: Tempo, worker: StartWorker
 ) -> None:
@@ -138,6 +143,7 @@ def test_a_worker_killed_in_an_m_step_is_followed_from_the_last_committed_step(
     assert len(set(drawn)) == len(drawn)
 
 
+@pytest.mark.fault(19, "SIGTERM", promise="what is under way ends within 30 s, exit 0")
 def test_a_worker_told_to_stop_commits_its_step_and_leaves_the_job_queued(
     server: Any, tempo: Tempo, worker: StartWorker
 ) -> None:

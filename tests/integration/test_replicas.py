@@ -104,6 +104,11 @@ def test_a_rollback_reaches_every_process_within_two_seconds(
     assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.fault(
+    21,
+    "SIGSTOP of a replica in a promotion",
+    promise="it is named, and follows in 2 s on its return",
+)
 def test_a_stopped_replica_is_named_by_the_promotion_and_follows_on_its_return(
     replicas: list[Any], make_version_of: Callable[..., int]
 ) -> None:

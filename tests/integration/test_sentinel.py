@@ -1,7 +1,9 @@
 """A version that is worse than the base: kept out by the gate, and by the sentinel once forced."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from tempo_client.types import Job
 from tempo_storage.models import Job as JobRow
 from tempo_trainer.demo import countdown
 
-pytestmark = [pytest.mark.service, pytest.mark.vllm]
+pytestmark = [pytest.mark.service, pytest.mark.vllm, pytest.mark.slow]
 
 SPLIT = countdown.split(11, labeled=120, unlabeled=12, unseen=0)
 # One step of this size and the policy speaks noise.
@@ -24,9 +26,42 @@ NOISE = {
 WATCHFUL = NOISE | {"TEMPO_SENTINEL_SECONDS": "1", "TEMPO_SENTINEL_CHECKS": "2"}
 
 
+# A verifier as operators install them: the small model knows how a solution looks, not how it is
+# found, and noise knows neither.
+VERIFIER = """
+import re
+from tempo_trainer.verifiers import Verdict
+
+class Shape:
+    name = "shape"
+
+    def check_reference(self, reference):
+        return None
+
+    def verify(self, response, reference, metadata):
+        text = " ".join(response.split())
+        return Verdict(correct=re.match(r"\\d+ . \\d+ = \\d+ ; \\d+ . \\d+ =", text) is not None)
+"""
+
+
+@pytest.fixture
+def server(tiny_base: Path, tmp_path: Path, serve: Any) -> Iterator[Any]:
+    """A server, and workers, in whose environment the verifier is installed."""
+    installed = tmp_path / "installed"
+    (installed / "shape-1.dist-info").mkdir(parents=True)
+    (installed / "shape.py").write_text(VERIFIER)
+    (installed / "shape-1.dist-info" / "METADATA").write_text("Name: shape\nVersion: 1\n")
+    entry = "[tempo.verifiers]\nshape = shape:Shape\n"
+    (installed / "shape-1.dist-info" / "entry_points.txt").write_text(entry)
+    paths = [str(installed), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {"PYTHONPATH": os.pathsep.join(paths)}
+    (tmp_path / "data").mkdir()
+    with serve(tiny_base, tmp_path / "data", env=env, worker_env=env) as running:
+        yield running
+
+
 @pytest.fixture
 def tempo(server: Any) -> Iterator[Tempo]:
-    server.serve_base()
     with Tempo(base_url=server.base_url, api_key=server.admin_key) as client:
         yield client
 
@@ -49,10 +84,14 @@ def checks(server: Any, version: int) -> list[dict[str, Any]]:
     return [job.result for job in done if job.result.get("version") == version]
 
 
+@pytest.mark.fault(20, "a bad version is promoted by force", promise="the sentinel rolls it back")
 def test_noise_is_refused_by_the_gate_and_once_forced_rolled_back_by_the_sentinel(
     server: Any, tempo: Tempo, worker: Any
 ) -> None:
-    tempo.files.create(map(countdown.labeled_row, SPLIT.labeled))
+    tempo.files.create(
+        {"question": puzzle.question, "answer": "any", "verifier": "shape"}
+        for puzzle in SPLIT.labeled
+    )
     for puzzle in SPLIT.unlabeled:
         server.client.chat.completions.create(
             model="tempo", messages=[{"role": "user", "content": puzzle.question}], max_tokens=4

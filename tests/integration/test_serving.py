@@ -165,6 +165,11 @@ def damage(server: Any, version: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.fault(
+    10,
+    "a damaged adapter, or another base or rank",
+    promise="refused with the remedy, the old one serves",
+)
 @pytest.mark.parametrize(
     ("options", "remedy", "type_name"),
     [
@@ -200,6 +205,7 @@ def test_what_cannot_serve_is_refused_with_the_remedy_while_the_old_version_serv
     assert server.wait_for_sequence(sequence) is None
 
 
+@pytest.mark.fault(14, "vLLM restarts", promise="its first answer is the promoted version")
 def test_after_a_restart_the_first_answer_comes_from_what_was_promoted(
     server: Any, serving: int
 ) -> None:

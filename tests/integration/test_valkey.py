@@ -34,6 +34,7 @@ def test_questions_are_read_until_they_are_acknowledged(valkey: EmbeddedValkey) 
     assert stream.backlog() == 0
 
 
+@pytest.mark.fault(5, "kill -9 of Valkey", promise="no request fails, each question arrives later")
 def test_acknowledged_questions_survive_kill_9(valkey: EmbeddedValkey) -> None:
     stream = QuestionStream(redis_client(valkey.url))
     stream.append([{"id": str(i)} for i in range(100)])

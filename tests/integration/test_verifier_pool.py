@@ -63,6 +63,7 @@ def custom(response: str) -> Item:
     return Item("odd", response, ["1"], {})
 
 
+@pytest.mark.fault(18, "a verifier hangs", promise="it costs one verdict, the pool goes on")
 def test_an_expression_that_hangs_costs_one_verdict_and_is_counted(pool: VerifierPool) -> None:
     before = pool.timeouts
     verdicts = pool.verify([mathematics(text) for text in ("1", HANGS, "1")])

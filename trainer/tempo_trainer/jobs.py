@@ -6,7 +6,7 @@
 | a worker takes it             | running, attempts + 1                          |
 | an iteration is committed     | running, attempts = 1                          |
 | the worker is told to stop    | queued, the iterations so far are committed    |
-| the worker dies               | queued again by the next holder of the lease   |
+| the worker or the ledger dies | queued again by who holds the lease after that |
 | the third attempt dies or fails for want of vLLM | failed, with the reason     |
 | done                          | succeeded, with the result                     |
 """
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import leases, queries
@@ -63,7 +64,7 @@ class Jobs:
             return
         try:
             result = self._perform(job_id)
-        except LeaseLostError as error:
+        except (LeaseLostError, OperationalError) as error:  # queued again, by whoever may
             logger.warning("job %s: %s", job_id, error)
             self.close()  # what it holds may be ahead of the ledger
         except StoppedError:
@@ -81,7 +82,7 @@ class Jobs:
             abandoned = queries.jobs(s, statuses=("running",))
         for job in abandoned:
             if job.attempts < ATTEMPTS:
-                self._requeue(job.id, "its worker is gone", counts=True)
+                self._requeue(job.id, "its worker, or the ledger, was gone", counts=True)
             else:
                 message = f"{job.attempts} workers in a row died of it; see the worker's log"
                 self._finish(job.id, "failed", error=message)

@@ -72,7 +72,6 @@ class Worker:
         drain = Drain(stream, self._sessions, keep=self._settings.pool_questions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_SECONDS)
         with repeated(drain.step), self._kept_lease():
-            self._jobs.requeue_abandoned()
             while not (self.stopping.is_set() or self._lost.is_set()):
                 self._ring_for_waiting(connection)
                 self._listen_once(connection)
@@ -87,7 +86,9 @@ class Worker:
 
     def _ring_for_waiting(self, connection: redis.Redis) -> None:
         # Jobs that are due, and those whose bell was lost with Valkey or rang for a dead worker.
+        # Nothing runs between two bells: what the ledger takes for running was cut short.
         try:
+            self._jobs.requeue_abandoned()
             with self._sessions.begin() as s:
                 schedule.start_due_job(s, self._settings)
                 waiting = [job.id for job in queries.jobs(s, statuses=("queued",))]
@@ -95,8 +96,8 @@ class Worker:
                 ring(connection, waiting[-1])
         except redis.RedisError:
             logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
-        except SQLAlchemyError as error:
-            logger.warning("worker %s: the ledger does not answer: %s", self.owner, error)
+        except (SQLAlchemyError, LeaseLostError) as error:
+            logger.warning("worker %s: the jobs are not looked after: %s", self.owner, error)
 
     # The lease ----------------------------------------------------------------------------------
 

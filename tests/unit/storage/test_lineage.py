@@ -67,6 +67,15 @@ def test_a_version_learned_from_all_the_m_steps_that_led_to_it(
         assert lineage.question_ids(s, "") == []
 
 
+def test_a_question_that_one_m_step_drew_twice_is_noted_once(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        iterate(s, "d-1", "c-1", ["q1", "q2", "q1"], version=4)
+    with sessions() as s:
+        assert lineage.question_ids(s, "d-1") == ["q1", "q2", "q3"]
+
+
 def test_what_learned_from_a_question_is_known_by_id_hash_and_text_also_when_it_is_pruned(
     sessions: sessionmaker[Session],
 ) -> None:

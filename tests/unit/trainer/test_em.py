@@ -157,6 +157,9 @@ def test_a_flat_critic_refuses_the_m_step() -> None:
     assert refuse(fit, Signal(a, 0.0, 0.0, 0.021), settings) == ""
 
 
+@pytest.mark.fault(
+    12, "a loss or gradient that is no number", promise="the step is discarded and counted"
+)
 def test_a_spoiled_e_step_is_discarded_and_counted() -> None:
     nets, settings = started(warm_up=2)
     before = everything(nets)
@@ -169,6 +172,9 @@ def test_a_spoiled_e_step_is_discarded_and_counted() -> None:
     assert not same(before, everything(nets))
 
 
+@pytest.mark.fault(
+    12, "a loss or gradient that is no number", promise="the step is discarded and counted"
+)
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_a_spoiled_m_step_is_discarded_and_counted(minibatches: int) -> None:
     nets, settings = started(warm_up=2, minibatches=minibatches)
@@ -182,6 +188,9 @@ def test_a_spoiled_m_step_is_discarded_and_counted(minibatches: int) -> None:
     assert same(before, everything(nets))
 
 
+@pytest.mark.fault(
+    12, "a loss or gradient that is no number", promise="the step is discarded and counted"
+)
 def test_an_infinite_loss_is_discarded() -> None:
     nets, settings = started(warm_up=1)
     batch = tiny.play(nets, labeled=False, seed=0)

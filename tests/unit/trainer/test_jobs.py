@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import leases, queries
@@ -108,6 +109,14 @@ def test_a_dead_worker_s_job_is_queued_again_and_a_poison_job_fails(
         made.requeue_abandoned()
         assert status(sessions)[0] == ("failed" if attempt == ATTEMPTS else "queued")
     assert "3 workers in a row died" in (status(sessions)[2] or "")
+
+
+def test_a_job_that_the_ledger_failed_is_queued_again(sessions: sessionmaker[Session]) -> None:
+    made = jobs(sessions, raising(OperationalError("select", {}, Exception("it is locked"))))
+    made.run("j")
+    assert status(sessions) == ("running", 1, None)
+    made.requeue_abandoned()
+    assert status(sessions)[:2] == ("queued", 1)
 
 
 def test_a_worker_that_lost_the_lease_commits_nothing(sessions: sessionmaker[Session]) -> None:

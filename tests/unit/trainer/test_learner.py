@@ -120,6 +120,17 @@ def test_a_committed_iteration_has_its_jobs_attempts_counted_anew(learner: Learn
         assert [queries.job(s, name).attempts for name in ("a", "b")] == [1, 3]
 
 
+def test_the_checkpoint_of_a_job_that_waits_to_go_on_outlasts_another_job(learner: Learner) -> None:
+    with learner.world.sessions.begin() as s:
+        assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
+        for name in ("a", "b"):
+            queries.create_job(s, name, "round", {})
+    for name, position in (("a", 1), ("a", 2), ("b", 1)):
+        learner.commit(name, position, metrics={}, question_ids=[])
+    kept = {path.name for path in learner.world.settings.checkpoints_dir.iterdir()}
+    assert kept == {"a-2", "b-1"}
+
+
 def train(learner: Learner) -> None:
     """Change weights and optimiser state as an M-step does, without one."""
     for parameter in learner.networks.adapter_parameters("policy").values():

@@ -1,0 +1,69 @@
+"""The fault table: what `make chaos` prints of the tests that carry the marker `fault`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+FAULTS = 21
+KEY = "fault"
+
+
+@dataclass
+class Row:
+    """One fault, and what its tests found."""
+
+    observed: list[str] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        if "failed" in self.outcomes:
+            return "NO"
+        return "yes" if "passed" in self.outcomes else "not run"
+
+    @property
+    def told(self) -> str:
+        plain = {"yes": "held", "NO": "broken"}.get(self.verdict, "")
+        return "; ".join(dict.fromkeys(self.observed)) or plain
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each report say which faults its test was about."""
+    for item in items:
+        for mark in item.iter_markers(KEY):
+            item.user_properties.append((KEY, (*mark.args, mark.kwargs["promise"])))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table where the faults were asked for."""
+    options = terminalreporter.config.option
+    if KEY not in options.markexpr.split() or options.collectonly:
+        return
+    rows: dict[tuple[int, str, str], Row] = {}
+    for report in _reports(terminalreporter):
+        properties = [(name, value) for name, value in report.user_properties]
+        for fault in [value for name, value in properties if name == KEY]:
+            row = rows.setdefault(tuple(fault), Row())
+            row.outcomes.append(report.outcome)
+            row.observed += [str(value) for name, value in properties if name == "observed"]
+            if report.skipped and isinstance(report.longrepr, tuple):
+                row.observed.append(report.longrepr[2])
+    terminalreporter.section("faults")
+    terminalreporter.write_line("| # | fault | promise | observed | ok |")
+    terminalreporter.write_line("|---|---|---|---|---|")
+    for (number, fault, promise), row in sorted(rows.items()):
+        cells = (str(number), fault, promise, row.told, row.verdict)
+        terminalreporter.write_line(f"| {' | '.join(cells)} |")
+    if missing := set(range(1, FAULTS + 1)) - {number for number, *_ in rows}:
+        terminalreporter.write_line(f"no test ran for: {', '.join(map(str, sorted(missing)))}")
+
+
+def _reports(terminalreporter: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
+    """Yield the reports of the calls, and of whatever else failed or was skipped."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and (
+                report.when == "call" or report.outcome != "passed"
+            ):
+                yield report

@@ -1,0 +1,160 @@
+"""The fault table's rows that would spoil a shared server: labels that lie, and a full disk."""
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import finished, labeled_row
+from traffic import arrived, ask, eventually, missing
+
+from tempo_client import BadRequestError, Tempo
+from tempo_storage import queries, versions
+from tempo_trainer.demo import countdown
+
+pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
+
+SIZE = "64m"
+SPLIT = countdown.split(29, labeled=240, unlabeled=12, unseen=0)
+MORE = sorted(set(countdown.puzzles()[::60]) - set(SPLIT.labeled), key=lambda p: p.question)
+REQUESTS = 12
+# The product's own thresholds, where the loop's other tests let anything pass.
+STRICT = {"TEMPO_FITNESS_AUROC": "0.6", "TEMPO_GATE_DELTA": "0.03", "TEMPO_WARM_UP_STEPS": "4"}
+Observe = Callable[[str, object], None]
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory that is a file system of its own, where we may mount one."""
+    path = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(path)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    yield path
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_base: Path, small_disk: Path, serve: Any) -> Iterator[Any]:
+    with serve(tiny_base, small_disk) as server:
+        yield server
+
+
+@pytest.fixture
+def tempo(fresh: Any) -> Iterator[Tempo]:
+    with Tempo(base_url=fresh.base_url, api_key=fresh.admin_key) as client:
+        for puzzle in SPLIT.unlabeled:
+            ask(fresh, puzzle.question)
+        yield client
+
+
+@contextmanager
+def full(directory: Path) -> Iterator[None]:
+    """Leave no byte free on the file system of a directory."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while file.write(b"\0" * size) == size:
+                    pass
+            except OSError:
+                continue
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def shuffled() -> list[dict[str, object]]:
+    """Return a labeled file in which every question has another one's answer."""
+    targets = [str(puzzle.target) for puzzle in SPLIT.labeled]
+    random.Random(3).shuffle(targets)
+    return [
+        labeled_row(puzzle) | {"answer": target}
+        for puzzle, target in zip(SPLIT.labeled, targets, strict=True)
+    ]
+
+
+@pytest.mark.fault(
+    13, "garbage and poisoned labels", promise="bad lines named; what lies changes nobody's answers"
+)
+def test_labels_that_lie_change_nobody_s_answers(
+    fresh: Any, tempo: Tempo, record_property: Observe
+) -> None:
+    with pytest.raises(BadRequestError, match="lines that cannot be used: 2"):
+        tempo.files.create([*shuffled(), {"question": "?"}, {"answer": "1"}])
+    assert files(fresh) == []
+    tempo.files.create(shuffled())
+    with fresh.worker(**STRICT):
+        job = finished(tempo, tempo.jobs.create("round", max_steps=2))
+    assert job.status == "succeeded", job.error
+    refusals = [e.message for e in tempo.jobs.events(job.id) if e.type == "m_step.refused"]
+    told = f"{job.result['decision']}, {len(refusals)} of 2 M-steps refused: {refusals[:1]}"
+    record_property("observed", told)
+    assert job.result["decision"] in ("unchanged", "rejected")
+    assert tempo.status().serving_adapter == "tempo-v0"
+
+
+@pytest.mark.fault(
+    9, "the disk is full", promise="inference goes on; uploads 507; training resumes"
+)
+def test_a_full_disk_stops_no_answer_and_training_goes_on_when_there_is_room(
+    fresh: Any, tempo: Tempo, small_disk: Path, record_property: Observe
+) -> None:
+    if not small_disk.is_mount():
+        pytest.skip("no tmpfs can be mounted here: this needs root")
+    arrived(fresh)
+    if not files(fresh):
+        tempo.files.create(shuffled())
+    with fresh.worker():
+        for puzzle in SPLIT.unlabeled:
+            ask(fresh, puzzle.question)
+        job = tempo.jobs.create("round", max_steps=4)
+        eventually(lambda: steps(fresh, job.id) > 1, seconds=120)
+        with full(small_disk):
+            for number in range(REQUESTS):
+                ask(fresh, f"full {number}")
+            refused = upload(fresh)
+            time.sleep(8)
+            ask(fresh, "still")
+        job = finished(tempo, job)
+        assert upload(fresh).status_code == 200
+        again = finished(tempo, tempo.jobs.create("round", max_steps=1))
+    ask(fresh, "room again")
+    assert missing(fresh, {"room again"}) == set()
+    record_property(
+        "observed",
+        f"{REQUESTS + 1} of {REQUESTS + 1} answered, upload {refused.status_code}, "
+        f"{dropped(fresh)} questions dropped and counted; the round {job.status}"
+        f"{f' ({job.error.message.splitlines()[-1]})' if job.error else ''}, the next one ran",
+    )
+    assert refused.status_code == 507, refused.text
+    assert refused.json()["error"]["code"] == "insufficient_storage"
+    assert again.status == "succeeded", again.error
+
+
+def files(server: Any) -> list[Any]:
+    with server.sessions() as s:
+        return list(queries.files(s))
+
+
+def steps(server: Any, job_id: str) -> int:
+    with server.sessions() as s:
+        return len(queries.iterations(s, job_id))
+
+
+def upload(server: Any) -> Any:
+    rows = "\n".join(json.dumps(labeled_row(puzzle)) for puzzle in MORE)
+    keyed = {"Authorization": f"Bearer {server.admin_key}"}
+    file = ("more.jsonl", rows.encode())
+    return server.http.post("/tempo/v1/files", headers=keyed, files={"file": file})
+
+
+def dropped(server: Any) -> int:
+    with server.sessions() as s:
+        return sum(process.counters["dropped"] for process in versions.processes(s))

@@ -1,0 +1,199 @@
+"""The fault table's rows about the worker: what it does twice, loses, or never ends."""
+
+import glob
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import expire_lease, finished, prepared
+from traffic import ask, eventually
+
+from tempo_client import Tempo
+from tempo_client.types import Job
+from tempo_storage import queries
+
+pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
+
+OUTAGE_SECONDS = 14.0  # longer than any of RQ's own patience
+LIBRARY = "faketime/libfaketimeMT.so.1"
+FAKETIME = os.environ.get("LIBFAKETIME", "").split() or glob.glob(f"/usr/lib/*/{LIBRARY}")
+Observe = Callable[[str, object], None]
+
+
+@pytest.fixture
+def tempo(server: Any) -> Iterator[Tempo]:
+    with prepared(server) as client:
+        yield client
+    server.valkey.restart_if_dead()
+
+
+def iterations(server: Any, job: Job) -> list[tuple[int, int]]:
+    """Return the position and the epoch of what a job has committed."""
+    with server.sessions() as s:
+        return [(row.position, row.epoch) for row in queries.iterations(s, job.id)]
+
+
+def has_committed(server: Any, job: Job, position: int) -> None:
+    """Return when a job has come so far, or has failed."""
+
+    def far_enough() -> bool:
+        with server.sessions() as s:
+            failed = queries.job(s, job.id).status == "failed"
+        return failed or any(row[0] >= position for row in iterations(server, job))
+
+    eventually(far_enough, seconds=180)
+
+
+def starts(tempo: Tempo, job: Job) -> int:
+    return sum(event.type == "job.started" for event in tempo.jobs.events(job.id))
+
+
+@pytest.mark.fault(7, "Valkey is wiped in a round", promise="jobs and adapters intact")
+def test_a_wiped_valkey_costs_neither_a_job_nor_an_adapter(
+    server: Any, tempo: Tempo, record_property: Observe
+) -> None:
+    with server.worker():
+        job = tempo.jobs.create("round", max_steps=3)
+        has_committed(server, job, 1)
+        serving, names = tempo.status().serving_adapter, server.store.names()
+        waiting = tempo.jobs.create("recalibrate", max_steps=1)  # its bell is lost
+        server.stream._client.flushall()
+        assert tempo.status().serving_adapter == serving
+        assert set(server.store.names()) >= {name for name in names if "-v" in name}
+        ask(server, "asked of an emptied Valkey")
+        job, waiting = finished(tempo, job), finished(tempo, waiting)
+        eventually(lambda: server.stream.backlog() == 0)
+    assert (job.status, waiting.status) == ("succeeded", "succeeded"), (job.error, waiting.error)
+    assert [position for position, _ in iterations(server, job)][-3:] == [1, 2, 3]
+    record_property("observed", "round and the job behind it succeeded, each once")
+    assert (starts(tempo, job), starts(tempo, waiting)) == (1, 1)
+
+
+@pytest.mark.fault(8, "Valkey is down at a job's end", promise="the job is not run again")
+def test_a_job_that_ends_without_valkey_is_not_run_again(
+    server: Any, tempo: Tempo, record_property: Observe
+) -> None:
+    with server.worker() as process:
+        job = tempo.jobs.create("round", max_steps=2)
+        has_committed(server, job, 1)
+        server.valkey.process.kill()
+        server.valkey.process.wait(10)
+        job = finished(tempo, job)
+        assert job.status == "succeeded", job.error
+        done = iterations(server, job)
+        time.sleep(OUTAGE_SECONDS)
+        assert server.valkey.restart_if_dead()
+        following = finished(tempo, tempo.jobs.create("recalibrate", max_steps=1))
+        assert process.poll() is None
+    assert following.status == "succeeded", following.error
+    assert iterations(server, job) == done
+    assert starts(tempo, job) == 1
+    told = f"down for {OUTAGE_SECONDS:.0f} s beyond the end: run once, the next job ran too"
+    record_property("observed", told)
+
+
+@pytest.mark.fault(
+    11, "the ledger is locked", promise="inference goes on; writes wait 5 s, then 503 + Retry-After"
+)
+def test_a_job_goes_on_when_the_ledger_was_locked_in_the_middle_of_it(
+    server: Any, tempo: Tempo, record_property: Observe
+) -> None:
+    with server.worker():
+        job = tempo.jobs.create("round", max_steps=3)
+        has_committed(server, job, 1)
+        lock = sqlite3.connect(server.data_dir / "tempo.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        time.sleep(OUTAGE_SECONDS)
+        lock.execute("ROLLBACK")
+        lock.close()
+        job = finished(tempo, job)
+    positions = [position for position, _ in iterations(server, job)]
+    record_property("observed", f"a round locked out for {OUTAGE_SECONDS:.0f} s: {job.status}")
+    assert job.status == "succeeded", job.error
+    assert positions[-3:] == [1, 2, 3]
+
+
+@pytest.mark.fault(
+    15, "SIGSTOP of a worker beyond its lease", promise="another goes on; its commit is refused"
+)
+def test_a_worker_that_slept_through_its_lease_commits_nothing_more(
+    server: Any, tempo: Tempo, record_property: Observe
+) -> None:
+    with server.worker() as first:
+        job = tempo.jobs.create("round", max_steps=4)
+        has_committed(server, job, 1)
+        first.send_signal(signal.SIGSTOP)
+        stopped_at, before = time.monotonic(), iterations(server, job)
+        try:
+            with server.worker():
+                eventually(lambda: iterations(server, job) != before, seconds=90)
+                taken = time.monotonic() - stopped_at
+                first.send_signal(signal.SIGCONT)
+                job = finished(tempo, job)
+        finally:
+            first.send_signal(signal.SIGCONT)
+    assert job.status == "succeeded", job.error
+    rows = iterations(server, job)
+    epochs = [epoch for _, epoch in rows]
+    assert [position for position, _ in rows][-4:] == [1, 2, 3, 4]
+    assert rows[: len(before)] == before
+    assert len(set(epochs)) == 2
+    assert epochs == sorted(epochs)  # nothing of the first one's after the second one's
+    record_property("observed", f"the next commit came {taken:.0f} s after, none by the sleeper")
+
+
+@pytest.mark.fault(17, "a job that kills its worker", promise="three tries, then the next job")
+def test_a_job_that_kills_its_worker_is_given_up_and_the_next_one_runs(
+    server: Any, tempo: Tempo, record_property: Observe
+) -> None:
+    poison = tempo.jobs.create("round", max_steps=1)
+    following = tempo.jobs.create("recalibrate", max_steps=1)
+    deaths = 0
+
+    def both_ended() -> bool:
+        return all(tempo.jobs.retrieve(job.id).is_finished for job in (poison, following))
+
+    while not both_ended():
+        with server.worker(TEMPO_FAILPOINT="m_step:1") as process:
+            eventually(lambda dying=process: dying.poll() is not None or both_ended(), seconds=120)
+            deaths += process.poll() == -signal.SIGKILL
+        expire_lease(server)
+    poison, following = tempo.jobs.retrieve(poison.id), tempo.jobs.retrieve(following.id)
+    assert (poison.status, following.status) == ("failed", "succeeded"), following.error
+    assert poison.error is not None
+    record_property("observed", f"failed after {deaths} deaths; the job behind it succeeded")
+    assert "3 workers in a row died of it" in poison.error.message
+    assert deaths == 3
+
+
+@pytest.mark.fault(16, "the clock jumps by an hour", promise="no step is lost or made twice")
+@pytest.mark.skipif(not FAKETIME, reason="there is no libfaketime; apt-get install libfaketime")
+def test_a_clock_that_jumps_there_and_back_has_no_step_made_twice(
+    server: Any, tempo: Tempo, record_property: Observe, tmp_path: Path
+) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    faked = {
+        "LD_PRELOAD": FAKETIME[0],
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # a real clock that jumps leaves it alone, too
+    }
+    with server.worker(**faked), server.worker(**faked):  # one waits for the other's lease
+        job = tempo.jobs.create("round", max_steps=8)
+        for position, jump in ((1, "+1h"), (3, "+0"), (5, "-1h"), (7, "+0")):
+            has_committed(server, job, position)
+            clock.write_text(jump)
+        job = finished(tempo, job)
+    rows = iterations(server, job)
+    assert job.status == "succeeded", job.error
+    assert [position for position, _ in rows][-8:] == list(range(1, 9))
+    epochs = [epoch for _, epoch in rows]
+    assert epochs == sorted(epochs)
+    moves = len(set(epochs)) - 1
+    record_property("observed", f"8 steps, each once, in order; the lease changed hands {moves} x")
