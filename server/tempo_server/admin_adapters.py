@@ -24,7 +24,7 @@ router = APIRouter(route_class=Keyed)
 @router.get("/adapters")
 def list_adapters(context: Current, part: Part) -> Page[Adapter]:
     """List the versions, newest first; the last is the base."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         found = [Adapter.model_validate(row) for row in versions.adapters(s)]
     return part.page([*found, _base(context)])
 
@@ -35,7 +35,7 @@ def get_adapter(context: Current, adapter_id: str) -> Adapter:
     version = version_of(adapter_id)
     if version == BASE:
         return _base(context)
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         row = versions.adapter(s, version)
         learned = lineage.question_ids(s, row.checkpoint)
         return Adapter.model_validate(row).model_copy(update={"question_ids": learned})
@@ -60,7 +60,7 @@ def roll_back(context: Current, body: RollbackRequest | None = None) -> Adapter:
     """Return to a version, or to the one that served before."""
     body = body or RollbackRequest()
     target = None if body.to is None else BASE if body.to == "base" else version_of(body.to)
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         version = versions.version_before(s) if target is None else target
     _verify(context, version)
     with context.sessions.begin() as s:
@@ -72,7 +72,7 @@ def _verify(context: Context, version: int) -> None:
     """Refuse files that no process could load before the pointer moves to them."""
     if version == BASE:
         return
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         versions.adapter(s, version)
     name, rank = version_name(version), context.settings.lora_rank
     try:
@@ -96,7 +96,7 @@ def _followed(context: Context, pointer: rows.Serving) -> Adapter:
 
 
 def _behind(context: Context, pointer: rows.Serving) -> list[str]:
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         if versions.serving(s).sequence != pointer.sequence:
             return []  # it has moved on: refused, or promoted over
         return [
@@ -109,7 +109,7 @@ def _behind(context: Context, pointer: rows.Serving) -> list[str]:
 
 def _base(context: Context) -> Adapter:
     """Return version 0, which is always there and has no row."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         serves = versions.serving(s).version == BASE
     row = rows.Adapter(version=BASE, parent=BASE, job_id="", sha256="", bytes=0)
     row.status, row.created_at = "serving" if serves else "retired", 0.0

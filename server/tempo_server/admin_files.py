@@ -62,14 +62,14 @@ def create_file(
 @router.get("/files")
 def list_files(context: Current, part: Part) -> Page[File]:
     """List the files, newest first."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         return part.page([File.model_validate(row) for row in queries.files(s)])
 
 
 @router.get("/files/{file_id}")
 def get_file(context: Current, file_id: str) -> File:
     """Show one file."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         return File.model_validate(queries.file(s, file_id))
 
 
@@ -100,7 +100,7 @@ def _settle(s: Session, row: rows.File, labeled: Labeled) -> None:
 
 
 def _same_file(context: Context, sha256: str) -> rows.File | None:
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         return next((row for row in queries.files(s) if row.sha256 == sha256), None)
 
 

@@ -45,7 +45,7 @@ def create_job(context: Current, body: JobRequest) -> Job:
 @router.get("/fine_tuning/jobs")
 def list_jobs(context: Current, part: Part) -> Page[Job]:
     """List the jobs, newest first."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         found, adapters = queries.jobs(s, limit=MOST_JOBS), _adapters(s)
     return part.page(
         [Job.of(row, base=context.base, adapter=adapters.get(row.id)) for row in found]
@@ -55,7 +55,7 @@ def list_jobs(context: Current, part: Part) -> Page[Job]:
 @router.get("/fine_tuning/jobs/{job_id}")
 def get_job(context: Current, job_id: str) -> Job:
     """Show one job."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         row, adapters = queries.job(s, job_id), _adapters(s)
     return Job.of(row, base=context.base, adapter=adapters.get(job_id))
 
@@ -77,7 +77,7 @@ def cancel_job(context: Current, job_id: str) -> Job:
 def list_events(context: Current, job_id: str, part: Part) -> Page[Event]:
     """List a job's events, oldest first."""
     after = _number(part.after)
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         queries.job(s, job_id)
         told = queries.events(s, job_id=job_id, after=after, limit=part.limit + 1)
         found = [Event.model_validate(row) for row in told]

@@ -15,7 +15,7 @@ router = APIRouter(route_class=Keyed)
 @router.post("/questions/learned", openapi_extra={"x-scope": ""})
 def learned_from(context: Current, body: QuestionRequest) -> Learned:
     """List the versions that learned from a question; a body, since access logs keep URLs."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         return _learned(lineage.learned_from(s, body.question))
 
 

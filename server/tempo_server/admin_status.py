@@ -26,7 +26,7 @@ probes = APIRouter(route_class=Open)
 def get_status(context: Current) -> Status:
     """Say what serves, what trains, and what became of the questions."""
     streamed = _streamed(context)
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         pointer, paused = versions.serving(s), queries.training(s).paused
         processes = versions.processes(s)
         phase, iteration = _phase(s, paused)
@@ -73,7 +73,7 @@ def readyz(context: Current, response: Response) -> Health:
     """Say whether users can be served; without Valkey or a worker they can."""
     checks = {"database": True, "valkey": _streamed(context) is not None}
     try:
-        with context.sessions.begin() as s:
+        with context.sessions() as s:
             checks["worker"] = _worker(s).alive
     except SQLAlchemyError:
         response.status_code = 503

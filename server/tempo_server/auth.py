@@ -51,10 +51,11 @@ def has_scope(context: Context, key: str, scope: str) -> bool:
 
 def read_keys(context: Context) -> None:
     """Read again which keys exist, for instance after another machine has added its own."""
-    with context.sessions.begin() as s:
+    with context.sessions() as s:
         known = {key.sha256: key.scopes for key in queries.keys(s)}
-    context.known_keys.clear()
-    context.known_keys.update(known)
+    context.known_keys.update(known)  # first: a key that stays is never unknown in between
+    for gone in context.known_keys.keys() - known.keys():
+        context.known_keys.pop(gone, None)
 
 
 def bearer(authorization: str | None) -> str:

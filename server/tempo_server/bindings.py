@@ -74,11 +74,12 @@ class Bindings:
             return self._counted(Binding(key=BASE_NAME, name=BASE_NAME))
         if name is None or not (known_key or name in self._public()):
             return None
+        binding = self._counted(Binding(key=self._key(name), name=name))  # while it loads, too
         try:
             await self.load(name)
         except NotFoundError:
             return None
-        return self._counted(Binding(key=self._key(name), name=name))
+        return binding
 
     async def serve(self, version: int, *, previous: int) -> None:
         """Let the aliases answer with `version` from now on; requests under way are not touched.
@@ -103,6 +104,10 @@ class Bindings:
         self._loaded[name] = request = self._loaded.pop(name)
         self._sweep()
         return request
+
+    def held(self) -> list[str]:
+        """Return the adapters whose files this process may still read."""
+        return sorted({*self.in_flight, *self._public(), *self._loaded})
 
     def is_listed(self, card_id: str) -> bool:
         """Tell whether /v1/models shows a name: of our adapters, those that users may name."""

@@ -179,7 +179,7 @@ class Follower:
     async def _acknowledge(self, pointer: Pointer) -> None:
         error = self._refusal.message if self._refusal else None
         counters: dict[str, Any] = asdict(self._context.counters) | {"unproven": self._unproven}
-        counters["in_flight"] = sorted(self._bindings.in_flight)
+        counters["held"] = self._bindings.held()
         self._acknowledged = pointer
         await asyncio.to_thread(self._write, pointer.sequence, error, counters)
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tempo_storage.migrations import migrate
 
 BUSY_SECONDS = 5.0
 CONNECT_SECONDS = 5
+READS = {"tempo_reads": True}
 
 
 def connect(url: str) -> Engine:
@@ -24,7 +27,7 @@ def connect(url: str) -> Engine:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, json_serializer=_json)
     event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -32,7 +35,21 @@ def open_database(url: str) -> sessionmaker[Session]:
     """Connect, bring the schema up to date, and return a factory of sessions."""
     engine = connect(url)
     migrate(engine)
-    return sessionmaker(engine, expire_on_commit=False)
+    return Sessions(engine)
+
+
+class Sessions(sessionmaker[Session]):
+    """`with sessions() as s` reads and waits for nobody, `with sessions.begin() as s` may write."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.execution_options(**READS), expire_on_commit=False)
+        self._writing = engine
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """Open a transaction that is committed at the end of the block, undone where it fails."""
+        with self(bind=self._writing) as s, s.begin():
+            yield s
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -42,9 +59,11 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_immediate(connection: Any) -> None:
-    # A deferred transaction that turns writer can fail at once with "database is locked".
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Any) -> None:
+    # A deferred transaction that turns writer can fail at once with "database is locked"; one that
+    # only reads sees the ledger as it was, whoever writes.
+    reads = READS.items() <= connection.get_execution_options().items()
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _json(value: Any) -> str:

@@ -14,18 +14,23 @@ from tempo_storage.queries import add_event
 from tempo_storage.questions import content_hash
 
 
-def record(s: Session, iteration: int, question_ids: Sequence[str]) -> None:
-    """Note what an iteration's M-step learned from."""
-    columns = Question.id, Question.content_hash, Question.tenant
-    rows = s.execute(select(*columns).where(Question.id.in_(question_ids)))
-    known = {question_id: (content, tenant) for question_id, content, tenant in rows}
-    for question_id in dict.fromkeys(question_ids):  # a deck that begins anew may repeat one
-        content, tenant = known.get(question_id, ("", ""))  # pruned or erased since it was drawn
-        s.add(
-            LearnedQuestion(
-                iteration=iteration, question_id=question_id, content_hash=content, tenant=tenant
-            )
+def record(s: Session, iteration: int, drawn: Sequence[Question]) -> None:
+    """Note what an iteration's M-step learned from, for each tenant that asked it.
+
+    `drawn` are the rows as they were when they were drawn: what was erased since is noted, too.
+    """
+    contents = {question.content_hash for question in drawn} - {""}
+    columns = func.min(Question.id), Question.content_hash, Question.tenant
+    asked = select(*columns).where(Question.content_hash.in_(contents))
+    others = s.execute(asked.group_by(Question.content_hash, Question.tenant))
+    rows = {question_id: (content, tenant) for question_id, content, tenant in others}
+    rows |= {question.id: (question.content_hash, question.tenant) for question in drawn}
+    s.add_all(
+        LearnedQuestion(
+            iteration=iteration, question_id=question_id, content_hash=content, tenant=tenant
         )
+        for question_id, (content, tenant) in rows.items()
+    )
 
 
 def question_ids(s: Session, checkpoint: str) -> list[str]:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from tempo_storage import lineage
 from tempo_storage.errors import TempoError
-from tempo_storage.models import Base, Iteration, Serving, Training
+from tempo_storage.models import Base, Iteration, Question, Serving, Training
 
 Migration = Callable[[Connection], None]
 
@@ -44,7 +44,17 @@ def m002_lineage(connection: Connection) -> None:
     columns = Iteration.number, Iteration.question_ids, Iteration.metrics
     with Session(connection) as s, s.begin():
         for number, question_ids, metrics in s.execute(select(*columns)).all():
-            lineage.record(s, number, question_ids if metrics.get("m_steps") else [])
+            drawn = question_ids if metrics.get("m_steps") else []
+            lineage.record(s, number, [s.get(Question, id) or _pruned(id) for id in drawn])
+
+
+def _pruned(question_id: str) -> Question:
+    return Question(id=question_id, content_hash="", tenant="")
+
+
+def m003_serving_sequence(connection: Connection) -> None:
+    """Note with each job what served when it began."""
+    _add_column(connection, "jobs", "serving_sequence", "BIGINT")
 
 
 def _add_column(connection: Connection, table: str, name: str, kind: str) -> None:
@@ -52,7 +62,7 @@ def _add_column(connection: Connection, table: str, name: str, kind: str) -> Non
         connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
 
 
-MIGRATIONS: list[Migration] = [m001_initial, m002_lineage]
+MIGRATIONS: list[Migration] = [m001_initial, m002_lineage, m003_serving_sequence]
 
 
 def migrate(engine: Engine) -> list[str]:

@@ -70,6 +70,8 @@ class Job(Base):
     result: Mapped[Data]
     error: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0)
+    serving_sequence: Mapped[int | None] = mapped_column(BigInteger)
+    """The serving pointer's when the job began: what it learns from is what served then."""
     created_at: Mapped[Created]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]

@@ -154,6 +154,12 @@ def jobs(
     return list(s.scalars(query.where(Job.mode.in_(modes)) if modes else query))
 
 
+def runnable(s: Session) -> list[Job]:
+    """Return the queued jobs that may run now, the oldest first: a pause holds those that train."""
+    modes = ("check",) if training(s).paused else ()
+    return jobs(s, statuses=("queued",), modes=modes)[::-1]
+
+
 def forget_jobs(s: Session, mode: str, *, keep: int) -> None:
     """Delete all but the newest jobs of a mode; of their events what was no error."""
     newest = select(Job.id).where(Job.mode == mode).order_by(Job.created_at.desc()).limit(keep)
@@ -191,8 +197,8 @@ def metrics_of(s: Session, checkpoint: str) -> dict[str, Any]:
 
 def needed_checkpoints(s: Session) -> set[str]:
     """Return the checkpoints that training may go on from: of versions, and of jobs."""
-    kept = s.scalars(select(Adapter).where(Adapter.status != "rejected"))
-    of_versions = [row.checkpoint for row in kept if "swept" not in row.report]
+    kept = (row for row in s.scalars(select(Adapter)) if "swept" not in row.report)
+    of_versions = [row.checkpoint for row in kept]
     ended = jobs(s, statuses=("succeeded",), modes=TRAINING, limit=10)
     of_jobs = (job.result.get("checkpoint", "") for job in ended)
     begun = [iterations(s, job.id)[-1:] for job in jobs(s, statuses=("queued", "running"))]

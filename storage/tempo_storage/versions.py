@@ -14,12 +14,18 @@ from tempo_storage.queries import add_event
 
 BASE = 0  # version 0 is the base model without an adapter
 UNSOUND = ("corrupt", "rejected")
+CANDIDATES_KEPT = 3  # the newest; an older one that nobody promoted ages like other versions
 SILENT_SECONDS = 3600.0  # after which a server process is taken to have ended
 
 
 def serving(s: Session) -> Serving:
     """Return the serving pointer."""
     return s.get_one(Serving, 1)
+
+
+def locked_pointer(s: Session) -> Serving:
+    """Return the serving pointer as it stands, and let nobody else move it until the commit."""
+    return s.get_one(Serving, 1, with_for_update=True, populate_existing=True)
 
 
 def adapter(s: Session, version: int) -> Adapter:
@@ -65,7 +71,7 @@ def promote(
     `expected_current` or `version` is corrupt, and GateRefusedError when the gate rejected it and
     `force` is false.
     """
-    pointer = s.get_one(Serving, 1, with_for_update=True)
+    pointer = locked_pointer(s)
     if expected_current is not None and pointer.version != expected_current:
         raise ConflictError(
             f"tempo-v{pointer.version} is serving, not tempo-v{expected_current}; read it again"
@@ -77,7 +83,7 @@ def promote(
             row.report = row.report | {"forced": reason or "no reason was given"}
     if version == pointer.version:
         return pointer
-    _set_status(s, pointer.version, "retired")
+    _retire(s, pointer.version)
     _set_status(s, version, "serving")
     pointer.previous, pointer.version = pointer.version, version
     pointer.sequence += 1
@@ -99,39 +105,44 @@ def roll_back(s: Session, *, to: int | None = None, reason: str = "") -> Serving
 def version_before(s: Session) -> int:
     """Return what a rollback returns to: what served before, else what the version came from.
 
-    Never forward: after a rollback, what served before is what was complained about. Raises
-    ConflictError when the base serves.
+    Never forward: after a rollback, what served before is what was complained about; nor to what
+    was rejected. Raises ConflictError when the base serves.
     """
     pointer = serving(s)
     if pointer.version == BASE:
         raise ConflictError("the base serves, there is nothing to roll back to; promote a version")
-    if pointer.previous < pointer.version:
+    if pointer.previous < pointer.version and _is_sound(s, pointer.previous):
         return pointer.previous
-    return adapter(s, pointer.version).parent
+    return sound_ancestor(s, pointer.version)
 
 
 def sound_ancestor(s: Session, version: int) -> int:
     """Return the nearest version that served before `version` was made and still may; or BASE."""
     while version != BASE:
         version = adapter(s, version).parent
-        row = s.get(Adapter, version)
-        if row is not None and row.status not in UNSOUND and "swept" not in row.report:
+        if _is_sound(s, version):
             return version
     return BASE
+
+
+def _is_sound(s: Session, version: int) -> bool:
+    row = s.get(Adapter, version)
+    sound = row is not None and row.status not in UNSOUND and "swept" not in row.report
+    return sound or version == BASE
 
 
 def in_use(s: Session) -> set[int]:
     """Return the versions whose files must stay.
 
-    Those that serve or may be returned to, candidates, and what a server process serves or still
-    answers requests with, also one that has been silent for a while.
+    Those that serve or may be returned to, the newest candidates, and what a server process serves,
+    has loaded or still answers requests with, also one that has been silent for a while.
     """
     pointer, heard = serving(s), processes(s, alive_within_seconds=SILENT_SECONDS)
     used = {pointer.version, pointer.previous, sound_ancestor(s, pointer.version)}
-    used |= {row.version for row in adapters(s, statuses=("candidate",))}
+    used |= {row.version for row in adapters(s, statuses=("candidate",))[:CANDIDATES_KEPT]}
     used |= {process.version for process in heard}
-    draining = [name for process in heard for name in process.counters.get("in_flight", ())]
-    return used | {version_of(name) for name in draining if "-v" in name}  # no snapshot's
+    held = [name for process in heard for name in process.counters.get("held", ())]
+    return used | {version_of(name) for name in held if "-v" in name}  # no snapshot's
 
 
 def reject_serving(s: Session, version: int, *, to: int, reason: str) -> None:
@@ -146,7 +157,7 @@ def mark_corrupt(s: Session, version: int, message: str) -> None:
 
     Where it was promoted, the version before it is again: that one never stopped serving.
     """
-    pointer, row = s.get_one(Serving, 1, with_for_update=True), adapter(s, version)
+    pointer, row = locked_pointer(s), adapter(s, version)
     if row.status == "corrupt":
         return
     row.status, row.report = "corrupt", row.report | {"corrupt": message}
@@ -169,6 +180,13 @@ def _refuse_unfit(row: Adapter, force: bool) -> None:
         raise GateRefusedError(
             f"the gate rejected tempo-v{row.version}; promote it with force=true"
         )
+
+
+def _retire(s: Session, version: int) -> None:
+    """Take a version out of service; one that was forced is as rejected as it was before."""
+    row = s.get(Adapter, version)
+    was_forced = row is not None and "forced" in row.report
+    _set_status(s, version, "rejected" if was_forced else "retired")
 
 
 def _set_status(s: Session, version: int, status: str) -> None:

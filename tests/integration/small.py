@@ -9,6 +9,7 @@ from traffic import ask, eventually
 
 from tempo_client import Tempo
 from tempo_client.types import Job
+from tempo_storage import queries
 from tempo_storage.models import Lease
 from tempo_trainer.demo import countdown
 
@@ -68,3 +69,26 @@ def expire_lease(server: Any) -> None:
     """Take the lease from the dead, who cannot be told from the slow before its time is up."""
     with server.sessions.begin() as s:
         s.execute(update(Lease).values(expires_at=0.0))
+
+
+def committed(server: Any, job_id: str) -> int:
+    """Return how many iterations of a job are committed."""
+    with server.sessions() as s:
+        return len(queries.iterations(s, job_id))
+
+
+def is_over(server: Any, job_id: str) -> bool:
+    """Tell whether a job has ended; the ledger answers also while vLLM is away."""
+    with server.sessions() as s:
+        return queries.job(s, job_id).status not in queries.ACTIVE
+
+
+def wait_for_a_step(server: Any, job_id: str) -> None:
+    """Return when a job has committed one more iteration, or has ended."""
+    before = committed(server, job_id)
+    eventually(lambda: committed(server, job_id) > before or is_over(server, job_id), seconds=240)
+
+
+def wait_for_the_end(server: Any, job_id: str) -> None:
+    """Return when a job has ended."""
+    eventually(lambda: is_over(server, job_id), seconds=240)

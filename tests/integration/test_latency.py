@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from small import labeled_row
+from traffic import ask, eventually
 
 from tempo_client import Tempo
 from tempo_storage.adapters import version_name
@@ -73,13 +74,6 @@ def streaming(server: Any) -> Iterator[Stream]:
         yield stream
     finally:
         stream.enough()
-
-
-def eventually(claim: Callable[[], Any], *, seconds: float = 180.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def promote(server: Any, make_version_of: Callable[..., int], seed: int) -> int:
@@ -182,9 +176,7 @@ def request_ms_while_training(server: Any) -> list[float]:
     with Tempo(base_url=server.base_url, api_key=server.admin_key) as tempo:
         tempo.files.create(map(labeled_row, SPLIT.labeled))
         for puzzle in SPLIT.unlabeled:
-            server.client.chat.completions.create(
-                model="tempo", messages=[{"role": "user", "content": puzzle.question}], max_tokens=2
-            )
+            ask(server, puzzle.question)
         with server.worker(TEMPO_SENTINEL_SECONDS="0"):
             job = tempo.jobs.create("round", max_steps=100)
             eventually(lambda: tempo.jobs.retrieve(job.id).status == "running")

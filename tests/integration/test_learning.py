@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from small import labeled_row
+from small import finished, labeled_row
 from sqlalchemy import delete
+from traffic import eventually
 
 from tempo_client import Tempo
 from tempo_client.types import Job
@@ -49,22 +50,6 @@ def ask(server: Any, **options: Any) -> None:
             max_tokens=16,
             **options,
         )
-
-
-def finished(tempo: Tempo, job: Job) -> Job:
-    deadline = time.monotonic() + JOB_SECONDS
-    while not job.is_finished and time.monotonic() < deadline:
-        time.sleep(0.2)
-        job = tempo.jobs.retrieve(job.id)
-    assert job.is_finished, job
-    return job
-
-
-def eventually(claim: Callable[[], object], *, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 def positions(server: Any, job: Job) -> list[int]:

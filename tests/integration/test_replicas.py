@@ -35,7 +35,7 @@ def replicas(
 @pytest.fixture(scope="module")
 def processes(replicas: list[Any]) -> int:
     """All API processes, once each of them has told the ledger what it serves."""
-    eventually(lambda: len(behind(replicas[0], versions.BASE)) == 0 and known(replicas[0]))
+    seconds_until(lambda: len(behind(replicas[0], versions.BASE)) == 0 and known(replicas[0]))
     return known(replicas[0])
 
 
@@ -50,7 +50,7 @@ def behind(server: Any, version: int) -> list[str]:
         return [p.id for p in versions.processes(s) if p.version != version]
 
 
-def eventually(claim: Callable[[], Any], *, seconds: float = 30.0) -> float:
+def seconds_until(claim: Callable[[], Any], *, seconds: float = 30.0) -> float:
     """Return after how many seconds the claim came true."""
     began = time.monotonic()
     while not claim():
@@ -71,7 +71,7 @@ def promote_a_new_one(server: Any, make: Callable[..., int], seed: int) -> tuple
     version = make(server, seed=seed)
     with server.sessions.begin() as s:
         versions.promote(s, version)
-    return version, eventually(lambda: not behind(server, version))
+    return version, seconds_until(lambda: not behind(server, version))
 
 
 def test_every_process_of_every_replica_follows_each_promotion_within_two_seconds(
@@ -100,7 +100,7 @@ def test_a_rollback_reaches_every_process_within_two_seconds(
     with Tempo(base_url=replicas[1].base_url, api_key=replicas[1].admin_key) as tempo:
         began = time.monotonic()
         assert tempo.adapters.rollback().id == version_name(before)
-    eventually(lambda: not behind(replicas[0], before))
+    seconds_until(lambda: not behind(replicas[0], before))
     assert time.monotonic() - began < 2.0
 
 
@@ -121,7 +121,7 @@ def test_a_stopped_replica_is_named_by_the_promotion_and_follows_on_its_return(
         assert len(late) == API_PROCESSES
         assert answers(first) == version_name(version)
     assert set(behind(first, version)) <= late
-    assert eventually(lambda: not behind(first, version)) < 2.0
+    assert seconds_until(lambda: not behind(first, version)) < 2.0
     assert answers(second) == version_name(version)
 
 

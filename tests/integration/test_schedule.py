@@ -2,18 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import httpx
 import pytest
-from small import labeled_row
+from small import finished, labeled_row
 from sqlalchemy import delete
+from traffic import eventually
 
 from tempo_client import Tempo
-from tempo_client.types import Job
 from tempo_storage.models import Question
 from tempo_trainer.demo import countdown
 from tempo_trainer.rollouts import WAITING, Prompt, Sampler
@@ -56,18 +56,6 @@ def ask(server: Any, questions: int) -> None:
             messages=[{"role": "user", "content": next(PUZZLES).question}],
             max_tokens=4,
         )
-
-
-def eventually(claim: Callable[[], Any], *, seconds: float = 120.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := claim()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
-    return found
-
-
-def finished(tempo: Tempo, job: Job) -> Job:
-    return eventually(lambda: (seen := tempo.jobs.retrieve(job.id)).is_finished and seen)
 
 
 @pytest.mark.usefixtures("nothing_is_new")

@@ -1,15 +1,15 @@
 """A version that is worse than the base: kept out by the gate, and by the sentinel once forced."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small import finished
+from traffic import ask, eventually
 
 from tempo_client import Tempo, UnprocessableEntityError
-from tempo_client.types import Job
 from tempo_storage.models import Job as JobRow
 from tempo_trainer.demo import countdown
 
@@ -66,18 +66,6 @@ def tempo(server: Any) -> Iterator[Tempo]:
         yield client
 
 
-def eventually(claim: Callable[[], Any], *, seconds: float = 120.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := claim()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
-    return found
-
-
-def finished(tempo: Tempo, job: Job) -> Job:
-    return eventually(lambda: (seen := tempo.jobs.retrieve(job.id)).is_finished and seen)
-
-
 def checks(server: Any, version: int) -> list[dict[str, Any]]:
     with server.sessions() as s:
         done = s.query(JobRow).filter_by(mode="check", status="succeeded").all()
@@ -93,9 +81,7 @@ def test_noise_is_refused_by_the_gate_and_once_forced_rolled_back_by_the_sentine
         for puzzle in SPLIT.labeled
     )
     for puzzle in SPLIT.unlabeled:
-        server.client.chat.completions.create(
-            model="tempo", messages=[{"role": "user", "content": puzzle.question}], max_tokens=4
-        )
+        ask(server, puzzle.question)
     with worker(**NOISE):
         job = finished(tempo, tempo.jobs.create("round", max_steps=1))
     assert job.status == "succeeded", job.error
@@ -112,8 +98,10 @@ def test_noise_is_refused_by_the_gate_and_once_forced_rolled_back_by_the_sentine
         model="tempo", messages=[{"role": "user", "content": "?"}], max_tokens=4
     )
     assert answer.headers["x-tempo-adapter"] == noise
-    with worker(**WATCHFUL):
-        eventually(lambda: tempo.status().serving_adapter == "tempo-v0")
+    tempo.training.pause(reason="no pause stops a check")
+    recorded = str(server.data_dir / "rollouts")  # a check is never answered from there
+    with worker(**WATCHFUL, TEMPO_ROLLOUTS_DIR=recorded):
+        eventually(lambda: tempo.status().serving_adapter == "tempo-v0", seconds=120)
         assert len(checks(server, int(noise.removeprefix("tempo-v")))) == 2
     status = tempo.status()
     assert status.paused

@@ -98,7 +98,7 @@ def test_a_job_that_ends_without_valkey_is_not_run_again(
 
 
 @pytest.mark.fault(
-    11, "the ledger is locked", promise="inference goes on; writes wait 5 s, then 503 + Retry-After"
+    11, "the ledger is locked", promise="inference and reads go on; writes wait 5 s, then 503"
 )
 def test_a_job_goes_on_when_the_ledger_was_locked_in_the_middle_of_it(
     server: Any, tempo: Tempo, record_property: Observe

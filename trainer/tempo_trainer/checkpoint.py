@@ -28,9 +28,12 @@ def load(root: Path, name: str) -> dict[str, Any]:
     return state
 
 
-def sweep(root: Path, keep: Iterable[str]) -> None:
-    """Delete every checkpoint, finished or not, except those named."""
-    kept = set(keep)
-    for directory in root.iterdir() if root.is_dir() else ():
-        if directory.name not in kept:
-            shutil.rmtree(directory, ignore_errors=True)
+def names(root: Path) -> set[str]:
+    """Return every checkpoint there is, finished or not."""
+    return {directory.name for directory in root.iterdir()} if root.is_dir() else set()
+
+
+def remove(root: Path, names: Iterable[str]) -> None:
+    """Delete checkpoints."""
+    for name in names:
+        shutil.rmtree(root / name, ignore_errors=True)

@@ -5,7 +5,7 @@
 | posted                        | queued                                         |
 | a worker takes it             | running, attempts + 1                          |
 | an iteration is committed     | running, attempts = 1                          |
-| the worker is told to stop    | queued, the iterations so far are committed    |
+| the worker is told to stop, or training is paused | queued, the iterations so far are committed |
 | the worker or the ledger dies | queued again by who holds the lease after that |
 | the third attempt dies or fails for want of vLLM | failed, with the reason     |
 | done                          | succeeded, with the result                     |
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import leases, queries
+from tempo_storage import leases, queries, versions
 from tempo_storage.errors import LeaseLostError, TempoError
 from tempo_storage.models import Job
 from tempo_trainer.rollouts import SamplingError
@@ -34,11 +34,11 @@ ATTEMPTS = 3
 
 
 class StoppedError(TempoError, RuntimeError):
-    """The worker was told to stop, or lost its lease, between two iterations."""
+    """The worker was told to stop, or training was paused, between two iterations."""
 
 
 class CancelledError(TempoError, RuntimeError):
-    """Somebody cancelled the job, or it gave way to another."""
+    """Somebody cancelled the job or moved the serving version, or it gave way to another job."""
 
 
 class Jobs:
@@ -67,8 +67,8 @@ class Jobs:
         except (LeaseLostError, OperationalError) as error:  # queued again, by whoever may
             logger.warning("job %s: %s", job_id, error)
             self.close()  # what it holds may be ahead of the ledger
-        except StoppedError:
-            self._requeue(job_id, "stopped between two iterations", counts=False)
+        except StoppedError as error:
+            self._requeue(job_id, str(error), counts=False)
         except CancelledError as error:
             self._finish(job_id, "cancelled", error=str(error))
         except Exception as error:  # the job's border: a failure is the job's, not the worker's
@@ -112,6 +112,10 @@ class Jobs:
             job = s.get(Job, job_id, with_for_update=True)
             if job is None or job.status != "queued":
                 return False
+            if job_id not in {waiting.id for waiting in queries.runnable(s)}:
+                return False  # paused since the bell rang
+            if job.serving_sequence is None:
+                job.serving_sequence = versions.serving(s).sequence
             job.status, job.attempts = "running", job.attempts + 1
             job.started_at = job.started_at or time.time()
             queries.add_event(

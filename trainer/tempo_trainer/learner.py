@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import leases, lineage, pool, queries
 from tempo_storage.adapters import AdapterStore, trial_name, version_name
-from tempo_storage.models import Iteration, LabeledExample
+from tempo_storage.models import Iteration, LabeledExample, Question
 from tempo_trainer import checkpoint
 from tempo_trainer.batch import Batch, Rollout
 from tempo_trainer.clock import phase
@@ -27,7 +27,7 @@ from tempo_trainer.failpoints import reach
 from tempo_trainer.fitness import measure
 from tempo_trainer.networks import Networks
 from tempo_trainer.reports import EMReport, Fitness
-from tempo_trainer.rollouts import Prompt, Sample, Sampler
+from tempo_trainer.rollouts import Prompt, Rollouts, Sample, Sampler
 from tempo_trainer.verifier_pool import Item, VerifierPool
 from tempo_trainer.verifiers import Verdict
 from tempo_trainer.worker_settings import WorkerSettings
@@ -45,6 +45,8 @@ class World:
     sessions: sessionmaker[Session]
     store: AdapterStore
     sampler: Sampler
+    rollouts: Rollouts
+    """What training samples from: the sampler, or what was recorded of it."""
     verifiers: VerifierPool
     base: str
     epoch: Callable[[], int]
@@ -127,14 +129,14 @@ class Learner:
         held_out = self.labeled_rollouts("held_out", WINDOW * settings.held_out_per_step, adapter)
         return measure(self.networks.critic, self.collate(held_out), settings)
 
-    def iterate(self) -> tuple[EMReport, list[str]]:
-        """Sample, recalibrate, refine if the critic is fit; return the ids of the questions."""
+    def iterate(self) -> tuple[EMReport, list[Question]]:
+        """Sample, recalibrate, refine if the critic is fit; return the unlabeled questions."""
         settings = self.world.settings
         self.checkpoint = DIRTY
         adapter = self.publish_trial()
         labeled = self.labeled_rollouts("train", settings.labeled_per_step, adapter)
         held_out = self.labeled_rollouts("held_out", settings.held_out_per_step, adapter)
-        unlabeled, question_ids = self.unlabeled_rollouts(adapter)
+        unlabeled, questions = self.unlabeled_rollouts(adapter)
         self.window = [*self.window, held_out][-WINDOW:]
         report = em_step(
             self.networks,
@@ -147,20 +149,22 @@ class Learner:
         self.replay = [labeled, *self.replay][: settings.replay_batches]
         self.progress.e_steps += 1
         self.progress.m_steps += int(report.refined)
-        return report, question_ids
+        return report, questions
 
     def commit(
-        self, job_id: str, position: int, *, metrics: Mapping[str, Any], question_ids: list[str]
+        self, job_id: str, position: int, *, metrics: Mapping[str, Any], questions: list[Question]
     ) -> None:
         """Make an iteration count: checkpoint first, then one fenced transaction."""
         name, parent = f"{job_id}-{position}", self._went_on_from
+        root = self.world.settings.checkpoints_dir
+        before = checkpoint.names(root)
         self.save(name)
         row = Iteration(
             job_id=job_id,
             position=position,
             checkpoint=name,
             parent=parent,
-            question_ids=question_ids,
+            question_ids=[question.id for question in questions],
             metrics=dict(metrics),
             epoch=self.world.epoch(),
         )
@@ -168,9 +172,9 @@ class Learner:
             s.add(row)
             s.flush()
             queries.forget_attempts(s, job_id)
-            lineage.record(s, row.number, question_ids if metrics.get("m_steps") else [])
+            lineage.record(s, row.number, questions if metrics.get("m_steps") else [])
             needed = {name, *queries.needed_checkpoints(s)}
-        checkpoint.sweep(self.world.settings.checkpoints_dir, needed)
+        checkpoint.remove(root, before - needed)  # nothing of a successor's, had we slept
 
     # Rollouts ------------------------------------------------------------------------------------
 
@@ -194,30 +198,40 @@ class Learner:
         with self.world.sessions() as s:
             drawn = self._draw(split, queries.examples(s, split), count)
         n, seed = self.world.settings.group_size, self._seed()
-        prompts, groups, verdicts = self.judged(drawn, adapter, n=n, seed=seed)
+        prompts, groups, verdicts = self.judged(drawn, adapter, n=n, seed=seed, replay=True)
         outcomes = [[verdict.outcome for verdict in row] for row in verdicts]
         return _rollouts(prompts, groups, adapter, outcomes)
 
     @phase("sample")
-    def unlabeled_rollouts(self, adapter: str) -> tuple[list[Rollout], list[str]]:
-        """Return rollouts of the next captured questions, and the questions' ids."""
+    def unlabeled_rollouts(self, adapter: str) -> tuple[list[Rollout], list[Question]]:
+        """Return rollouts of the next captured questions, and the questions."""
         with self.world.sessions() as s:
             hashes = pool.contents(s)
             count = self.world.settings.unlabeled_per_step
             drawn = pool.questions(s, self._draw("unlabeled", hashes, count))
         prompts = self.world.sampler.prompts(drawn)
         n, seed = self.world.settings.group_size, self._seed()
-        groups = self.world.sampler.sample(prompts, adapter=adapter, n=n, seed=seed)
+        groups = self.world.rollouts.sample(prompts, adapter=adapter, n=n, seed=seed)
         sampled = {p.question_id for p in prompts}
-        ids = [q.id for q in drawn if q.content_hash in sampled]
-        return _rollouts(prompts, groups, adapter, None), ids
+        asked = [q for q in drawn if q.content_hash in sampled]
+        return _rollouts(prompts, groups, adapter, None), asked
 
     def judged(
-        self, examples: Sequence[LabeledExample], adapter: str, *, n: int, seed: int
+        self,
+        examples: Sequence[LabeledExample],
+        adapter: str,
+        *,
+        n: int,
+        seed: int,
+        replay: bool = False,
     ) -> tuple[list[Prompt], list[list[Sample]], list[list[Verdict]]]:
-        """Sample `n` responses to each labeled question; return them with their verdicts."""
+        """Sample `n` responses to each labeled question; return them with their verdicts.
+
+        Only those for training may be replayed: what compares versions must hear each of them.
+        """
         prompts = self.world.sampler.prompts(examples)
-        groups = self.world.sampler.sample(prompts, adapter=adapter, n=n, seed=seed)
+        source = self.world.rollouts if replay else self.world.sampler
+        groups = source.sample(prompts, adapter=adapter, n=n, seed=seed)
         known = {example.content_hash: example for example in examples}
         asked = [known[prompt.question_id] for prompt in prompts]
         items = [

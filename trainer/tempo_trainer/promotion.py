@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy.orm import Session
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import version_name
 from tempo_storage.models import Adapter, Job, LabeledExample, ServerProcess
 from tempo_trainer import probe
 from tempo_trainer.evaluate import Answered, GateDecision, gate
+from tempo_trainer.jobs import CancelledError
 from tempo_trainer.learner import Learner
 from tempo_trainer.lineage import lineage_of
 from tempo_trainer.sweep import sweep
@@ -35,13 +37,26 @@ def decide(learner: Learner, job: Job) -> dict[str, Any]:
         known = versions.adapter_of_job(s, job.id)
         if known is not None and known.report:
             return queries.job(s, job.id).result
+        refuse_if_moved(s, job)
     version = known.version if known else publish_candidate(learner, job, serving)
     result = _record(learner, job, version, serving, compare(learner, version, serving))
-    sweep(learner.world, keep=learner.checkpoint)
     if result["decision"] == "promoted":
         wait_for_servers(learner, job.id, version)
         result = _unless_refused(learner, job, version, result)
+    sweep(learner.world, keep=learner.checkpoint)
     return result
+
+
+def refuse_if_moved(s: Session, job: Job) -> None:
+    """Raise CancelledError when another version was made to serve since the job began.
+
+    It learned from what served then, which may be what was rolled back.
+    """
+    pointer = versions.serving(s)
+    if pointer.sequence != job.serving_sequence:
+        raise CancelledError(
+            f"{version_name(pointer.version)} was made to serve since the job began; start another"
+        )
 
 
 def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
@@ -135,6 +150,8 @@ def _record(
 ) -> dict[str, Any]:
     world, report = learner.world, asdict(decision)
     with leases.fenced(world.sessions, world.epoch()) as s:
+        versions.locked_pointer(s)
+        refuse_if_moved(s, job)
         row = versions.adapter(s, version)
         row.report = report
         if not decision.promote:
@@ -152,7 +169,7 @@ def _record(
             "adapter": version_name(version),
             "summary": message,
             "checkpoint": versions.checkpoint_of(s, serving) if drop else learner.checkpoint,
-            "serving": version if verdict == "promoted" else serving,
+            "sequence": versions.serving(s).sequence,
             "gate": report,
         }
         queries.job(s, job.id).result = result
@@ -166,13 +183,13 @@ def _unless_refused(
 ) -> dict[str, Any]:
     """Return the result of a promotion, or what became of it when a server refused the version."""
     with learner.world.sessions.begin() as s:
-        row, serving = versions.adapter(s, version), versions.serving(s).version
+        row, pointer = versions.adapter(s, version), versions.serving(s)
         if row.status == "corrupt":
             result = result | {
                 "decision": "refused",
                 "summary": row.report["corrupt"],
-                "checkpoint": versions.checkpoint_of(s, serving),
-                "serving": serving,
+                "checkpoint": versions.checkpoint_of(s, pointer.version),
+                "sequence": pointer.sequence,
             }
             queries.job(s, job.id).result = result
     return result

@@ -1,9 +1,11 @@
-"""Record rollouts, and replay those that were recorded: two runs can then be compared bit by bit.
+"""Record training's rollouts, and replay those that were recorded: two runs can then be compared
+bit by bit. What compares versions, at the gate and in checks, is never replayed.
 
     <directory>/<seed>-<n>.json    {question: [response, …]}, written whole
 
 The seed of a draw tells the iteration: it comes of the run's seed and of what was drawn before, so
-that a run which was killed and went on finds its own draws again.
+that a run which was killed and went on finds its own draws again. The files hold what the policy
+answered to users' questions; nobody but their owner deletes them.
 """
 
 import json
@@ -13,17 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tempo_trainer.rollouts import Prompt, Sample, Sampler
+from tempo_trainer.rollouts import Prompt, Rollouts, Sample
 
 Groups = dict[str, list[Sample]]
 
 
-class RecordedSampler(Sampler):
-    """Asks the server only for what is not in `directory`, and adds its responses there."""
+class RecordedRollouts:
+    """Asks `source` only for what is not in `directory`, and adds its responses there."""
 
-    def __init__(self, directory: Path, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._directory = directory
+    def __init__(self, directory: Path, source: Rollouts) -> None:
+        self._directory, self._source = directory, source
         directory.mkdir(parents=True, exist_ok=True)
 
     def sample(
@@ -34,7 +35,7 @@ class RecordedSampler(Sampler):
         known = _read(path)
         missing = [prompt for prompt in prompts if prompt.question_id not in known]
         if missing:
-            sampled = super().sample(missing, adapter=adapter, n=n, seed=seed)
+            sampled = self._source.sample(missing, adapter=adapter, n=n, seed=seed)
             questions = (prompt.question_id for prompt in missing)
             known |= zip(questions, sampled, strict=True)
             _write(path, known)

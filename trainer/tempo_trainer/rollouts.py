@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -56,6 +56,16 @@ class Sample:
     logprobs: tuple[float, ...]
     text: str
     finish_reason: str
+
+
+class Rollouts(Protocol):
+    """Where training's responses come from."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, seed: int
+    ) -> list[list[Sample]]:
+        """Return `n` responses of `adapter` for each prompt, in order."""
+        ...
 
 
 class Sampler:

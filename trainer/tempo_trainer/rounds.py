@@ -11,7 +11,7 @@ from tempo_trainer import clock
 from tempo_trainer.fitness import suspicions
 from tempo_trainer.jobs import CancelledError, StoppedError
 from tempo_trainer.learner import Learner
-from tempo_trainer.promotion import decide
+from tempo_trainer.promotion import decide, refuse_if_moved
 from tempo_trainer.reports import EMReport
 
 logger = logging.getLogger("tempo.rounds")
@@ -26,7 +26,7 @@ def recalibrate(learner: Learner, job: Job) -> dict[str, Any]:
     if not _committed(learner, job):
         _warm_up(learner, job, job.settings.get("max_steps") or None)
     metrics = _committed(learner, job)[0].metrics
-    return metrics | _unchanged(learner) | {"summary": metrics["message"]}
+    return metrics | _unchanged(learner, job) | {"summary": metrics["message"]}
 
 
 def round_(learner: Learner, job: Job) -> dict[str, Any]:
@@ -38,18 +38,18 @@ def round_(learner: Learner, job: Job) -> dict[str, Any]:
         _warm_up(learner, job)
     done = _committed(learner, job)
     for position in range(done[-1].position + 1 if done else 1, steps + 1):
-        wait_while_paused(learner, job.id)
-        report, question_ids = learner.iterate()
+        go_on(learner, job)
+        report, questions = learner.iterate()
         held_back = {"rollouts/held_back_seconds": learner.world.sampler.take_held_back()}
         counts = {"e_steps": 1, "m_steps": int(report.refined)}
         curve = {"e_step/reliability": report.fitness.reliability}
         metrics = report.metrics() | counts | held_back | curve | clock.take()
-        learner.commit(job.id, position, metrics=metrics, question_ids=question_ids)
+        learner.commit(job.id, position, metrics=metrics, questions=questions)
         _tell(learner, job.id, report, position, steps)
     _watch(learner, job)
     summary = _summary(learner, job)
     if not summary["m_steps"]:
-        return summary | _unchanged(learner)
+        return summary | _unchanged(learner, job)
     set_progress(learner, job.id, phase="gating", iteration=steps, of=steps)
     return summary | decide(learner, job)
 
@@ -57,17 +57,15 @@ def round_(learner: Learner, job: Job) -> dict[str, Any]:
 def starting_checkpoint(learner: Learner, job: Job) -> str:
     """Return where a job goes on: its own last iteration, else where the last job ended.
 
-    A rollback or a promotion by hand moves the serving version; training then goes on from the
-    checkpoint of the version that serves, and from no job that began before: what such a job came
-    to may be what was rolled back.
+    A rollback or a promotion by hand moves the serving pointer; training then goes on from the
+    checkpoint of the version that serves: what the last job came to may be what was rolled back.
     """
     if own := _committed(learner, job):
         return own[-1].checkpoint
     with learner.world.sessions() as s:
         pointer = versions.serving(s)
         for done in queries.jobs(s, statuses=("succeeded",), modes=queries.TRAINING, limit=1):
-            began_after = (done.started_at or 0.0) > pointer.changed_at
-            if began_after and done.result.get("serving") == pointer.version:
+            if done.result.get("sequence") == pointer.sequence:
                 return str(done.result["checkpoint"])
         return versions.checkpoint_of(s, pointer.version)
 
@@ -96,16 +94,30 @@ def _pool_size(learner: Learner) -> int:
         return len(pool.contents(s))
 
 
-def wait_while_paused(learner: Learner, job_id: str) -> None:
-    """Return when training may go on; raise StoppedError or CancelledError when it may not."""
+def go_on(learner: Learner, job: Job) -> None:
+    """Return where a job may go on; raise StoppedError or CancelledError where it may not.
+
+    A paused job returns to the queue: nothing of it is lost between two iterations, and the worker
+    is free for the checks that no pause stops.
+    """
+    if learner.world.should_stop():
+        raise StoppedError("the worker was told to stop")
+    with learner.world.sessions() as s:
+        if queries.job(s, job.id).status == "cancelled":
+            raise CancelledError(f"job {job.id} was cancelled")
+        if queries.training(s).paused:
+            raise StoppedError("training is paused")
+        refuse_if_moved(s, job)
+
+
+def wait_while_paused(learner: Learner, job: Job) -> None:
+    """Return when a warm-up, of which nothing is committed yet, may go on."""
     while True:
-        if learner.world.should_stop():
-            raise StoppedError("the worker was told to stop")
-        with learner.world.sessions() as s:
-            if queries.job(s, job_id).status == "cancelled":
-                raise CancelledError(f"job {job_id} was cancelled")
-            if not queries.training(s).paused:
-                return
+        try:
+            return go_on(learner, job)
+        except StoppedError:
+            if learner.world.should_stop():
+                raise
         time.sleep(PAUSE_SECONDS)
 
 
@@ -121,14 +133,14 @@ def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
     adapter = learner.publish_trial()
     before = learner.fitness(adapter)
     for step in range(steps):
-        wait_while_paused(learner, job.id)
+        wait_while_paused(learner, job)
         learner.recalibrate_once(adapter)
         set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
     after = learner.fitness(adapter)
     message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
     figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
     metrics = {"e_steps": steps, "message": message, **figures, **clock.take()}
-    learner.commit(job.id, WARM_UP, metrics=metrics, question_ids=[])
+    learner.commit(job.id, WARM_UP, metrics=metrics, questions=[])
     _event(learner, job.id, "critic.recalibrated", message, metrics)
 
 
@@ -137,15 +149,13 @@ def _committed(learner: Learner, job: Job) -> list[Iteration]:
         return queries.iterations(s, job.id)
 
 
-def _unchanged(learner: Learner) -> dict[str, Any]:
+def _unchanged(learner: Learner, job: Job) -> dict[str, Any]:
     """Return the end of a job that made no candidate: the next one goes on from here."""
-    with learner.world.sessions() as s:
-        serving = versions.serving(s).version
     return {
         "decision": "unchanged",
         "summary": "no M-step was made; the job's events say why",
         "checkpoint": learner.checkpoint,
-        "serving": serving,
+        "sequence": job.serving_sequence,
     }
 
 

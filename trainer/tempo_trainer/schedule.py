@@ -19,6 +19,7 @@ from tempo_trainer.worker_settings import WorkerSettings
 logger = logging.getLogger("tempo.schedule")
 HOUR_SECONDS = 3600.0
 CHECKS_KEPT = 100
+RETRY_SECONDS = 60.0  # from a check that came to nothing to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Outlook:
     now: float
     paused: bool
     busy: bool
-    """A job is queued or running."""
+    """A job is running, or queued and not held by a pause."""
     labeled: bool
     """There are questions to calibrate the critic with, and others to judge it by."""
     new_questions: int
@@ -38,7 +39,9 @@ class Outlook:
     auroc: float | None
     """The critic's on held-out questions when the last round ended; None: recalibrated since."""
     checked_at: float | None = None
-    """When the serving version was promoted or last checked; None: the base serves."""
+    """When the serving version was promoted, or its last check was done; None: the base serves."""
+    check_ended_at: float = 0.0
+    """When the last check ended, also one that gave way or failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,8 @@ def due(seen: Outlook, settings: WorkerSettings) -> Due | None:
 def _check_due(seen: Outlook, settings: WorkerSettings) -> Due | None:
     if seen.checked_at is None or not settings.sentinel_seconds:
         return None
-    seconds = seen.now - seen.checked_at
-    if seconds < settings.sentinel_seconds:
+    seconds, interval = seen.now - seen.checked_at, settings.sentinel_seconds
+    if seconds < interval or seen.now - seen.check_ended_at < min(interval, RETRY_SECONDS):
         return None
     return Due("check", f"the serving version was not checked for {seconds:.0f} seconds")
 
@@ -85,18 +88,25 @@ def look(s: Session, now: float) -> Outlook:
     """Read the ledger."""
     last_round = queries.last_job(s, "round")
     last = queries.last_job(s, *queries.TRAINING)
-    check, pointer = queries.last_job(s, "check"), versions.serving(s)
-    checked_at = max(pointer.changed_at, check.created_at if check else 0.0)
+    pointer = versions.serving(s)
+    checked, done = _ended(s, "succeeded"), _ended(s)
     return Outlook(
         now=now,
         paused=queries.training(s).paused,
-        busy=bool(queries.jobs(s, statuses=queries.ACTIVE, limit=1)),
+        busy=bool(queries.jobs(s, statuses=("running",), limit=1) or queries.runnable(s)),
         labeled=all(queries.example_counts(s).values()),
         new_questions=pool.count_new(s, last_round.created_at if last_round else 0.0),
         last_job_at=last.created_at if last else 0.0,
         auroc=last.result.get("critic_auroc") if last and last.mode == "round" else None,
-        checked_at=None if pointer.version == versions.BASE else checked_at,
+        checked_at=None if pointer.version == versions.BASE else max(pointer.changed_at, checked),
+        check_ended_at=done,
     )
+
+
+def _ended(s: Session, *statuses: str) -> float:
+    """Return when the last check of these statuses ended; 0 if there was none."""
+    last = queries.jobs(s, statuses=statuses, modes=("check",), limit=1)
+    return max((job.finished_at or job.created_at for job in last), default=0.0)
 
 
 def start_due_job(s: Session, settings: WorkerSettings) -> Job | None:

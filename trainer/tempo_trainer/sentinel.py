@@ -1,10 +1,11 @@
 """After a promotion: is the serving version still no worse than the base? If it is, roll back.
 
 A check lets both answer the sentinel's half of the held-out questions, with fresh seeds and behind
-the users, and gives way to any other job. The serving version is below the base where the paired
-bootstrap's upper 95 % bound of the difference in avg@k is below 0. Not where the mean is: that of a
-version exactly as good as the base is below 0 in half of all checks, three times in a row in one
-of eight. What the questions could show at all is reported as `detectable_difference`.
+the users, and gives way to other jobs twice in a row at most. The serving version is below the base
+where the paired bootstrap's upper 95 % bound of the difference in avg@k is below 0. Not where the
+mean is: that of a version exactly as good as the base is below 0 in half of all checks, three times
+in a row in one of eight. What the questions could show at all is reported as
+`detectable_difference`.
 """
 
 import itertools
@@ -26,6 +27,7 @@ from tempo_trainer.rounds import set_progress
 
 logger = logging.getLogger("tempo.sentinel")
 QUESTIONS_AT_ONCE = 8  # between two looks at whether another job waits
+MOST_YIELDS = 2  # in a row: the third check is made, however many jobs wait
 
 
 def check(learner: Learner, job: Job) -> dict[str, Any]:
@@ -75,8 +77,14 @@ def _give_way(learner: Learner, job_id: str) -> None:
     with learner.world.sessions() as s:
         if queries.job(s, job_id).status == "cancelled":
             raise CancelledError(f"job {job_id} was cancelled")
-        if waiting := queries.jobs(s, statuses=("queued",), limit=1):
+        if (waiting := queries.runnable(s)) and not _gave_way_often(s, job_id):
             raise CancelledError(f"gives way to {waiting[0].id}; the next check is not far")
+
+
+def _gave_way_often(s: Session, job_id: str) -> bool:
+    before = queries.jobs(s, modes=("check",), limit=MOST_YIELDS + 1)
+    statuses = [job.status for job in before if job.id != job_id][:MOST_YIELDS]
+    return statuses == ["cancelled"] * MOST_YIELDS
 
 
 def _record(learner: Learner, job: Job, version: int, figures: dict[str, Any]) -> dict[str, Any]:

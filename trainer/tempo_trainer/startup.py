@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from sqlalchemy.orm import Session, sessionmaker
@@ -16,7 +15,7 @@ from tempo_storage.errors import SettingsError
 from tempo_trainer import verifiers
 from tempo_trainer.learner import Learner, World
 from tempo_trainer.networks import Networks
-from tempo_trainer.recorded import RecordedSampler
+from tempo_trainer.recorded import RecordedRollouts
 from tempo_trainer.rollouts import Sampler, SamplingError
 from tempo_trainer.verifier_pool import VerifierPool
 from tempo_trainer.worker_settings import WorkerSettings
@@ -42,23 +41,20 @@ def build_learner(
     logger.info("learner: base %s is loaded", base)
     store = AdapterStore(settings.adapters_dir)
     store.sweep_unfinished()
+    sampler = Sampler(settings, key=key, should_stop=should_stop)
+    recorded = Path(settings.rollouts_dir) if settings.rollouts_dir else None
     world = World(
         settings=settings,
         sessions=sessions,
         store=store,
-        sampler=_sampler(settings, key=key, should_stop=should_stop),
+        sampler=sampler,
+        rollouts=RecordedRollouts(recorded, sampler) if recorded else sampler,
         verifiers=VerifierPool(verifiers.names(), size=settings.verifier_processes),
         base=base,
         epoch=epoch,
         should_stop=should_stop,
     )
     return Learner(world, networks)
-
-
-def _sampler(settings: WorkerSettings, **options: Any) -> Sampler:
-    if settings.rollouts_dir:
-        return RecordedSampler(Path(settings.rollouts_dir), settings, **options)
-    return Sampler(settings, **options)
 
 
 def admin_key(settings: WorkerSettings) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import version_name
-from tempo_storage.models import Adapter, Serving
+from tempo_storage.models import Adapter
 from tempo_trainer import checkpoint
 from tempo_trainer.learner import World
 
@@ -17,11 +17,14 @@ def sweep(world: World, *, keep: str) -> None:
     """Delete the adapter and the checkpoint of what is too much, but for the checkpoint `keep`.
 
     The rows are marked before, in a transaction that no promotion crosses, so that none of them can
-    be promoted any more; what a crash leaves behind, the next sweep deletes.
+    be promoted any more; what a crash leaves behind, the next sweep deletes. What is deleted was
+    there before the lease was found to be held: a worker that slept since then deletes nothing of
+    its successor's.
     """
     settings, root = world.settings, world.settings.checkpoints_dir
+    there, checkpoints = {*world.store.names()}, checkpoint.names(root)
     with leases.fenced(world.sessions, world.epoch()) as s:
-        s.get_one(Serving, 1, with_for_update=True)
+        versions.locked_pointer(s)
         kept = [row for row in versions.adapters(s) if "swept" not in row.report]
         sizes = [row.bytes + _size(root / (row.checkpoint or "none")) for row in kept]
         most = settings.versions_kept, settings.versions_bytes
@@ -30,9 +33,16 @@ def sweep(world: World, *, keep: str) -> None:
             logger.info("sweep: the files of %s go", version_name(row.version))
         swept = [version_name(row.version) for row in versions.adapters(s) if "swept" in row.report]
         needed = {keep, *queries.needed_checkpoints(s)}
-    for name in {*swept} & {*world.store.names()}:
+    for name in there.intersection(swept):
+        _remove(world, name)
+    checkpoint.remove(root, checkpoints - needed)
+
+
+def _remove(world: World, name: str) -> None:
+    try:
         world.store.remove(name)
-    checkpoint.sweep(root, needed)
+    except OSError as error:  # the next sweep tries again; a round must not fail of it
+        logger.warning("sweep: the files of %s cannot be deleted: %s", name, error)
 
 
 def surplus(

@@ -91,9 +91,9 @@ class Worker:
             self._jobs.requeue_abandoned()
             with self._sessions.begin() as s:
                 schedule.start_due_job(s, self._settings)
-                waiting = [job.id for job in queries.jobs(s, statuses=("queued",))]
+                waiting = [job.id for job in queries.runnable(s)]
             if waiting and not connection.llen(f"rq:queue:{QUEUE}"):
-                ring(connection, waiting[-1])
+                ring(connection, waiting[0])
         except redis.RedisError:
             logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
         except (SQLAlchemyError, LeaseLostError) as error:

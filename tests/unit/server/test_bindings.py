@@ -43,6 +43,21 @@ def test_a_request_is_under_way_while_its_binding_is_referred_to(tmp_path: Path)
     assert world.bindings.in_flight == {"tempo-v1": 1}
     del second
     assert world.bindings.in_flight == {}
+    assert world.bindings.held() == ["tempo-v0", "tempo-v1"]  # loaded, and read again by vLLM
+
+
+def test_a_version_is_held_while_it_is_loaded(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.publish("tempo-v1")
+
+    async def bind_and_look() -> list[str]:
+        binding = asyncio.create_task(world.bindings.bind("tempo-v1", known_key=True))
+        await asyncio.sleep(0)
+        held = world.bindings.held()
+        await binding
+        return held
+
+    assert "tempo-v1" in asyncio.run(bind_and_look())
 
 
 class World:

@@ -48,7 +48,9 @@ class FakeBindings:
         self.loaded: dict[str, object] = {}
         self.refuses: dict[int, Exception] = {}
         self.tried: list[int] = []
-        self.in_flight = {"tempo-v0": 2}
+
+    def held(self) -> list[str]:
+        return ["tempo-v0"]
 
     async def load(self, name: str) -> object:
         return self.loaded.setdefault(name, object())
@@ -136,7 +138,7 @@ def test_a_promotion_is_followed_and_acknowledged_with_the_counters(world: World
     assert (world.bindings.serving, world.bindings.previous) == (1, 0)
     assert world.acknowledged()[:3] == (1, 1, None)
     counters = world.acknowledged()[3]
-    assert (counters["captured"], counters["in_flight"]) == (3, ["tempo-v0"])
+    assert (counters["captured"], counters["held"]) == (3, ["tempo-v0"])
 
 
 def test_a_start_restores_what_was_promoted(world: World) -> None:

@@ -60,9 +60,21 @@ def labeled(text: str, split: str = "train") -> LabeledExample:
 
 def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path / 'a.db'}")
-    assert migrate(engine) == ["m001_initial", "m002_lineage"]
+    assert migrate(engine) == ["m001_initial", "m002_lineage", "m003_serving_sequence"]
     assert migrate(engine) == []
     engine.dispose()
+
+
+def test_reading_waits_for_no_writer(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as writing:
+        queries.add_event(writing, "x", "under way")
+        writing.flush()
+        began = time.monotonic()
+        with sessions() as s:
+            assert queries.events(s) == []
+        assert time.monotonic() - began < 1
+    with sessions() as s:
+        assert [event.message for event in queries.events(s)] == ["under way"]
 
 
 def test_a_promotion_moves_the_pointer_and_a_rollback_returns(
@@ -180,10 +192,14 @@ def test_what_serves_drains_or_may_be_returned_to_is_in_use(
             versions.adapter(s, version).parent = version - 1
             versions.promote(s, version)
         assert versions.in_use(s) == {8, 7, 6}  # the candidate, serving, previous
+        s.add_all([candidate(n) for n in range(9, 13)])
+        assert versions.in_use(s) == {12, 11, 10, 7, 6}  # of candidates the three newest
+        for version in range(9, 13):
+            versions.adapter(s, version).status = "rejected"
         versions.promote(s, 5)
         assert versions.in_use(s) == {8, 7, 5, 4}  # 4 is where the sentinel would return to
-        flying = {"in_flight": ["tempo-v0", "tempo-v2", "tempo-t9"]}
-        versions.acknowledge(s, "p", version=3, sequence=1, counters=flying)
+        held = {"held": ["tempo-v0", "tempo-v2", "tempo-t9"]}
+        versions.acknowledge(s, "p", version=3, sequence=1, counters=held)
         assert versions.in_use(s) == {8, 7, 5, 4, 3, 2, 0}
         versions.adapter(s, 4).status = "corrupt"
         assert versions.sound_ancestor(s, 5) == 3

@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import lineage, pool, queries
 from tempo_storage.database import connect, open_database
 from tempo_storage.migrations import migrate
-from tempo_storage.models import Adapter, Iteration
+from tempo_storage.models import Adapter, Iteration, Job, Question
 from tempo_storage.questions import content_hash
 
-ANN, BOB = "a" * 16, "b" * 16
+ANN, BOB, CAROL = "a" * 16, "b" * 16, "c" * 16
 
 
 @pytest.fixture
@@ -37,23 +37,20 @@ def ask(s: Session, id: str, asked: str, tenant: str) -> None:
     queries.add_questions(s, [captured])
 
 
+def adapter(version: int, name: str) -> Adapter:
+    """A candidate that came of the job and the checkpoint of that name."""
+    row = Adapter(version=version, status="candidate", parent=0, job_id=name, sha256="")
+    row.checkpoint, row.bytes = name, 0
+    return row
+
+
 def iterate(s: Session, name: str, parent: str, ids: list[str], *, version: int) -> None:
     row = Iteration(job_id=name, position=1, checkpoint=name, parent=parent, question_ids=ids)
     row.metrics, row.epoch = {"m_steps": 1}, 1
     s.add(row)
     s.flush()
-    lineage.record(s, row.number, ids)
-    s.add(
-        Adapter(
-            version=version,
-            status="candidate",
-            parent=0,
-            job_id=name,
-            checkpoint=name,
-            sha256="",
-            bytes=0,
-        )
-    )
+    lineage.record(s, row.number, [s.get_one(Question, id) for id in ids])
+    s.add(adapter(version, name))
     s.flush()
 
 
@@ -111,6 +108,37 @@ def test_erasing_a_tenant_leaves_the_others_and_names_what_learned(
         assert [e.data["questions"] for e in queries.events(s)] == [2, 0]
 
 
+def test_what_was_erased_while_a_step_learned_from_it_is_known(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        drawn = s.get_one(Question, "q3")
+        s.expunge(drawn)
+        assert lineage.erase(s, BOB) == (2, [2, 3])
+    with sessions.begin() as s:
+        row = Iteration(job_id="d", position=1, checkpoint="d", question_ids=["q3"], epoch=1)
+        row.metrics = {"m_steps": 1}
+        s.add(row)
+        s.flush()
+        lineage.record(s, row.number, [drawn])
+        s.add(adapter(4, "d"))
+    with sessions.begin() as s:
+        assert lineage.erase(s, BOB) == (0, [2, 3, 4])
+        assert lineage.learned_from(s, "3+3") == [3, 4]
+
+
+def test_each_tenant_that_asked_the_same_is_told_what_learned_from_it_however_often_it_asks(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        ask(s, "q8", "5+5", ANN)
+        ask(s, "q9", "5+5", CAROL)
+        iterate(s, "d-1", "", ["q8"], version=4)
+    for erased in (1, 0):
+        with sessions.begin() as s:
+            assert lineage.erase(s, CAROL) == (erased, [4])
+
+
 def test_a_ledger_from_before_is_brought_up_to_date(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path / 'old.db'}")
     migrate(engine)
@@ -122,11 +150,15 @@ def test_a_ledger_from_before_is_brought_up_to_date(tmp_path: Path) -> None:
             "DROP TABLE learned_questions",
             "ALTER TABLE iterations DROP COLUMN parent",
             "ALTER TABLE adapters DROP COLUMN lineage",
-            "DELETE FROM migrations WHERE name = 'm002_lineage'",
+            "ALTER TABLE jobs DROP COLUMN serving_sequence",
+            "DELETE FROM migrations WHERE name != 'm001_initial'",
+            "UPDATE iterations SET question_ids = '[\"q1\", \"pruned\"]' WHERE job_id = 'a-1'",
         ):
             s.execute(text(change))
-    assert migrate(engine) == ["m002_lineage"]
+    assert migrate(engine) == ["m002_lineage", "m003_serving_sequence"]
     with Session(engine) as s:
         assert lineage.learned_from(s, "1+1") == [1, 2]
+        assert lineage.learned_from(s, "pruned") == [1, 2]
+        assert s.scalar(select(Job.serving_sequence)) is None
         assert s.get_one(Adapter, 1).lineage == {}
     engine.dispose()

@@ -26,8 +26,9 @@ def test_a_writer_that_dies_leaves_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path, "job-1") == {"again": 1}
 
 
-def test_sweeping_keeps_what_is_named(tmp_path: Path) -> None:
+def test_only_what_is_named_is_removed(tmp_path: Path) -> None:
+    assert checkpoint.names(tmp_path / "nowhere") == set()
     for number in range(3):
         checkpoint.save(tmp_path, f"job-{number}", {})
-    checkpoint.sweep(tmp_path, ["job-1"])
+    checkpoint.remove(tmp_path, checkpoint.names(tmp_path) - {"job-1"})
     assert [path.name for path in tmp_path.iterdir()] == ["job-1"]

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import leases, queries
+from tempo_storage import leases, queries, versions
 from tempo_storage.database import open_database
 from tempo_storage.errors import InvalidInputError, LeaseLostError
 from tempo_trainer.jobs import ATTEMPTS, CancelledError, Jobs, StoppedError
@@ -69,6 +69,26 @@ def test_a_stopped_worker_leaves_the_job_queued_without_a_mark(
 ) -> None:
     jobs(sessions, raising(StoppedError("stop"))).run("j")
     assert status(sessions) == ("queued", 0, None)
+
+
+def test_a_job_says_at_its_first_start_what_served_and_starts_in_no_pause(
+    sessions: sessionmaker[Session],
+) -> None:
+    made = jobs(sessions, raising(StoppedError("training is paused")))
+    with sessions.begin() as s:
+        queries.set_paused(s, True)
+    made.run("j")
+    assert status(sessions) == ("queued", 0, None)
+    for paused in (False, False):
+        with sessions.begin() as s:
+            queries.set_paused(s, paused)
+        made.run("j")
+        with sessions.begin() as s:
+            assert queries.job(s, "j").serving_sequence == 0
+            versions.serving(s).sequence += 1
+    with sessions() as s:
+        reasons = [event.message for event in queries.events(s, job_id="j")]
+    assert reasons == ["round, attempt 1", "training is paused"] * 2
 
 
 def test_a_cancelled_job_stays_cancelled(sessions: sessionmaker[Session]) -> None:

@@ -90,7 +90,7 @@ def test_a_checkpoint_is_whole_or_absent_whenever_its_writer_is_killed(
         with contextlib.suppress(NotFoundError):
             assert checkpoint.load(tmp_path, "job-2")["weights"].sum() == BIG
             whole += 1
-        checkpoint.sweep(tmp_path, ["job-1"])
+        checkpoint.remove(tmp_path, checkpoint.names(tmp_path) - {"job-1"})
         assert [path.name for path in tmp_path.iterdir()] == ["job-1"]
     record_property("observed", f"checkpoint: {kills} kills, {whole} whole, the others absent")
     assert kills > 0

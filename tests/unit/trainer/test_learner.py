@@ -1,6 +1,5 @@
 """What stays in the worker's memory returns to what the ledger knows."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +12,16 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from tempo_storage import leases, lineage, queries, versions
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.database import open_database
-from tempo_storage.models import Adapter, Iteration, Job
+from tempo_storage.models import Adapter, Iteration, Job, LabeledExample, Question
 from tempo_trainer import rounds
 from tempo_trainer.batch import Rollout
+from tempo_trainer.jobs import CancelledError, StoppedError
 from tempo_trainer.learner import DIRTY, UNTRAINED, Learner, World
 from tempo_trainer.networks import Networks
+from tempo_trainer.rollouts import Prompt, Sample
 from tempo_trainer.rounds import starting_checkpoint
+from tempo_trainer.verifier_pool import Item
+from tempo_trainer.verifiers import Verdict
 from tempo_trainer.worker_settings import WorkerSettings
 
 
@@ -44,6 +47,7 @@ def learner(tmp_path: Path) -> Iterator[Learner]:
         sessions=sessions,
         store=AdapterStore(settings.adapters_dir),
         sampler=None,
+        rollouts=None,
         verifiers=None,
         base="base",
         epoch=lambda: 1,
@@ -93,8 +97,8 @@ def test_an_iteration_says_what_it_went_on_from_and_what_it_learned_from(learner
         queries.create_job(s, "a", "round", {})
     for job, position, m_steps in (("a", 0, 0), ("a", 1, 1), ("a", 2, 0), ("b", 1, 1)):
         learner.checkpoint = DIRTY
-        ids = [f"{job}{position}"]
-        learner.commit(job, position, metrics={"m_steps": m_steps}, question_ids=ids)
+        asked = [Question(id=f"{job}{position}", content_hash="", tenant="")]
+        learner.commit(job, position, metrics={"m_steps": m_steps}, questions=asked)
         if position == 1:
             with sessions.begin() as s:
                 version = {"version": len(job) + ord(job), "status": "candidate", "parent": 0}
@@ -115,7 +119,7 @@ def test_a_committed_iteration_has_its_jobs_attempts_counted_anew(learner: Learn
         assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
         for name in ("a", "b"):
             queries.create_job(s, name, "round", {}).attempts = 3
-    learner.commit("a", 1, metrics={}, question_ids=[])
+    learner.commit("a", 1, metrics={}, questions=[])
     with sessions() as s:
         assert [queries.job(s, name).attempts for name in ("a", "b")] == [1, 3]
 
@@ -126,7 +130,7 @@ def test_the_checkpoint_of_a_job_that_waits_to_go_on_outlasts_another_job(learne
         for name in ("a", "b"):
             queries.create_job(s, name, "round", {})
     for name, position in (("a", 1), ("a", 2), ("b", 1)):
-        learner.commit(name, position, metrics={}, question_ids=[])
+        learner.commit(name, position, metrics={}, questions=[])
     kept = {path.name for path in learner.world.settings.checkpoints_dir.iterdir()}
     assert kept == {"a-2", "b-1"}
 
@@ -149,10 +153,9 @@ def end_round(learner: Learner, version: int, *, promoted: bool) -> None:
     name, sessions = f"r{version}", learner.world.sessions
     with sessions.begin() as s:
         job = queries.create_job(s, name, "round", {})
-        job.started_at = time.time()
     learner.restore(starting_checkpoint(learner, job))
     train(learner)
-    learner.commit(name, 1, metrics={"m_steps": 1}, question_ids=[])
+    learner.commit(name, 1, metrics={"m_steps": 1}, questions=[])
     with sessions.begin() as s:
         row = Adapter(version=version, parent=versions.serving(s).version, job_id=name, sha256="")
         row.checkpoint, row.bytes, row.status = learner.checkpoint, 0, "candidate"
@@ -162,7 +165,7 @@ def end_round(learner: Learner, version: int, *, promoted: bool) -> None:
             versions.promote(s, version)
         else:
             row.status = "rejected"
-        result = {"serving": versions.serving(s).version, "checkpoint": learner.checkpoint}
+        result = {"sequence": versions.serving(s).sequence, "checkpoint": learner.checkpoint}
         queries.finish_job(s, name, "succeeded", result=result)
 
 
@@ -190,13 +193,60 @@ def test_after_a_rollback_training_goes_on_from_that_version_optimiser_included(
     with sessions.begin() as s:
         queries.create_job(s, "check", "check", {}).status = "succeeded"
     assert starting_checkpoint(learner, following) == "r4-1"
-    with sessions.begin() as s:  # a round that ended after a rollback, but had begun before it
+    with sessions.begin() as s:  # the same version serves again: what was in between is gone
         versions.roll_back(s, to=versions.BASE)
         versions.roll_back(s, to=1)
     assert starting_checkpoint(learner, following) == "r1-1"
     with sessions.begin() as s:
         versions.roll_back(s, to=versions.BASE)
     assert starting_checkpoint(learner, following) == UNTRAINED
+
+
+def test_a_round_goes_on_only_while_nobody_stops_pauses_cancels_or_rolls_back(
+    learner: Learner,
+) -> None:
+    sessions = learner.world.sessions
+    with sessions.begin() as s:
+        job = queries.create_job(s, "r", "round", {})
+        job.serving_sequence = versions.serving(s).sequence
+    rounds.go_on(learner, job)
+    with sessions.begin() as s:
+        queries.set_paused(s, True)
+    with pytest.raises(StoppedError, match="training is paused"):
+        rounds.go_on(learner, job)
+    with sessions.begin() as s:
+        queries.set_paused(s, False)
+        versions.serving(s).sequence += 1
+    with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
+        rounds.go_on(learner, job)
+    with sessions.begin() as s:
+        versions.serving(s).sequence -= 1
+        queries.finish_job(s, "r", "cancelled")
+    with pytest.raises(CancelledError, match="was cancelled"):
+        rounds.go_on(learner, job)
+
+
+def test_what_compares_versions_is_never_replayed(learner: Learner) -> None:
+    class Source:
+        def __init__(self, says: str) -> None:
+            self.says = says
+
+        def prompts(self, examples: list[LabeledExample]) -> list[Prompt]:
+            return [Prompt(example.content_hash, (1,)) for example in examples]
+
+        def sample(self, prompts: list[Prompt], **_: object) -> list[list[Sample]]:
+            return [[Sample((2,), (0.0,), self.says, "stop")] for _ in prompts]
+
+    class Verifiers:
+        def verify(self, items: list[Item]) -> list[Verdict]:
+            return [Verdict(item.response == "fresh") for item in items]
+
+    example = LabeledExample(content_hash="q", reference=["1"], verifier="exact", details={})
+    sources = {"sampler": Source("fresh"), "rollouts": Source("recorded")}
+    learner.world = replace(learner.world, verifiers=Verifiers(), **sources)
+    for replay in (False, True):
+        _, _, [[verdict]] = learner.judged([example], "tempo-v1", n=1, seed=0, replay=replay)
+        assert verdict.correct is not replay
 
 
 def test_snapshots_have_names_of_their_own_and_the_newest_stay(learner: Learner) -> None:

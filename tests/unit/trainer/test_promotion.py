@@ -13,11 +13,12 @@ import tiny
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import PROBE_FILE, AdapterStore
 from tempo_storage.database import open_database
-from tempo_storage.models import File, Iteration, Job, LabeledExample
+from tempo_storage.models import Adapter, File, Iteration, Job, LabeledExample
 from tempo_storage.questions import is_for_sentinel
 from tempo_trainer import promotion
 from tempo_trainer.batch import Rollout
 from tempo_trainer.evaluate import Answered, GateDecision, gate
+from tempo_trainer.jobs import CancelledError
 from tempo_trainer.promotion import publish_candidate, wait_for_servers
 from tempo_trainer.rollouts import Sample
 from tempo_trainer.verifiers import Verdict
@@ -109,12 +110,40 @@ def test_a_promotion_of_a_version_that_a_server_finds_corrupt_is_no_promotion(
     monkeypatch.setattr(promotion, "wait_for_servers", servers_refuse)
     with sessions.begin() as s:
         job = queries.create_job(s, "job_1", "round", {})
+        job.serving_sequence = 0
     result = promotion.decide(learner, job)
-    assert (result["decision"], result["serving"], result["checkpoint"]) == ("refused", 0, "")
+    assert (result["decision"], result["sequence"], result["checkpoint"]) == ("refused", 2, "")
     assert result["summary"] == "vLLM does not serve what was trained"
     with sessions() as s:
         assert queries.job(s, "job_1").result == result
         assert versions.serving(s).version == 0
+
+
+def test_a_round_whose_start_was_taken_back_is_not_promoted(
+    learner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = learner.world.sessions
+
+    def rolled_back_meanwhile(*_: object) -> GateDecision:
+        with sessions.begin() as s:
+            versions.roll_back(s, to=versions.BASE)
+        return passed_gate()
+
+    with sessions.begin() as s:
+        row = Adapter(version=1, parent=0, status="candidate", job_id="j", sha256="")
+        row.checkpoint, row.bytes = "c1", 0
+        s.add(row)
+        s.flush()
+        job = queries.create_job(s, "job_1", "round", {})
+        job.serving_sequence = versions.promote(s, 1).sequence
+    monkeypatch.setattr(promotion, "compare", rolled_back_meanwhile)
+    with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
+        promotion.decide(learner, job)
+    with sessions() as s:
+        assert versions.serving(s).version == versions.BASE
+        assert queries.job(s, "job_1").result == {}
+    with pytest.raises(CancelledError):
+        promotion.decide(learner, job)
 
 
 def test_the_gate_asks_its_half_and_says_what_it_took(learner: Any) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tempo_trainer.recorded import RecordedSampler
-from tempo_trainer.rollouts import Prompt, SamplingError
+from tempo_trainer.recorded import RecordedRollouts
+from tempo_trainer.rollouts import Prompt, Sampler, SamplingError
 from tempo_trainer.worker_settings import WorkerSettings
 
 SETTINGS = WorkerSettings(base_url="http://vllm", max_response_tokens=4, prompts_per_request=1)
@@ -42,8 +42,8 @@ class Server(httpx.MockTransport):
         return httpx.Response(200, json={"model": body["model"], "choices": choices})
 
 
-def sampler(directory: Path, server: Server) -> RecordedSampler:
-    return RecordedSampler(directory, SETTINGS, key="tk_x", transport=server)
+def rollouts(directory: Path, server: Server) -> RecordedRollouts:
+    return RecordedRollouts(directory, Sampler(SETTINGS, key="tk_x", transport=server))
 
 
 def prompts(*numbers: int) -> list[Prompt]:
@@ -52,16 +52,16 @@ def prompts(*numbers: int) -> list[Prompt]:
 
 def test_another_sampler_replays_what_one_has_recorded(tmp_path: Path) -> None:
     server = Server()
-    first = sampler(tmp_path, server).sample(prompts(1, 2), adapter="tempo-t1", n=2, seed=5)
+    first = rollouts(tmp_path, server).sample(prompts(1, 2), adapter="tempo-t1", n=2, seed=5)
     server.is_away = True
-    again = sampler(tmp_path, server).sample(prompts(2, 1), adapter="tempo-t9", n=2, seed=5)
+    again = rollouts(tmp_path, server).sample(prompts(2, 1), adapter="tempo-t9", n=2, seed=5)
     assert again == first[::-1]
     assert sorted(server.prompts) == [1, 2]
 
 
 def test_another_draw_is_sampled_afresh(tmp_path: Path) -> None:
     server = Server()
-    recorded = sampler(tmp_path, server)
+    recorded = rollouts(tmp_path, server)
     recorded.sample(prompts(1), adapter="tempo-t1", n=2, seed=5)
     for n, seed in ((2, 6), (3, 5)):
         recorded.sample(prompts(1), adapter="tempo-t1", n=n, seed=seed)
@@ -70,7 +70,7 @@ def test_another_draw_is_sampled_afresh(tmp_path: Path) -> None:
 
 def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     server = Server()
-    recorded = sampler(tmp_path, server)
+    recorded = rollouts(tmp_path, server)
     recorded.sample(prompts(1), adapter="tempo-t1", n=2, seed=5)
     both = recorded.sample(prompts(2, 1), adapter="tempo-t1", n=2, seed=5)
     assert server.prompts == [1, 2]
@@ -81,5 +81,5 @@ def test_a_draw_that_failed_is_not_recorded(tmp_path: Path) -> None:
     server = Server()
     server.is_away = True
     with pytest.raises(SamplingError):
-        sampler(tmp_path, server).sample(prompts(1), adapter="tempo-t1", n=2, seed=5)
+        rollouts(tmp_path, server).sample(prompts(1), adapter="tempo-t1", n=2, seed=5)
     assert list(tmp_path.iterdir()) == []

@@ -55,6 +55,27 @@ def test_a_check_comes_first_and_in_a_pause_but_beside_no_job() -> None:
     assert mode(watchful, checked_at=None) == "round"
 
 
+def test_a_check_that_came_to_nothing_is_tried_again_soon_but_not_at_once() -> None:
+    watchful, late = WorkerSettings(sentinel_seconds=900), {"checked_at": 0.0}
+    assert mode(watchful, check_ended_at=100 * HOUR - 59, **late) == "round"
+    assert mode(watchful, check_ended_at=100 * HOUR - 60, **late) == "check"
+    hasty = WorkerSettings(sentinel_seconds=1)
+    assert mode(hasty, check_ended_at=100 * HOUR - 1, **late) == "check"
+
+
+def test_a_job_that_a_pause_holds_keeps_no_check_away(sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as s:
+        queries.create_job(s, "r", "round", {})
+        assert look(s, 5.0).busy
+        queries.set_paused(s, True)
+        assert not look(s, 5.0).busy
+        assert queries.runnable(s) == []
+        check = queries.create_job(s, "c", "check", {})
+        assert queries.runnable(s) == [check]
+        queries.set_paused(s, False)
+        assert [job.id for job in queries.runnable(s)] == ["r", "c"]
+
+
 def test_a_check_is_due_from_the_promotion_on_and_changes_no_other_rule(
     sessions: sessionmaker[Session],
 ) -> None:
@@ -70,7 +91,14 @@ def test_a_check_is_due_from_the_promotion_on_and_changes_no_other_rule(
         for number in range(CHECKS_KEPT + 2):
             job = queries.create_job(s, f"c{number}", "check", {})
             job.status, job.created_at = "succeeded", promoted + number
-        assert look(s, 5.0) == replace(before, checked_at=job.created_at)
+            job.finished_at = promoted + number + 1000.0
+        done = {"checked_at": job.finished_at, "check_ended_at": job.finished_at}
+        assert look(s, 5.0) == replace(before, **done)
+        gave_way = queries.create_job(s, "gave way", "check", {})
+        gave_way.status, gave_way.created_at = "cancelled", promoted + 2000.0
+        gave_way.finished_at = promoted + 9999.0
+        assert look(s, 5.0) == replace(before, **done | {"check_ended_at": promoted + 9999.0})
+        s.delete(gave_way)
         versions.promote(s, 0)
         versions.promote(s, 1).changed_at = promoted - 10_000
         for n in range(2):

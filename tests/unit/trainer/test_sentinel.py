@@ -128,6 +128,11 @@ def test_the_third_bad_check_in_a_row_rolls_back_pauses_and_tells(served: Served
         assert (event.level, event.data["from"], event.data["to"]) == ("error", 2, 1)
         with pytest.raises(GateRefusedError):
             versions.promote(s, 2)
+        versions.promote(s, 2, force=True)
+        versions.promote(s, 1)
+        with pytest.raises(GateRefusedError):  # it served by force, and is as rejected as before
+            versions.promote(s, 2)
+        assert versions.sound_ancestor(s, 2) == 1
 
 
 def test_a_version_that_is_not_sound_is_not_returned_to(served: Served) -> None:
@@ -178,14 +183,36 @@ def test_a_check_gives_way_to_a_job_and_to_a_stop(served: Served) -> None:
         run(served, "b")
 
 
-def test_questions_that_are_too_long_to_ask_are_left_out(served: Served) -> None:
+def test_after_two_checks_that_gave_way_the_third_is_made(served: Served) -> None:
+    with served.world.sessions.begin() as s:
+        queries.create_job(s, "r", "round", {})
+    for name in "ab":
+        with pytest.raises(CancelledError, match="gives way to r"):
+            run(served, name)
+        with served.world.sessions.begin() as s:
+            queries.finish_job(s, name, "cancelled")
+    assert run(served, "c")["questions"] == len(served.names)
+    with pytest.raises(CancelledError, match="gives way to r"):
+        run(served, "d")
+
+
+def test_a_round_that_a_pause_holds_is_not_given_way_to(served: Served) -> None:
+    with served.world.sessions.begin() as s:
+        queries.create_job(s, "r", "round", {})
+        queries.set_paused(s, True)
+    assert run(served, "a")["below"] is False
+
+
+def test_questions_that_are_too_long_to_ask_are_left_out(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judged, mine = served.judged, sorted(n for n in NAMES if is_for_sentinel(n))
 
     def fitting(examples: Any, adapter: str, *, n: int, seed: int) -> Any:
         known = [e for e in examples if e.content_hash not in mine[:9]]
         return judged(known, adapter, n=n, seed=seed)
 
-    served.judged = fitting  # type: ignore[method-assign]
+    monkeypatch.setattr(served, "judged", fitting)
     assert run(served, "a")["questions"] == len(mine) - 9
 
 

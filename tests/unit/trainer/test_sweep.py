@@ -60,7 +60,7 @@ def test_the_newest_stay_and_the_rows_of_all(world: Any) -> None:
 
 def test_what_a_process_still_serves_or_answers_with_stays(world: Any) -> None:
     with world.sessions.begin() as s:
-        counters = {"in_flight": ["tempo-v2"]}
+        counters = {"held": ["tempo-v2"]}
         versions.acknowledge(s, "slow", version=1, sequence=1, counters=counters)
     sweep(world, keep="now")
     assert left(world)[0] == ["tempo-v1", "tempo-v2", "tempo-v7", "tempo-v8"]
@@ -86,19 +86,47 @@ def test_an_older_one_does_not_slip_in_below_the_budget() -> None:
     assert [row.version for row in beyond] == [2, 1]
 
 
-def test_what_a_crash_left_behind_goes_next_time(
+def test_what_cannot_be_deleted_holds_nothing_else_up_and_goes_next_time(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(name: str) -> None:
-        raise OSError("killed")
+    remove = world.store.remove
+
+    def refuse_the_first(name: str) -> None:
+        if name == "tempo-v1":
+            raise OSError("busy")
+        remove(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.store, "remove", die)
-        with pytest.raises(OSError, match="killed"):
-            sweep(world, keep="now")
-    assert len(left(world)[0]) == 8
+        patch.setattr(world.store, "remove", refuse_the_first)
+        sweep(world, keep="now")
+    assert left(world)[0] == ["tempo-v1", *(f"tempo-v{n}" for n in (5, 6, 7, 8))]
+    assert "c1" not in left(world)[1]
     sweep(world, keep="now")
     assert len(left(world)[0]) == 4
+
+
+def test_a_rejected_version_that_may_be_forced_keeps_its_checkpoint(world: Any) -> None:
+    with world.sessions.begin() as s:
+        versions.reject_serving(s, 8, to=7, reason="below the base")
+    sweep(world, keep="now")
+    assert "c8" in left(world)[1]
+    with world.sessions.begin() as s:
+        versions.promote(s, 8, force=True)
+        assert versions.checkpoint_of(s, 8) == "c8"
+
+
+def test_what_appears_after_the_lease_was_seen_to_be_held_stays(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked = versions.in_use
+
+    def sleep_and_be_succeeded(s: Any) -> set[int]:
+        checkpoint.save(world.settings.checkpoints_dir, "a successor's", {})
+        return marked(s)
+
+    monkeypatch.setattr(versions, "in_use", sleep_and_be_succeeded)
+    sweep(world, keep="now")
+    assert "a successor's" in left(world)[1]
 
 
 def test_a_worker_without_the_lease_deletes_nothing(world: Any) -> None:

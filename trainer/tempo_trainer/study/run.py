@@ -42,7 +42,7 @@ def run(spec: Spec, folder: Path, report: Report = lambda _: None) -> Path:
                 file.flush()
                 if lab.iteration and _due(lab.iteration, spec.save_every, spec.iterations):
                     checkpoint.save(states, str(lab.iteration), lab.state())
-                    checkpoint.sweep(states, [str(lab.iteration)])
+                    checkpoint.remove(states, checkpoint.names(states) - {str(lab.iteration)})
                 report(lab.iteration)
     return lines
 

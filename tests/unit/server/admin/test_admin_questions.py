@@ -3,7 +3,7 @@
 from typing import Any
 
 from tempo_storage import lineage, queries, versions
-from tempo_storage.models import Iteration
+from tempo_storage.models import Iteration, Question
 
 TENANT = "a" * 16
 QUESTIONS = "/tempo/v1/questions"
@@ -20,7 +20,7 @@ def learn(admin: Any) -> None:
         row.metrics = {"m_steps": 1}
         s.add(row)
         s.flush()
-        lineage.record(s, row.number, ["q_1"])
+        lineage.record(s, row.number, [s.get_one(Question, "q_1")])
         versions.adapter(s, 1).checkpoint = "j-1"
 
 
