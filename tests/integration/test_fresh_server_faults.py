@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import finished, labeled_row
+from small import committed, finished, labeled_row
 from traffic import arrived, ask, eventually, missing
 
 from tempo_client import BadRequestError, Tempo
@@ -115,7 +115,7 @@ def test_a_full_disk_stops_no_answer_and_training_goes_on_when_there_is_room(
         for puzzle in SPLIT.unlabeled:
             ask(fresh, puzzle.question)
         job = tempo.jobs.create("round", max_steps=4)
-        eventually(lambda: steps(fresh, job.id) > 1, seconds=120)
+        eventually(lambda: committed(fresh, job.id) > 1, seconds=120)
         with full(small_disk):
             for number in range(REQUESTS):
                 ask(fresh, f"full {number}")
@@ -141,11 +141,6 @@ def test_a_full_disk_stops_no_answer_and_training_goes_on_when_there_is_room(
 def files(server: Any) -> list[Any]:
     with server.sessions() as s:
         return list(queries.files(s))
-
-
-def steps(server: Any, job_id: str) -> int:
-    with server.sessions() as s:
-        return len(queries.iterations(s, job_id))
 
 
 def upload(server: Any) -> Any:
