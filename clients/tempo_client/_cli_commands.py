@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from tempo_client._cli_output import Commands, clock, connect, finish, remark, rows_of, show, story
+from tempo_client._cli_keys import keys
+from tempo_client._cli_output import (
+    Commands,
+    Json,
+    clock,
+    connect,
+    finish,
+    remark,
+    rows_of,
+    show,
+    story,
+)
 from tempo_client._cli_plugins import add_plugins
 from tempo_client.types import Adapter, File, Status
 
@@ -29,7 +40,6 @@ add_plugins(app, entry_points(group="tempo.commands"))
 adapters = typer.Typer(help="List, show, promote and roll back adapter versions.")
 jobs = typer.Typer(help="List, show and cancel training jobs, and read their events.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option(help="Follow the job to its end.")]
 Reason = Annotated[str, typer.Option(help="Kept with the change.")]
 AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="tempo-v<N>")]
@@ -286,5 +296,5 @@ def _probe_finding(found: Adapter) -> str:
     return f"{probe['verdict']}: {probe['reason']}" if probe else "-"
 
 
-app.add_typer(adapters, name="adapters", no_args_is_help=True)
-app.add_typer(jobs, name="jobs", no_args_is_help=True)
+for name, group in (("adapters", adapters), ("jobs", jobs), ("keys", keys)):
+    app.add_typer(group, name=name, no_args_is_help=True)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ from tempo_client.types import Job, Resource
 FAILED, USAGE, UNREACHABLE, AUTH, GATE = 1, 2, 3, 4, 5
 INTERRUPTED = 130
 LISTED_LINES = 20
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 results = Console(highlight=False)
 story = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from tempo_client._credentials import as_base_url, find_api_key, find_base_url
-from tempo_client._operations import C, Deployment
+from tempo_client._methods import C
+from tempo_client._operations import Deployment
 from tempo_client._protocol import MAX_RETRIES, Failure, Outcome, Request, Response
 from tempo_client.errors import ConfigurationError
 

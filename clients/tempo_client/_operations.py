@@ -1,91 +1,23 @@
-"""What a client can do, each operation written once, as a coroutine.
+"""What a client can do, each operation written once."""
 
-An `operation` is a method that blocks and returns its result where its client is Tempo, and one
-that returns a coroutine where it is AsyncTempo. Called by the name of its class, as in
-`Jobs.retrieve(jobs, job_id)`, it is the coroutine function, for another operation to await.
-"""
-
-import functools
 import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any
 
-from tempo_client._protocol import PREFIX, Outcome, Request, complete, delete, exchange, get, post
+from tempo_client._methods import C, Operations, operation
+from tempo_client._protocol import PREFIX, Outcome, Request, delete, get, post
 from tempo_client.errors import JobFailedError, JobTimeoutError
-from tempo_client.types import Adapter, Event, File, Job, Learned, Resource, Status, Training
+from tempo_client.types import Adapter, Event, File, Job, Key, Learned, Status, Training
 
-if TYPE_CHECKING:
-    from tempo_client._client import AsyncTempo, Tempo
-
-C = TypeVar("C")
-"""Tempo or AsyncTempo."""
-P = ParamSpec("P")
-R = TypeVar("R", bound=Resource)
-T = TypeVar("T")
 Labeled = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
 """A path, the bytes of a file, or the examples themselves."""
 
-PAGE = 100
 POLL_SECONDS = 1.0
 JOBS = "/fine_tuning/jobs"
-
-
-class operation(Generic[P, T]):
-    """Makes a method of a coroutine function, blocking or awaitable as its client is."""
-
-    def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> None:
-        self._function = function
-
-    @overload
-    def __get__(
-        self, instance: None, owner: type
-    ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]: ...
-    @overload
-    def __get__(self, instance: "Operations[Tempo]", owner: type) -> Callable[P, T]: ...
-    @overload
-    def __get__(
-        self, instance: "Operations[AsyncTempo]", owner: type
-    ) -> Callable[P, Coroutine[Any, Any, T]]: ...
-    def __get__(self, instance: "Operations[Any] | None", owner: type) -> Any:
-        if instance is None:
-            return self._function
-        awaitable: Callable[P, Coroutine[Any, Any, T]] = self._function.__get__(instance)
-        if not instance._client._blocks:
-            return awaitable
-
-        @functools.wraps(awaitable)
-        def blocking(*arguments: P.args, **keywords: P.kwargs) -> T:
-            return complete(awaitable(*arguments, **keywords))
-
-        return blocking
-
-
-class Operations(Generic[C]):
-    """Operations of a client."""
-
-    def __init__(self, client: "Deployment[C]") -> None:
-        self._client = client
-
-    async def _ask(self, request: Request, kind: type[R]) -> R:
-        return kind.parse(await self._exchange(request))
-
-    async def _list(self, path: str, kind: type[R], *, after: str | None = None) -> list[R]:
-        items: list[R] = []
-        while True:
-            query = {"after": after} if after else {}
-            body = await self._exchange(get(path, limit=PAGE, **query))
-            items += map(kind.parse, body["data"])
-            if not body["has_more"]:
-                return items
-            after = body["data"][-1]["id"]
-
-    async def _exchange(self, request: Request) -> dict[str, Any]:
-        client, most = self._client, self._client._max_retries
-        return await exchange(request, client._send, client._sleep, max_retries=most)
 
 
 class Files(Operations[C]):
@@ -227,6 +159,30 @@ class Questions(Operations[C]):
         return await self._ask(delete("/questions", tenant=tenant), Learned)
 
 
+class Keys(Operations[C]):
+    """Admin keys: each reads; the scopes `train` and `promote` let it change something."""
+
+    @operation
+    async def create(self, name: str, *, scopes: Iterable[str] = ()) -> Key:
+        """Make a key; only what this returns has the secret, as `key`.
+
+        Raises PermissionDeniedError for a scope that the caller's key lacks, and ConflictError
+        where the name is taken.
+        """
+        # Not idempotent: the second would be refused, and the first one's secret be lost.
+        return await self._ask(post("/keys", {"name": name, "scopes": [*scopes]}), Key)
+
+    @operation
+    async def delete(self, key_id: str) -> Key:
+        """Revoke a key; other API processes refuse it from their next poll on."""
+        return await self._ask(delete(f"/keys/{key_id}"), Key)
+
+    @operation
+    async def list(self) -> list[Key]:
+        """Return all keys, newest first."""
+        return await self._list("/keys", Key)
+
+
 class TrainingSwitch(Operations[C]):
     """Pause and resume; both survive restarts."""
 
@@ -254,6 +210,7 @@ class Deployment(Operations[C], ABC):
         self.jobs = Jobs(self)
         self.adapters = Adapters(self)
         self.questions = Questions(self)
+        self.keys = Keys(self)
         self.training = TrainingSwitch(self)
 
     @abstractmethod

@@ -139,6 +139,18 @@ class Learned(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Key(Resource):
+    """An admin key; without scopes it only reads."""
+
+    id: str
+    name: str
+    scopes: list[str] = field(default_factory=list)
+    created_at: int = 0
+    key: str = field(default="", repr=False)
+    """The secret, in what `create` returns; empty ever after."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Training(Resource):
     """Whether training is paused, and why."""
 

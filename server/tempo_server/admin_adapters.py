@@ -5,7 +5,7 @@ import time
 from fastapi import APIRouter
 
 from tempo_server.context import Context
-from tempo_server.routing import Current, Keyed, Part
+from tempo_server.routing import PROMOTE, Current, Keyed, Part
 from tempo_server.schemas import Adapter, Page, PromoteRequest, RollbackRequest
 from tempo_storage import lineage, versions
 from tempo_storage import models as rows
@@ -15,8 +15,6 @@ from tempo_storage.versions import BASE
 
 FOLLOW_SECONDS = 5.0
 POLL_SECONDS = 0.1
-PROMOTE = {"x-scope": "promote"}
-
 
 router = APIRouter(route_class=Keyed)
 

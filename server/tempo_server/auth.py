@@ -1,6 +1,7 @@
 """Admin keys: the first is written to a file, of each only the sha256 is kept.
 
-Which keys exist is kept in memory, so that a look-up costs no SQL on vLLM's event loop.
+Which keys exist is kept in memory, so that a look-up costs no SQL on vLLM's event loop; the
+follower reads it again at each poll.
 """
 
 import contextlib
@@ -9,19 +10,25 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Collection
 from pathlib import Path
+from typing import get_args
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from tempo_server.context import Context
-from tempo_server.errors import AuthenticationError
+from tempo_server.errors import AuthenticationError, InsufficientScopeError
+from tempo_server.schemas import Scope
 from tempo_storage import queries
-from tempo_storage.models import Key
+from tempo_storage.errors import ConflictError
+from tempo_storage.models import Key, Training
 
 logger = logging.getLogger("vllm.tempo.auth")
 
 PREFIX = "tk_"
-SCOPES = ("train", "promote")
+SCOPES = get_args(Scope)
+MOST_KEYS = 100
 
 
 def ensure_admin_key(context: Context) -> Path:
@@ -36,6 +43,41 @@ def ensure_admin_key(context: Context) -> Path:
             s.add(Key(sha256=digest, name="admin", scopes=[*SCOPES], created_at=time.time()))
     read_keys(context)
     return path
+
+
+def create_key(
+    context: Context, name: str, scopes: Collection[str], *, creator: str
+) -> tuple[Key, str]:
+    """Add a key with scopes that the creator's has; return its row, and the key itself."""
+    key = _new_key()
+    granted = [scope for scope in SCOPES if scope in scopes]
+    with context.sessions.begin() as s:
+        s.get_one(Training, 1, with_for_update=True)  # one creator at a time
+        _check_creator(s, creator, granted)
+        _check_room(queries.keys(s), name)
+        row = Key(sha256=_digest(key), name=name, scopes=granted, created_at=time.time())
+        s.add(row)
+        told = f"key {row.id} ({name}) is made; it may {' and '.join(granted) or 'only read'}"
+        queries.add_event(s, "key.created", told)
+    read_keys(context)
+    return row, key
+
+
+def revoke_key(context: Context, key_id: str) -> Key:
+    """Delete a key; raise ConflictError for the one in this server's admin.key."""
+    path = context.settings.admin_key_path
+    with context.sessions.begin() as s:
+        s.get_one(Training, 1, with_for_update=True)  # one at a time
+        row = queries.key(s, key_id)
+        if path.exists() and row.sha256 == _digest(path.read_text().strip()):
+            raise ConflictError(
+                f"{row.id} is the key in {path}, which the server adds again when it starts; "
+                "delete that file, restart the server, and revoke the key then"
+            )
+        s.delete(row)
+        queries.add_event(s, "key.revoked", f"key {row.id} ({row.name}) is revoked")
+    read_keys(context)
+    return row
 
 
 def is_known_key(context: Context, key: str) -> bool:
@@ -68,6 +110,29 @@ def bearer(authorization: str | None) -> str:
     return key.strip()
 
 
+def _check_creator(s: Session, creator: str, scopes: Collection[str]) -> None:
+    # The ledger is asked, not memory: a key that was revoked a moment ago leaves no successor.
+    row = s.get(Key, _digest(creator))
+    if row is None:
+        raise AuthenticationError("the key has been revoked; send one that is still listed")
+    for scope in scopes:
+        if scope not in row.scopes:
+            raise InsufficientScopeError(
+                f"the key lacks the scope {scope!r} and cannot grant it; send one that has it"
+            )
+
+
+def _check_room(keys: Collection[Key], name: str) -> None:
+    if any(key.name == name for key in keys):
+        raise ConflictError(f"there is a key named {name!r}; choose another name, or revoke it")
+    if len(keys) >= MOST_KEYS:
+        raise ConflictError(f"there are {len(keys)} keys, the most there may be; revoke one")
+
+
+def _new_key() -> str:
+    return PREFIX + secrets.token_urlsafe(32)
+
+
 def _write_key(path: Path) -> None:
     # Linked into place: of several processes that start together one wins, and nobody reads a
     # half-written key.
@@ -75,7 +140,7 @@ def _write_key(path: Path) -> None:
     aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
-        file.write(PREFIX + secrets.token_urlsafe(32) + "\n")
+        file.write(_new_key() + "\n")
         file.flush()
         os.fsync(descriptor)
     with contextlib.suppress(FileExistsError):

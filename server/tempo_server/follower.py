@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from tempo_server.auth import read_keys
 from tempo_server.bindings import Bindings
 from tempo_server.context import Context
 from tempo_server.probe import Finding, Probe, refuse
@@ -172,6 +173,7 @@ class Follower:
             queries.add_event(s, "adapter.refused", str(error), level="error", data=data)
 
     def _read(self) -> Pointer:
+        read_keys(self._context)  # a key that was revoked through another process opens nothing
         with self._context.sessions() as s:
             row = versions.serving(s)
             return Pointer(row.version, row.previous, row.sequence)

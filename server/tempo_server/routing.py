@@ -39,6 +39,7 @@ logger = logging.getLogger("vllm.tempo.admin")
 MAX_BODY_BYTES = 33 * 1024 * 1024  # a file of 32 MiB and its envelope
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
 LISTED_LINES = 200
+PROMOTE = {"x-scope": "promote"}
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Listed = TypeVar("Listed", bound=Resource)

@@ -197,6 +197,26 @@ class Learned(BaseModel):
     erased: int = 0
 
 
+Scope = Literal["train", "promote"]
+
+
+class KeyRequest(Body):
+    """A key to make; without scopes it only reads."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
+    scopes: list[Scope] = []
+
+
+class Key(Resource):
+    """An admin key; `key` is the secret, there in the answer to its creation alone."""
+
+    object: Literal["key"] = "key"
+    name: str
+    scopes: list[str]
+    created_at: Seconds
+    key: str = ""
+
+
 class PauseRequest(Body):
     """Why training is paused."""
 

@@ -15,7 +15,7 @@ class ServerSettings(StorageSettings):
     capture: Literal["off", "hash", "on"] = "on"
     """Whether questions are kept: on, only their content hashes, or not at all."""
     poll_seconds: float = Field(default=1.0, ge=0.05, le=60)
-    """How often the serving pointer is read again."""
+    """How often the serving pointer and the admin keys are read again."""
     max_question_bytes: int = Field(default=32 * 1024, ge=1, le=1024 * 1024)
     """Longer questions are skipped."""
     spool_bytes: int = Field(default=1 << 30, ge=1 << 20)

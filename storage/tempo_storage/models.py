@@ -179,6 +179,11 @@ class Key(Base):
     scopes: Mapped[Items]
     created_at: Mapped[Created]
 
+    @property
+    def id(self) -> str:
+        """What names it where its sha256 would be long."""
+        return self.sha256[:12]
+
 
 class Lease(Base):
     """Who may train; a new owner raises the epoch, which fences the old one's commits."""

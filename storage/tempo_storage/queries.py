@@ -237,8 +237,13 @@ def last_error(s: Session) -> Event | None:
 
 
 def keys(s: Session) -> list[Key]:
-    """Return all admin keys."""
-    return list(s.scalars(select(Key)))
+    """Return all admin keys, newest first."""
+    return list(s.scalars(select(Key).order_by(Key.created_at.desc())))
+
+
+def key(s: Session, key_id: str) -> Key:
+    """Return one admin key or raise NotFoundError."""
+    return _found(next((row for row in keys(s) if row.id == key_id), None), "key", key_id)
 
 
 def training(s: Session) -> Training:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import tempo_client
 from tempo_client import Tempo
-from tempo_client._cli_commands import adapters, app, jobs
+from tempo_client._cli_commands import adapters, app, jobs, keys
 from tempo_client._cli_plugins import add_plugins
 
 README = Path(__file__).parents[3] / "clients" / "README.md"
@@ -30,6 +30,7 @@ FILE |= {
 }
 ADAPTER = {"id": "tempo-v3", "version": 3, "status": "serving", "created_at": 1}
 ADAPTER |= {"report": {"reason": "better by 0.04"}}
+KEY = {"id": "0a1b", "name": "ci", "scopes": ["train"], "created_at": 1}
 EVENT = {"id": "ftevent-1", "created_at": 1, "level": "info", "type": "t", "message": "[E] done"}
 STATUS = {
     "model": "tiny",
@@ -127,6 +128,9 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("jobs show ftjob-1", f"GET {JOBS}/ftjob-1", job("failed"), "failed"),
         ("jobs cancel ftjob-1", f"POST {JOBS}/ftjob-1/cancel", job("cancelled"), "cancelled"),
         ("jobs events ftjob-1", f"GET {JOBS}/ftjob-1/events", page(EVENT), "info\t[E] done"),
+        ("keys list", "GET /tempo/v1/keys", page(KEY), "0a1b\tci\tread and train\t"),
+        ("keys create ci", "POST /tempo/v1/keys", KEY | {"key": "tk_s"}, "tk_s\n"),
+        ("keys revoke 0a1b", "DELETE /tempo/v1/keys/0a1b", KEY, "revoked\t0a1b"),
     ],
 )
 def test_each_command_shows_the_answer(arguments: str, route: str, answer: Any, shown: str) -> None:
@@ -140,6 +144,18 @@ def test_a_process_that_is_late_is_named() -> None:
     late = ADAPTER | {"unacknowledged": ["host:1"]}
     result = run("adapters", "rollback", on={"POST /tempo/v1/adapters/rollback": late})
     assert "host:1 does not answer with it yet" in result.stderr
+
+
+@pytest.mark.parametrize("scopes", [[], ["train"], ["train", "promote"]])
+def test_a_key_alone_goes_to_stdout_and_the_rest_is_told(scopes: list[str]) -> None:
+    def make(request: httpx.Request) -> dict[str, Any]:
+        return KEY | json.loads(request.content) | {"key": "tk_s"}
+
+    chosen = [part for scope in scopes for part in ("--scope", scope)]
+    result = run("keys", "create", "ci", *chosen, on={"POST /tempo/v1/keys": make})
+    assert result.stdout == "tk_s\n"
+    may = " and ".join(["read", *scopes])
+    assert result.stderr == f"0a1b (ci) may {may}; the key will not be shown again\n"
 
 
 def test_a_version_is_shown_with_what_it_came_of() -> None:
@@ -280,11 +296,11 @@ def test_wrong_usage_is_two(arguments: list[str]) -> None:
 def test_every_command_of_ours_has_json() -> None:
     ours = [
         f"{prefix}{command.name or getattr(command.callback, '__name__', '')}"
-        for prefix, group in (("", app), ("adapters ", adapters), ("jobs ", jobs))
+        for prefix, group in (("", app), ("adapters ", adapters), ("jobs ", jobs), ("keys ", keys))
         for command in group.registered_commands
         if command.add_help_option
     ]
-    assert len(ours) == 18
+    assert len(ours) == 21
     for name in ours:
         assert "--json" in run(*name.split(), "--help").stdout
 

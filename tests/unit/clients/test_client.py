@@ -17,7 +17,7 @@ import tempo_client
 from tempo_client import Tempo
 from tempo_client._credentials import find_api_key, find_base_url
 from tempo_client._protocol import Failure, Request, Response, complete, exchange
-from tempo_client.types import File, Job, Status
+from tempo_client.types import File, Job, Key, Status
 
 JOB = {"id": "j", "status": "queued", "created_at": 1}
 ADAPTER = {"id": "tempo-v1", "version": 1, "status": "serving", "created_at": 1}
@@ -220,6 +220,8 @@ def test_only_calls_that_may_be_repeated_are_repeated() -> None:
             (tempo.adapters.rollback, 1),
             (lambda: tempo.adapters.rollback("tempo-v0"), 3),
             (tempo.training.pause, 3),
+            (lambda: tempo.keys.create("ci"), 1),
+            (lambda: tempo.keys.delete("0a"), 3),
         ]
         for call, _ in calls:
             with pytest.raises(tempo_client.InternalServerError):
@@ -258,6 +260,13 @@ def test_unknown_fields_are_kept_and_missing_ones_are_said() -> None:
     assert (file.examples, file.extra) == (9, {"new": 2, "newer": 3})
     with pytest.raises(tempo_client.APIError, match="status"):
         Job.parse({"id": "j", "created_at": 1})
+
+
+def test_a_key_that_was_made_can_be_logged_without_its_secret() -> None:
+    made = Key.parse({"object": "key", "id": "0a", "name": "ci", "key": "tk_secret"})
+    assert made.key == "tk_secret"
+    assert "ci" in repr(made)
+    assert "tk_secret" not in repr(made)
 
 
 def test_nested_objects_are_parsed() -> None:
@@ -330,7 +339,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert signatures(Tempo).keys() == signatures(tempo_client.AsyncTempo).keys()
     with client(lambda _: httpx.Response(200)) as tempo:
         other = tempo_client.AsyncTempo("http://tempo", api_key="tk_x")
-        for name in ("files", "jobs", "adapters", "questions", "training"):
+        for name in ("files", "jobs", "adapters", "questions", "keys", "training"):
             blocking, asynchronous = getattr(tempo, name), getattr(other, name)
             assert signatures(type(blocking)) == signatures(type(asynchronous))
 

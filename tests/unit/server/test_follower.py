@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -19,7 +20,7 @@ from tempo_storage import queries, versions
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.database import open_database
 from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError, NotFoundError
-from tempo_storage.models import Adapter
+from tempo_storage.models import Adapter, Key
 
 PASSED = Finding("passed", "vLLM serves what was trained", 160, 0.3, 0.03, 0.99, 1.0)
 FAILED = Finding("failed", "vLLM does not serve what was trained", 160, 0.3, 0.03, 0.1, 0.0)
@@ -98,6 +99,15 @@ class World:
         with self.sessions() as s:
             (row,) = versions.processes(s)
             return row.version, row.sequence, row.error, row.counters
+
+    def set_keys(self, *names: str) -> None:
+        """Let these be the keys in the ledger, as if another process had made them."""
+        with self.sessions.begin() as s:
+            s.execute(delete(Key))
+            s.add_all(Key(sha256=name, name=name, scopes=["train"]) for name in names)
+
+    def known_keys(self) -> dict[str, list[str]]:
+        return dict(self.follower._context.known_keys)
 
     def errors(self) -> list[tuple[str, str]]:
         with self.sessions() as s:
@@ -278,6 +288,38 @@ def test_a_rollback_does_not_wait_for_the_probe_of_what_it_takes_back(world: Wor
     asyncio.run(roll_back())
     assert world.bindings.tried == [1, 1]
     assert world.acknowledged()[:3] == (1, 3, None)
+
+
+def test_keys_that_another_process_makes_or_revokes_are_known_from_the_next_poll_on(
+    world: World,
+) -> None:
+    world.set_keys("a", "b")
+    world.poll()
+    assert world.known_keys() == {"a": ["train"], "b": ["train"]}
+    world.set_keys("b", "c")
+    world.poll()
+    assert world.known_keys().keys() == {"b", "c"}
+
+
+def test_a_key_is_revoked_also_while_a_version_is_probed(world: World) -> None:
+    world.set_keys("a", "b")
+    world.poll()
+    world.probe.seconds = 30.0
+    world.promote(1)
+
+    async def revoke() -> None:
+        poll = asyncio.create_task(world.follower.poll())
+        await asyncio.sleep(0.1)
+        world.set_keys("b")
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if world.known_keys().keys() == {"b"}:
+                break
+        assert not poll.done()
+        poll.cancel()
+
+    asyncio.run(revoke())
+    assert world.known_keys().keys() == {"b"}
 
 
 @pytest.mark.parametrize(("refused", "serves"), [((2,), 1), ((1, 2), 0)])

@@ -60,6 +60,9 @@ def test_nothing_that_the_server_returns_is_unknown_to_the_sdk(
         tempo.adapters.retrieve("tempo-v1"),
         tempo.questions.learned("1+1"),
         tempo.questions.erase("0" * 16),
+        made := tempo.keys.create("ci", scopes=["train"]),
+        *tempo.keys.list(),
+        tempo.keys.delete(made.id),
         tempo.status(),
         tempo.training.pause("x"),
         tempo.training.resume(),
@@ -82,6 +85,21 @@ def test_the_sdk_promotes_and_rolls_back(admin: Any, tempo: Tempo) -> None:
     assert tempo.adapters.rollback().id == "tempo-v0"
     assert tempo.adapters.retrieve("tempo-v1").status == "retired"
     assert tempo.status().serving_adapter == "tempo-v0"
+
+
+def test_the_sdk_makes_a_key_that_only_reads_and_revokes_it(address: str, tempo: Tempo) -> None:
+    made = tempo.keys.create("grafana")
+    assert [(key.name, key.scopes, key.key) for key in tempo.keys.list()] == [
+        ("grafana", [], ""),
+        ("admin", ["train", "promote"], ""),
+    ]
+    with Tempo(address, api_key=made.key) as reader:
+        assert reader.status().serving_adapter == "tempo-v0"
+        with pytest.raises(tempo_client.PermissionDeniedError, match="scope 'train'"):
+            reader.training.pause()
+        assert tempo.keys.delete(made.id).id == made.id
+        with pytest.raises(tempo_client.AuthenticationError):
+            reader.status()
 
 
 def test_a_dry_run_reports_and_stores_nothing(tempo: Tempo, labeled: bytes) -> None:
@@ -133,6 +151,9 @@ def test_the_asynchronous_client_does_the_same(admin: Any, address: str, labeled
                 await client.jobs.wait(job.id)
             assert (await client.adapters.list())[-1].id == "tempo-v0"
             assert (await client.status()).labeled.train > 0
+            made = await client.keys.create("ci", scopes=["promote"])
+            assert (await client.keys.delete(made.id)).scopes == ["promote"]
+            assert [key.name for key in await client.keys.list()] == ["admin"]
 
     asyncio.run(story())
 
