@@ -10,7 +10,7 @@ MODEL ?= smollm2
 STUDY_ARGS ?=
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke study-cpu study-sweeps test chaos lint compose-check clean
+.PHONY: demo control smoke study-cpu study-tune study-sweeps test chaos lint compose-check clean
 
 demo: .venv/ready     ## the whole loop on a small reasoner: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_trainer.demo.run $(DEMO_ARGS)
@@ -23,6 +23,9 @@ smoke: .venv/smoke-tools  ## a real model: served, refined, probed, and three im
 
 study-cpu: .venv/study     ## tempo and other methods on two small tasks, five seeds each; resumes
 	$(BIN)/python -m tempo_trainer.demo.study --out build/study $(STUDY_ARGS)
+
+study-tune: .venv/study    ## each method with the same five settings, on a seed that the study never sees
+	$(BIN)/python -m tempo_trainer.demo.study --tune --seeds 20 --out build/tune $(STUDY_ARGS)
 
 study-sweeps: .venv/study  ## what moves tempo: recalibration, labeled questions, the critic's size
 	$(BIN)/python -m tempo_trainer.demo.study --sweeps --seeds 10,11 --out build/sweeps $(STUDY_ARGS)

@@ -69,3 +69,15 @@ def test_every_variant_of_the_sweeps_differs_from_the_default(options: argparse.
         same = decisive == (default.labeled, default.recalibrate_every, default.settings)
         assert same is (name == "default")
     assert len({s.stem for s in specs}) == len(specs)
+
+
+def test_each_method_is_tuned_over_the_same_settings(options: argparse.Namespace) -> None:
+    (specs,) = study.tune(options).values()
+    assert len({s.stem for s in specs}) == len(specs) == 2 * 5 * len(study.GRID)
+    budgets: dict[str, list[dict[str, object]]] = {}
+    for spec in specs:
+        spec.trainer_settings()  # is valid
+        budgets.setdefault(spec.method, []).append(spec.settings)
+    assert "random" not in budgets
+    tempo = budgets.pop("tempo")
+    assert all(own == tempo for own in budgets.values())

@@ -2,6 +2,7 @@
 
     python -m tempo_trainer.demo.study             # `make study-cpu`: methods on both tasks
     python -m tempo_trainer.demo.study --sweeps    # `make study-sweeps`: what moves tempo
+    python -m tempo_trainer.demo.study --tune      # `make study-tune`: each method's own settings
 
 Seeds draw the questions, the samples and the adapters; base models of two recipes alternate.
 """
@@ -36,6 +37,15 @@ WARM_UP_SECONDS, MEASURE_SECONDS = 18.0, 2.0
 # Small pieces stay in the processor's cache: a fifth less time, and not another gradient.
 SETTINGS = {"max_response_tokens": 16, "tokens_per_microbatch": 2048}
 
+GRID: dict[str, dict[str, Any]] = {
+    "lr 1e-4": {"policy_learning_rate": 1e-4, "kl_coefficient": 0.0},
+    "lr 3e-4": {"policy_learning_rate": 3e-4, "kl_coefficient": 0.0},
+    "lr 1e-3": {"policy_learning_rate": 1e-3, "kl_coefficient": 0.0},
+    "KL 0.1": {"policy_learning_rate": 3e-4, "kl_coefficient": 0.1},
+    "KL 0.3": {"policy_learning_rate": 3e-4, "kl_coefficient": 0.3},
+}
+"""What each method is tuned over, all alike, on seeds that the study never sees."""
+
 Row = dict[str, object]
 Rows = dict[str, list[Row]]
 
@@ -66,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Build the bases, make the runs, write the tables."""
     options = _options(arguments)
     try:
-        studies = sweeps(options) if options.sweeps else methods(options)
+        studies = options.mode(options)
         _estimate([spec for specs in studies.values() for spec in specs], options.processes)
         code = study(studies, processes=options.processes)
-        if options.sweeps and code == 0:
+        if options.mode is sweeps and code == 0:
             _write_sweeps(studies)
         return code
     except (TempoError, OSError) as error:
@@ -96,6 +106,20 @@ def sweeps(options: argparse.Namespace) -> Studies:
             _variant(replace(spec, name=name), change)
             for spec in _specs("countdown", options)
             for name, change in variants.items()
+        ]
+    }
+
+
+def tune(options: argparse.Namespace) -> Studies:
+    """Return the runs of each method that can learn with each of the grid's settings."""
+    change = [(method, name) for method in ARMS if method != "random" for name in GRID]
+    return {
+        options.out: [
+            _variant(
+                replace(spec, method=method, name=f"{method} {name}"), {"settings": GRID[name]}
+            )
+            for spec in _specs("countdown", options)
+            for method, name in change
         ]
     }
 
@@ -204,7 +228,12 @@ def _write_sweeps(studies: Studies) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--sweeps", action="store_true", help="variants of tempo, not methods")
+    parser.set_defaults(mode=methods)
+    for flag, mode, text in (
+        ("--sweeps", sweeps, "variants of tempo, not methods"),
+        ("--tune", tune, "each method with each of a few settings"),
+    ):
+        parser.add_argument(flag, dest="mode", action="store_const", const=mode, help=text)
     parser.add_argument("--out", type=Path, default=Path("build/study"), help="continued if there")
     parser.add_argument("--seeds", type=numbers, default="10,11,12,13,14")
     parser.add_argument("--iterations", type=int, default=200)
