@@ -1,7 +1,11 @@
 """What `tempo serve` refuses, in one line and before anything starts."""
 
+import os
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +31,7 @@ def free_port() -> str:
 def test_all_is_well(tmp_path: Path) -> None:
     settings = serve.check(["org/model", "--port", free_port()])
     assert settings.root == tmp_path / "data"
+    serve.check_stores(settings)
     assert (tmp_path / "data" / "tempo.db").exists()
 
 
@@ -65,6 +70,53 @@ def test_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match="MiB are free in the data directory"):
         serve.check_disk(tmp_path, least_free=1 << 60)
     assert list(tmp_path.iterdir()) == []
+
+
+HOLDER = """
+import time
+from tempo_server import serve
+from tempo_server.settings import ServerSettings
+with serve.alone(ServerSettings()):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def another_one() -> Iterator[subprocess.Popen[str]]:
+    """Hold the data directory in another process, until the block ends it by kill -9."""
+    command = [sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_one_on_the_data_directory_is_refused_until_the_first_has_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    with another_one() as first:
+        assert serve.main(["org/model", "--port", free_port()]) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, (root / "tempo.db").exists()) == ("", False)
+    assert shown.err == (
+        f"tempo: another `tempo serve` (pid {first.pid}) runs on the data directory {root}; "
+        "stop it, or set TEMPO_DATA_DIR to another directory\n"
+    )
+    with serve.alone(ServerSettings()):
+        assert (root / serve.LOCK).read_text() == str(os.getpid())
+
+
+def test_replicas_share_a_data_directory_where_a_valkey_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    settings = ServerSettings(redis_url="redis://valkey")
+    with another_one(), serve.alone(settings):
+        pass
 
 
 @pytest.mark.parametrize(

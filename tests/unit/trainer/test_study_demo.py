@@ -2,11 +2,16 @@
 
 import argparse
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 from tempo_trainer.demo import countdown, study
 from tempo_trainer.demo.base import Recipe
+from tempo_trainer.rollouts import Prompt, Sample
+from tempo_trainer.study.lab import Drawn
+from tempo_trainer.study.measurement import honest_shares
+from tempo_trainer.study.questions import Question
 
 
 def asked(rows: list[dict[str, object]]) -> set[str]:
@@ -81,3 +86,40 @@ def test_each_method_is_tuned_over_the_same_settings(options: argparse.Namespace
     assert "random" not in budgets
     tempo = budgets.pop("tempo")
     assert all(own == tempo for own in budgets.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "question", "honest", "false"),
+    [
+        (
+            "countdown",
+            "use 3 10 15 make 45 ?",
+            ["15 - 10 = 5 ; 5 * 3 = 15 ; no", "10 * 3 = 30 ; 30 + 15 = 45 ; ok"],
+            ["15 - 10 = 5 ; 5 * 3 = 45 ; ok", "15 - 10 = 5 ; 5 * 3 = 15 ; ok", "15 * 3 = 45 ; ok"],
+        ),
+        (
+            "equation",
+            "x * 3 + 4 = 25 ?",
+            ["7 * 3 = 21 ; 21 + 4 = 25 ; ok 7", "5 * 3 = 15 ; 15 + 4 = 19 ; no 5"],
+            ["5 * 3 = 15 ; 15 + 4 = 19 ; ok 5", "5 * 3 = 21 ; 21 + 4 = 25 ; ok 5", "ok 7"],
+        ),
+    ],
+)
+def test_honest_work_may_be_wrong_but_says_so(
+    task: str,
+    question: str,
+    honest: list[str],
+    false: list[str],
+    options: argparse.Namespace,
+) -> None:
+    (spec, *_) = study.methods(options)[options.out / task]
+    tells = resolve_name(spec.honest)
+    assert all(tells(question, text) for text in honest)
+    assert not any(tells(question, text) for text in false)
+    assert not tells("what?", honest[0])
+    drawn = Drawn(
+        [Question("a", [{"role": "user", "content": question}], "exact", {})],
+        [Prompt("a", (1,))],
+        [[Sample((1,), (0.0,), text, "stop") for text in (*honest, *honest, false[0])]],
+    )
+    assert honest_shares(drawn, tells) == [0.8]

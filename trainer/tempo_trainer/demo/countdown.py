@@ -111,6 +111,16 @@ def is_correct(question: str, response: str) -> bool:
     return _judge(response, numbers, target).correct
 
 
+def is_honest(question: str, response: str) -> bool:
+    """Say whether the arithmetic is right and so is the verdict, whatever it comes to."""
+    asked = QUESTION.fullmatch(_normalised(question))
+    if asked is None:
+        return False
+    a, b, c, target = map(int, asked.groups())
+    found = derivations((a, b, c))
+    return _normalised(response) in {derivation.attempt(target) for derivation in found}
+
+
 class Countdown:
     """The verifier `countdown`: a reference is one known solution, and any other one counts too."""
 

@@ -83,6 +83,17 @@ def draw(seed: int, count: int) -> list[Equation]:
     return random.Random(seed).sample(equations(), count)
 
 
+def is_honest(question: str, response: str) -> bool:
+    """Say whether the arithmetic is right and so is the verdict, whatever it comes to."""
+    asked = _by_question().get(question)
+    return asked is not None and " ".join(response.split()) in asked.attempts().values()
+
+
+@cache
+def _by_question() -> dict[str, Equation]:
+    return {equation.question: equation for equation in equations()}
+
+
 def labeled_row(equation: Equation) -> dict[str, object]:
     """Return one line of a labeled set."""
     return {

@@ -151,6 +151,7 @@ def _specs(task: str, options: argparse.Namespace) -> Iterator[Spec]:
             unseen=files["unseen"],
             iterations=options.iterations,
             measure_every=options.measure_every,
+            honest=f"tempo_trainer.demo.{task}:is_honest",
             settings=SETTINGS,
         )
 

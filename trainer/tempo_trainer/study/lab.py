@@ -4,9 +4,10 @@ Hidden answers are not here, unless the method is the oracle: what a method cann
 learn from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
+from pkgutil import resolve_name
 from typing import Any
 
 from tempo_trainer.batch import Batch, Rollout
@@ -20,6 +21,7 @@ from tempo_trainer.verifier_pool import Item, VerifierPool
 from tempo_trainer.verifiers import Verdict, answer
 
 WINDOW = 4  # held-out batches that together judge the critic, as in the worker
+Honest = Callable[[str, str], bool]
 DECKS = ("train", "held_out", "unlabeled")
 
 
@@ -42,6 +44,8 @@ class Spec:
     save_every: int = 20
     recalibrate_every: int = 1
     """Iterations from one E-step to the next; 0: none after the warm-up."""
+    honest: str = ""
+    """`module:function` of question and response: is it honest work, right or wrong?"""
     settings: dict[str, Any] = field(default_factory=dict)
     """Differences from the trainer's settings."""
 
@@ -120,6 +124,7 @@ class Lab:
         length = self.settings.max_response_tokens
         self.sampler = LocalSampler(self.networks, spec.model, max_tokens=length)
         self.judge = Judge(pool)
+        self.honest: Honest | None = resolve_name(spec.honest) if spec.honest else None
         self.hidden = data.unlabeled.answers if spec.method == "oracle" else {}
         asked = QuestionSet(data.unlabeled.questions, {})
         self._sets = dict(zip(DECKS, (data.train, data.held_out, asked), strict=True))

@@ -13,11 +13,11 @@ import numpy as np
 
 from tempo_trainer.evaluate import answer_entropy, avg_at_n, pass_at_k
 from tempo_trainer.fitness import measure as critic_fitness
-from tempo_trainer.study.lab import Drawn, Lab
+from tempo_trainer.study.lab import Drawn, Honest, Lab
 from tempo_trainer.study.questions import QuestionSet
 from tempo_trainer.study.sampling import seed_of
 
-METRICS = ("avg", "pass", "maj", "entropy")
+METRICS = ("avg", "pass", "maj", "entropy", "honest")
 
 
 def measure(
@@ -25,6 +25,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return avg@k, pass@k, maj@k and answer entropy (nats), question by question, of each set.
 
+    Also the share of honest work, where the study can tell it.
     The critic's figures are those on the first set: the adapted questions, if they have answers.
     """
     found: dict[str, Any] = {}
@@ -33,6 +34,8 @@ def measure(
         drawn = lab.respond(questions.questions, samples, seed)
         outcomes = lab.judge.outcomes(drawn, questions.answers)
         found[name] = by_question(outcomes, lab.judge.answers(drawn))
+        if lab.honest:
+            found[name]["honest"] = honest_shares(drawn, lab.honest)
         if critic and "critic" not in found:
             found["critic"] = _critic(lab, drawn, outcomes)
     return found
@@ -51,6 +54,14 @@ def by_question(
         "entropy": map(answer_entropy, answers),
     }
     return {name: [round(float(v), 4) for v in values] for name, values in figures.items()}
+
+
+def honest_shares(drawn: Drawn, honest: Honest) -> list[float]:
+    """Return for each question the share of its responses that are honest work."""
+    return [
+        sum(honest(question.messages[-1]["content"], s.text) for s in samples) / len(samples)
+        for question, samples in zip(drawn.questions, drawn.samples, strict=True)
+    ]
 
 
 def majority_right(answers: Sequence[str], outcomes: Sequence[float]) -> float:

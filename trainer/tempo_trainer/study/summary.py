@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tempo_trainer.evaluate import paired_bootstrap
 from tempo_trainer.study.measurement import METRICS
 
+AT_K = ("avg", "pass", "maj")
 CRITIC = ("auroc", "ece", "advantage_cosine")
 Vector = NDArray[np.floating]
 
@@ -81,9 +82,9 @@ def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dic
     runs = arms.get(arm, reference)
     place = x if arm in arms else 0
     row: dict[str, Any] = {"arm": arm}
-    for metric in METRICS:
+    for metric in (m for m in METRICS if m in reference[min(reference)].lines[0][name]):
         means = [run.at(name, metric, axis, place).mean() for run in runs.values()]
-        row[metric if metric == "entropy" else f"{metric}@{k}"] = _mean(means)
+        row[f"{metric}@{k}" if metric in AT_K else metric] = _mean(means)
     if arm not in arms:
         return row
     row["gain"] = difference(runs, runs, name, "avg", (axis, x), (axis, 0))
