@@ -20,6 +20,7 @@ from tempo_client._cli_output import (
     story,
 )
 from tempo_client._cli_plugins import add_plugins
+from tempo_client._cli_questions import erase, learned, questions
 from tempo_client.types import Adapter, File, Status
 
 app = typer.Typer(
@@ -110,34 +111,8 @@ def watch(
     finish(tempo, job, wait=True, as_json=as_json)
 
 
-@app.command()
-def questions(ctx: typer.Context, as_json: Json = False) -> None:
-    """Count what users asked and what became of it."""
-    found = connect(ctx).status().questions
-    show(found, rows_of(found), as_json=as_json)
-
-
-@app.command()
-def learned(
-    ctx: typer.Context,
-    question: Annotated[str, typer.Argument(help="Its id, its content hash or its text.")],
-    as_json: Json = False,
-) -> None:
-    """List the versions that learned from a question."""
-    found = connect(ctx).questions.learned(question)
-    show(found, [(adapter,) for adapter in found.adapters], as_json=as_json)
-
-
-@app.command()
-def erase(
-    ctx: typer.Context,
-    tenant: Annotated[str, typer.Argument(help="The hash of its key.")],
-    as_json: Json = False,
-) -> None:
-    """Erase a tenant's questions; list the versions that learned from them."""
-    found = connect(ctx).questions.erase(tenant)
-    rows = [("erased", found.erased), *(("learned", adapter) for adapter in found.adapters)]
-    show(found, rows, as_json=as_json)
+for command in (questions, learned, erase):
+    app.command()(command)
 
 
 @app.command()

@@ -21,7 +21,6 @@ from tempo_client.types import Job, Resource
 
 FAILED, USAGE, UNREACHABLE, AUTH, GATE = 1, 2, 3, 4, 5
 INTERRUPTED = 130
-LISTED_LINES = 20
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -40,9 +39,6 @@ class Commands(TyperGroup):
             message = "does not answer; start one with `tempo serve MODEL`, or set TEMPO_BASE_URL"
             fail(f"{find_base_url()} {message}", UNREACHABLE)
         except errors.TempoError as error:
-            lines = error.line_errors if isinstance(error, errors.BadRequestError) else []
-            for line in lines[:LISTED_LINES]:
-                story.print(remark(line))
             fail(str(error), _exit_code(error))
 
 

@@ -8,7 +8,7 @@ refused is refused with the number of its line.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
@@ -20,6 +20,8 @@ MAX_FILE_BYTES = 32 * 1024 * 1024
 MAX_LINES = 20_000
 MIN_EXAMPLES = 8
 FEW_EXAMPLES = 64
+TOLD_FAULTS = 20
+TOLD_RUNS = 10
 BOM = b"\xef\xbb\xbf"
 
 
@@ -84,11 +86,12 @@ class Labeled:
     def raise_errors(self) -> None:
         """Raise LabeledFileError if a line was refused."""
         if self.errors:
-            raise LabeledFileError(
+            told = (
                 f"lines that cannot be used: {len(self.errors)}; nothing was stored, correct them "
                 "and upload the whole file again",
-                errors=self.errors,
+                *_told(self.errors),
             )
+            raise LabeledFileError("\n".join(told), errors=self.errors)
 
     def raise_if_few(self) -> None:
         """Raise LabeledFileError if a critic cannot be calibrated on so little."""
@@ -137,6 +140,29 @@ def parse(file: BinaryIO, verifiers: Collection[str]) -> Labeled:
     if len(labeled.examples) < FEW_EXAMPLES:
         labeled.warn(1, Note("few_examples", f"fewer than {FEW_EXAMPLES}: the gate sees little"))
     return labeled
+
+
+def _told(errors: Iterable[LineError]) -> list[str]:
+    """Return each fault once, with the lines that have it: a wrong file has it on all of them."""
+    lines: dict[str, list[int]] = {}
+    for error in sorted(errors, key=lambda e: e.line):
+        lines.setdefault(error.message, []).append(error.line)
+    told = [f"{_runs(found)}: {message}" for message, found in lines.items()]
+    more = len(told) - TOLD_FAULTS
+    return [*told[:TOLD_FAULTS], f"and {more} other faults"] if more > 0 else told
+
+
+def _runs(lines: Sequence[int]) -> str:
+    """Return `line 7`, or `lines 3-480, 512`."""
+    runs: list[list[int]] = []
+    for line in lines:
+        if runs and line == runs[-1][-1] + 1:
+            runs[-1][1:] = [line]
+        else:
+            runs.append([line])
+    listed = ", ".join("-".join(map(str, run)) for run in runs[:TOLD_RUNS])
+    more = sum(run[-1] - run[0] + 1 for run in runs[TOLD_RUNS:])
+    return f"line{'s' * (len(lines) > 1)} {listed}" + (f" and {more} more" if more else "")
 
 
 def _read(labeled: Labeled, number: int, raw: bytes, verifiers: Collection[str]) -> None:

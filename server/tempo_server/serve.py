@@ -3,17 +3,20 @@
     tempo serve MODEL [any flag of `vllm serve`]
 
 MODEL is a directory or a hub id. TEMPO_ variables set the rest, above all TEMPO_DATA_DIR. Without
-TEMPO_REDIS_URL a private Valkey runs in the data directory. What dies is started again; SIGTERM and
-Ctrl-C end everything within 30 s: the worker commits the iteration at hand, then vLLM finishes its
-requests. vLLM gets half of the device's memory unless --gpu-memory-utilization is given, so that
-the worker has room beside it (not tried on a GPU).
+TEMPO_REDIS_URL a private Valkey runs in the data directory, and one `tempo serve` at a time. What
+dies is started again; SIGTERM and Ctrl-C end everything within 30 s: the worker commits the
+iteration at hand, then vLLM finishes its requests. vLLM gets half of the device's memory unless
+--gpu-memory-utilization is given, so that the worker has room beside it (not tried on a GPU).
 """
 
+import contextlib
+import fcntl
+import os
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +40,7 @@ DEFAULTS = {
 WORKER_STOP_SECONDS = 12.0
 SERVER_STOP_SECONDS = 16.0  # 28 s in all: an orchestrator kills after 30
 LEAST_FREE_BYTES = 1 << 30
+LOCK = "serve.lock"
 LAST_PORT = 65535
 NEEDED = {
     "cpu] or vllm-tempo[gpu": ("vllm",),
@@ -56,7 +60,10 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0 if arguments else 2
     try:
-        _run(arguments)
+        settings = check(arguments)
+        with alone(settings):
+            check_stores(settings)  # after the lock: it may migrate the ledger
+            _run(arguments, settings)
     except TempoError as error:
         print(f"tempo: {error}", file=sys.stderr)
         return 1
@@ -76,7 +83,6 @@ def check(arguments: Sequence[str]) -> ServerSettings:
     check_model(arguments[0])
     check_port(value_of("--host", arguments) or "", port=_port(arguments))
     check_disk(settings.root)
-    check_stores(settings)
     return settings
 
 
@@ -121,6 +127,31 @@ def check_disk(root: Path, *, least_free: int = LEAST_FREE_BYTES) -> None:
         )
 
 
+@contextlib.contextmanager
+def alone(settings: ServerSettings) -> Iterator[None]:
+    """Refuse a data directory on which another `tempo serve` runs; keep it until the block ends.
+
+    A second one would follow the same serving pointer, perhaps with another base model, and its
+    worker would wait for ever. Replicas on purpose share a Valkey that TEMPO_REDIS_URL names, and
+    are let through. The kernel releases the lock, also after kill -9.
+    """
+    if settings.redis_url:
+        yield
+        return
+    with (settings.root / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise ServeError(
+                f"another `tempo serve` (pid {lock.read()}) runs on the data directory "
+                f"{settings.root}; stop it, or set TEMPO_DATA_DIR to another directory"
+            ) from error
+        lock.truncate(0)
+        print(os.getpid(), end="", file=lock, flush=True)
+        yield
+
+
 def check_stores(settings: ServerSettings) -> None:
     """Bring the ledger up to date, and see that Valkey answers where one is named."""
     try:
@@ -159,8 +190,7 @@ def worker_environment(arguments: Sequence[str], *, url: str) -> dict[str, str]:
     return {"TEMPO_BASE_URL": url} | ({"TEMPO_VLLM_API_KEY": key} if key else {})
 
 
-def _run(arguments: Sequence[str]) -> None:
-    settings = check(arguments)
+def _run(arguments: Sequence[str], settings: ServerSettings) -> None:
     url = f"http://{_reachable(value_of('--host', arguments))}:{_port(arguments)}"
 
     def tell() -> None:

@@ -18,7 +18,7 @@ PREFIX = "TEMPO_"
 GROUP = "tempo.settings"
 # Names a directory whose files are settings too: tempo_database_url holds TEMPO_DATABASE_URL.
 FILES = "TEMPO_SETTINGS_DIR"
-NOT_KNOWN = "unset it, or see the README's settings"
+NOT_KNOWN = "unset it; `tempo settings` lists what there is"
 
 # Read by the SDK (which has no pydantic) or set by one of our processes for its child.
 OTHER_VARIABLES = frozenset(

@@ -6,6 +6,7 @@ import pytest
 
 from tempo_server.settings import ServerSettings
 from tempo_storage.settings import StorageSettings
+from tempo_storage.settings_table import described, shown
 from tempo_trainer.settings import TrainerSettings
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -18,12 +19,11 @@ def rows(
     settings: type[StorageSettings], *, beside: type[StorageSettings] | None = None
 ) -> list[str]:
     """Return the table's rows of the settings that `beside` does not have."""
-    known = beside.model_fields if beside else {}
+    known = {setting.name for setting in described(beside)} if beside else set()
     return [
-        f"| `TEMPO_{name.upper()}` | {'(empty)' if field.default == '' else field.default} | "
-        f"{' '.join((field.description or '').split())} |"
-        for name, field in settings.model_fields.items()
-        if name not in known
+        f"| `{setting.name}` | {shown(setting.default)} | {setting.meaning} |"
+        for setting in described(settings)
+        if setting.name not in known
     ]
 
 

@@ -170,6 +170,16 @@ def test_the_version_needs_no_server() -> None:
     assert json.loads(run("version", "--json").stdout)["vllm-tempo"]
 
 
+def test_each_counter_of_questions_says_what_it_counts() -> None:
+    rows = [line.split("\t") for line in run("questions").stdout.splitlines()]
+    names = ["captured", "distinct", "streamed", "spooled", "skipped", "opted out", "dropped"]
+    assert [name for name, _, _ in rows] == names
+    assert rows[0][1:] == ["7", "kept in the ledger, each time that it was asked"]
+    assert all(meaning for _, _, meaning in rows)
+    told = json.loads(run("questions", "--json").stdout)
+    assert (told["captured"], told["streamed"], told["new_counter"]) == (7, None, 1)
+
+
 # Jobs are followed -------------------------------------------------------------------------------
 
 
@@ -276,11 +286,12 @@ def test_without_a_key_there_is_no_access() -> None:
     assert (result.exit_code, result.stderr) == (4, "tempo: no API key\n")
 
 
-def test_bad_lines_are_listed(labeled: str) -> None:
-    bad = error(400, "1 bad line", line_errors=[{"line": 7, "message": "no answer; add one"}])
+def test_bad_lines_are_told_once_as_the_server_sums_them_up(labeled: str) -> None:
+    told = "bad lines: 300\nlines 1-300: not JSON; write one object a line"
+    errors = [{"line": n, "message": "not JSON; write one object a line"} for n in range(1, 301)]
+    bad = error(400, told, line_errors=errors)
     result = run("recalibrate", labeled, on={"POST /tempo/v1/files": bad})
-    assert result.exit_code == 1
-    assert result.stderr.splitlines()[0] == "line 7: no answer; add one"
+    assert (result.exit_code, result.stderr) == (1, f"tempo: 400 on POST /tempo/v1/files: {told}\n")
 
 
 @pytest.mark.parametrize(
@@ -332,6 +343,22 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
     )
     assert result.stderr == "tempo: typer is missing; pip install 'vllm-tempo[cli]'\n"
+
+
+def test_with_the_client_alone_the_settings_say_what_to_install() -> None:
+    script = "import sys; sys.modules['pydantic_settings'] = None\n"
+    script += "from tempo_client.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", script, "settings"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "tempo: pydantic_settings is missing; pip install 'vllm-tempo[server,trainer]'\n"
+    )
 
 
 THEIRS = '''"""Their command: it does things."""

@@ -108,6 +108,31 @@ def test_hostile_lines_are_refused_by_number(content: bytes, code: str) -> None:
         labeled.raise_errors()
 
 
+def told(content: bytes) -> list[str]:
+    """Return what a person is told about a file, after the first line, which counts."""
+    with pytest.raises(LabeledFileError) as refused:
+        read(content).raise_errors()
+    return str(refused.value).splitlines()[1:]
+
+
+NOT_JSON = "not JSON (Expecting value: line 1 column 1 (char 0)); write one object a line"
+NO_QUESTION = "no 'messages'; add it"
+
+
+def test_a_fault_of_many_lines_is_told_once_with_all_of_them() -> None:
+    bad, question = b"x\n", b'{"answer": "1"}\n'
+    content = line() * 2 + bad * 478 + line() * 31 + bad + question
+    assert told(content) == [f"lines 3-480, 512: {NOT_JSON}", f"line 513: {NO_QUESTION}"]
+
+
+def test_faults_and_scattered_lines_are_told_up_to_a_bound() -> None:
+    assert told((b"x\n" + line()) * 12) == [
+        f"lines 1, 3, 5, 7, 9, 11, 13, 15, 17, 19 and 2 more: {NOT_JSON}"
+    ]
+    various = b"".join(b"{" + b" " * n + b"x\n" for n in range(23))
+    assert (len(told(various)), told(various)[-1]) == (21, "and 3 other faults")
+
+
 ODD = (
     "\u202e right to left",
     "\u0440 homoglyph",

@@ -96,10 +96,11 @@ def another_one() -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_one_on_the_data_directory_is_refused_until_the_first_has_gone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "data"
     root.mkdir()
+    monkeypatch.setattr(serve, "_run", lambda *_: None)  # nothing starts, should it not be refused
     with another_one() as first:
         assert serve.main(["org/model", "--port", free_port()]) == 1
     shown = capsys.readouterr()
@@ -108,8 +109,19 @@ def test_a_second_one_on_the_data_directory_is_refused_until_the_first_has_gone(
         f"tempo: another `tempo serve` (pid {first.pid}) runs on the data directory {root}; "
         "stop it, or set TEMPO_DATA_DIR to another directory\n"
     )
-    with serve.alone(ServerSettings()):
-        assert (root / serve.LOCK).read_text() == str(os.getpid())
+    assert serve.main(["org/model", "--port", free_port()]) == 0
+
+
+def test_it_keeps_the_data_directory_as_long_as_it_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> None:
+        with serve.alone(ServerSettings()):
+            pass
+
+    monkeypatch.setattr(serve, "_run", run)
+    assert serve.main(["org/model", "--port", free_port()]) == 1
+    assert f"another `tempo serve` (pid {os.getpid()}) runs" in capsys.readouterr().err
 
 
 def test_replicas_share_a_data_directory_where_a_valkey_is_named(tmp_path: Path) -> None:

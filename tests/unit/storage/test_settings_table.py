@@ -1,0 +1,114 @@
+"""`tempo settings`: what can be set, what is set, and no secret."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tempo_storage.settings import StorageSettings
+from tempo_storage.settings_table import described, main
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TEMPO_")]:
+        monkeypatch.delenv(name)
+
+
+def test_each_setting_has_its_value_its_default_and_its_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TEMPO_CAPTURE", "off")
+    assert main(["capture"]) == 0
+    meaning = "Whether questions are kept: on, only their content hashes, or not at all."
+    assert capsys.readouterr().out == f"TEMPO_CAPTURE\toff\ton\t{meaning}\n"
+
+
+def test_those_of_every_role_are_there_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json"]) == 0
+    names = [setting["name"] for setting in json.loads(capsys.readouterr().out)]
+    assert len(names) == len(set(names)) > 50
+    for name in ("DATA_DIR", "ALIASES", "GROUP_SIZE", "ROUND_QUESTIONS", "SETTINGS_DIR"):
+        assert f"TEMPO_{name}" in names
+
+
+def test_a_terminal_shows_the_default_where_another_value_is_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TEMPO_LORA_RANK", "8")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["sqlite in the"]) == 0  # of the meaning, in any case
+    assert main(["lora_rank"]) == 0
+    first, _, second, meaning = capsys.readouterr().out.splitlines()
+    assert first == "TEMPO_DATABASE_URL = (empty)"
+    assert second == "TEMPO_LORA_RANK = 8   (default: 16)"
+    assert meaning.startswith("    Rank of every adapter")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("TEMPO_API_KEY", "tk_secret", "***"),
+        ("TEMPO_VLLM_API_KEY", "", ""),
+        ("TEMPO_API_KEY_FILE", "/run/key", "/run/key"),
+        ("TEMPO_DATABASE_URL", "postgresql://me:secret@host/db", "postgresql://***@host/db"),
+        ("TEMPO_DATABASE_URL", "postgresql://me:se@cret@host/db", "postgresql://***@host/db"),
+        ("TEMPO_DATABASE_URL", "postgresql://me:se?cret@host/db", "postgresql://***"),
+        ("TEMPO_DATABASE_URL", "sqlite:////data/tempo.db", "sqlite:////data/tempo.db"),
+        ("TEMPO_REDIS_URL", "redis://host/0?password=secret", "redis://host/0?***"),
+        ("TEMPO_REDIS_URL", "redis://host/0?password=s@cret", "redis://***"),
+    ],
+)
+def test_secrets_are_hidden(
+    name: str,
+    value: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["--json"]) == 0
+    values = {s["name"]: s["value"] for s in json.loads(capsys.readouterr().out)}
+    assert values[name] == shown
+
+
+def test_files_are_settings_and_variables_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tempo_lora_rank").write_text("8\n")
+    (tmp_path / "tempo_data_dir").write_text("/file\n")
+    monkeypatch.setenv("TEMPO_DATA_DIR", "/variable")
+    monkeypatch.setitem(StorageSettings.model_config, "secrets_dir", str(tmp_path))
+    values = {setting.name: setting.value for setting in described(StorageSettings)}
+    assert (values["TEMPO_LORA_RANK"], values["TEMPO_DATA_DIR"]) == ("8", "/variable")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("TEMPO_CAPTUER", "off", "unknown setting TEMPO_CAPTUER; did you mean TEMPO_CAPTURE"),
+        ("TEMPO_LORA_RANK", "none", "TEMPO_LORA_RANK is 'none'"),
+    ],
+)
+def test_what_cannot_be_used_is_named_below_the_list(
+    name: str,
+    value: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["lora_rank"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith("TEMPO_LORA_RANK\t")
+    assert shown.err.startswith(f"tempo: {said}")
+
+
+def test_a_part_of_no_setting_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nonsense"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "tempo: no setting is about 'nonsense'; `tempo settings` lists them all\n",
+    )
