@@ -19,7 +19,7 @@ from tempo_trainer.demo import countdown
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 
-REQUESTS, SWAPS, TOKENS = 200, 12, 16
+REQUESTS, SWAPS, TOKENS, FIRST_TOKENS = 200, 12, 16, 5
 LONG = ("--max-model-len", "8192", "--hf-overrides", '{"max_position_embeddings": 8192}')
 SPLIT = countdown.split(17, labeled=120, unlabeled=48, unseen=0)
 
@@ -117,21 +117,25 @@ def test_a_new_version_answers_at_once_beside_long_streams_of_three_older_ones(
         for seed in (2, 3, 4):
             promote(long_server, make_version_of, seed)
             streams.append(stack.enter_context(streaming(long_server)))
-        newest = promote(long_server, make_version_of, 5)
-        seconds, adapter = first_token_seconds(long_server)
+        first = []
+        for seed in range(5, 5 + FIRST_TOKENS):
+            newest = promote(long_server, make_version_of, seed)
+            seconds, adapter = first_token_seconds(long_server)
+            assert adapter == version_name(newest)
+            first.append(seconds)
         assert all(stream.is_alive() for stream in streams)
         assert len({stream.adapter for stream in streams} | {adapter}) == 4
-    assert adapter == version_name(newest)
-    told = f"first token of the new version beside three streams: {seconds / idle:.1f} × idle"
+    ratio = statistics.median(first) / idle
+    told = f"first token of a new version beside three streams: {ratio:.1f} × idle"
     record_property("observed", told)
-    print(told)
-    assert seconds <= 3 * idle
+    print(told, [round(1000 * seconds) for seconds in first], "ms")
+    assert ratio <= 3
 
 
 def test_the_table_of_what_users_feel(
     long_server: Any, make_version_of: Callable[..., int], record_property: Any
 ) -> None:
-    promote(long_server, make_version_of, 10)
+    promote(long_server, make_version_of, 15)
     idle = request_ms(long_server)
     swaps = [gap_at_a_swap(long_server, make_version_of, 20 + seed) for seed in range(SWAPS)]
     usual = statistics.median(usual for _, usual in swaps)
