@@ -28,6 +28,7 @@ NAME = re.compile(r"tempo-([vt])(\d{1,9})")
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 PROBE_FILE = "probe.json"  # what the trainer computes with it; a server compares what it serves
 FIRST_ID = {"v": 1_000_000, "t": 1_000_000_000}
+TRIALS_KEPT = 3
 
 
 def version_name(version: int) -> str:
@@ -99,6 +100,16 @@ class AdapterStore:
             write(aside)
             manifest = _seal(aside, name, base, info)
         return manifest
+
+    def publish_trial(self, write: Callable[[Path], None], *, base: str) -> str:
+        """Publish a snapshot under the next number and return its name; old snapshots go."""
+        numbers = sorted(int(n.removeprefix("tempo-t")) for n in self.names() if "-t" in n)
+        name = trial_name(numbers[-1] + 1 if numbers else 1)
+        self.publish(name, write, base=base, info={})
+        # The newest stay, so that a number is never handed out twice.
+        for number in numbers[: 1 - TRIALS_KEPT]:
+            self.remove(trial_name(number))
+        return name
 
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of an adapter; raise CorruptAdapterError when it cannot be read."""

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import leases, lineage, pool, queries
-from tempo_storage.adapters import AdapterStore, trial_name, version_name
+from tempo_storage.adapters import AdapterStore, version_name
 from tempo_storage.models import Iteration, LabeledExample, Question
 from tempo_trainer import checkpoint
 from tempo_trainer.batch import Batch, Rollout
@@ -33,7 +33,6 @@ from tempo_trainer.verifiers import Verdict
 from tempo_trainer.worker_settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
-TRIALS_KEPT = 3
 WINDOW = 4  # iterations whose held-out rollouts together judge the critic
 
 
@@ -183,14 +182,7 @@ class Learner:
         """Publish the policy as it stands under a name of its own, and return the name."""
         if self.progress.m_steps == 0:
             return version_name(0)
-        store = self.world.store
-        numbers = sorted(int(n.removeprefix("tempo-t")) for n in store.names() if "-t" in n)
-        name = trial_name(numbers[-1] + 1 if numbers else 1)
-        store.publish(name, self.networks.policy.export, base=self.world.base, info={})
-        # The newest stay, so that a number is never handed out twice.
-        for number in numbers[: 1 - TRIALS_KEPT]:
-            store.remove(trial_name(number))
-        return name
+        return self.world.store.publish_trial(self.networks.policy.export, base=self.world.base)
 
     @phase("sample")
     def labeled_rollouts(self, split: str, count: int, adapter: str) -> list[Rollout]:

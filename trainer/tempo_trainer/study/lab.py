@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal
 
 from tempo_trainer.batch import Batch, Rollout
 from tempo_trainer.deck import draw
@@ -17,8 +17,10 @@ from tempo_trainer.rollouts import Prompt, Sample
 from tempo_trainer.settings import TrainerSettings
 from tempo_trainer.study.questions import Answers, Data, Question, QuestionSet
 from tempo_trainer.study.sampling import LocalSampler, seed_of
+from tempo_trainer.study.served import ServedSampler
 from tempo_trainer.verifier_pool import Item, VerifierPool
 from tempo_trainer.verifiers import Verdict, answer
+from tempo_trainer.worker_settings import WorkerSettings
 
 WINDOW = 4  # held-out batches that together judge the critic, as in the worker
 Honest = Callable[[str, str], bool]
@@ -46,6 +48,8 @@ class Spec:
     """Iterations from one E-step to the next; 0: none after the warm-up."""
     honest: str = ""
     """`module:function` of question and response: is it honest work, right or wrong?"""
+    sampler: Literal["local", "vllm"] = "local"
+    """Where responses are sampled: in the run's own process, or by the server of the model."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Differences from the trainer's settings."""
 
@@ -62,6 +66,10 @@ class Spec:
     def trainer_settings(self) -> TrainerSettings:
         """Return the product's settings, TEMPO_ variables included, with this run's differences."""
         return TrainerSettings(**{"seed": self.seed, **self.settings})
+
+    def worker_settings(self) -> WorkerSettings:
+        """Return the same settings with where the server is and how much it may be asked."""
+        return WorkerSettings(**{"seed": self.seed, **self.settings})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +129,7 @@ class Lab:
     def __init__(self, spec: Spec, data: Data, pool: VerifierPool) -> None:
         self.settings, self.recalibrate_every = spec.trainer_settings(), spec.recalibrate_every
         self.networks = Networks.load(spec.model, self.settings)
-        length = self.settings.max_response_tokens
-        self.sampler = LocalSampler(self.networks, spec.model, max_tokens=length)
+        self.sampler = _sampler(spec, self.networks)
         self.judge = Judge(pool)
         self.honest: Honest | None = resolve_name(spec.honest) if spec.honest else None
         self.hidden = data.unlabeled.answers if spec.method == "oracle" else {}
@@ -132,6 +139,10 @@ class Lab:
         self.replay: list[Batch] = []
         self.window: list[Batch] = []
         self._prompts: dict[str, Prompt] = {}
+
+    def close(self) -> None:
+        """Let go of the server, if there is one."""
+        self.sampler.close()
 
     @property
     def iteration(self) -> int:
@@ -199,3 +210,10 @@ class Lab:
         self.counters = state["counters"]
         self.replay = [Batch(**tensors) for tensors in state["replay"]]
         self.window = [Batch(**tensors) for tensors in state["window"]]
+
+
+def _sampler(spec: Spec, networks: Networks) -> LocalSampler | ServedSampler:
+    if spec.sampler == "vllm":
+        return ServedSampler.connect(networks, spec.model, spec.worker_settings())
+    length = spec.trainer_settings().max_response_tokens
+    return LocalSampler(networks, spec.model, max_tokens=length)

@@ -15,6 +15,7 @@ from tempo_trainer.study.lab import Spec
 from tempo_trainer.study.methods import METHODS
 from tempo_trainer.study.plan import console, study
 from tempo_trainer.study.questions import Data
+from tempo_trainer.study.served import served_model
 
 DEFAULT = "tempo,frozen,ttrl,empo,supervised,random"
 
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for method in methods
         ]
         Data.load(given["labeled"], given["unlabeled"], given["unseen"])
+        if given["sampler"] == "vllm":
+            served_model(specs[0].worker_settings(), given["model"])
         return study({out: specs}, processes=processes)
     except (TempoError, OSError) as error:
         console.print(f"study failed: {error}", style="red")
@@ -65,6 +68,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measure-every", type=int, default=20, help="iterations")
     parser.add_argument("--samples", type=int, default=8, help="responses per question, measuring")
     parser.add_argument("--max-tokens", type=int, default=256, help="of a response")
+    where = "vllm: the server at TEMPO_BASE_URL serves --model and shares TEMPO_DATA_DIR"
+    where += "; pause training meanwhile (tempo pause); one run at a time"
+    parser.add_argument("--sampler", choices=("local", "vllm"), default="local", help=where)
     parser.add_argument("--processes", type=int, default=0, help="runs at once; 0: one per core")
     return parser.parse_args(arguments)
 

@@ -45,8 +45,8 @@ def study(studies: Studies, *, processes: int = 0) -> int:
     for folder, specs in studies.items():
         _configure(folder, specs)
     context = multiprocessing.get_context("spawn")
-    workers, events = processes or os.cpu_count(), context.SimpleQueue()
-    with ProcessPoolExecutor(workers, context, _begin, (events,)) as pool:
+    events = context.SimpleQueue()
+    with ProcessPoolExecutor(_at_once(studies, processes), context, _begin, (events,)) as pool:
         futures = {
             (f, s.stem): pool.submit(_run, s, f) for f, specs in studies.items() for s in specs
         }
@@ -97,6 +97,12 @@ def _configure(folder: Path, specs: Sequence[Spec]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     machine = {"machine": platform.platform(), "cores": os.cpu_count()}
     path.write_text(json.dumps(wanted | {"versions": versions} | machine, indent=2) + "\n")
+
+
+def _at_once(studies: Studies, processes: int) -> int | None:
+    """Return how many runs may go on together: those that share a server's store, one by one."""
+    served = any(spec.sampler == "vllm" for specs in studies.values() for spec in specs)
+    return 1 if served else processes or os.cpu_count()
 
 
 def _begin(events: Any) -> None:

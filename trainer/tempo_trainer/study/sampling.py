@@ -29,6 +29,9 @@ class LocalSampler:
         ends = GenerationConfig.from_pretrained(model_dir).eos_token_id
         self._ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (ends,)
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def prompt(self, question_id: str, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """Render a question with the model's chat template."""
         ids = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
