@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import httpx
@@ -116,11 +115,9 @@ def sampling(sampler: Sampler) -> Iterator[None]:
     done = threading.Event()
 
     def sample() -> None:
-        for seed in count():
-            if done.is_set():
-                return
-            prompts = [Prompt(str(i), (1, 2, 3)) for i in range(4)]
-            sampler.sample(prompts, adapter="tempo-v0", n=1, seed=seed)
+        prompts = [Prompt(str(i), (1, 2, 3)) for i in range(4)]
+        while not done.is_set():
+            sampler.sample(prompts, adapter="tempo-v0", n=1)
 
     thread = threading.Thread(target=sample)
     thread.start()

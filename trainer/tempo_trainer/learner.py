@@ -189,8 +189,8 @@ class Learner:
         """Return rollouts of the next labeled questions of a split, with their outcomes."""
         with self.world.sessions() as s:
             drawn = self._draw(split, queries.examples(s, split), count)
-        n, seed = self.world.settings.group_size, self._seed()
-        prompts, groups, verdicts = self.judged(drawn, adapter, n=n, seed=seed, replay=True)
+        n, number = self.world.settings.group_size, self._draw_number()
+        prompts, groups, verdicts = self.judged(drawn, adapter, n=n, draw=number)
         outcomes = [[verdict.outcome for verdict in row] for row in verdicts]
         return _rollouts(prompts, groups, adapter, outcomes)
 
@@ -202,8 +202,8 @@ class Learner:
             count = self.world.settings.unlabeled_per_step
             drawn = pool.questions(s, self._draw("unlabeled", hashes, count))
         prompts = self.world.sampler.prompts(drawn)
-        n, seed = self.world.settings.group_size, self._seed()
-        groups = self.world.rollouts.sample(prompts, adapter=adapter, n=n, seed=seed)
+        n, number = self.world.settings.group_size, self._draw_number()
+        groups = self.world.rollouts.sample(prompts, adapter=adapter, n=n, draw=number)
         sampled = {p.question_id for p in prompts}
         asked = [q for q in drawn if q.content_hash in sampled]
         return _rollouts(prompts, groups, adapter, None), asked
@@ -214,16 +214,18 @@ class Learner:
         adapter: str,
         *,
         n: int,
-        seed: int,
-        replay: bool = False,
+        draw: int | None = None,
     ) -> tuple[list[Prompt], list[list[Sample]], list[list[Verdict]]]:
         """Sample `n` responses to each labeled question; return them with their verdicts.
 
-        Only those for training may be replayed: what compares versions must hear each of them.
+        Only a numbered draw, as training makes them, may be replayed: what compares versions must
+        hear each of them.
         """
         prompts = self.world.sampler.prompts(examples)
-        source = self.world.rollouts if replay else self.world.sampler
-        groups = source.sample(prompts, adapter=adapter, n=n, seed=seed)
+        if draw is None:
+            groups = self.world.sampler.sample(prompts, adapter=adapter, n=n)
+        else:
+            groups = self.world.rollouts.sample(prompts, adapter=adapter, n=n, draw=draw)
         known = {example.content_hash: example for example in examples}
         asked = [known[prompt.question_id] for prompt in prompts]
         items = [
@@ -250,7 +252,7 @@ class Learner:
         self.progress.drawn[deck] += len(drawn)
         return drawn
 
-    def _seed(self) -> int:
+    def _draw_number(self) -> int:
         return (self.world.settings.seed << 20) + sum(self.progress.drawn.values())
 
 

@@ -97,10 +97,7 @@ def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:
     first, settings, started = serving == BASE, learner.world.settings, time.monotonic()
     with learner.world.sessions() as s:
         examples, which = queries.held_out(s, "gate", most=settings.gate_questions)
-    answers = {
-        v: answer(learner, v, examples, seed=settings.seed + v)
-        for v in sorted({BASE, serving, candidate})
-    }
+    answers = {v: answer(learner, v, examples) for v in sorted({BASE, serving, candidate})}
     decision = gate(
         answers[BASE], answers[serving], answers[candidate], first=first, settings=settings
     )
@@ -109,12 +106,10 @@ def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:
     return replace(decision, held_out=which, cost=cost)
 
 
-def answer(
-    learner: Learner, version: int, examples: Sequence[LabeledExample], *, seed: int
-) -> Answered:
+def answer(learner: Learner, version: int, examples: Sequence[LabeledExample]) -> Answered:
     """Return a version's answers to held-out questions."""
     n = learner.world.settings.gate_samples
-    _, groups, verdicts = learner.judged(examples, version_name(version), n=n, seed=seed)
+    _, groups, verdicts = learner.judged(examples, version_name(version), n=n)
     lengths = [len(sample.ids) for group in groups for sample in group]
     return Answered(
         outcomes=np.array([[v.outcome for v in row] for row in verdicts]).reshape(-1, n),

@@ -1,10 +1,10 @@
 """Record training's rollouts, and replay those that were recorded: two runs can then be compared
 bit by bit. What compares versions, at the gate and in checks, is never replayed.
 
-    <directory>/<seed>-<n>.json    {question: [response, …]}, written whole
+    <directory>/<draw>-<n>.json    {question: [response, …]}, written whole
 
-The seed of a draw tells the iteration: it comes of the run's seed and of what was drawn before, so
-that a run which was killed and went on finds its own draws again. The files hold what the policy
+The number of a draw tells the iteration: it comes of the run's seed and of what was drawn before,
+so that a run which was killed and went on finds its own draws again. The files hold what the policy
 answered to users' questions; nobody but their owner deletes them.
 """
 
@@ -28,14 +28,14 @@ class RecordedRollouts:
         directory.mkdir(parents=True, exist_ok=True)
 
     def sample(
-        self, prompts: Sequence[Prompt], *, adapter: str, n: int, seed: int
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, draw: int
     ) -> list[list[Sample]]:
         """Return `n` responses for each prompt: the recorded ones, whichever adapter gave them."""
-        path = self._directory / f"{seed}-{n}.json"
+        path = self._directory / f"{draw}-{n}.json"
         known = _read(path)
         missing = [prompt for prompt in prompts if prompt.question_id not in known]
         if missing:
-            sampled = self._source.sample(missing, adapter=adapter, n=n, seed=seed)
+            sampled = self._source.sample(missing, adapter=adapter, n=n, draw=draw)
             questions = (prompt.question_id for prompt in missing)
             known |= zip(questions, sampled, strict=True)
             _write(path, known)

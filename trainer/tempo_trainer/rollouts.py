@@ -62,9 +62,9 @@ class Rollouts(Protocol):
     """Where training's responses come from."""
 
     def sample(
-        self, prompts: Sequence[Prompt], *, adapter: str, n: int, seed: int
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, draw: int
     ) -> list[list[Sample]]:
-        """Return `n` responses of `adapter` for each prompt, in order."""
+        """Return `n` responses of `adapter` for each prompt, in order; `draw` names the draw."""
         ...
 
 
@@ -116,15 +116,15 @@ class Sampler:
         return [prompt for q in questions if (prompt := known[q.content_hash]) is not None]
 
     def sample(
-        self, prompts: Sequence[Prompt], *, adapter: str, n: int, seed: int
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, draw: int = 0
     ) -> list[list[Sample]]:
-        """Return `n` responses of `adapter` for each prompt, at temperature 1, in order."""
+        """Return `n` responses of `adapter` for each prompt, at temperature 1, in order.
+
+        `draw` changes nothing here: it is for whom records what was drawn.
+        """
         size = self._settings.prompts_per_request
         chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-        seeds = range(seed, seed + len(chunks))
-        answered = self._threads.map(
-            lambda chunk, chunk_seed: self._complete(chunk, adapter, n, chunk_seed), chunks, seeds
-        )
+        answered = self._threads.map(lambda chunk: self._complete(chunk, adapter, n), chunks)
         return [group for groups in answered for group in groups]
 
     def take_held_back(self) -> float:
@@ -146,15 +146,15 @@ class Sampler:
             return None
         return Prompt(question.content_hash, ids)
 
-    def _complete(
-        self, prompts: Sequence[Prompt], adapter: str, n: int, seed: int
-    ) -> list[list[Sample]]:
+    def _complete(self, prompts: Sequence[Prompt], adapter: str, n: int) -> list[list[Sample]]:
+        # No seed: vLLM gives the i-th response of a request seed + i, whatever its prompt, so that
+        # the responses to different questions would be one draw; and it samples such rows one by
+        # one, which users beside them would wait for.
         body = {
             "model": adapter,
             "prompt": [list(p.ids) for p in prompts],
             "n": n,
             "max_tokens": self._settings.max_response_tokens,
-            "seed": seed,
             "priority": PRIORITY,
             "logprobs": 0,
             "return_token_ids": True,

@@ -1,6 +1,6 @@
 """After a promotion: is the serving version still no worse than the base? If it is, roll back.
 
-A check lets both answer the sentinel's half of the held-out questions, with fresh seeds and behind
+A check lets both answer the sentinel's half of the held-out questions, afresh and behind
 the users, and gives way to other jobs twice in a row at most. The serving version is below the base
 where the paired bootstrap's upper 95 % bound of the difference in avg@k is below 0. Not where the
 mean is: that of a version exactly as good as the base is below 0 in half of all checks, three times
@@ -10,7 +10,6 @@ in a row in one of eight. What the questions could show at all is reported as
 
 import itertools
 import logging
-import zlib
 from dataclasses import asdict
 from typing import Any
 
@@ -61,12 +60,12 @@ def compared(base: Answered, serving: Answered) -> dict[str, Any]:
 def _answers(
     learner: Learner, job: Job, version: int, examples: list[LabeledExample]
 ) -> tuple[Answered, Answered]:
-    seed, parts = zlib.crc32(job.id.encode()), []
+    parts = []
     for start in range(0, len(examples), QUESTIONS_AT_ONCE):
         _give_way(learner, job.id)
         set_progress(learner, job.id, phase="checking", iteration=start, of=len(examples))
         some = examples[start : start + QUESTIONS_AT_ONCE]
-        parts.append([answer(learner, v, some, seed=seed + start) for v in (BASE, version)])
+        parts.append([answer(learner, v, some) for v in (BASE, version)])
     base, serving = zip(*parts, strict=True)
     return Answered.joined(base), Answered.joined(serving)
 

@@ -244,9 +244,9 @@ def test_what_compares_versions_is_never_replayed(learner: Learner) -> None:
     example = LabeledExample(content_hash="q", reference=["1"], verifier="exact", details={})
     sources = {"sampler": Source("fresh"), "rollouts": Source("recorded")}
     learner.world = replace(learner.world, verifiers=Verifiers(), **sources)
-    for replay in (False, True):
-        _, _, [[verdict]] = learner.judged([example], "tempo-v1", n=1, seed=0, replay=replay)
-        assert verdict.correct is not replay
+    for draw in (None, 7):
+        _, _, [[verdict]] = learner.judged([example], "tempo-v1", n=1, draw=draw)
+        assert verdict.correct is (draw is None)
 
 
 def test_snapshots_have_names_of_their_own_and_the_newest_stay(learner: Learner) -> None:

@@ -151,7 +151,7 @@ def test_the_gate_asks_its_half_and_says_what_it_took(learner: Any) -> None:
     names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(100)]
     asked: dict[str, set[str]] = {}
 
-    def judged(examples: Any, adapter: str, *, n: int, seed: int) -> Any:
+    def judged(examples: Any, adapter: str, *, n: int) -> Any:
         asked[adapter] = {example.content_hash for example in examples}
         outcome = 1.0 if adapter == "tempo-v2" else -1.0
         samples = [[Sample((1, 2, 3), (), "", "stop")] * n for _ in examples]

@@ -52,9 +52,9 @@ def prompts(*numbers: int) -> list[Prompt]:
 
 def test_another_sampler_replays_what_one_has_recorded(tmp_path: Path) -> None:
     server = Server()
-    first = rollouts(tmp_path, server).sample(prompts(1, 2), adapter="tempo-t1", n=2, seed=5)
+    first = rollouts(tmp_path, server).sample(prompts(1, 2), adapter="tempo-t1", n=2, draw=5)
     server.is_away = True
-    again = rollouts(tmp_path, server).sample(prompts(2, 1), adapter="tempo-t9", n=2, seed=5)
+    again = rollouts(tmp_path, server).sample(prompts(2, 1), adapter="tempo-t9", n=2, draw=5)
     assert again == first[::-1]
     assert sorted(server.prompts) == [1, 2]
 
@@ -62,17 +62,17 @@ def test_another_sampler_replays_what_one_has_recorded(tmp_path: Path) -> None:
 def test_another_draw_is_sampled_afresh(tmp_path: Path) -> None:
     server = Server()
     recorded = rollouts(tmp_path, server)
-    recorded.sample(prompts(1), adapter="tempo-t1", n=2, seed=5)
-    for n, seed in ((2, 6), (3, 5)):
-        recorded.sample(prompts(1), adapter="tempo-t1", n=n, seed=seed)
+    recorded.sample(prompts(1), adapter="tempo-t1", n=2, draw=5)
+    for n, draw in ((2, 6), (3, 5)):
+        recorded.sample(prompts(1), adapter="tempo-t1", n=n, draw=draw)
     assert server.prompts == [1, 1, 1]
 
 
 def test_only_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     server = Server()
     recorded = rollouts(tmp_path, server)
-    recorded.sample(prompts(1), adapter="tempo-t1", n=2, seed=5)
-    both = recorded.sample(prompts(2, 1), adapter="tempo-t1", n=2, seed=5)
+    recorded.sample(prompts(1), adapter="tempo-t1", n=2, draw=5)
+    both = recorded.sample(prompts(2, 1), adapter="tempo-t1", n=2, draw=5)
     assert server.prompts == [1, 2]
     assert [group[0].ids[0] for group in both] == [2, 1]
 
@@ -81,5 +81,5 @@ def test_a_draw_that_failed_is_not_recorded(tmp_path: Path) -> None:
     server = Server()
     server.is_away = True
     with pytest.raises(SamplingError):
-        rollouts(tmp_path, server).sample(prompts(1), adapter="tempo-t1", n=2, seed=5)
+        rollouts(tmp_path, server).sample(prompts(1), adapter="tempo-t1", n=2, draw=5)
     assert list(tmp_path.iterdir()) == []

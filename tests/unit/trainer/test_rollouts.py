@@ -66,9 +66,7 @@ def metrics(waiting: int) -> httpx.Response:
 
 def test_responses_come_back_in_the_order_of_the_prompts() -> None:
     prompts = [Prompt(str(i), (i,)) for i in range(7)]
-    groups = sampler(completions, prompts_per_request=3).sample(
-        prompts, adapter="tempo-t1", n=2, seed=5
-    )
+    groups = sampler(completions, prompts_per_request=3).sample(prompts, adapter="tempo-t1", n=2)
     assert [[s.ids for s in group] for group in groups] == [[(i, 0), (i, 1)] for i in range(7)]
 
 
@@ -79,10 +77,11 @@ def test_a_request_pins_the_version_the_temperature_and_the_priority() -> None:
         seen.append(request)
         return completions(request)
 
-    sampler(answer).sample([Prompt("a", (1, 2))], adapter="tempo-t9", n=2, seed=5)
+    sampler(answer).sample([Prompt("a", (1, 2))], adapter="tempo-t9", n=2)
     body = json.loads(seen[-1].content)
     assert seen[-1].headers["x-tempo-key"] == "tk_x"
-    assert (body["model"], body["priority"], body["seed"]) == ("tempo-t9", PRIORITY, 5)
+    assert (body["model"], body["priority"]) == ("tempo-t9", PRIORITY)
+    assert "seed" not in body
     assert (body["temperature"], body["top_p"], body["top_k"]) == (1.0, 1.0, 0)
     assert body["return_token_ids"] is True
 
@@ -94,7 +93,7 @@ def test_another_version_s_answer_is_refused() -> None:
         return httpx.Response(200, json={**completions(request).json(), "model": "base"})
 
     with pytest.raises(SamplingError, match=r"asked tempo-t1 and base answered"):
-        sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-t1", n=1, seed=0)
+        sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-t1", n=1)
 
 
 def test_a_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +109,7 @@ def test_a_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
             case error:
                 raise error
 
-    assert sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-v0", n=1, seed=0)
+    assert sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-v0", n=1)
 
 
 def test_a_server_that_stays_away_fails_the_job_with_its_address() -> None:
@@ -118,15 +117,13 @@ def test_a_server_that_stays_away_fails_the_job_with_its_address() -> None:
         raise httpx.ConnectError("refused")
 
     with pytest.raises(SamplingError, match="no answer from http://vllm"):
-        sampler(answer, patience_seconds=0.0).sample(
-            [Prompt("a", (1,))], adapter="tempo-v0", n=1, seed=0
-        )
+        sampler(answer, patience_seconds=0.0).sample([Prompt("a", (1,))], adapter="tempo-v0", n=1)
 
 
 def test_a_refusal_is_reported_in_vllm_s_words() -> None:
     with pytest.raises(SamplingError, match="400 to /v1/completions: too long"):
         sampler(lambda _: httpx.Response(400, text="too long")).sample(
-            [Prompt("a", (1,))], adapter="tempo-v0", n=1, seed=0
+            [Prompt("a", (1,))], adapter="tempo-v0", n=1
         )
 
 
@@ -169,7 +166,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def sample(made: Sampler, prompts: int = 1) -> list[list[Any]]:
     asked = [Prompt(str(i), (i,)) for i in range(prompts)]
-    return made.sample(asked, adapter="tempo-t1", n=1, seed=0)
+    return made.sample(asked, adapter="tempo-t1", n=1)
 
 
 @pytest.mark.usefixtures("fast")
@@ -273,6 +270,6 @@ def test_the_verifier_reads_the_box_at_which_the_response_is_cut(
         return httpx.Response(200, json={"model": "tempo-t1", "choices": [choice]})
 
     prompts = [Prompt("a", (1,))]
-    ((sample,),) = sampler(answer, answer_mask=on).sample(prompts, adapter="tempo-t1", n=1, seed=0)
+    ((sample,),) = sampler(answer, answer_mask=on).sample(prompts, adapter="tempo-t1", n=1)
     assert (len(sample.ids), len(sample.logprobs)) == (count, count)
     assert sample.text == (text or "".join(tokens[:-1]))

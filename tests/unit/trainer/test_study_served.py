@@ -33,9 +33,7 @@ class Server:
         found = [(q.content_hash, q.messages[0]["content"].split()) for q in questions]
         return [Prompt(own, tuple(map(int, w))) for own, w in found if len(w) <= self.longest]
 
-    def sample(
-        self, prompts: Sequence[Prompt], *, adapter: str, n: int, seed: int
-    ) -> list[list[Sample]]:
+    def sample(self, prompts: Sequence[Prompt], *, adapter: str, n: int) -> list[list[Sample]]:
         self.asked.append(adapter)
         return [[self.answer] * n for _ in prompts]
 

@@ -51,11 +51,11 @@ class ServedSampler:
         return found[0]
 
     def sample(self, prompts: Sequence[Prompt], *, n: int, seed: int) -> list[list[Sample]]:
-        """Return `n` responses to each prompt; the seed is vLLM's, whose batches differ a little.
+        """Return `n` responses to each prompt, whatever the seed: vLLM draws them afresh.
 
         Raises SamplingError for a response that vLLM broke off: groups are whole, or not at all.
         """
-        groups = self._sampler.sample(prompts, adapter=self._current(), n=n, seed=seed)
+        groups = self._sampler.sample(prompts, adapter=self._current(), n=n)
         if any(not s.ids or s.finish_reason == "abort" for group in groups for s in group):
             raise SamplingError("vLLM broke off a response; the same command continues the study")
         return groups
