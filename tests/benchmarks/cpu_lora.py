@@ -25,10 +25,10 @@ from typing import Any
 
 import httpx
 
-CONCURRENCY = (1, 8, 64, 256)
+CONCURRENCY = (1, 8, 64)
 SAMPLES, TOKENS, PROMPT_TOKENS = 8, 14, 8
 RANK = 16
-SECONDS, TURNS = 4.0, 5
+SECONDS, TURNS = 4.0, 3
 START_SECONDS = 300
 
 
