@@ -170,16 +170,16 @@ def test_gate_and_sentinel_share_no_question_unless_there_are_few(
     with sessions.begin() as s:
         gate, which = queries.held_out(s, "gate", most=512)
         assert gate == queries.held_out(s, "sentinel", most=512)[0]
-        assert (len(gate), which) == (20, "all 20, a half has fewer than 16")
-        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20, 80)])
+        assert (len(gate), which) == (20, "all 20, a half has fewer than 64")
+        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20, 200)])
     with sessions.begin() as s:
         halves = [queries.held_out(s, reader, most=512)[0] for reader in ("gate", "sentinel")]
         gate, sentinel = ({e.content_hash for e in half} for half in halves)
-        assert (len(gate | sentinel), gate & sentinel) == (80, set())
-        assert min(len(gate), len(sentinel)) > 25
+        assert (len(gate | sentinel), gate & sentinel) == (200, set())
+        assert min(len(gate), len(sentinel)) > 64
         few, which = queries.held_out(s, "gate", most=5)
         assert (len(few), {e.content_hash for e in few} < gate) == (5, True)
-        assert which == "the gate's half of 80"
+        assert which == "the gate's half of 200"
 
 
 def test_what_serves_drains_or_may_be_returned_to_is_in_use(

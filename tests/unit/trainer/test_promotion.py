@@ -148,7 +148,7 @@ def test_a_round_whose_start_was_taken_back_is_not_promoted(
 
 def test_the_gate_asks_its_half_and_says_what_it_took(learner: Any) -> None:
     file = File(id="file_1", filename="x", bytes=1, sha256="ab", summary={}, created_at=0.0)
-    names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(100)]
+    names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(200)]
     asked: dict[str, set[str]] = {}
 
     def judged(examples: Any, adapter: str, *, n: int) -> Any:
@@ -166,7 +166,7 @@ def test_the_gate_asks_its_half_and_says_what_it_took(learner: Any) -> None:
     assert asked.keys() == {"tempo-v0", "tempo-v1", "tempo-v2"}
     mine = {name for name in names if not is_for_sentinel(name)}
     assert (asked["tempo-v2"], decision.questions) == (mine, len(mine))
-    assert decision.held_out == "the gate's half of 100"
+    assert decision.held_out == "the gate's half of 200"
     assert decision.cost["responses"] == 3 * 4 * len(mine)
     assert decision.samples["candidate"] == {
         "avg_at_k": 1.0,

@@ -21,7 +21,7 @@ from tempo_trainer.sentinel import check, compared
 from tempo_trainer.verifiers import Verdict
 from tempo_trainer.worker_settings import WorkerSettings
 
-NAMES = [hashlib.sha256(bytes([n])).hexdigest() for n in range(100)]
+NAMES = [hashlib.sha256(bytes([n])).hexdigest() for n in range(200)]
 
 
 class Served:
@@ -98,7 +98,7 @@ def test_the_sentinel_asks_its_half_and_reports(served: Served) -> None:
     assert (first["below"], first["length_ratio"], first["entropy_ratio"]) == (False, 1.0, 1.0)
     assert (first["questions"], first["held_out"]) == (
         len(served.names),
-        "the sentinel's half of 100",
+        "the sentinel's half of 200",
     )
     with served.world.sessions() as s:
         report = versions.adapter(s, 2).report
