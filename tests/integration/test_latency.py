@@ -19,8 +19,8 @@ from tempo_trainer.demo import countdown
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 
-REQUESTS, SWAPS, TOKENS, FIRST_TOKENS = 200, 12, 16, 5
-LONG = ("--max-model-len", "8192", "--hf-overrides", '{"max_position_embeddings": 8192}')
+REQUESTS, SWAPS, TOKENS, FIRST_TOKENS = 200, 12, 16, 3
+LONG = ("--max-model-len", "32768", "--hf-overrides", '{"max_position_embeddings": 32768}')
 SPLIT = countdown.split(17, labeled=120, unlabeled=48, unseen=0)
 
 
@@ -45,7 +45,7 @@ class Stream(threading.Thread):
     def run(self) -> None:
         """Read until it is enough."""
         api = self._server.client.completions.with_streaming_response
-        options = {"max_tokens": 8000, "extra_body": {"ignore_eos": True}}
+        options = {"max_tokens": 32000, "extra_body": {"ignore_eos": True}}
         with api.create(model="tempo", prompt="<bos> use", stream=True, **options) as raw:
             self.adapter = raw.headers["x-tempo-adapter"]
             for _ in raw.parse():
