@@ -11,11 +11,7 @@ import pytest
 import torch
 from small import labeled_row
 
-from tempo_trainer import checkpoint
 from tempo_trainer.demo import countdown
-from tempo_trainer.study.lab import Lab, Spec
-from tempo_trainer.study.questions import Data
-from tempo_trainer.study.run import run
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm]
 
@@ -34,8 +30,8 @@ class Made:
     """A run that has ended, and a lab that goes on from its last state as a resumed run does."""
 
     lines: list[dict[str, Any]]
-    lab: Lab
-    data: Data
+    lab: Any
+    data: Any
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +39,9 @@ def made(
     server: Any, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Made]]:
     """Make the run with each sampler."""
+    # Not above: the unit tests import the trainer first, with its shapes checked.
+    from tempo_trainer.study.lab import Spec
+
     torch.set_num_threads(1)
     folder, files = tmp_path_factory.mktemp("study"), {}
     for name, puzzles in (("labeled", SPLIT.labeled), ("unlabeled", SPLIT.unlabeled)):
@@ -61,7 +60,12 @@ def made(
         one.lab.close()
 
 
-def make(spec: Spec, folder: Path) -> Made:
+def make(spec: Any, folder: Path) -> Made:
+    from tempo_trainer import checkpoint
+    from tempo_trainer.study.lab import Lab
+    from tempo_trainer.study.questions import Data
+    from tempo_trainer.study.run import run
+
     lines = [json.loads(text) for text in run(spec, folder).read_text().splitlines()]
     data = Data.load(spec.labeled, spec.unlabeled)
     lab = Lab(spec, data, None)
