@@ -109,8 +109,8 @@ def ours(kind: str, model: Any, options: Options) -> list[float]:
 
 def trl(kind: str, model: Any, options: Options) -> list[float]:
     """Return the times at which TRL's trainer asked for a batch, one for each step."""
-    from datasets import Dataset, table  # type: ignore[import-not-found, unused-ignore]
-    from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found, unused-ignore]
+    from datasets import Dataset, table
+    from trl import GRPOConfig, GRPOTrainer
 
     arguments = GRPOConfig(
         output_dir="/tmp/gpu-step",
