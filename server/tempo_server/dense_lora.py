@@ -88,9 +88,9 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
 def _add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, groups: list[Group]) -> None:
     """Add scale · x Aᵀ Bᵀ to the rows of each group; A is (slots, 1, rank, in), B (…, out, rank).
 
-    x Aᵀ is summed in fp32 and rounded to `y`'s dtype before B, as in the stock operators; the
-    `buffer` in which those keep it is not needed.
+    In float32, with x Aᵀ and the sum rounded to `y`'s dtype as in the stock operators: thin
+    products in bfloat16 took six to twenty times as long on a processor without its instructions.
     """
     for group in groups:
-        shrunk = scale * (x[group.rows].to(a.dtype) @ a[group.slot, 0].T)
-        y[group.rows] += shrunk.to(y.dtype) @ b[group.slot, 0].T.to(y.dtype)
+        shrunk = scale * (x[group.rows].float() @ a[group.slot, 0].float().T)
+        y[group.rows] += shrunk.to(y.dtype).float() @ b[group.slot, 0].float().T
