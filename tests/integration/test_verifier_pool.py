@@ -64,11 +64,9 @@ def custom(response: str) -> Item:
 
 
 @pytest.mark.fault(18, "a verifier hangs", promise="it costs one verdict, the pool goes on")
-def test_an_expression_that_hangs_costs_one_verdict_and_is_counted(pool: VerifierPool) -> None:
-    before = pool.timeouts
+def test_an_expression_that_hangs_costs_one_verdict(pool: VerifierPool) -> None:
     verdicts = pool.verify([mathematics(text) for text in ("1", HANGS, "1")])
     assert [(v.correct, v.reason) for v in verdicts] == [(True, ""), (False, "timeout"), (True, "")]
-    assert pool.timeouts == before + 1
 
 
 def test_hundreds_of_responses_take_a_moment(pool: VerifierPool) -> None:

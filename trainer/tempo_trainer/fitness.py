@@ -13,7 +13,7 @@ from tempo_trainer import evaluate, objective
 from tempo_trainer.batch import Batch, read
 from tempo_trainer.clock import phase
 from tempo_trainer.networks import Critic
-from tempo_trainer.reports import Fitness, Signal, Verdicts
+from tempo_trainer.reports import Fitness, Signal, Verdicts, mean
 from tempo_trainer.settings import TrainerSettings
 
 RISE, BRIER_RISE = 0.2, 0.03  # within a round, what is more than noise
@@ -47,15 +47,11 @@ def describe(values: Tensor, batch: Batch) -> Verdicts | None:
     return Verdicts(
         value_std=float(last.std()),
         value_outside=float((abs(last) > 1).mean()),
-        value_stopped=_mean(last[~cut]),
-        value_truncated=_mean(last[cut]),
+        value_stopped=mean(last[~cut].tolist()),
+        value_truncated=mean(last[cut].tolist()),
         truncated_share=float(cut.mean()),
         length_correlation=evaluate.correlation(last, length[rows]),
     )
-
-
-def _mean(x: evaluate.Array) -> float:
-    return float(x.mean()) if len(x) else math.nan
 
 
 def refuse(fitness: Fitness, signal: Signal, settings: TrainerSettings) -> str:

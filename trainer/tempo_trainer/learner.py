@@ -192,7 +192,7 @@ class Learner:
         n, number = self.world.settings.group_size, self._draw_number()
         prompts, groups, verdicts = self.judged(drawn, adapter, n=n, draw=number)
         outcomes = [[verdict.outcome for verdict in row] for row in verdicts]
-        return _rollouts(prompts, groups, adapter, outcomes)
+        return rollouts_of(prompts, groups, adapter, outcomes)
 
     @phase("sample")
     def unlabeled_rollouts(self, adapter: str) -> tuple[list[Rollout], list[Question]]:
@@ -206,7 +206,7 @@ class Learner:
         groups = self.world.rollouts.sample(prompts, adapter=adapter, n=n, draw=number)
         sampled = {p.question_id for p in prompts}
         asked = [q for q in drawn if q.content_hash in sampled]
-        return _rollouts(prompts, groups, adapter, None), asked
+        return rollouts_of(prompts, groups, adapter, None), asked
 
     def judged(
         self,
@@ -256,12 +256,13 @@ class Learner:
         return (self.world.settings.seed << 20) + sum(self.progress.drawn.values())
 
 
-def _rollouts(
+def rollouts_of(
     prompts: Sequence[Prompt],
     groups: Sequence[Sequence[Sample]],
     adapter: str,
     outcomes: Sequence[Sequence[float]] | None,
 ) -> list[Rollout]:
+    """Return responses as rows, but not empty or aborted ones; without outcomes: unlabeled."""
     return [
         Rollout(
             question_id=prompt.question_id,

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Self
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -113,20 +113,19 @@ class EMReport:
 
     def metrics(self) -> dict[str, float]:
         """Return the figures by concern; one that is not finite is left out, as JSON has none."""
-        critic = asdict(self.e_step) | asdict(self.fitness)
-        del critic["reliability"]
-        policy = {
-            f.name: getattr(self.signal, f.name)
-            for f in fields(self.signal)
-            if f.name not in ("advantages", "verdicts")
-        }
-        if self.signal.verdicts is not None:
-            policy |= asdict(self.signal.verdicts)
-        if self.m_step is not None:
-            policy |= asdict(self.m_step.updates) | asdict(self.m_step.shift)
-        figures = {f"e_step/{name}": value for name, value in critic.items()}
-        figures |= {f"m_step/{name}": value for name, value in policy.items()}
-        return {name: value for name, value in figures.items() if math.isfinite(value)}
+        made = (self.m_step.updates, self.m_step.shift) if self.m_step else ()
+        policy = figures("m_step", self.signal, self.signal.verdicts, *made)
+        return figures("e_step", self.e_step, self.fitness) | policy
+
+
+def figures(step: str, *parts: Any) -> dict[str, float]:
+    """Return the finite numbers of an E- or M-step's reports under the names of the metrics."""
+    numbers = ((f.name, getattr(part, f.name)) for part in parts if part for f in fields(part))
+    return {
+        f"{step}/{name}": value
+        for name, value in numbers
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def mean(figures: Sequence[float]) -> float:

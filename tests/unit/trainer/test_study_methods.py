@@ -28,22 +28,22 @@ HALF, LONE = 0.8660, 1.5  # (1 − 1/2) / σ of two and two; (1 − 1/4) / σ of
 
 
 def test_the_majority_s_answer_is_rewarded() -> None:
-    assert majority(FLAT, GROUP).tolist() == [1, 1, 0, 0, 0, 1, 1, 0]
+    assert majority(ANSWERS).tolist() == [1, 1, 0, 0, 0, 1, 1, 0]
 
 
 def test_of_equally_common_answers_the_first_one_wins() -> None:
-    assert majority(["4", "9", "9", "4"], GROUP[:4]).tolist() == [1, 0, 0, 1]
+    assert majority([["4", "9", "9", "4"]]).tolist() == [1, 0, 0, 1]
 
 
 def test_no_answer_is_no_vote() -> None:
-    assert majority(["", "", "", "4"], GROUP[:4]).tolist() == [0, 0, 0, 1]
-    assert majority(["", ""], GROUP[:2]).tolist() == [0, 0]
+    assert majority([["", "", "", "4"]]).tolist() == [0, 0, 0, 1]
+    assert majority([["", ""]]).tolist() == [0, 0]
 
 
 def test_an_answer_is_worth_its_share_of_the_group() -> None:
     shares = [0.5, 0.5, 0.25, 0.25, 0.25, 0.5, 0.5, 0.25]
-    assert cluster_share(FLAT, GROUP).tolist() == shares
-    assert cluster_share(["", "", "4", "4"], GROUP[:4]).tolist() == [0.25, 0.25, 0.5, 0.5]
+    assert cluster_share(ANSWERS).tolist() == shares
+    assert cluster_share([["", "", "4", "4"]]).tolist() == [0.25, 0.25, 0.5, 0.5]
 
 
 def test_advantages_are_normalised_in_each_group() -> None:

@@ -2,8 +2,10 @@
 
 import builtins
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -137,10 +139,26 @@ def test_without_matplotlib_there_are_tables(
     assert "pip install 'vllm-tempo[study]'" in capsys.readouterr().out
 
 
+def test_a_run_that_fails_leaves_the_tables_of_other_folders(
+    tmp_path: Path,
+    specs: list[Spec],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(plan, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(plan, "_events", SimpleQueue())
+    failing = [replace(SPEC, labeled=str(tmp_path / "missing"))]
+    assert plan.study({tmp_path / "failing": failing, tmp_path: specs}) == 1
+    assert "failing tempo-0 failed: " in capsys.readouterr().out
+    assert (tmp_path / "summary.md").is_file()
+    assert not (tmp_path / "failing" / "summary.md").exists()
+
+
 def test_a_folder_is_one_study(tmp_path: Path, specs: list[Spec]) -> None:
     plan._configure(tmp_path, specs)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["settings"]["group_size"] == 8
+    assert "database_url" not in written["settings"]  # it may hold a password
     assert {"torch", "transformers", "peft", "python"} <= written["versions"].keys()
     plan._configure(tmp_path, specs)
     with pytest.raises(ConflictError, match="another study; choose another --out"):

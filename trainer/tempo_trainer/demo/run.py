@@ -185,7 +185,7 @@ def _result(
         "recalibrations": sum(int(job.result.get("e_steps", 0)) for job in jobs),
         "m_steps": sum(int(result.get("m_steps", 0)) for result in rounds),
         "labeled_rows_in_policy": sum(int(r.get("labeled_rows_in_policy", 0)) for r in rounds),
-        "critic_auroc": rounds[-1].get("critic_auroc"),
+        "critic_auroc": rounds[-1].get("critic_auroc") if rounds else None,
         "requests": users.requests,
         "captured": status.questions.captured,
         "failed": len(users.errors),

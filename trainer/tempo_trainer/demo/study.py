@@ -22,14 +22,13 @@ from tempo_storage.errors import TempoError
 from tempo_trainer.demo import countdown, equation
 from tempo_trainer.demo.base import Recipe, build_base
 from tempo_trainer.study.lab import Spec
-from tempo_trainer.study.main import numbers
+from tempo_trainer.study.main import numbers, positive
 from tempo_trainer.study.methods import METHODS
 from tempo_trainer.study.plan import Studies, console, study, write
 
 CACHE = Path("~/.cache/vllm-tempo").expanduser()
 LABELED, UNLABELED, UNSEEN = 256, 192, 128
 BASES = 2
-ARMS = ("tempo", "supervised", "frozen", "ttrl", "empo", "random")
 SECONDS = {"tempo": 2.2, "oracle": 0.9}
 """Processor seconds of an iteration, measured; other methods take as long as `oracle`."""
 WARM_UP_SECONDS, MEASURE_SECONDS = 18.0, 2.0
@@ -45,6 +44,20 @@ GRID: dict[str, dict[str, Any]] = {
     "KL 0.3": {"policy_learning_rate": 3e-4, "kl_coefficient": 0.3},
 }
 """What each method is tuned over, all alike, on seeds that the study never sees."""
+
+# The settings are those with which a method came furthest on seed 20, by `make study-tune`.
+ARMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tempo": ("tempo", GRID["KL 0.1"]),
+    "mixed": ("tempo", GRID["KL 0.1"] | {"labeled_in_policy": True}),
+    "supervised": ("supervised", GRID["lr 3e-4"]),
+    "frozen": ("frozen", GRID["lr 3e-4"]),
+    "ttrl": ("ttrl", GRID["lr 3e-4"]),
+    "empo": ("empo", GRID["lr 3e-4"]),
+    "random": ("random", GRID["lr 3e-4"]),
+}
+"""Method and settings of each arm; `mixed` is tempo with labeled rows in the policy's loss."""
+OMITTED = {("equation", "mixed"), ("equation", "random")}
+"""Left out for time: what they would show, countdown shows."""
 
 Row = dict[str, object]
 Rows = dict[str, list[Row]]
@@ -88,10 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def methods(options: argparse.Namespace) -> Studies:
-    """Return the runs of each method on both tasks."""
+    """Return the runs of each arm on both tasks."""
     return {
         options.out / task: [
-            replace(spec, method=method) for spec in _specs(task, options) for method in ARMS
+            _variant(replace(spec, method=method, name=arm), {"settings": settings})
+            for spec in _specs(task, options)
+            for arm, (method, settings) in ARMS.items()
+            if (task, arm) not in OMITTED
         ]
         for task in RECIPES
     }
@@ -112,7 +128,8 @@ def sweeps(options: argparse.Namespace) -> Studies:
 
 def tune(options: argparse.Namespace) -> Studies:
     """Return the runs of each method that can learn with each of the grid's settings."""
-    change = [(method, name) for method in ARMS if method != "random" for name in GRID]
+    tuned = [method for method in METHODS if method not in ("random", "oracle")]
+    change = [(method, name) for method in tuned for name in GRID]
     return {
         options.out: [
             _variant(
@@ -237,8 +254,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(flag, dest="mode", action="store_const", const=mode, help=text)
     parser.add_argument("--out", type=Path, default=Path("build/study"), help="continued if there")
     parser.add_argument("--seeds", type=numbers, default="10,11,12,13,14")
-    parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--measure-every", type=int, default=20)
+    parser.add_argument("--iterations", type=positive, default=200)
+    parser.add_argument("--measure-every", type=positive, default=20)
     parser.add_argument("--processes", type=int, default=0, help="runs at once; 0: one per core")
     return parser.parse_args(arguments)
 

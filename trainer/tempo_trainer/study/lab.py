@@ -10,8 +10,9 @@ from functools import reduce
 from pkgutil import resolve_name
 from typing import Any, Literal
 
-from tempo_trainer.batch import Batch, Rollout
+from tempo_trainer.batch import Batch
 from tempo_trainer.deck import draw
+from tempo_trainer.learner import DECKS, WINDOW, rollouts_of
 from tempo_trainer.networks import Networks
 from tempo_trainer.rollouts import Prompt, Sample
 from tempo_trainer.settings import TrainerSettings
@@ -22,9 +23,7 @@ from tempo_trainer.verifier_pool import Item, VerifierPool
 from tempo_trainer.verifiers import Verdict, answer
 from tempo_trainer.worker_settings import WorkerSettings
 
-WINDOW = 4  # held-out batches that together judge the critic, as in the worker
 Honest = Callable[[str, str], bool]
-DECKS = ("train", "held_out", "unlabeled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +183,7 @@ class Lab:
 
     def batch(self, drawn: Drawn, outcomes: Sequence[Sequence[float]] | None = None) -> Batch:
         """Return responses as padded tensors, row by row; without outcomes they are unlabeled."""
-        rollouts = [
-            Rollout(
-                *(prompt.question_id, prompt.ids, sample.ids, sample.logprobs, group, ""),
-                *(sample.finish_reason, outcomes is not None),
-                *((outcomes[group][member],) if outcomes else ()),
-            )
-            for group, (prompt, row) in enumerate(zip(drawn.prompts, drawn.samples, strict=True))
-            for member, sample in enumerate(row)
-        ]
+        rollouts = rollouts_of(drawn.prompts, drawn.samples, "", outcomes)
         return Batch.collate(rollouts, self.networks.pad_id)
 
     def state(self) -> dict[str, Any]:

@@ -42,13 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def numbers(text: str) -> list[int]:
-    """Read numbers that are separated by commas."""
-    return [int(number) for number in text.split(",")]
+    """Read numbers that are separated by commas, each once."""
+    return list(dict.fromkeys(int(number) for number in text.split(",")))
+
+
+def positive(text: str) -> int:
+    """Read a number above 0."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
 
 
 def names(text: str) -> list[str]:
-    """Read methods that are separated by commas."""
-    found = text.split(",")
+    """Read methods that are separated by commas, each once."""
+    found = list(dict.fromkeys(text.split(",")))
     if unknown := [name for name in found if name not in METHODS]:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r}; choose from {', '.join(METHODS)}")
     return found
@@ -64,10 +71,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     what = f"separated by commas, the first is what others are compared with: {', '.join(METHODS)}"
     parser.add_argument("--methods", type=names, default=DEFAULT, help=what)
     parser.add_argument("--seeds", type=numbers, default="0,1,2", help="separated by commas")
-    parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--measure-every", type=int, default=20, help="iterations")
-    parser.add_argument("--samples", type=int, default=8, help="responses per question, measuring")
-    parser.add_argument("--max-tokens", type=int, default=256, help="of a response")
+    parser.add_argument("--iterations", type=positive, default=200)
+    parser.add_argument("--measure-every", type=positive, default=20, help="iterations")
+    text = "responses per question, measuring"
+    parser.add_argument("--samples", type=positive, default=8, help=text)
+    parser.add_argument("--max-tokens", type=positive, default=256, help="of a response")
     where = "vllm: the server at TEMPO_BASE_URL serves --model and shares TEMPO_DATA_DIR"
     where += "; pause training meanwhile (tempo pause); one run at a time"
     parser.add_argument("--sampler", choices=("local", "vllm"), default="local", help=where)

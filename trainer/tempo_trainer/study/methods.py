@@ -13,9 +13,8 @@ All sample the same number of responses in an iteration, `Lab.budget` questions 
 spends on labeled and held-out questions, the others spend on more of their own.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from tempo_trainer.batch import Batch
 from tempo_trainer.em import em_step, judge, recalibrate, refine
 from tempo_trainer.objective import group_advantages
+from tempo_trainer.reports import figures
 from tempo_trainer.study.lab import Lab
 from tempo_trainer.study.rewards import cluster_share, majority
 from tempo_trainer.study.sampling import seed_of
@@ -57,14 +57,13 @@ def frozen(lab: Lab) -> Figures:
     """Refine by the critic of the warm-up, whatever it has come to be worth: no gate."""
     batch = lab.batch(lab.draw("unlabeled", lab.budget))
     signal = judge(lab.networks.critic, batch, lab.settings)
-    return _figures("m_step", signal) | _refine(lab, batch, signal.advantages)
+    return figures("m_step", signal, signal.verdicts) | _refine(lab, batch, signal.advantages)
 
 
-def by_answers(reward: Callable[[Sequence[str], Tensor], Tensor], lab: Lab) -> Figures:
+def by_answers(reward: Callable[[Sequence[Sequence[str]]], Tensor], lab: Lab) -> Figures:
     """Reward each response by what the others of its group answer."""
     drawn = lab.draw("unlabeled", lab.budget)
-    batch, answers = lab.batch(drawn), lab.judge.answers(drawn)
-    return _refine_by(lab, batch, reward([a for row in answers for a in row], batch.group))
+    return _refine_by(lab, lab.batch(drawn), reward(lab.judge.answers(drawn)))
 
 
 def supervised(lab: Lab) -> Figures:
@@ -110,22 +109,12 @@ METHODS = {
 def _refine_by(lab: Lab, batch: Batch, reward: Tensor) -> Figures:
     """Refine along one advantage per response; no step where no group has a difference."""
     a = group_advantages(reward, batch.group)
-    figures = {"m_step/reward": reward.mean().item()}
+    mean = {"m_step/reward": reward.mean().item()}
     if not a.any():
-        return figures | {"refusal": "the rewards of each group are all alike"}
-    return figures | _refine(lab, batch, a[:, None] * batch.mask)
+        return mean | {"refusal": "the rewards of each group are all alike"}
+    return mean | _refine(lab, batch, a[:, None] * batch.mask)
 
 
 def _refine(lab: Lab, batch: Batch, a: Tensor) -> Figures:
     m_step = refine(lab.networks.policy, batch, a, lab.settings)
-    return _figures("m_step", m_step.updates, m_step.shift)
-
-
-def _figures(group: str, *parts: Any) -> Figures:
-    """Return the finite numbers of reports under the names of the product's own metrics."""
-    numbers = {k: v for part in parts if part for k, v in asdict(part).items()}
-    return {
-        f"{group}/{name}": value
-        for name, value in numbers.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+    return figures("m_step", m_step.updates, m_step.shift)

@@ -26,7 +26,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from transformers.utils.logging import disable_progress_bar
 
 from tempo_storage.database import without_nan
-from tempo_storage.errors import ConflictError
+from tempo_storage.errors import ConflictError, TempoError
+from tempo_trainer.lineage import SETTINGS
 from tempo_trainer.study.lab import Spec
 from tempo_trainer.study.run import run
 from tempo_trainer.study.summary import load, markdown, summarise
@@ -59,8 +60,11 @@ def study(studies: Studies, *, processes: int = 0) -> int:
     failed = {key: error for key, future in futures.items() if (error := future.exception())}
     for (folder, stem), error in failed.items():
         console.print(f"{folder.name} {stem} failed: {type(error).__name__}: {error}", style="red")
-    if not failed:
-        for folder, specs in studies.items():
+        if not isinstance(error, TempoError):
+            console.print(str(error.__cause__ or ""))  # the traceback from the worker process
+    unfinished = {folder for folder, _ in failed}
+    for folder, specs in studies.items():
+        if folder not in unfinished:
             console.print(write(folder, specs, title=folder.name), soft_wrap=True)
             console.print(f"written to {folder}")
     return int(bool(failed))
@@ -85,7 +89,7 @@ def write(folder: Path, specs: Sequence[Spec], *, title: str, into: Path | None 
 
 def _configure(folder: Path, specs: Sequence[Spec]) -> None:
     """Record what decides the runs; refuse a folder that was made with something else."""
-    settings = specs[0].trainer_settings().model_dump(mode="json")
+    settings = specs[0].trainer_settings().model_dump(mode="json", include=SETTINGS)
     wanted = {"runs": [asdict(spec) for spec in specs], "settings": settings}
     path = folder / "config.json"
     if path.is_file():

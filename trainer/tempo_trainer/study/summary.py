@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo_trainer.evaluate import paired_bootstrap
+from tempo_trainer.reports import mean
 from tempo_trainer.study.measurement import METRICS
 
 AT_K = ("avg", "pass", "maj")
@@ -67,7 +68,7 @@ def summarise(arms: Arms, *, samples: int) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of each table by its title; others are compared with the first arm."""
     runs = [run for seeds in arms.values() for run in seeds.values()]
     end = min(run.iterations for run in runs)
-    seconds = min(_mean([run.seconds for run in seeds.values()]) for seeds in arms.values())
+    seconds = min(mean([run.seconds for run in seeds.values()]) for seeds in arms.values())
     tables = {}
     for name in runs[0].questions:
         for axis, x in (("iteration", end), ("seconds", seconds)):
@@ -84,7 +85,7 @@ def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dic
     row: dict[str, Any] = {"arm": arm}
     for metric in (m for m in METRICS if m in reference[min(reference)].lines[0][name]):
         means = [run.at(name, metric, axis, place).mean() for run in runs.values()]
-        row[f"{metric}@{k}" if metric in AT_K else metric] = _mean(means)
+        row[f"{metric}@{k}" if metric in AT_K else metric] = mean(means)
     if arm not in arms:
         return row
     row["gain"] = difference(runs, runs, name, "avg", (axis, x), (axis, 0))
@@ -93,12 +94,12 @@ def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dic
         row[f"{first} − arm, {metric}@{k}"] = None if arm == first else paired
     if axis == "seconds":
         return row
-    row["peak"] = _mean([max(run.curve(name, "avg")) for run in runs.values()])
+    row["peak"] = mean([max(run.curve(name, "avg")) for run in runs.values()])
     for metric in CRITIC:
         curves = [run.curve("critic", metric) for run in runs.values()]
-        row[metric] = _mean([curve[-1] for curve in curves if curve])
-    row["refused"] = round(_mean([run.refused for run in runs.values()]))
-    return row | {"seconds": round(_mean([run.seconds for run in runs.values()]))}
+        row[metric] = mean([curve[-1] for curve in curves if curve])
+    row["refused"] = round(mean([run.refused for run in runs.values()]))
+    return row | {"seconds": round(mean([run.seconds for run in runs.values()]))}
 
 
 def difference(
@@ -146,7 +147,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.3f}"
     return "" if value is None else str(value)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else np.nan
