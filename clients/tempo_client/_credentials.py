@@ -17,7 +17,8 @@ def find_base_url(environ: Mapping[str, str] = os.environ) -> str:
     Raises ConfigurationError for a variable that is all but named like one that is read here.
     """
     for name in environ:
-        if name not in NAMES and (meant := get_close_matches(name, NAMES, cutoff=ALIKE)):
+        ours = name.startswith("TEMPO_") and name not in NAMES
+        if ours and (meant := get_close_matches(name, NAMES, cutoff=ALIKE)):
             raise ConfigurationError(f"unknown setting {name}; did you mean {meant[0]}")
     return as_base_url(environ.get("TEMPO_BASE_URL") or "http://127.0.0.1:8000")
 

@@ -25,7 +25,7 @@ logger = logging.getLogger("vllm.tempo.capture")
 Shape = Callable[[Any], Question | None]
 
 OPT_OUT_HEADER = "x-tempo-opt-out"
-NOT_STORED = ("false", "0", "off", "no")  # as pydantic reads a bool
+NOT_STORED = ("false", "f", "0", "off", "no", "n")  # as pydantic reads a bool
 
 
 async def opts_out(raw_request: Request) -> bool:

@@ -179,7 +179,8 @@ class Follower:
             return Pointer(row.version, row.previous, row.sequence)
 
     async def _acknowledge(self, pointer: Pointer) -> None:
-        error = self._refusal.message if self._refusal else None
+        refusal = self._refusal
+        error = refusal.message if refusal and refusal.sequence == pointer.sequence else None
         counters: dict[str, Any] = asdict(self._context.counters) | {"unproven": self._unproven}
         counters["held"] = self._bindings.held()
         self._acknowledged = pointer

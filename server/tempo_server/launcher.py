@@ -11,28 +11,41 @@ import signal
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 
+from tempo_storage.settings import StorageSettings
 from tempo_storage.valkey import die_with_parent
 
 PLUGINS = ("tempo", "tempo_cpu_lora")
 
 
-def arguments(given: Sequence[str], environ: Mapping[str, str] = os.environ) -> list[str]:
+def arguments(given: Sequence[str], *, lora_rank: int) -> list[str]:
     """Return the arguments of `vllm serve`: the operator's, then our defaults for the rest."""
     defaults = {
         "--enable-lora": [],
         "--max-loras": ["5"],
         "--max-cpu-loras": ["16"],
-        "--max-lora-rank": [environ.get("TEMPO_LORA_RANK", "16")],
+        "--max-lora-rank": [str(lora_rank)],
         "--scheduling-policy": ["priority"],
+        "--gpu-memory-utilization": ["0.5"],  # the trainer has the other half
+        "--shutdown-timeout": ["10"],  # seconds for the requests under way; vLLM's is to abort them
     }
-    return ["serve", *given, *absent(defaults, given)]
-
-
-def absent(defaults: Mapping[str, Sequence[str]], given: Sequence[str]) -> list[str]:
-    """Return those of our flags, with their values, that are not among the operator's."""
     named = {part.split("=")[0].replace("_", "-") for part in given if part.startswith("--")}
     missing = [[flag, *values] for flag, values in defaults.items() if flag not in named]
-    return [part for flag in missing for part in flag]
+    return ["serve", *given, *(part for flag in missing for part in flag)]
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """Return what vLLM will read for a flag, "" where it stands alone, None where it is absent."""
+    found = None
+    for position, part in enumerate(arguments):
+        name, equals, value = part.partition("=")
+        if name.replace("_", "-") == flag:
+            found = value if equals else "".join(arguments[position + 1 : position + 2])
+    return found
+
+
+def api_key(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the key that vLLM itself will ask for, if any."""
+    return value_of("--api-key", arguments) or environ.get("VLLM_API_KEY")
 
 
 def allow_plugins(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -61,7 +74,7 @@ def main() -> None:
     if os.environ.get("TEMPO_DIE_WITH_PARENT") == "1":
         die_with_parent()
     allow_plugins()
-    sys.argv = ["vllm", *arguments(sys.argv[1:])]
+    sys.argv = ["vllm", *arguments(sys.argv[1:], lora_rank=StorageSettings().lora_rank)]
     # Late: vLLM reads VLLM_PLUGINS and the version while it is imported.
     from vllm.entrypoints.cli.main import main as vllm_main
 

@@ -24,7 +24,7 @@ import httpx
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
-from tempo_server.launcher import absent
+from tempo_server.launcher import api_key, value_of
 from tempo_server.processes import Child, Supervisor, say
 from tempo_server.settings import ServerSettings
 from tempo_storage.database import open_database
@@ -33,10 +33,6 @@ from tempo_storage.errors import TempoError
 from tempo_storage.settings import checked
 from tempo_storage.streams import redis_client
 
-DEFAULTS = {
-    "--gpu-memory-utilization": ["0.5"],
-    "--shutdown-timeout": ["10"],  # seconds for the requests under way; vLLM's own is to abort them
-}
 WORKER_STOP_SECONDS = 12.0
 SERVER_STOP_SECONDS = 16.0  # 28 s in all: an orchestrator kills after 30
 LEAST_FREE_BYTES = 1 << 30
@@ -47,7 +43,13 @@ NEEDED = {
     "server": ("redis", "rq", "safetensors", "python_multipart"),
     "trainer": ("torch", "transformers", "peft", "jaxtyping", "math_verify"),
 }
-UNSERVED = ("--uds", "--ssl-certfile", "--ssl-keyfile", "--headless")
+UNSERVED = {
+    "--config": "what a file says is not seen here; give its flags on the command line",
+    **dict.fromkeys(
+        ("--uds", "--ssl-certfile", "--ssl-keyfile", "--headless"),
+        "the worker needs plain HTTP on --port; put TLS before it",
+    ),
+}
 
 
 class ServeError(TempoError, RuntimeError):
@@ -77,9 +79,9 @@ def check(arguments: Sequence[str]) -> ServerSettings:
         for name in modules:
             if find_spec(name) is None:
                 raise ServeError(f"{name} is missing; pip install 'vllm-tempo[{extra}]'")
-    for flag in UNSERVED:
+    for flag, reason in UNSERVED.items():
         if value_of(flag, arguments) is not None:
-            raise ServeError(f"{flag}: the worker needs plain HTTP on --port; put TLS before it")
+            raise ServeError(f"{flag}: {reason}")
     check_model(arguments[0])
     check_port(value_of("--host", arguments) or "", port=_port(arguments))
     check_disk(settings.root)
@@ -168,25 +170,9 @@ def check_stores(settings: ServerSettings) -> None:
         raise ServeError(f"Valkey cannot be used ({error}); check TEMPO_REDIS_URL") from error
 
 
-def value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """Return what vLLM will read for a flag, "" where it stands alone, None where it is absent."""
-    found = None
-    for position, part in enumerate(arguments):
-        name, equals, value = part.partition("=")
-        if name.replace("_", "-") == flag:
-            found = value if equals else "".join(arguments[position + 1 : position + 2])
-    return found
-
-
-def server_command(arguments: Sequence[str]) -> list[str]:
-    """Return the command of vLLM with the plugin; what the operator gives wins."""
-    ours = absent(DEFAULTS, arguments)
-    return [sys.executable, "-m", "tempo_server.launcher", *arguments, *ours]
-
-
 def worker_environment(arguments: Sequence[str], *, url: str) -> dict[str, str]:
     """Return where the worker finds the server, and vLLM's own key where it has one."""
-    key = value_of("--api-key", arguments)
+    key = api_key(arguments)
     return {"TEMPO_BASE_URL": url} | ({"TEMPO_VLLM_API_KEY": key} if key else {})
 
 
@@ -205,7 +191,7 @@ def _run(arguments: Sequence[str], settings: ServerSettings) -> None:
     common = {"TEMPO_DIE_WITH_PARENT": "1", "TEMPO_REDIS_URL": redis_url}
     server = Child(
         "server",
-        server_command(arguments),
+        [sys.executable, "-m", "tempo_server.launcher", *arguments],
         environment=common,
         answers=lambda: _is_healthy(http),
         stop_seconds=SERVER_STOP_SECONDS,

@@ -103,7 +103,7 @@ class Spool:
     def _take_over(self) -> None:
         """Adopt the files of processes that are gone."""
         for lock in self.directory.glob("*.lock"):
-            with lock.open() as held, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), lock.open() as held:  # or adopted by another
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused for the living, and us
                 for path in sorted(self.directory.glob(f"{lock.stem}-*")):
                     content = path.read_bytes()

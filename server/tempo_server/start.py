@@ -64,7 +64,7 @@ def runtime(context: Context, engine: Any, state: Any) -> Runtime:
     from vllm.lora.request import LoRARequest
 
     settings = context.settings
-    spool = Spool(settings.spool_dir, context.counters, limit_bytes=settings.spool_bytes)
+    spool = Spool(settings.root / "spool", context.counters, limit_bytes=settings.spool_bytes)
     bindings = Bindings(
         engine,
         state.openai_serving_models,

@@ -56,11 +56,6 @@ class StorageSettings(BaseSettings):
         return self.database_url or f"sqlite:///{self.root / 'tempo.db'}"
 
     @property
-    def spool_dir(self) -> Path:
-        """Questions that have not reached the stream yet."""
-        return self.root / "spool"
-
-    @property
     def adapters_dir(self) -> Path:
         """One directory per adapter."""
         return self.root / "adapters"

@@ -6,7 +6,7 @@ The stream is never trimmed by length: that would drop entries which nobody has 
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -70,7 +70,7 @@ class QuestionStream:
     def _read(self, count: int, start: str) -> list[tuple[str, Captured]]:
         reply: Any = self._client.xreadgroup(GROUP, CONSUMER, {STREAM: start}, count=count)
         entries = [entry for _, found in reply for entry in found]
-        return [(i.decode(), json.loads(fields[b"question"])) for i, fields in entries if fields]
+        return [(i.decode(), _question(fields)) for i, fields in entries if fields]
 
     def _ensure_group(self) -> None:
         # A stream that was lost is made anew: NOGROUP would otherwise repeat for ever.
@@ -79,6 +79,15 @@ class QuestionStream:
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+
+def _question(fields: Mapping[bytes, bytes]) -> Captured:
+    """Return what was captured; nothing where something else wrote the entry."""
+    try:
+        found = json.loads(fields[b"question"])
+    except (KeyError, ValueError):
+        found = {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

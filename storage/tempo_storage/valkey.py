@@ -101,6 +101,9 @@ class EmbeddedValkey:
                 stdout=log,
                 stderr=log,
                 preexec_fn=die_with_parent,
+                # The lock lasts as long as the server: one that is about to end would take the
+                # socket of its successor with it.
+                pass_fds=(self._lock.fileno(),) if self._lock else (),
                 start_new_session=True,  # a terminal's Ctrl-C must not end it before its users
             )
 

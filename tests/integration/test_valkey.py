@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tempo_storage.errors import StreamUnavailableError
-from tempo_storage.streams import QuestionStream, redis_client
+from tempo_storage.streams import STREAM, QuestionStream, redis_client
 from tempo_storage.valkey import EmbeddedValkey
 
 pytestmark = pytest.mark.service
@@ -45,6 +45,29 @@ def test_acknowledged_questions_survive_kill_9(valkey: EmbeddedValkey) -> None:
         stream.append([{"id": "x"}])
     assert valkey.restart_if_dead()
     assert len(stream.read()) == 100
+
+
+def test_what_is_no_question_does_not_block_the_stream(valkey: EmbeddedValkey) -> None:
+    client = redis_client(valkey.url)
+    stream = QuestionStream(client)
+    stream.append([{"id": "a"}])
+    for fields in ({"other": "x"}, {"question": "{"}, {"question": "[]"}):
+        client.xadd(STREAM, fields)
+    assert [question for _, question in stream.read()] == [{"id": "a"}, {}, {}, {}]
+
+
+def test_a_successor_waits_until_the_server_before_it_has_ended(valkey: EmbeddedValkey) -> None:
+    assert valkey.process is not None
+    assert valkey._lock is not None
+    valkey._lock.close()  # as when its owner is killed, while the server still writes
+    with EmbeddedValkey(valkey.data_dir) as second:
+        assert second.process is None
+        valkey.process.terminate()
+        valkey.process.wait(10)
+        second.stop()
+        second.start()
+        assert second.process is not None
+        assert second.answers()
 
 
 def test_a_lost_stream_is_made_anew(valkey: EmbeddedValkey) -> None:

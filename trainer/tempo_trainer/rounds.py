@@ -34,9 +34,9 @@ def round_(learner: Learner, job: Job) -> dict[str, Any]:
     learner.restore(starting_checkpoint(learner, job))
     refuse_without_questions(learner)
     steps = job.settings.get("max_steps") or learner.world.settings.iterations_per_round
-    if learner.progress.e_steps == 0:
+    if not (done := _committed(learner, job)) and learner.progress.e_steps == 0:
         _warm_up(learner, job)
-    done = _committed(learner, job)
+        done = _committed(learner, job)
     for position in range(done[-1].position + 1 if done else 1, steps + 1):
         go_on(learner, job)
         report, questions = learner.iterate()
@@ -97,8 +97,8 @@ def _pool_size(learner: Learner) -> int:
 def go_on(learner: Learner, job: Job) -> None:
     """Return where a job may go on; raise StoppedError or CancelledError where it may not.
 
-    A paused job returns to the queue: nothing of it is lost between two iterations, and the worker
-    is free for the checks that no pause stops.
+    A paused job returns to the queue, and the worker is free for the checks that no pause stops:
+    nothing is lost between two iterations, and of a warm-up the E-steps that it has made.
     """
     if learner.world.should_stop():
         raise StoppedError("the worker was told to stop")
@@ -108,17 +108,6 @@ def go_on(learner: Learner, job: Job) -> None:
         if queries.training(s).paused:
             raise StoppedError("training is paused")
         refuse_if_moved(s, job)
-
-
-def wait_while_paused(learner: Learner, job: Job) -> None:
-    """Return when a warm-up, of which nothing is committed yet, may go on."""
-    while True:
-        try:
-            return go_on(learner, job)
-        except StoppedError:
-            if learner.world.should_stop():
-                raise
-        time.sleep(PAUSE_SECONDS)
 
 
 def set_progress(learner: Learner, job_id: str, **progress: Any) -> None:
@@ -133,7 +122,7 @@ def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
     adapter = learner.publish_trial()
     before = learner.fitness(adapter)
     for step in range(steps):
-        wait_while_paused(learner, job)
+        go_on(learner, job)
         learner.recalibrate_once(adapter)
         set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
     after = learner.fitness(adapter)

@@ -61,7 +61,8 @@ def admin_key(settings: WorkerSettings) -> str:
     """Return the key with which the worker proves itself to the server."""
     if settings.api_key:
         return settings.api_key
-    path = Path(settings.api_key_file) if settings.api_key_file else settings.admin_key_path
+    given = settings.api_key_file
+    path = Path(given).expanduser() if given else settings.admin_key_path
     try:
         return path.read_text().strip()
     except OSError as error:

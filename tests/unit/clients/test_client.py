@@ -390,7 +390,7 @@ def test_a_misspelt_variable_is_refused_with_what_was_meant() -> None:
         tempo_client.ConfigurationError, match="TEMPO_BASE_ULR; did you mean TEMPO_BASE_URL"
     ):
         find_base_url({"TEMPO_BASE_ULR": "http://there"})
-    others = {"TEMPO_VLLM_API_KEY": "k", "TEMPO_BASE_URL": "http://there"}
+    others = {"TEMPO_VLLM_API_KEY": "k", "TEMP_BASE_URL": "x", "TEMPO_BASE_URL": "http://there"}
     assert find_base_url(others) == "http://there"
 
 

@@ -172,6 +172,15 @@ def test_a_damaged_version_is_marked_and_the_old_one_serves_on(world: World) -> 
     assert world.status(2) == "corrupt"
 
 
+def test_a_refusal_is_over_when_the_base_is_pointed_at_again(world: World) -> None:
+    world.bindings.refuses[1] = CorruptAdapterError("tempo-v1 is damaged; roll back")
+    world.promote(1)
+    world.poll()
+    assert world.acknowledged()[:3] == (0, 1, "tempo-v1 is damaged; roll back")
+    world.poll()
+    assert world.acknowledged()[:3] == (0, 2, None)
+
+
 @pytest.mark.parametrize(
     "error", [AdapterMismatchError("rank 64; restart"), RuntimeError("vLLM: unexpected modules")]
 )

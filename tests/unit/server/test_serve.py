@@ -156,6 +156,8 @@ def test_a_database_that_does_not_answer(url: str) -> None:
 def test_what_the_worker_could_not_reach() -> None:
     with pytest.raises(ServeError, match="--ssl-certfile: the worker needs plain HTTP"):
         serve.check(["org/model", "--ssl_certfile=x"])
+    with pytest.raises(ServeError, match="--config: what a file says is not seen here"):
+        serve.check(["org/model", "--config", "x.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -186,30 +188,9 @@ def test_help_says_how_and_no_model_is_wrong_usage(capsys: pytest.CaptureFixture
     assert "tempo serve MODEL" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "value"),
-    [
-        (["m", "--port", "1"], "1"),
-        (["m", "--port=1"], "1"),
-        (["m", "--port", "2", "--port=1"], "1"),
-        (["m", "--port"], ""),
-        (["m", "--portal", "1"], None),
-    ],
-)
-def test_flags_are_read_as_vllm_reads_them(arguments: list[str], value: str | None) -> None:
-    assert serve.value_of("--port", arguments) == value
-
-
-def test_vllm_gets_half_of_the_memory_unless_told() -> None:
-    assert serve.server_command(["m", "--port", "1"])[2:] == [
-        *("tempo_server.launcher", "m", "--port", "1"),
-        *("--gpu-memory-utilization", "0.5", "--shutdown-timeout", "10"),
-    ]
-    assert "0.5" not in serve.server_command(["m", "--gpu_memory_utilization=0.9"])
-
-
-def test_the_worker_learns_where_the_server_is_and_its_key() -> None:
+def test_the_worker_learns_where_the_server_is_and_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "http://127.0.0.1:1"
     assert serve.worker_environment(["m"], url=url) == {"TEMPO_BASE_URL": url}
-    environment = serve.worker_environment(["m", "--api-key", "k"], url=url)
-    assert environment["TEMPO_VLLM_API_KEY"] == "k"
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    told = serve.worker_environment(["m"], url=url)
+    assert told == {"TEMPO_BASE_URL": url, "TEMPO_VLLM_API_KEY": "k"}

@@ -57,6 +57,16 @@ def test_sent_questions_leave_the_disk(tmp_path: Path) -> None:
     assert (counters.captured, counters.spooled, counters.dropped) == (600, 0, 0)
 
 
+def test_files_that_another_process_adopts_meanwhile_are_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone.lock"
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone] if "lock" in pattern else [])
+    spool, counters = make(tmp_path)  # it was listed, and is not there any more
+    spool.append({"id": "a"})
+    assert counters.captured == 1
+
+
 def test_questions_wait_while_the_stream_is_down(tmp_path: Path) -> None:
     spool, counters = make(tmp_path)
     stream = FakeStream()
