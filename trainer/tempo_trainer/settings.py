@@ -78,9 +78,11 @@ class TrainerSettings(StorageSettings):
     importance_cap: float = Field(default=2.0, ge=0, le=100)
     """Cap of a token's importance weight against vLLM's log-probability; 0: no weights. verl's
     preset: 2.0; release: 0."""
-    kl_coefficient: float = Field(default=0.0, ge=0, le=10)
+    kl_coefficient: float = Field(default=0.3, ge=0, le=10)
     """Weight of the KL to the base in the policy's loss, a token mean of k3, for one more pass;
-    0: none. Paper and release: 0; 1e-3 holds a policy near its base."""
+    0: none. Advantages have unit size, so that a token may move by some A / 0.3 nats. Countdown:
+    0.3 keeps pass@8, honest work and the critic's AUROC (.94 after 200 iterations, .73 without);
+    paper and release: 0."""
     mask_truncated: bool = False
     """Keep responses that were cut at the length limit out of the policy's advantages (DAPO); the
     critic learns from them still. Release: no."""
