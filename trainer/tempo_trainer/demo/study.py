@@ -45,8 +45,8 @@ GRID: dict[str, dict[str, Any]] = {
 }
 """What each method is tuned over, all alike, on seeds that the study never sees."""
 
-# By `make study-tune`: the best avg@8 on the adapted questions among the settings whose pass@8 is at
-# most two points below the base's; where there are none, the best avg@8.
+# By `make study-tune`: the best avg@8 on the adapted questions among the settings whose pass@8 is
+# at most two points below the base's; where there are none, the best avg@8.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "tempo": ("tempo", GRID["1e-3 KL 0.3"]),
     "mixed": ("tempo", GRID["1e-3 KL 0.3"] | {"labeled_in_policy": True}),
