@@ -177,7 +177,7 @@ def main() -> None:
         asked = list(zip(clients, (name for _, name, *_ in variants), strict=True))
         speeds = [by_turns(asked, concurrency) for concurrency in CONCURRENCY]
         for index, (title, *_, flags) in enumerate(variants):
-            own = [f"{found[index]:,.0f}" for found in speeds]
+            own = [f"{found[index]:.3g}" for found in speeds]
             changed = f"{disturbed(clients[index])} of 32" if flags else "-"
             print("|", " | ".join([title, *own, changed]), "|", flush=True)
 
