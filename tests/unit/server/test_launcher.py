@@ -40,6 +40,11 @@ def test_the_rank_is_the_shared_setting_also_from_a_file(tmp_path: Path) -> None
     assert "'--max-lora-rank', '32'" in told
 
 
+def test_vllm_gets_half_of_the_memory_unless_told() -> None:
+    assert "0.5" in arguments(["m"], lora_rank=16)
+    assert "0.5" not in arguments(["m", "--gpu_memory_utilization=0.9"], lora_rank=16)
+
+
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [

@@ -191,6 +191,8 @@ def test_help_says_how_and_no_model_is_wrong_usage(capsys: pytest.CaptureFixture
 def test_the_worker_learns_where_the_server_is_and_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "http://127.0.0.1:1"
     assert serve.worker_environment(["m"], url=url) == {"TEMPO_BASE_URL": url}
-    monkeypatch.setenv("VLLM_API_KEY", "k")
+    environment = serve.worker_environment(["m", "--api-key", "k"], url=url)
+    assert environment["TEMPO_VLLM_API_KEY"] == "k"
+    monkeypatch.setenv("VLLM_API_KEY", "other")
     told = serve.worker_environment(["m"], url=url)
-    assert told == {"TEMPO_BASE_URL": url, "TEMPO_VLLM_API_KEY": "k"}
+    assert told == {"TEMPO_BASE_URL": url, "TEMPO_VLLM_API_KEY": "other"}

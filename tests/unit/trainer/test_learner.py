@@ -202,6 +202,44 @@ def test_after_a_rollback_training_goes_on_from_that_version_optimiser_included(
     assert starting_checkpoint(learner, following) == UNTRAINED
 
 
+def test_a_warm_up_that_is_paused_leaves_the_worker_to_others(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions, made = learner.world.sessions, list[str]()
+
+    def recalibrate_once(adapter: str) -> None:
+        made.append(adapter)
+        with sessions.begin() as s:
+            queries.set_paused(s, True)
+
+    monkeypatch.setattr(learner, "fitness", lambda _: None)
+    monkeypatch.setattr(learner, "recalibrate_once", recalibrate_once)
+    with sessions.begin() as s:
+        assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
+        job = queries.create_job(s, "a", "recalibrate", {})
+        job.serving_sequence = versions.serving(s).sequence
+    with pytest.raises(StoppedError, match="training is paused"):
+        rounds.recalibrate(learner, job)
+    assert made == ["tempo-v0"]
+
+
+def test_a_round_without_warm_up_steps_goes_on_after_its_first_commit(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with learner.world.sessions.begin() as s:
+        assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
+        job = queries.create_job(s, "a", "round", {})
+    learner.commit("a", rounds.WARM_UP, metrics={"e_steps": 0}, questions=[])
+
+    def stop(*_: object) -> None:
+        raise StoppedError("here the first iteration would begin")
+
+    monkeypatch.setattr(rounds, "refuse_without_questions", lambda _: None)
+    monkeypatch.setattr(rounds, "go_on", stop)
+    with pytest.raises(StoppedError, match="the first iteration"):  # and no second warm-up
+        rounds.round_(learner, job)
+
+
 def test_a_round_goes_on_only_while_nobody_stops_pauses_cancels_or_rolls_back(
     learner: Learner,
 ) -> None:

@@ -1,9 +1,12 @@
 """Settings come from variables, and a bad one is a line that names it."""
 
+from pathlib import Path
+
 import pytest
 
 from tempo_storage.errors import SettingsError
 from tempo_storage.settings import checked
+from tempo_trainer.startup import admin_key
 from tempo_trainer.worker_settings import WorkerSettings
 
 
@@ -26,3 +29,11 @@ def test_a_bad_variable_is_refused_by_name(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=message):
         checked(WorkerSettings)
+
+
+def test_a_key_file_may_be_in_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_text("k\n")
+    assert admin_key(WorkerSettings(api_key_file="~/key")) == "k"

@@ -109,10 +109,10 @@ METHODS = {
 def _refine_by(lab: Lab, batch: Batch, reward: Tensor) -> Figures:
     """Refine along one advantage per response; no step where no group has a difference."""
     a = group_advantages(reward, batch.group)
-    mean = {"m_step/reward": reward.mean().item()}
+    rewarded = {"m_step/reward": reward.mean().item()}
     if not a.any():
-        return mean | {"refusal": "the rewards of each group are all alike"}
-    return mean | _refine(lab, batch, a[:, None] * batch.mask)
+        return rewarded | {"refusal": "the rewards of each group are all alike"}
+    return rewarded | _refine(lab, batch, a[:, None] * batch.mask)
 
 
 def _refine(lab: Lab, batch: Batch, a: Tensor) -> Figures:
