@@ -402,7 +402,7 @@ def test_signs_of_a_policy_that_pleases_the_critic(changed: dict[str, float], si
 
 
 def test_the_time_of_an_iteration_is_split_and_taken_once() -> None:
-    nets, settings = started(warm_up=1, fitness_auroc=0.0)
+    nets, settings = started(warm_up=1, fitness_auroc=0.0, minimum_advantage_std=0.0)
     clock.take()
     iterate(nets, settings)
     taken = clock.take()
