@@ -233,6 +233,21 @@ class Policy(Role):
         """Return log π_θ(y_t | x, y<t), 0 on padding."""
         return self._networks.logprobs(batch, POLICY)
 
+    @contextmanager
+    def scaled(self, factor: float) -> Iterator[None]:
+        """Compute and export with the adapter times `factor` (WiSE-FT, arXiv:2109.01903)."""
+        named = self._networks.adapter_parameters(POLICY).items()
+        weights = [(p, p.detach().clone()) for name, p in named if ".lora_B." in name]
+        try:
+            with torch.no_grad():
+                for parameter, _ in weights:
+                    parameter.mul_(factor)
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, own in weights:
+                    parameter.copy_(own)
+
     def base_logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Return log π_base(y_t | x, y<t), 0 on padding, without gradient."""
         return self._networks.base_logprobs(batch)

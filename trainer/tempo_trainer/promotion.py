@@ -86,10 +86,12 @@ def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
 
 
 def _write(learner: Learner, directory: Path) -> None:
-    learner.networks.policy.export(directory)
+    networks, settings = learner.networks, learner.world.settings
     newest_first = [rollout for rows in reversed(learner.window) for rollout in rows]
-    max_tokens = learner.world.settings.tokens_per_microbatch
-    probe.write(directory, learner.networks, newest_first, max_tokens=max_tokens)
+    with networks.policy.scaled(settings.serving_scale):
+        networks.policy.export(directory)
+        max_tokens = settings.tokens_per_microbatch
+        probe.write(directory, networks, newest_first, max_tokens=max_tokens)
 
 
 def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:

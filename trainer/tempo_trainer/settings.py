@@ -119,6 +119,9 @@ class TrainerSettings(StorageSettings):
     """Largest norm of a gradient. Release: 1.0."""
     lora_alpha: int = Field(default=32, ge=1, le=4096)
     """Scale of the policy's adapter, times its rank. Countdown: 32 at rank 16."""
+    serving_scale: float = Field(default=1.0, gt=0, le=1)
+    """Share of the policy's adapter that a version serves with; training goes on with all of it.
+    Less gives some of the gain for more of the base's diversity on questions never asked."""
     tokens_per_microbatch: int = Field(default=16384, ge=1)
     """Padded tokens in one forward pass; a memory bound that changes no gradient. One longer row
     still passes, alone."""

@@ -180,6 +180,24 @@ def test_an_exported_adapter_gives_the_same_log_probabilities(family: str, tmp_p
     assert not torch.equal(expected, nets.base_logprobs(batch))
 
 
+def test_a_scaled_adapter_is_computed_and_exported_alike_and_is_whole_again(tmp_path: Path) -> None:
+    nets, batch = tiny.networks(), tiny.random_batch()
+    push(nets, batch)
+    before = nets.state_dict()["weights"]
+    with torch.no_grad():
+        whole, base = nets.policy.logprobs(batch), nets.base_logprobs(batch)
+        with nets.policy.scaled(0.5):
+            half = nets.policy.logprobs(batch)
+            nets.policy.export(tmp_path)
+        with nets.policy.scaled(0.0):
+            torch.testing.assert_close(nets.policy.logprobs(batch), base)
+    again = PeftModel.from_pretrained(tiny.model(), tmp_path)
+    torch.testing.assert_close(by_hand(again, batch), half, atol=1e-5, rtol=1e-5)
+    assert 0 < (half - base).abs().mean() < (whole - base).abs().mean()
+    after = nets.state_dict()["weights"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_an_exported_adapter_is_what_vllm_reads(tmp_path: Path) -> None:
     nets = tiny.networks()
     nets.policy.export(tmp_path)

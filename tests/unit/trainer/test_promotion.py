@@ -1,6 +1,7 @@
 """A candidate is published with its probe, and a promotion that every server refuses is told."""
 
 import hashlib
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
+from safetensors.torch import load_file
 
 from tempo_storage import leases, queries, versions
 from tempo_storage.adapters import PROBE_FILE, AdapterStore
@@ -48,6 +51,27 @@ def test_a_candidate_is_published_with_what_a_server_probes_it_with(learner: Any
     assert version == 1
     assert set(learner.world.store.manifest("tempo-v1").sha256) >= {PROBE_FILE}
     learner.world.store.verify("tempo-v1", base="tiny", rank=8)
+
+
+def test_a_version_serves_with_its_share_of_the_adapter_and_training_keeps_all(
+    learner: Any,
+) -> None:
+    for name, parameter in learner.networks.adapter_parameters("policy").items():
+        torch.nn.init.constant_(parameter, 0.1 if ".lora_B." in name else 0.2)
+    exported, probed = [], []
+    for version, scale in ((1, 1.0), (2, 0.5)):
+        settings = learner.world.settings
+        learner.world.settings = settings.model_copy(update={"serving_scale": scale})
+        publish_candidate(learner, Job(id="job_1"), 0)
+        folder = learner.world.store.path(f"tempo-v{version}")
+        exported.append(load_file(folder / "adapter_model.safetensors"))
+        probed.append(json.loads((folder / PROBE_FILE).read_text())["sequences"][0]["policy"])
+    whole, half = exported
+    for name in whole:
+        assert torch.allclose(half[name], whole[name] * (0.5 if "lora_B" in name else 1.0))
+    assert probed[0] != probed[1]
+    weights = learner.networks.adapter_parameters("policy")
+    assert all(bool((p == 0.1).all()) for name, p in weights.items() if ".lora_B." in name)
 
 
 def test_a_candidate_says_what_it_came_of_and_no_password(learner: Any) -> None:

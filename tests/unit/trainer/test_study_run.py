@@ -68,6 +68,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(method: str, tmp_path: Path) -> 
             run(spec, tmp_path / "cut", interrupt_at(last))
     assert lines(run(spec, tmp_path / "cut")) == whole
     assert [line["iteration"] for line in whole] == list(range(6))
+    assert all("avg" in sets["adapted"] for sets in whole[-1]["scaled"].values())
+    assert "scaled" not in whole[-2]
     a, b = (weights(tmp_path / folder, spec.stem) for folder in ("whole", "cut"))
     assert all(torch.equal(a[name], b[name]) for name in a)
 

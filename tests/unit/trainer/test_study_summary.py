@@ -99,6 +99,22 @@ def test_equal_time_reads_the_slow_arm_where_the_fast_one_ended(
     assert ttrl["avg@8"] == pytest.approx(0.5 + middle)
 
 
+def test_scaled_adapters_have_a_table_of_their_own(tmp_path: Path, specs: list[Spec]) -> None:
+    for spec in specs:
+        path = tmp_path / "runs" / f"{spec.stem}.jsonl"
+        *before, last = map(json.loads, path.read_text().splitlines())
+        half = {m: [0.45] * QUESTIONS for m in ("avg", "pass", "maj", "entropy")}
+        last["scaled"] = {"0.5": {"adapted": half}}
+        path.write_text("".join(json.dumps(line) + "\n" for line in (*before, last)))
+    tables = summarise(arms(tmp_path, specs), samples=8)
+    half, _ = tables["adapted: after 4 iterations, adapters scaled"]
+    assert half["arm"] == "tempo × 0.5"
+    assert half["avg@8"] == pytest.approx(0.45)
+    assert half["gain, pass@8"]["mean"] == pytest.approx(0.15 - QUESTIONS / 2000 + 0.0005)
+    tempo = tables["adapted: after 4 iterations of training"][1]
+    assert tempo["avg@8"] == pytest.approx(0.7 + QUESTIONS / 2000 - 0.0005)  # as it was
+
+
 def test_between_measurements_figures_lie_on_a_line(tmp_path: Path) -> None:
     run = Run(write(tmp_path, SPEC, [0.0, 0.4, 0.6], [1.0]))
     assert run.at("adapted", "avg", "iteration", 1.0)[0] == pytest.approx(0.2)
@@ -113,7 +129,7 @@ def test_the_table_has_intervals_and_the_critic(tmp_path: Path, specs: list[Spec
     cell = dict(zip(header, ttrl, strict=True))
     assert cell["tempo − arm, avg@8"].startswith("+20.0 [+1")
     assert cell["tempo − arm, avg@8"].endswith("] 2/2")
-    assert cell["gain"] == "+20.0 [+20.0, +20.0] 2/2"
+    assert cell["gain, avg@8"] == cell["gain, pass@8"] == "+20.0 [+20.0, +20.0] 2/2"
     assert cell["auroc"] == ""
     first = dict(zip(header, tempo, strict=True))
     assert (first["auroc"], first["refused"], first["peak"]) == ("0.900", "2", "0.720")

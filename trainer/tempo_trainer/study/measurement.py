@@ -18,6 +18,8 @@ from tempo_trainer.study.questions import QuestionSet
 from tempo_trainer.study.sampling import seed_of
 
 METRICS = ("avg", "pass", "maj", "entropy", "honest")
+SCALES = (0.4, 0.6, 0.8)
+"""Of the policy's adapter, at the end of a run: policies between the base and the last one."""
 
 
 def measure(
@@ -38,6 +40,17 @@ def measure(
             found[name]["honest"] = honest_shares(drawn, lab.honest)
         if critic and "critic" not in found:
             found["critic"] = _critic(lab, drawn, outcomes)
+    return found
+
+
+def measure_scaled(
+    lab: Lab, sets: Mapping[str, QuestionSet], *, samples: int
+) -> dict[str, dict[str, Any]]:
+    """Return the same for the policy's adapter at each scale below 1."""
+    found = {}
+    for scale in SCALES:
+        with lab.networks.policy.scaled(scale):
+            found[str(scale)] = measure(lab, sets, samples=samples, critic=False)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from tempo_storage.errors import InvalidInputError
 from tempo_trainer import checkpoint
 from tempo_trainer.study.lab import Lab, Spec
-from tempo_trainer.study.measurement import measure
+from tempo_trainer.study.measurement import measure, measure_scaled
 from tempo_trainer.study.methods import METHODS, warm_up
 from tempo_trainer.study.questions import Data
 from tempo_trainer.verifier_pool import VerifierPool
@@ -66,6 +66,8 @@ def _iterate(spec: Spec, lab: Lab, data: Data, seconds: float | None) -> Iterato
         seconds = (seconds or 0.0) + clock() - before
         if _due(lab.iteration, spec.measure_every, spec.iterations):
             figures |= measure(lab, data.measured, samples=spec.samples, critic=method.critic)
+        if lab.iteration == spec.iterations:
+            figures["scaled"] = measure_scaled(lab, data.measured, samples=spec.samples)
         if lab.iteration == 0:
             ids = {n: [q.id[:12] for q in s.questions] for n, s in data.measured.items()}
             figures |= {"questions": ids}

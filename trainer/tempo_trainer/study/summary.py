@@ -8,6 +8,7 @@ many seeds agree stands beside them.
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ class Run:
         lines = [json.loads(text) for text in path.read_text().splitlines()]
         self.questions: dict[str, list[str]] = lines[0]["questions"]
         self.lines = [line for line in lines if any(name in line for name in self.questions)]
+        self.scales: dict[str, dict[str, Any]] = self.lines[-1].get("scaled", {})
         self.refused = sum("refusal" in line for line in lines)
         self.seconds, self.iterations = float(lines[-1]["seconds"]), int(lines[-1]["iteration"])
 
@@ -44,6 +46,12 @@ class Run:
         above = min(below + 1, len(places) - 1)
         mixed: Vector = table[below] + (place - below) * (table[above] - table[below])
         return mixed
+
+    def scaled(self, scale: str) -> "Run":
+        """Return the run as if its last policy had its adapter at a scale."""
+        other = copy(self)
+        other.lines = [*self.lines[:-1], {**self.lines[-1], **self.scales[scale]}]
+        return other
 
     def curve(self, name: str, metric: str) -> list[float]:
         """Return a metric's mean at each measurement; `critic` has figures of its own."""
@@ -69,13 +77,26 @@ def summarise(arms: Arms, *, samples: int) -> dict[str, list[dict[str, Any]]]:
     runs = [run for seeds in arms.values() for run in seeds.values()]
     end = min(run.iterations for run in runs)
     seconds = min(mean([run.seconds for run in seeds.values()]) for seeds in arms.values())
-    tables = {}
+    scaled, tables = _scaled(arms), {}
     for name in runs[0].questions:
-        for axis, x in (("iteration", end), ("seconds", seconds)):
-            row = partial(_row, arms, name=name, axis=axis, x=x, k=samples)
-            title = f"{name}: after {x:.0f} {axis.removesuffix('s')}s of training"
-            tables[title] = [row("base"), *map(row, arms)]
+        last = partial(_row, {**arms, **scaled}, name=name, axis="iteration", x=end, k=samples)
+        soon = partial(_row, arms, name=name, axis="seconds", x=seconds, k=samples)
+        rows = [last(arm) | _whole(own, name) for arm, own in arms.items()]
+        tables[f"{name}: after {end} iterations of training"] = [last("base"), *rows]
+        tables[f"{name}: after {seconds:.0f} seconds of training"] = [*map(soon, ("base", *arms))]
+        if scaled:
+            tables[f"{name}: after {end} iterations, adapters scaled"] = [*map(last, scaled)]
     return tables
+
+
+def _scaled(arms: Arms) -> Arms:
+    """Return each arm that ended at each scale of its adapter, named after both."""
+    return {
+        f"{arm} × {scale}": {seed: run.scaled(scale) for seed, run in runs.items()}
+        for arm, runs in arms.items()
+        for scale in runs[min(runs)].scales
+        if all(run.scales for run in runs.values())
+    }
 
 
 def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dict[str, Any]:
@@ -86,15 +107,16 @@ def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dic
     for metric in (m for m in METRICS if m in reference[min(reference)].lines[0][name]):
         means = [run.at(name, metric, axis, place).mean() for run in runs.values()]
         row[f"{metric}@{k}" if metric in AT_K else metric] = mean(means)
-    if arm not in arms:
-        return row
-    row["gain"] = difference(runs, runs, name, "avg", (axis, x), (axis, 0))
-    for metric in ("avg", "pass"):
+    for metric in ("avg", "pass") if arm in arms else ():
+        row[f"gain, {metric}@{k}"] = difference(runs, runs, name, metric, (axis, x), (axis, 0))
         paired = difference(reference, runs, name, metric, (axis, x), (axis, x))
         row[f"{first} − arm, {metric}@{k}"] = None if arm == first else paired
-    if axis == "seconds":
-        return row
-    row["peak"] = mean([max(run.curve(name, "avg")) for run in runs.values()])
+    return row
+
+
+def _whole(runs: Mapping[int, Run], name: str) -> dict[str, Any]:
+    """Return what an arm's runs say beyond a place in them."""
+    row: dict[str, Any] = {"peak": mean([max(run.curve(name, "avg")) for run in runs.values()])}
     for metric in CRITIC:
         curves = [run.curve("critic", metric) for run in runs.values()]
         row[metric] = mean([curve[-1] for curve in curves if curve])
