@@ -1,4 +1,4 @@
-"""LoRA on the CPU by dense products: two per adapter in the batch and slice of a layer.
+"""LoRA on the CPU by dense products: two per adapter in the batch and layer.
 
 Imported by vLLM's workers only, by the name that `cpu_lora` gives to the platform. The rows of a
 batch are grouped by adapter once per step, in Python: with LoRA vLLM's CPU backend runs the model
@@ -6,11 +6,16 @@ eagerly, so no graph holds one step's groups. Embeddings and fully sharded layer
 stock operators.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+"""Without its instructions thin products in bfloat16 take six to twenty times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,14 @@ class Group:
 
     slot: int
     rows: slice | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A layer's adapters: A of all its slices, and a B with a block for each."""
+
+    a: Tensor  # (slots, slices * rank, in)
+    b: Tensor  # (slots, out, slices * rank)
 
 
 def grouped(slots: Tensor) -> list[Group]:
@@ -32,6 +45,32 @@ def grouped(slots: Tensor) -> list[Group]:
     return found
 
 
+def joined(slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Weights:
+    """Move a layer's slices into one A and one B, and make them views of these.
+
+    So vLLM, which writes adapters into the slices, writes into what is multiplied with.
+    """
+    if len(slices_a) == 1:
+        return Weights(slices_a[0][:, 0], slices_b[0][:, 0])
+    slots, _, rank, inputs = slices_a[0].shape
+    ranks, outputs = len(slices_a) * rank, sum(b.shape[2] for b in slices_b)
+    weights = Weights(
+        slices_a[0].new_zeros(slots, ranks, inputs), slices_b[0].new_zeros(slots, outputs, ranks)
+    )
+    out = 0
+    for index, (a, b) in enumerate(zip(slices_a, slices_b, strict=True)):
+        own = slice(index * rank, (index + 1) * rank)
+        _move(a, weights.a[:, None, own])
+        _move(b, weights.b[:, None, out : out + b.shape[2], own])
+        out += b.shape[2]
+    return weights
+
+
+def _move(tensor: Tensor, place: Tensor) -> None:
+    place.copy_(tensor)
+    tensor.set_(place)  # type: ignore[call-overload]
+
+
 class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
     """vLLM's CPU wrapper with another product for linear layers and for the logits."""
 
@@ -39,6 +78,7 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         super().__init__(*arguments, **keywords)
         self._groups: list[Group] = []
         self._sampled: list[Group] = []
+        self._layers: dict[int, Weights] = {}
 
     def update_metadata(self, *arguments: Any, **keywords: Any) -> None:
         """Take a step's mapping of rows to slots."""
@@ -58,11 +98,13 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         buffer: tuple[Tensor, ...] | None = None,
         **_: Any,
     ) -> None:
-        """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, slice by slice."""
-        outputs, inputs, start = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), 0
-        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-            _add(outputs[:, start : start + width], inputs, a, b, scale, self._groups)
-            start += width
+        """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, all slices at once."""
+        weights = self._layers.get(lora_a_stacked[0].data_ptr())
+        if weights is None:
+            weights = joined(lora_a_stacked, lora_b_stacked)
+            self._layers[weights.a.data_ptr()] = weights  # which the first slice begins at now
+        outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        _add(outputs[:, : sum(output_slices)], inputs, weights, scale, self._groups)
 
     def add_lora_logits(
         self,
@@ -81,16 +123,19 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         request; the stock operator dies of that, with the engine. Our adapters leave logits alone.
         """
         if len(x) == len(self.sampler_indices):
-            logits = y[:, : lora_b_stacked.shape[2]]
-            _add(logits, x, lora_a_stacked, lora_b_stacked, scale, self._sampled)
+            weights = joined([lora_a_stacked], [lora_b_stacked])
+            _add(y[:, : weights.b.shape[1]], x, weights, scale, self._sampled)
 
 
-def _add(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, groups: list[Group]) -> None:
-    """Add scale · x Aᵀ Bᵀ to the rows of each group; A is (slots, 1, rank, in), B (…, out, rank).
-
-    In float32, with x Aᵀ and the sum rounded to `y`'s dtype as in the stock operators: thin
-    products in bfloat16 took six to twenty times as long on a processor without its instructions.
-    """
+def _add(y: Tensor, x: Tensor, weights: Weights, scale: float, groups: Sequence[Group]) -> None:
+    """Add scale · x Aᵀ Bᵀ to the rows of each group, rounded as in the stock operators."""
     for group in groups:
-        shrunk = scale * (x[group.rows].float() @ a[group.slot, 0].float().T)
-        y[group.rows] += shrunk.to(y.dtype).float() @ b[group.slot, 0].float().T
+        own, sums = x[group.rows], y[group.rows]  # of adjacent rows views, else copies
+        a, b = weights.a[group.slot].T, weights.b[group.slot].T
+        if y.dtype == torch.float32 or (y.dtype == torch.bfloat16 and HAS_BFLOAT16):
+            sums.addmm_(own @ a, b, alpha=scale)
+        else:
+            shrunk = (scale * (own.float() @ a.float())).to(y.dtype)
+            sums += shrunk.float() @ b.float()
+        if not isinstance(group.rows, slice):
+            y[group.rows] = sums

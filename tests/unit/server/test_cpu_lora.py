@@ -8,7 +8,7 @@ from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from tempo_server import cpu_lora
+from tempo_server import cpu_lora, dense_lora
 from tempo_server.cpu_lora import DENSE, STOCK, install
 from tempo_server.dense_lora import DenseLoRA, grouped
 
@@ -48,11 +48,17 @@ def delta(
     return y
 
 
+@pytest.mark.parametrize("instructions", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("adapters", "prefill"), [(PREFILL, True), (DECODE, False)])
 def test_adapters_rows_get_what_stock_gives_them(
-    adapters: list[int], prefill: bool, dtype: torch.dtype
+    adapters: list[int],
+    prefill: bool,
+    dtype: torch.dtype,
+    instructions: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(dense_lora, "HAS_BFLOAT16", instructions)
     rows = torch.tensor(adapters) > 0
     stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=dtype)
     dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=dtype)
@@ -108,6 +114,28 @@ def test_each_step_forgets_the_groups_of_the_one_before() -> None:
         wrapper.add_lora_linear(y, torch.ones(2, WIDTH), *weights(torch.float32), 1.0, SLICES)
     assert y[0].abs().max() == 0
     assert y[1].abs().max() > 1
+
+
+@pytest.mark.parametrize("slices", [SLICES, SLICES[:1]])
+def test_an_adapter_that_vllm_writes_later_is_multiplied_with(slices: tuple[int, ...]) -> None:
+    wrapper = DenseLoRA(64, 64, "cpu")
+    mapping = LoRAMapping((13, 11), (13, 11), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    a, b = (stacked[: len(slices)] for stacked in weights(torch.float32))
+    with torch.inference_mode():
+        for loaded in (None, 2.0, 3.0):
+            if loaded:
+                for own_a, own_b in zip(a, b, strict=True):
+                    own_a[4] = 0.0  # as vLLM empties a slot, and fills less than its rank
+                    own_b[4, 0, :, :2].copy_(torch.full_like(own_b[4, 0, :, :2], loaded))
+                    own_a[4, 0, :2].copy_(torch.ones(2, WIDTH))
+            y = torch.zeros(2, sum(slices))
+            wrapper.add_lora_linear(y, torch.ones(2, WIDTH), a, b, 1.0, slices)
+            if loaded:
+                torch.testing.assert_close(y[0], torch.full_like(y[0], loaded * 2 * WIDTH))
+                torch.testing.assert_close(y[1], before[1])
+            before = y
+    assert len(wrapper._layers) == 1
 
 
 def test_adjacent_rows_are_a_slice_and_scattered_rows_an_index() -> None:
