@@ -16,6 +16,8 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 """Without its instructions thin products in bfloat16 take six to twenty times as long."""
+FEW_ROWS = 16
+"""Below it products in float32 are the faster ones even with the instructions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,8 @@ class Group:
     rows: slice | Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A layer's adapters: A of all its slices, and a B with a block for each."""
-
-    a: Tensor  # (slots, slices * rank, in)
-    b: Tensor  # (slots, out, slices * rank)
+Weights = list[tuple[Tensor, Tensor]]
+"""A layer's adapters, by slot: Aᵀ (in, slices · rank) and Bᵀ (slices · rank, out)."""
 
 
 def grouped(slots: Tensor) -> list[Group]:
@@ -46,24 +44,21 @@ def grouped(slots: Tensor) -> list[Group]:
 
 
 def joined(slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Weights:
-    """Move a layer's slices into one A and one B, and make them views of these.
+    """Move a layer's slices into one A and one B with a block for each, and make them views.
 
     So vLLM, which writes adapters into the slices, writes into what is multiplied with.
     """
-    if len(slices_a) == 1:
-        return Weights(slices_a[0][:, 0], slices_b[0][:, 0])
     slots, _, rank, inputs = slices_a[0].shape
     ranks, outputs = len(slices_a) * rank, sum(b.shape[2] for b in slices_b)
-    weights = Weights(
-        slices_a[0].new_zeros(slots, ranks, inputs), slices_b[0].new_zeros(slots, outputs, ranks)
-    )
+    whole_a = slices_a[0].new_zeros(slots, ranks, inputs)
+    whole_b = slices_b[0].new_zeros(slots, outputs, ranks)
     out = 0
     for index, (a, b) in enumerate(zip(slices_a, slices_b, strict=True)):
         own = slice(index * rank, (index + 1) * rank)
-        _move(a, weights.a[:, None, own])
-        _move(b, weights.b[:, None, out : out + b.shape[2], own])
+        _move(a, whole_a[:, None, own])
+        _move(b, whole_b[:, None, out : out + b.shape[2], own])
         out += b.shape[2]
-    return weights
+    return [(a.T, b.T) for a, b in zip(whole_a, whole_b, strict=True)]
 
 
 def _move(tensor: Tensor, place: Tensor) -> None:
@@ -99,12 +94,15 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, all slices at once."""
-        weights = self._layers.get(lora_a_stacked[0].data_ptr())
-        if weights is None:
-            weights = joined(lora_a_stacked, lora_b_stacked)
-            self._layers[weights.a.data_ptr()] = weights  # which the first slice begins at now
-        outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        _add(outputs[:, : sum(output_slices)], inputs, weights, scale, self._groups)
+        if self._groups:
+            _add(y, x, self._weights(lora_a_stacked, lora_b_stacked), scale, self._groups)
+
+    def add_lora_embedding(
+        self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
+    ) -> None:
+        """Add x Bᵀ, by the stock operator; `x` is 0 where no adapter has an embedding's A."""
+        if x.any():
+            super().add_lora_embedding(y, x, lora_b_stacked, add_inputs)
 
     def add_lora_logits(
         self,
@@ -122,17 +120,27 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         Those come with a row for each of the prompt's tokens where the mapping has one for each
         request; the stock operator dies of that, with the engine. Our adapters leave logits alone.
         """
-        if len(x) == len(self.sampler_indices):
-            weights = joined([lora_a_stacked], [lora_b_stacked])
-            _add(y[:, : weights.b.shape[1]], x, weights, scale, self._sampled)
+        groups = [group for group in self._sampled if lora_a_stacked[group.slot].any()]
+        if groups and len(x) == len(self.sampler_indices):
+            weights = self._weights([lora_a_stacked], [lora_b_stacked])
+            _add(y[:, : lora_b_stacked.shape[2]], x, weights, scale, groups)
+
+    def _weights(self, slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Weights:
+        """Return a layer's weights, joined when they are first asked for."""
+        weights = self._layers.get(slices_a[0].data_ptr())
+        if weights is None:
+            weights = joined(slices_a, slices_b)
+            self._layers[slices_a[0].data_ptr()] = weights  # where the first slice is by now
+        return weights
 
 
 def _add(y: Tensor, x: Tensor, weights: Weights, scale: float, groups: Sequence[Group]) -> None:
     """Add scale · x Aᵀ Bᵀ to the rows of each group, rounded as in the stock operators."""
     for group in groups:
         own, sums = x[group.rows], y[group.rows]  # of adjacent rows views, else copies
-        a, b = weights.a[group.slot].T, weights.b[group.slot].T
-        if y.dtype == torch.float32 or (y.dtype == torch.bfloat16 and HAS_BFLOAT16):
+        a, b = weights[group.slot]
+        fast = y.dtype == torch.bfloat16 and HAS_BFLOAT16 and len(own) >= FEW_ROWS
+        if fast or y.dtype == torch.float32:
             sums.addmm_(own @ a, b, alpha=scale)
         else:
             shrunk = (scale * (own.float() @ a.float())).to(y.dtype)
