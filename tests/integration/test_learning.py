@@ -76,7 +76,7 @@ def test_without_a_worker_requests_are_unaffected_and_the_status_says_so(
 def test_questions_without_labels_become_the_adapter_that_answers(
     server: Any, tempo: Tempo, worker: StartWorker
 ) -> None:
-    with worker():
+    with worker(TEMPO_LABELED_IN_POLICY="0"):
         eventually(lambda: server.stream.backlog() == 0)  # what others asked before
         before = stored_questions(server)
         ask(server, stream=False)

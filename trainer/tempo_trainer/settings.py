@@ -103,8 +103,9 @@ class TrainerSettings(StorageSettings):
     unit size; the outcome's scale is -1/+1. Ours; release: 0."""
     minimum_advantage_std: float = Field(default=0.02, ge=0, le=2)
     """Below this standard deviation of the unlabeled raw advantages no M-step is made. Ours."""
-    labeled_in_policy: bool = False
-    """Train the policy on labeled rows as well. Paper: no; release: yes."""
+    labeled_in_policy: bool = True
+    """Train the policy on labeled rows as well. Countdown, five seeds: avg@8 of .757 against .714 on
+    the adapted questions, .531 against .504 on others. Paper: no; release: yes."""
     order: Literal["paper", "release"] = "paper"
     """`paper`: recalibrate, then read the advantages; `release`: read them before."""
     reward_sign: Annotated[Literal[1, -1], BeforeValidator(int)] = 1

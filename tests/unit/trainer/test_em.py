@@ -92,7 +92,7 @@ def test_a_right_critic_raises_the_chance_of_a_right_response() -> None:
 
 
 def test_a_flipped_reward_lowers_it() -> None:
-    nets, settings = started(reward_sign=-1, fitness_auroc=0.0)
+    nets, settings = started(reward_sign=-1, fitness_auroc=0.0, labeled_in_policy=False)
     before = tiny.chance_of_right(nets)
     for step in range(6):
         iterate(nets, settings, seed=100 + 10 * step)
@@ -103,8 +103,8 @@ def test_a_flipped_reward_lowers_it() -> None:
     "changed",
     [
         {"order": "release"},
-        {"labeled_in_policy": True},
-        {"whiten_scope": "per_domain", "labeled_in_policy": True},
+        {"labeled_in_policy": False},
+        {"whiten_scope": "per_domain"},
         {"minibatches": 4},
         {"tokens_per_microbatch": 100},
         {"tokens_per_microbatch": 100, "minibatches": 2},
@@ -244,7 +244,7 @@ def test_the_critic_never_learns_from_unlabeled_rows() -> None:
 
 
 def test_metrics_are_named_by_concern_and_finite() -> None:
-    nets, settings = started(warm_up=5, fitness_auroc=0.0)
+    nets, settings = started(warm_up=5, fitness_auroc=0.0, labeled_in_policy=False)
     metrics = iterate(nets, settings).metrics()
     assert {name.split("/")[0] for name in metrics} == {"e_step", "m_step"}
     assert {"e_step/loss", "e_step/auroc", "m_step/loss", "m_step/approx_kl"} <= metrics.keys()

@@ -47,6 +47,7 @@ ENVIRONMENT = {
     "TEMPO_PROMPTS_PER_REQUEST": "8",
     "TEMPO_REQUESTS_IN_FLIGHT": "2",
     "TEMPO_THREADS": "1",
+    "TEMPO_LABELED_IN_POLICY": "0",  # so that the critic alone carries the gain
     "TEMPO_ROUND_QUESTIONS": "0",  # the rounds are counted
 }
 
