@@ -104,8 +104,8 @@ class TrainerSettings(StorageSettings):
     minimum_advantage_std: float = Field(default=0.02, ge=0, le=2)
     """Below this standard deviation of the unlabeled raw advantages no M-step is made. Ours."""
     labeled_in_policy: bool = True
-    """Train the policy on labeled rows as well. Countdown, five seeds: avg@8 of .757 against .714 on
-    the adapted questions, .531 against .504 on others. Paper: no; release: yes."""
+    """Train the policy on labeled rows as well. Countdown, five seeds: avg@8 of .757 against .714
+    on the adapted questions, .530 against .504 on others. Paper: no; release: yes."""
     order: Literal["paper", "release"] = "paper"
     """`paper`: recalibrate, then read the advantages; `release`: read them before."""
     reward_sign: Annotated[Literal[1, -1], BeforeValidator(int)] = 1
@@ -122,7 +122,9 @@ class TrainerSettings(StorageSettings):
     """Scale of the policy's adapter, times its rank. Countdown: 32 at rank 16."""
     serving_scale: float = Field(default=1.0, gt=0, le=1)
     """Share of the policy's adapter that a version serves with; training goes on with all of it.
-    Less gives some of the gain for more of the base's diversity on questions never asked."""
+    Less gives some of the gain for more of the base's diversity on questions never asked.
+    Countdown: at 0.6 their pass@8 is within two points of the base's, and 26 of 41 points
+    remain."""
     tokens_per_microbatch: int = Field(default=16384, ge=1)
     """Padded tokens in one forward pass; a memory bound that changes no gradient. One longer row
     still passes, alone."""
