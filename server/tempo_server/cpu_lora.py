@@ -26,6 +26,7 @@ PARAMETERS = {
         *("self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "output_slices"),
         *("buffer", "kwargs"),
     ],
+    "add_lora_embedding": ["self", "y", "x", "lora_b_stacked", "add_inputs", "kwargs"],
     "add_lora_logits": [
         *("self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "buffer", "kwargs"),
     ],

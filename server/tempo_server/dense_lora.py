@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-HAS_BFLOAT16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+HAS_BFLOAT16 = any(torch.cpu.get_capabilities().get(n) for n in ("avx512_bf16", "amx_bf16", "bf16"))
 """Without its instructions thin products in bfloat16 take six to twenty times as long."""
 FEW_ROWS = 16
 """Below it products in float32 are the faster ones even with the instructions."""
@@ -46,7 +46,8 @@ def grouped(slots: Tensor) -> list[Group]:
 def joined(slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Weights:
     """Move a layer's slices into one A and one B with a block for each, and make them views.
 
-    So vLLM, which writes adapters into the slices, writes into what is multiplied with.
+    So vLLM, which writes adapters into the slices, writes into what is multiplied with. The zeros
+    between B's blocks take twice its memory in a layer of three slices.
     """
     slots, _, rank, inputs = slices_a[0].shape
     ranks, outputs = len(slices_a) * rank, sum(b.shape[2] for b in slices_b)
@@ -63,7 +64,8 @@ def joined(slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Weights:
 
 def _move(tensor: Tensor, place: Tensor) -> None:
     place.copy_(tensor)
-    tensor.set_(place)  # type: ignore[call-overload]
+    # Not `.data`: joined within inference mode, it would refuse what vLLM writes outside of it.
+    tensor.set_(place.untyped_storage(), place.storage_offset(), place.shape, place.stride())
 
 
 class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
@@ -95,13 +97,15 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
     ) -> None:
         """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, all slices at once."""
         if self._groups:
-            _add(y, x, self._weights(lora_a_stacked, lora_b_stacked), scale, self._groups)
+            outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+            weights = self._weights(lora_a_stacked, lora_b_stacked)
+            _add(outputs[:, : sum(output_slices)], inputs, weights, scale, self._groups)
 
     def add_lora_embedding(
         self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
     ) -> None:
         """Add x Bᵀ, by the stock operator; `x` is 0 where no adapter has an embedding's A."""
-        if x.any():
+        if not add_inputs or x.any():
             super().add_lora_embedding(y, x, lora_b_stacked, add_inputs)
 
     def add_lora_logits(
@@ -139,8 +143,8 @@ def _add(y: Tensor, x: Tensor, weights: Weights, scale: float, groups: Sequence[
     for group in groups:
         own, sums = x[group.rows], y[group.rows]  # of adjacent rows views, else copies
         a, b = weights[group.slot]
-        fast = y.dtype == torch.bfloat16 and HAS_BFLOAT16 and len(own) >= FEW_ROWS
-        if fast or y.dtype == torch.float32:
+        quick = torch.bfloat16 if HAS_BFLOAT16 and len(own) >= FEW_ROWS else torch.float32
+        if y.dtype == own.dtype == a.dtype and y.dtype in (quick, torch.float32):
             sums.addmm_(own @ a, b, alpha=scale)
         else:
             shrunk = (scale * (own.float() @ a.float())).to(y.dtype)

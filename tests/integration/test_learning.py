@@ -120,6 +120,7 @@ def test_a_worker_killed_in_an_m_step_is_followed_from_the_last_committed_step(
         job = finished(tempo, job)
     assert job.status == "succeeded", job.error
     assert positions(server, job) == [*committed, 2, 3]
+    assert job.result["labeled_rows_in_policy"] > 0  # by default
     with server.sessions() as s:
         rows = queries.iterations(s, job.id)
         assert {row.position: row.number for row in rows if row.position in first} == first

@@ -38,7 +38,7 @@ class TrainerSettings(StorageSettings):
     """Step size of the value head, on features of norm one. Countdown: 1e-2."""
     critic_epochs: int = Field(default=1, ge=1, le=100)
     """Passes over the labeled batches per E-step. Countdown: 1; two cost a third more time and at
-    the step size of 1e-3 gain nothing; release: 1."""
+    the step size of 1e-3 raise the AUROC (.93 for .86), not avg@8 (.64 for .66); release: 1."""
     critic_keeps_zero_variance: bool = True
     """Train the critic also on labeled groups that are all right or all wrong, so that its prior is
     not pulled to one half. Release: no. The policy never trains on them."""
@@ -109,7 +109,8 @@ class TrainerSettings(StorageSettings):
     order: Literal["paper", "release"] = "paper"
     """`paper`: recalibrate, then read the advantages; `release`: read them before."""
     reward_sign: Annotated[Literal[1, -1], BeforeValidator(int)] = 1
-    """-1 flips the sign of the unlabeled reward: a control experiment, which must not gain."""
+    """-1 flips the sign of the unlabeled reward: a control experiment, which must not gain, when
+    `labeled_in_policy` is off."""
 
     # Both steps
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -97,6 +97,48 @@ def test_logits_of_adapters_rows_get_what_stock_gives_them_and_the_base_s_nothin
     assert dense[~rows].abs().max() == 0
 
 
+def test_an_adapter_without_logits_adds_nothing_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_lora, "_add", lambda *_: pytest.fail("a product with nothing but 0"))
+    wrapper = DenseLoRA(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(DECODE), tuple(DECODE), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    (a, *_), (b, *_) = weights(torch.float32)
+    y = torch.ones(len(DECODE), SLICES[0])
+    wrapper.add_lora_logits(y, torch.ones(len(DECODE), WIDTH), torch.zeros_like(a), b, 1.0)
+    wrapper.add_lora_embedding(y, torch.zeros(len(DECODE), RANK), b)
+    assert torch.equal(y, torch.ones_like(y))
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_embeddings_of_adapters_rows_get_what_stock_gives_them(prefill: bool) -> None:
+    (_, *_), (b, *_) = weights(torch.float32)
+    found = []
+    for kind in (PunicaWrapperCPU, DenseLoRA):
+        wrapper = kind(64, 64, "cpu")
+        mapping = LoRAMapping((11, 11, 13), (11, 11, 13), is_prefill=prefill)
+        wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+        found.append(torch.zeros(3, SLICES[0]))
+        wrapper.add_lora_embedding(found[-1], torch.ones(3, RANK), b, add_input=True)
+    assert found[0].abs().max() > 1
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_another_precision_than_the_outputs_are_multiplied_with(
+    dtype: torch.dtype,
+) -> None:
+    wrapper = DenseLoRA(64, 64, "cpu")
+    mapping = LoRAMapping((11, 13), (11, 13), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    x, found = torch.ones(2, WIDTH), []
+    for weights_in, padding in ((torch.float32, 0), (dtype, 3)):  # `y` may be the wider one
+        y = torch.zeros(2, sum(SLICES) + padding)
+        wrapper.add_lora_linear(y, x, *weights(weights_in), 1.0, SLICES)
+        found.append(y[:, : sum(SLICES)])
+        assert not y[:, sum(SLICES) :].any()
+    torch.testing.assert_close(found[1], found[0], atol=1.0, rtol=0.02)
+
+
 def test_log_probabilities_of_a_prompt_are_left_alone() -> None:
     assert logits_delta(DenseLoRA, len(DECODE) + 3).abs().max() == 0
 
@@ -124,18 +166,18 @@ def test_an_adapter_that_vllm_writes_later_is_multiplied_with(slices: tuple[int,
     wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
     a, b = (stacked[: len(slices)] for stacked in weights(torch.float32))
     others = []
-    with torch.inference_mode():
-        for loaded in (None, 2.0, 3.0):
-            if loaded:
-                for own_a, own_b in zip(a, b, strict=True):
-                    own_a[4] = 0.0  # as vLLM empties a slot, and fills less than its rank
-                    own_b[4, 0, :, :2].copy_(torch.full_like(own_b[4, 0, :, :2], loaded))
-                    own_a[4, 0, :2].copy_(torch.ones(2, WIDTH))
+    for loaded in (None, 2.0, 3.0):  # vLLM computes in inference mode and loads outside of it
+        if loaded:
+            for own_a, own_b in zip(a, b, strict=True):
+                own_a[4] = 0.0  # as vLLM empties a slot, and fills less than its rank
+                own_b[4, 0, :, :2].copy_(torch.full_like(own_b[4, 0, :, :2], loaded))
+                own_a[4, 0, :2].copy_(torch.ones(2, WIDTH))
+        with torch.inference_mode():
             y = torch.zeros(2, sum(slices))
             wrapper.add_lora_linear(y, torch.ones(2, WIDTH), a, b, 1.0, slices)
-            others.append(y[1])
-            if loaded:
-                torch.testing.assert_close(y[0], torch.full_like(y[0], loaded * 2 * WIDTH))
+        others.append(y[1])
+        if loaded:
+            torch.testing.assert_close(y[0], torch.full_like(y[0], loaded * 2 * WIDTH))
     assert all(torch.equal(y, others[0]) for y in others)
     assert len(wrapper._layers) == 1
 

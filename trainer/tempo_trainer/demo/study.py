@@ -33,11 +33,11 @@ SECONDS = {"tempo": 1.25, "oracle": 0.65}
 """Processor seconds of an iteration, measured; other methods take as long as `oracle`."""
 WARM_UP_SECONDS, MEASURE_SECONDS = 7.0, 1.5
 
-# Small pieces stay in the processor's cache: a fifth less time, and not another gradient.
-# The paper's form of tempo, unless an arm says otherwise: the critic alone carries the gain.
 SETTINGS = {
     "max_response_tokens": 16,
+    # Small pieces stay in the processor's cache: a fifth less time, and not another gradient.
     "tokens_per_microbatch": 2048,
+    # The paper's form of tempo, unless an arm says otherwise: the critic alone carries the gain.
     "labeled_in_policy": False,
 }
 
