@@ -1,10 +1,11 @@
 """Dense LoRA on vLLM's CPU backend: chosen here, computed in `dense_lora`.
 
 vLLM 0.32's CPU operators copy an adapter's matrices once per token, and take index -1 (no adapter)
-for the last slot, so that in a mixed batch the base's rows get an adapter's delta. Entry point
-`vllm.general_plugins: tempo_cpu_lora`, loaded by the API server, the engine core and the workers.
-The only thing replaced is the name that the CPU platform answers when a worker asks for its LoRA
-wrapper; on other platforms and other versions nothing is.
+for the last slot, so that in a mixed batch the base's rows get an adapter's delta. Nor can they be
+compiled, so a model with LoRA runs eagerly, a quarter slower with no adapter loaded. Entry
+point `vllm.general_plugins: tempo_cpu_lora`, loaded by the API server, the engine core and the
+workers. Replaced are the name that the CPU platform answers when a worker asks for its wrapper, and
+its rule that LoRA is not compiled; on other platforms and other versions nothing is.
 """
 
 import inspect
@@ -12,6 +13,7 @@ import logging
 from typing import Any
 
 import vllm
+from torch._dynamo import config as dynamo
 from vllm.platforms import current_platform
 
 logger = logging.getLogger("vllm.tempo.cpu_lora")
@@ -46,6 +48,7 @@ def install(platform: Any, version: str) -> None:
         logger.warning("stock CPU LoRA stays (slow, and wrong for base rows): %s", reason)
         return
     platform.get_punica_wrapper = classmethod(lambda _: DENSE)
+    platform.check_and_update_config = _compiled(platform.check_and_update_config)
     logger.info("dense CPU LoRA in place of %s", STOCK)
 
 
@@ -63,3 +66,18 @@ def mismatch(platform: Any, version: str) -> str | None:
         if found != expected:
             return f"{name} takes {', '.join(found)}"
     return None
+
+
+def _compiled(check: Any) -> Any:
+    """Return the platform's check without its one rule for LoRA, which turns compilation off."""
+
+    def check_and_update_config(_: Any, vllm_config: Any) -> None:
+        lora = vllm_config.lora_config
+        if not dynamo.disable:  # else nothing is compiled, and the rule picks the better kernels
+            vllm_config.lora_config = None
+        try:
+            check(vllm_config)
+        finally:
+            vllm_config.lora_config = lora
+
+    return classmethod(check_and_update_config)

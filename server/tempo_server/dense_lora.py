@@ -1,71 +1,94 @@
 """LoRA on the CPU by dense products: two per adapter in the batch and layer.
 
 Imported by vLLM's workers only, by the name that `cpu_lora` gives to the platform. The rows of a
-batch are grouped by adapter once per step, in Python: with LoRA vLLM's CPU backend runs the model
-eagerly, so no graph holds one step's groups. Embeddings and fully sharded layers stay with the
-stock operators.
+batch are grouped by adapter once per step, in Python, where vLLM's compiler does not look: to it a
+layer's products are one operator, `tempo::add_lora_linear`. Fully sharded layers stay with stock.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from vllm import _custom_ops as vllm_ops
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+from vllm.utils.torch_utils import direct_register_custom_op
 
 HAS_BFLOAT16 = any(torch.cpu.get_capabilities().get(n) for n in ("avx512_bf16", "amx_bf16", "bf16"))
 """Without its instructions thin products in bfloat16 take six to twenty times as long."""
-FEW_ROWS = 16
-"""Below it products in float32 are the faster ones even with the instructions."""
+MANY_ROWS = 32
+"""From here on one product that adds is faster than a packed one and an addition."""
+PRIMITIVES = 32
+"""Sizes of a batch whose oneDNN kernels a product remembers, as in vLLM's own layers."""
+Product = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The rows of a batch that one adapter answers; a slice where they are adjacent."""
+class Group(NamedTuple):
+    """The rows of a batch that one adapter answers: None for all, a slice if adjacent."""
 
     slot: int
-    rows: slice | Tensor
-
-
-Weights = list[tuple[Tensor, Tensor]]
-"""A layer's adapters, by slot: Aᵀ (in, slices · rank) and Bᵀ (slices · rank, out)."""
+    rows: slice | Tensor | None
 
 
 def grouped(slots: Tensor) -> list[Group]:
     """Return the groups of a batch, given each row's slot; -1 means no adapter, so no group."""
-    found = []
+    found: list[Group] = []
     for slot in sorted(set(slots.tolist()) - {-1}):
         rows = (slots == slot).nonzero().flatten()
         first, last = int(rows[0]), int(rows[-1])
         adjacent = last - first + 1 == len(rows)
-        found.append(Group(slot, slice(first, last + 1) if adjacent else rows))
+        own = slice(first, last + 1) if adjacent else rows
+        found.append(Group(slot, None if len(rows) == len(slots) else own))
     return found
 
 
-def joined(slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Weights:
-    """Move a layer's slices into one A and one B with a block for each, and make them views.
+class Layer:
+    """A layer's adapters: the slices that vLLM writes them into, and what is multiplied with."""
 
-    So vLLM, which writes adapters into the slices, writes into what is multiplied with. The zeros
-    between B's blocks take twice its memory in a layer of three slices.
-    """
-    slots, _, rank, inputs = slices_a[0].shape
-    ranks, outputs = len(slices_a) * rank, sum(b.shape[2] for b in slices_b)
-    whole_a = slices_a[0].new_zeros(slots, ranks, inputs)
-    whole_b = slices_b[0].new_zeros(slots, outputs, ranks)
-    out = 0
-    for index, (a, b) in enumerate(zip(slices_a, slices_b, strict=True)):
-        own = slice(index * rank, (index + 1) * rank)
-        _move(a, whole_a[:, None, own])
-        _move(b, whole_b[:, None, out : out + b.shape[2], own])
-        out += b.shape[2]
-    return [(a.T, b.T) for a, b in zip(whole_a, whole_b, strict=True)]
+    def __init__(self, slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> None:
+        self.slices_a, self.slices_b = slices_a, slices_b
+        self.width = sum(b.shape[2] for b in slices_b)
+        self._version = 0
+        self._products: dict[int, tuple[Product, Product, Tensor]] = {}
+
+    def add(self, y: Tensor, x: Tensor, slot: int, scale: float) -> None:
+        """Add scale · x Aᵀ Bᵀ, (rows, width), to `y`."""
+        version = self.slices_a[0]._version  # vLLM empties all of a layer's slices before it writes
+        if version != self._version:
+            self._products.clear()
+            self._version = version
+        products = self._products.get(slot)
+        if products is None:
+            products = self._products[slot] = self._pack(slot)
+        shrink, expand, b = products
+        shrunk = shrink(x)
+        if len(x) >= MANY_ROWS and y.dtype == shrunk.dtype == b.dtype:
+            y.addmm_(shrunk, b, alpha=scale)
+        else:
+            y.add_(expand(shrunk), alpha=scale)
+
+    def _pack(self, slot: int) -> tuple[Product, Product, Tensor]:
+        """Join the slices into one A and one B with a block for each, laid out for oneDNN."""
+        a = torch.cat([own[slot, 0] for own in self.slices_a])
+        b = torch.block_diag(*(own[slot, 0] for own in self.slices_b))
+        if not (HAS_BFLOAT16 and a.dtype == torch.bfloat16):
+            a, b = a.float(), b.float()
+        return _product(a), _product(b), b.T
 
 
-def _move(tensor: Tensor, place: Tensor) -> None:
-    place.copy_(tensor)
-    # Not `.data`: joined within inference mode, it would refuse what vLLM writes outside of it.
-    tensor.set_(place.untyped_storage(), place.storage_offset(), place.shape, place.stride())
+def _product(weight: Tensor) -> Product:
+    """Return x ↦ x weightᵀ, rounded to x's precision, with the weight packed as vLLM's own are."""
+    if not vllm_ops._supports_onednn:
+        return lambda x: (x.to(weight.dtype) @ weight.T).to(x.dtype)
+    packed = vllm_ops.create_onednn_mm(weight.T, PRIMITIVES)
+    multiply, outputs = torch.ops._C.onednn_mm.default, len(weight)
+
+    def product(x: Tensor) -> Tensor:
+        y = weight.new_empty(len(x), outputs)
+        multiply(y, x.to(weight.dtype), None, packed.handler_tensor)
+        return y.to(x.dtype)
+
+    return product
 
 
 class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
@@ -75,7 +98,9 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         super().__init__(*arguments, **keywords)
         self._groups: list[Group] = []
         self._sampled: list[Group] = []
-        self._layers: dict[int, Weights] = {}
+        self._layers: dict[int, Layer] = {}
+        self.number = len(_wrappers)
+        _wrappers.append(self)
 
     def update_metadata(self, *arguments: Any, **keywords: Any) -> None:
         """Take a step's mapping of rows to slots."""
@@ -96,17 +121,14 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Add scale · x Aᵀ Bᵀ of its own adapter to each row of `y`, all slices at once."""
-        if self._groups:
-            outputs, inputs = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-            weights = self._weights(lora_a_stacked, lora_b_stacked)
-            _add(outputs[:, : sum(output_slices)], inputs, weights, scale, self._groups)
+        a, b = list(lora_a_stacked), list(lora_b_stacked)
+        torch.ops.tempo.add_lora_linear(y, x, a, b, scale, self.number)
 
     def add_lora_embedding(
         self, y: Tensor, x: Tensor, lora_b_stacked: Tensor, add_inputs: bool = True, **_: Any
     ) -> None:
         """Add x Bᵀ, by the stock operator; `x` is 0 where no adapter has an embedding's A."""
-        if not add_inputs or x.any():
-            super().add_lora_embedding(y, x, lora_b_stacked, add_inputs)
+        torch.ops.tempo.add_lora_embedding(y, x, lora_b_stacked, add_inputs, self.number)
 
     def add_lora_logits(
         self,
@@ -126,28 +148,62 @@ class DenseLoRA(PunicaWrapperCPU):  # type: ignore[misc]
         """
         groups = [group for group in self._sampled if lora_a_stacked[group.slot].any()]
         if groups and len(x) == len(self.sampler_indices):
-            weights = self._weights([lora_a_stacked], [lora_b_stacked])
-            _add(y[:, : lora_b_stacked.shape[2]], x, weights, scale, groups)
+            _add(y, x, self._layer([lora_a_stacked], [lora_b_stacked]), scale, groups)
 
-    def _weights(self, slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Weights:
-        """Return a layer's weights, joined when they are first asked for."""
-        weights = self._layers.get(slices_a[0].data_ptr())
-        if weights is None:
-            weights = joined(slices_a, slices_b)
-            self._layers[slices_a[0].data_ptr()] = weights  # where the first slice is by now
-        return weights
+    def linear(self, y: Tensor, x: Tensor, a: list[Tensor], b: list[Tensor], scale: float) -> None:
+        """Do what `add_lora_linear` says."""
+        if self._groups:
+            if y.dim() > 2:
+                y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+            _add(y, x, self._layer(a, b), scale, self._groups)
+
+    def embedding(self, y: Tensor, x: Tensor, b: Tensor, add_inputs: bool) -> None:
+        """Do what `add_lora_embedding` says."""
+        if not add_inputs or x.any():
+            super().add_lora_embedding(y, x, b, add_inputs)
+
+    def _layer(self, slices_a: Sequence[Tensor], slices_b: Sequence[Tensor]) -> Layer:
+        place = slices_a[0].data_ptr()
+        layer = self._layers.get(place)
+        if layer is None:
+            layer = self._layers[place] = Layer(slices_a, slices_b)
+        return layer
 
 
-def _add(y: Tensor, x: Tensor, weights: Weights, scale: float, groups: Sequence[Group]) -> None:
-    """Add scale · x Aᵀ Bᵀ to the rows of each group, rounded as in the stock operators."""
-    for group in groups:
-        own, sums = x[group.rows], y[group.rows]  # of adjacent rows views, else copies
-        a, b = weights[group.slot]
-        quick = torch.bfloat16 if HAS_BFLOAT16 and len(own) >= FEW_ROWS else torch.float32
-        if y.dtype == own.dtype == a.dtype and y.dtype in (quick, torch.float32):
-            sums.addmm_(own @ a, b, alpha=scale)
+def _add(y: Tensor, x: Tensor, layer: Layer, scale: float, groups: Sequence[Group]) -> None:
+    """Add its delta to the rows of each group; `y` may be wider."""
+    outputs = y if y.shape[1] == layer.width else y[:, : layer.width]
+    for slot, rows in groups:
+        if rows is None:
+            layer.add(outputs, x, slot, scale)
         else:
-            shrunk = (scale * (own.float() @ a.float())).to(y.dtype)
-            sums += shrunk.float() @ b.float()
-        if not isinstance(group.rows, slice):
-            y[group.rows] = sums
+            sums = outputs[rows]  # of adjacent rows a view, else a copy
+            layer.add(sums, x[rows], slot, scale)
+            if not isinstance(rows, slice):
+                outputs[rows] = sums
+
+
+_wrappers: list[DenseLoRA] = []
+"""By the number that stands for each in a compiled graph, the same whenever a model is served."""
+_library = torch.library.Library("tempo", "DEF")
+
+
+def _add_lora_linear(
+    y: Tensor, x: Tensor, a: list[Tensor], b: list[Tensor], scale: float, wrapper: int
+) -> None:
+    _wrappers[wrapper].linear(y, x, a, b, scale)
+
+
+def _add_lora_embedding(y: Tensor, x: Tensor, b: Tensor, add_inputs: bool, wrapper: int) -> None:
+    _wrappers[wrapper].embedding(y, x, b, add_inputs)
+
+
+for _operator in (_add_lora_linear, _add_lora_embedding):
+    direct_register_custom_op(
+        _operator.__name__.removeprefix("_"),
+        _operator,
+        mutates_args=["y"],
+        fake_impl=lambda *_: None,
+        target_lib=_library,
+        dispatch_key="CPU",
+    )

@@ -37,7 +37,7 @@ def serve(stack: ExitStack, model: Path, *, plugin: bool, root: Path) -> str:
     port = free_port()
     env = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "TORCHDYNAMO_DISABLE": "1",
+        "TORCH_COMPILE_DISABLE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_PLUGINS": "tempo_cpu_lora",
         # One process each that no core owns: bound, the two servers wait for one another's threads.

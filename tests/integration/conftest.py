@@ -101,7 +101,7 @@ class Server:
             "TEMPO_DIE_WITH_PARENT": "1",
             "HF_HUB_OFFLINE": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
-            "TORCHDYNAMO_DISABLE": "1",  # compiling one log-prob kernel takes half a minute
+            "TORCH_COMPILE_DISABLE": "1",  # compiling one log-prob kernel takes half a minute
         }
 
     def start(self) -> None:

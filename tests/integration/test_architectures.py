@@ -46,7 +46,10 @@ def server(request: Any, serve: Any, tmp_path: Path) -> Iterator[Any]:
     model.save_pretrained(directory)
     fast_tokenizer(VOCABULARY).save_pretrained(directory)
     (data_dir := tmp_path / "data").mkdir()
-    with serve(directory, data_dir) as running:
+    compiled = request.param == "llama"  # as `tempo serve` does; one is enough, for its time
+    env = {"TORCH_COMPILE_DISABLE": "0" if compiled else "1"}
+    with serve(directory, data_dir, env=env) as running:
+        assert ("Warming up model for the compilation" in running.log) is compiled
         yield running
 
 

@@ -191,7 +191,7 @@ class Twin:
         extra = ONE_WARM_UP if name == "worker" else {}
         for_tests = {
             "TEMPO_DIE_WITH_PARENT": "1",
-            "TORCHDYNAMO_DISABLE": "1",  # compiling one log-prob kernel takes half a minute
+            "TORCH_COMPILE_DISABLE": "1",  # compiling one log-prob kernel takes half a minute
             "HF_HUB_OFFLINE": "1",
         }
         return kept | {k: self.here(v) for k, v in own.items()} | extra | for_tests

@@ -70,7 +70,7 @@ def deployment(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "TEMPO_BASE_URL": f"http://127.0.0.1:{port}",
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # compiling one log-prob kernel takes half a minute
+        "TORCH_COMPILE_DISABLE": "1",  # compiling one log-prob kernel takes half a minute
     }
     command = [*TEMPO, "serve", str(tiny_base), *FLAGS, "--port", str(port)]
     with (data_dir / "serve.log").open("wb") as log:

@@ -48,7 +48,7 @@ PROBE_SECONDS = 90.0
 FLAGS = ("--max-model-len", "512", "--max-num-seqs", "64", "--gpu-memory-utilization", "0.3")
 # Small and fast: what is shown is that an update arrives, not that it helps.
 ENVIRONMENT = {
-    "TORCHDYNAMO_DISABLE": "1",
+    "TORCH_COMPILE_DISABLE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "TEMPO_DTYPE": "bfloat16",  # what vLLM serves in
     "TEMPO_ROUND_QUESTIONS": "0",

@@ -1,6 +1,8 @@
 """Dense LoRA on the CPU: what stock computes on adapters' rows, and nothing on the base's."""
 
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,11 @@ DECODE = [11, 0, 12, 13, 0, 11]
 
 
 class CPU:
-    """A platform that answers as vLLM's does."""
+    """A platform that answers as vLLM's does, and turns compilation off where it serves LoRA."""
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: Any) -> None:
+        vllm_config.compiled = vllm_config.lora_config is None
 
     @classmethod
     def get_punica_wrapper(cls) -> str:
@@ -59,7 +65,7 @@ def test_adapters_rows_get_what_stock_gives_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dense_lora, "HAS_BFLOAT16", instructions)
-    monkeypatch.setattr(dense_lora, "FEW_ROWS", 2)
+    monkeypatch.setattr(dense_lora, "MANY_ROWS", 3)
     rows = torch.tensor(adapters) > 0
     stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=dtype)
     dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=dtype)
@@ -193,6 +199,18 @@ def test_the_platform_names_the_dense_wrapper() -> None:
     platform = type("Platform", (CPU,), {})
     install(platform, "0.32.0")
     assert platform.get_punica_wrapper() == DENSE
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_a_model_with_lora_is_compiled_where_one_without_is(off: bool) -> None:
+    platform = type("Platform", (CPU,), {})
+    config = SimpleNamespace(lora_config="LoRA", compiled=None)
+    platform.check_and_update_config(config)
+    assert config == SimpleNamespace(lora_config="LoRA", compiled=False)
+    install(platform, "0.32.0")
+    with cpu_lora.dynamo.patch(disable=off):
+        platform.check_and_update_config(config)
+    assert config == SimpleNamespace(lora_config="LoRA", compiled=not off)
 
 
 def test_registering_twice_says_nothing_the_second_time(
