@@ -16,7 +16,7 @@ from vllm.utils.torch_utils import direct_register_custom_op
 
 HAS_BFLOAT16 = any(torch.cpu.get_capabilities().get(n) for n in ("avx512_bf16", "amx_bf16", "bf16"))
 """Without its instructions thin products in bfloat16 take six to twenty times as long."""
-MANY_ROWS = 32
+MANY_ROWS = 96
 """From here on one product that adds is faster than a packed one and an addition."""
 PRIMITIVES = 32
 """Sizes of a batch whose oneDNN kernels a product remembers, as in vLLM's own layers."""
@@ -84,9 +84,9 @@ def _product(weight: Tensor) -> Product:
     multiply, outputs = torch.ops._C.onednn_mm.default, len(weight)
 
     def product(x: Tensor) -> Tensor:
-        y = weight.new_empty(len(x), outputs)
-        multiply(y, x.to(weight.dtype), None, packed.handler_tensor)
-        return y.to(x.dtype)
+        y, same = weight.new_empty(len(x), outputs), x.dtype == weight.dtype
+        multiply(y, x if same else x.to(weight.dtype), None, packed.handler_tensor)
+        return y if same else y.to(x.dtype)
 
     return product
 
