@@ -69,11 +69,15 @@ def mismatch(platform: Any, version: str) -> str | None:
 
 
 def _compiled(check: Any) -> Any:
-    """Return the platform's check without its one rule for LoRA, which turns compilation off."""
+    """Return the platform's check without its one rule for LoRA, which turns compilation off.
+
+    The rule stays for fully sharded layers, which the stock operators serve, and where nothing is
+    compiled: it picks the better kernels then.
+    """
 
     def check_and_update_config(_: Any, vllm_config: Any) -> None:
         lora = vllm_config.lora_config
-        if not dynamo.disable:  # else nothing is compiled, and the rule picks the better kernels
+        if lora is not None and not lora.fully_sharded_loras and not dynamo.disable:
             vllm_config.lora_config = None
         try:
             check(vllm_config)

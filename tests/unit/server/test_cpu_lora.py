@@ -201,16 +201,30 @@ def test_the_platform_names_the_dense_wrapper() -> None:
     assert platform.get_punica_wrapper() == DENSE
 
 
-@pytest.mark.parametrize("off", [True, False])
-def test_a_model_with_lora_is_compiled_where_one_without_is(off: bool) -> None:
+@pytest.mark.parametrize(
+    ("sharded", "off", "compiled"),
+    [(False, False, True), (False, True, False), (True, False, False)],
+)
+def test_a_model_with_lora_is_compiled_where_it_can_be(
+    sharded: bool, off: bool, compiled: bool
+) -> None:
     platform = type("Platform", (CPU,), {})
-    config = SimpleNamespace(lora_config="LoRA", compiled=None)
+    lora = SimpleNamespace(fully_sharded_loras=sharded)
+    config = SimpleNamespace(lora_config=lora, compiled=None)
     platform.check_and_update_config(config)
-    assert config == SimpleNamespace(lora_config="LoRA", compiled=False)
+    assert not config.compiled
     install(platform, "0.32.0")
     with cpu_lora.dynamo.patch(disable=off):
         platform.check_and_update_config(config)
-    assert config == SimpleNamespace(lora_config="LoRA", compiled=not off)
+    assert (config.lora_config, config.compiled) == (lora, compiled)
+
+
+def test_a_model_without_lora_is_compiled_as_before() -> None:
+    platform = type("Platform", (CPU,), {})
+    install(platform, "0.32.0")
+    config = SimpleNamespace(lora_config=None, compiled=None)
+    platform.check_and_update_config(config)
+    assert config == SimpleNamespace(lora_config=None, compiled=True)
 
 
 def test_registering_twice_says_nothing_the_second_time(
