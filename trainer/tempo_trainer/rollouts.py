@@ -140,9 +140,16 @@ class Sampler:
             "chat_template_kwargs": getattr(question, "chat_template_kwargs", None) or None,
         }
         reply = self._post("/tokenize", body)
-        ids = tuple(reply["tokens"])
-        if len(ids) + self._settings.max_response_tokens > reply["max_model_len"]:
-            logger.warning("rollouts: a question of %d tokens is too long to train on", len(ids))
+        ids, room = tuple(reply["tokens"]), reply["max_model_len"]
+        longest = self._settings.max_response_tokens
+        if longest >= room:
+            raise SamplingError(
+                f"responses of TEMPO_MAX_RESPONSE_TOKENS, {longest}, leave no question room in"
+                f" vLLM's --max-model-len of {room}; lower the one or raise the other"
+            )
+        if len(ids) + longest > room:
+            text = "rollouts: a question of %d tokens and a response of %d are more than %d tokens"
+            logger.warning(text, len(ids), longest, room)
             return None
         return Prompt(question.content_hash, ids)
 

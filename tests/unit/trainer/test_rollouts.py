@@ -144,6 +144,13 @@ def test_each_content_is_tokenised_once_and_a_too_long_one_left_out() -> None:
     assert sorted(asked) == ["abc", "far too long"]
 
 
+def test_a_response_as_long_as_the_model_is_an_error_that_names_both() -> None:
+    reply = httpx.Response(200, json={"tokens": [1], "max_model_len": 4})
+    made = sampler(lambda _: reply)
+    with pytest.raises(SamplingError, match=r"TEMPO_MAX_RESPONSE_TOKENS, 4, .* of 4; lower"):
+        made.prompts([Question("a", [{"role": "user", "content": "a"}])])
+
+
 # Users come first --------------------------------------------------------------------------------
 
 
