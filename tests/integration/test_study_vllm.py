@@ -20,7 +20,8 @@ SPLIT = countdown.split(11, labeled=60, unlabeled=48, unseen=0)
 SETTINGS = {
     **{"group_size": 4, "labeled_per_step": 8, "unlabeled_per_step": 16, "held_out_per_step": 4},
     **{"warm_up_steps": 1, "warm_up_questions": 8, "max_response_tokens": 16, "device": "cpu"},
-    **{"fitness_auroc": 0.0, "minimum_advantage_std": 0.0, "dtype": "bfloat16"},  # vLLM's own
+    **{"fitness_auroc": 0.0, "fitness_cosine": -1.0, "minimum_advantage_std": 0.0},
+    "dtype": "bfloat16",  # vLLM's own
     "policy_learning_rate": 0.01,  # so that three steps leave the base far behind
 }
 

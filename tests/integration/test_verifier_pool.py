@@ -67,6 +67,7 @@ def custom(response: str) -> Item:
 def test_an_expression_that_hangs_costs_one_verdict(pool: VerifierPool) -> None:
     verdicts = pool.verify([mathematics(text) for text in ("1", HANGS, "1")])
     assert [(v.correct, v.reason) for v in verdicts] == [(True, ""), (False, "timeout"), (True, "")]
+    assert [v.failed for v in verdicts] == [False, True, False]
 
 
 def test_hundreds_of_responses_take_a_moment(pool: VerifierPool) -> None:
@@ -97,6 +98,7 @@ def test_a_verifier_that_fails_costs_its_own_verdict_only(
     assert not failed.correct
     assert failed.reason.startswith(reason)
     assert len(failed.reason) <= 200
+    assert (failed.failed, good.failed) == (True, False)
     assert good.correct
 
 

@@ -64,6 +64,7 @@ ENVIRONMENT = {
     "TEMPO_POLICY_LEARNING_RATE": "5e-4",
     "TEMPO_KL_COEFFICIENT": "0",
     "TEMPO_FITNESS_AUROC": "0",
+    "TEMPO_FITNESS_COSINE": "-1",
     "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
 }
 STEPS = 3  # iterations of a round

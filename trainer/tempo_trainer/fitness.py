@@ -57,13 +57,28 @@ def describe(values: Tensor, batch: Batch) -> Verdicts | None:
 def refuse(fitness: Fitness, signal: Signal, settings: TrainerSettings) -> str:
     """Return why the policy must not be refined with this critic; empty when it may."""
     least, spread = settings.fitness_auroc, settings.minimum_advantage_std
-    if math.isnan(fitness.auroc):
-        return "critic's fitness unknown: held-out outcomes all alike, or values not finite"
+    if why := unknown(fitness):
+        return f"critic's fitness unknown: {why}"
     if fitness.auroc < least:
         return f"critic unfit: held-out AUROC {fitness.auroc:.3f} is below {least:.3f}"
+    if (cosine := fitness.advantage_cosine) < settings.fitness_cosine:
+        return (
+            f"critic unfit: its advantages' cosine with the true ones is {cosine:.3f} on held-out"
+            f" questions, below {settings.fitness_cosine:.3f}"
+        )
     if not signal.advantage_std >= spread:
         return f"critic flat: advantages deviate by {signal.advantage_std:.4f}, below {spread:.4f}"
     return ""
+
+
+def unknown(fitness: Fitness) -> str:
+    """Say why there is no AUROC; empty when there is one."""
+    if not math.isnan(fitness.auroc):
+        return ""
+    if fitness.accuracy in (0.0, 1.0):
+        share, wanted = fitness.accuracy, "harder" if fitness.accuracy else "easier"
+        return f"{share:.0%} of the held-out responses are right; upload {wanted} questions"
+    return "the critic's values are not finite"
 
 
 def suspicions(first: Mapping[str, float], last: Mapping[str, float]) -> str:

@@ -27,8 +27,8 @@ from tempo_trainer.failpoints import reach
 from tempo_trainer.fitness import measure
 from tempo_trainer.networks import Networks
 from tempo_trainer.reports import EMReport, Fitness
-from tempo_trainer.rollouts import Prompt, Rollouts, Sample, Sampler
-from tempo_trainer.verifier_pool import Item, VerifierPool
+from tempo_trainer.rollouts import Prompt, Rollouts, Sample, Sampler, SamplingError
+from tempo_trainer.verifier_pool import Item, VerifierPool, refuse_failing
 from tempo_trainer.verifiers import Verdict
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -233,7 +233,9 @@ class Learner:
             for example, group in zip(asked, groups, strict=True)
             for sample in group
         ]
-        verdicts = iter(self.world.verifiers.verify(items))
+        found = self.world.verifiers.verify(items)
+        refuse_failing(found)
+        verdicts = iter(found)
         return prompts, groups, [[next(verdicts) for _ in group] for group in groups]
 
     def collate(self, rollouts: Sequence[Rollout]) -> Batch:
@@ -262,8 +264,11 @@ def rollouts_of(
     adapter: str,
     outcomes: Sequence[Sequence[float]] | None,
 ) -> list[Rollout]:
-    """Return responses as rows, but not empty or aborted ones; without outcomes: unlabeled."""
-    return [
+    """Return responses as rows, but not empty or aborted ones; without outcomes: unlabeled.
+
+    Raises SamplingError, after which a job is tried again, where no response is left.
+    """
+    rows = [
         Rollout(
             question_id=prompt.question_id,
             prompt_ids=prompt.ids,
@@ -279,6 +284,10 @@ def rollouts_of(
         for member, sample in enumerate(group)
         if sample.ids and sample.finish_reason != "abort"
     ]
+    if not rows:
+        count = sum(map(len, groups))
+        raise SamplingError(f"{adapter}: each of {count} responses was aborted or empty")
+    return rows
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Optimiser:
         betas = (settings.adam_beta1, settings.adam_beta2)
         self._adam = torch.optim.AdamW(parts, betas=betas, weight_decay=0.0, fused=True)
         self._grad_clip = settings.grad_clip
+        self.discarded = 0
+        """Steps in a row, up to now, that could not be trusted."""
 
     def parameters(self) -> list[Parameter]:
         """Return what is optimised."""
@@ -41,6 +43,7 @@ class Optimiser:
         """Apply the gathered gradients, unless loss or gradient is not finite, and forget them."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), self._grad_clip))
         applied = math.isfinite(loss) and math.isfinite(norm)
+        self.discarded = 0 if applied else self.discarded + 1
         if applied:
             self._adam.step()
         self._adam.zero_grad()

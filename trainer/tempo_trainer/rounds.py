@@ -8,7 +8,7 @@ from tempo_storage import leases, pool, queries, versions
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.models import Iteration, Job
 from tempo_trainer import clock
-from tempo_trainer.fitness import suspicions
+from tempo_trainer.fitness import suspicions, unknown
 from tempo_trainer.jobs import CancelledError, StoppedError
 from tempo_trainer.learner import Learner
 from tempo_trainer.promotion import decide, refuse_if_moved
@@ -18,6 +18,7 @@ logger = logging.getLogger("tempo.rounds")
 PAUSE_SECONDS = 0.5
 DRAIN_SECONDS = 5.0  # what was asked a moment ago may still be on its way here
 WARM_UP = 0  # the position of the warm-up among a job's iterations
+SPOILED = 3  # optimiser steps in a row without a finite loss and gradient: training pauses
 
 
 def recalibrate(learner: Learner, job: Job) -> dict[str, Any]:
@@ -105,8 +106,8 @@ def go_on(learner: Learner, job: Job) -> None:
     with learner.world.sessions() as s:
         if queries.job(s, job.id).status == "cancelled":
             raise CancelledError(f"job {job.id} was cancelled")
-        if queries.training(s).paused:
-            raise StoppedError("training is paused")
+        if (training := queries.training(s)).paused:
+            raise StoppedError(f"training is paused: {training.reason}".removesuffix(": "))
         refuse_if_moved(s, job)
 
 
@@ -125,12 +126,16 @@ def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
         go_on(learner, job)
         learner.recalibrate_once(adapter)
         set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
+        _pause_if_spoiled(learner, job.id)
     after = learner.fitness(adapter)
     message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
+    if why := unknown(after):
+        message = f"{message}: {why}"
     figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
     metrics = {"e_steps": steps, "message": message, **figures, **clock.take()}
     learner.commit(job.id, WARM_UP, metrics=metrics, questions=[])
-    _event(learner, job.id, "critic.recalibrated", message, metrics)
+    level = "warning" if why else "info"
+    _event(learner, job.id, "critic.recalibrated", message, metrics, level=level)
 
 
 def _committed(learner: Learner, job: Job) -> list[Iteration]:
@@ -177,6 +182,22 @@ def _tell(learner: Learner, job_id: str, report: EMReport, position: int, steps:
     if discarded:
         message = f"{discarded} optimiser steps had a loss or gradient that is no number"
         _event(learner, job_id, "step.discarded", message, metrics, level="error")
+        _pause_if_spoiled(learner, job_id)
+
+
+def _pause_if_spoiled(learner: Learner, job_id: str) -> None:
+    """Pause training where more of the same would change nothing; the job waits in the queue."""
+    for role in (learner.networks.critic, learner.networks.policy):
+        if (steps := role.optimiser.discarded) < SPOILED:
+            continue
+        reason = (
+            f"{steps} optimiser steps of the {role.name} in a row had a loss or gradient that is no"
+            f" number; lower TEMPO_{role.name.upper()}_LEARNING_RATE or roll back, then resume"
+        )
+        role.optimiser.discarded = 0  # whoever resumes has three more
+        with leases.fenced(learner.world.sessions, learner.world.epoch()) as s:
+            queries.set_paused(s, True, reason)
+            queries.add_event(s, "training.spoiled", reason, job_id=job_id, level="error")
 
 
 def _watch(learner: Learner, job: Job) -> None:

@@ -15,11 +15,25 @@ from tempo_storage.errors import TempoError
 from tempo_trainer.verifiers import Metadata, References, Verdict
 
 START_SECONDS = 120.0
-TIMED_OUT = Verdict(False, None, "timeout")
+TIMED_OUT = Verdict(False, None, "timeout", failed=True)
+MOST_FAILED, FEWEST_JUDGED = 0.5, 16
 
 
 class VerifierError(TempoError, RuntimeError):
-    """A verifier process does not start; run `python -m tempo_trainer.verifiers serve <name>`."""
+    """A verifier does not start, or fails on most responses: nothing may be learned from it."""
+
+
+def refuse_failing(verdicts: Sequence[Verdict]) -> None:
+    """Raise VerifierError where most of 16 responses or more came to no verdict.
+
+    They would all count as incorrect, and the critic would learn that they are.
+    """
+    failed = [verdict.reason for verdict in verdicts if verdict.failed]
+    if len(verdicts) >= FEWEST_JUDGED and len(failed) > MOST_FAILED * len(verdicts):
+        raise VerifierError(
+            f"the verifiers gave no verdict on {len(failed)} of {len(verdicts)} responses, at last:"
+            f" {failed[-1]!r}; mend the verifier, or give the worker more processor time"
+        )
 
 
 @dataclass(frozen=True, slots=True)

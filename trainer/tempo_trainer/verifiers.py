@@ -53,6 +53,8 @@ class Verdict:
     correct: bool
     extracted: str | None = None
     reason: str = ""
+    failed: bool = False
+    """The verifier gave no verdict: it raised, or took too long. Counts as incorrect."""
 
     @property
     def outcome(self) -> float:
@@ -238,7 +240,7 @@ def _verify(line: dict[str, Any], loaded: Callable[[str], Verifier]) -> dict[str
         verifier = loaded(line["verifier"])
         verdict = verifier.verify(line["response"], line["reference"], line["metadata"])
     except Exception as failure:  # a verifier's own failure is a verdict, not a crash
-        verdict = Verdict(False, None, _shown(failure))
+        verdict = Verdict(False, None, _shown(failure), failed=True)
     extracted = verdict.extracted and verdict.extracted[:SHOWN_CHARACTERS]
     return asdict(replace(verdict, extracted=extracted))
 

@@ -33,7 +33,8 @@ SETTINGS = {
     **{"lora_rank": 4, "critic_rank": 4, "lora_alpha": 8, "device": "cpu", "group_size": 4},
     **{"labeled_per_step": 4, "unlabeled_per_step": 4, "held_out_per_step": 2},
     **{"warm_up_steps": 1, "warm_up_questions": 4, "max_response_tokens": 9},
-    **{"policy_learning_rate": 0.02, "fitness_auroc": 0.0, "minimum_advantage_std": 0.0},
+    **{"fitness_auroc": 0.0, "fitness_cosine": -1.0, "minimum_advantage_std": 0.0},
+    "policy_learning_rate": 0.02,
 }
 
 

@@ -135,17 +135,30 @@ def test_an_unfit_critic_refuses_the_m_step() -> None:
     assert same(policy, nets.policy.parameters())
 
 
-def test_fitness_is_unknown_when_held_out_outcomes_are_all_alike() -> None:
+def test_advantages_that_point_the_wrong_way_refuse_the_m_step() -> None:
+    a, settings = torch.zeros(1, 1), tiny.settings()
+    signal = Signal(a, 0.0, 0.0, 0.1)
+    told = refuse(Fitness(0.9, 0.1, 0.1, 0.5, advantage_cosine=-0.01), signal, settings)
+    assert "cosine with the true ones is -0.010 on held-out questions, below 0.000" in told
+    assert refuse(Fitness(0.9, 0.1, 0.1, 0.5, advantage_cosine=0.01), signal, settings) == ""
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_fitness_is_unknown_when_held_out_outcomes_are_all_alike(right: bool) -> None:
     nets, settings = started(warm_up=1)
     batch = tiny.play(nets, labeled=True, seed=0)
     report = em_step(
         nets,
         labeled=[batch],
         unlabeled=tiny.play(nets, labeled=False, seed=1),
-        held_out=batch.select(batch.outcome > 0),
+        held_out=batch.select((batch.outcome > 0) == right),
         settings=settings,
     )
-    assert "fitness unknown" in report.refusal
+    share, wanted = ("100%", "harder") if right else ("0%", "easier")
+    assert report.refusal == (
+        f"critic's fitness unknown: {share} of the held-out responses are right;"
+        f" upload {wanted} questions"
+    )
     assert "e_step/auroc" not in report.metrics()
 
 

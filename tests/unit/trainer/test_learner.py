@@ -1,6 +1,8 @@
 """What stays in the worker's memory returns to what the ledger knows."""
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +18,11 @@ from tempo_storage.models import Adapter, Iteration, Job, LabeledExample, Questi
 from tempo_trainer import rounds
 from tempo_trainer.batch import Rollout
 from tempo_trainer.jobs import CancelledError, StoppedError
-from tempo_trainer.learner import DIRTY, UNTRAINED, Learner, World
+from tempo_trainer.learner import DIRTY, UNTRAINED, Learner, World, rollouts_of
 from tempo_trainer.networks import Networks
-from tempo_trainer.rollouts import Prompt, Sample
+from tempo_trainer.rollouts import Prompt, Sample, SamplingError
 from tempo_trainer.rounds import starting_checkpoint
-from tempo_trainer.verifier_pool import Item
+from tempo_trainer.verifier_pool import TIMED_OUT, Item, VerifierError
 from tempo_trainer.verifiers import Verdict
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -223,6 +225,32 @@ def test_a_warm_up_that_is_paused_leaves_the_worker_to_others(
     assert made == ["tempo-v0"]
 
 
+@pytest.mark.fault(
+    12, "a loss or gradient that is no number", promise="three steps in a row pause training"
+)
+def test_three_steps_in_a_row_that_are_no_number_pause_training(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([math.nan, math.nan, 0.5, math.nan, math.nan, math.nan, math.nan])
+
+    def recalibrate_once(adapter: str) -> None:
+        learner.networks.critic.optimiser.step(next(losses))
+
+    monkeypatch.setattr(learner, "fitness", lambda _: None)
+    monkeypatch.setattr(learner, "recalibrate_once", recalibrate_once)
+    with learner.world.sessions.begin() as s:
+        assert leases.acquire(s, leases.TRAINER, "me", 60.0) == 1
+        job = queries.create_job(s, "a", "recalibrate", {})
+        job.serving_sequence = versions.serving(s).sequence
+    with pytest.raises(StoppedError, match="training is paused: 3 optimiser steps of the critic"):
+        rounds.recalibrate(learner, job)
+    assert next(losses) is math.nan  # the last of them was never made
+    with learner.world.sessions() as s:
+        [event] = [e for e in queries.events(s, job_id="a") if e.level == "error"]
+        assert queries.training(s).reason == event.message
+    assert "lower TEMPO_CRITIC_LEARNING_RATE" in event.message
+
+
 def test_a_round_without_warm_up_steps_goes_on_after_its_first_commit(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +313,39 @@ def test_what_compares_versions_is_never_replayed(learner: Learner) -> None:
     for draw in (None, 7):
         _, _, [[verdict]] = learner.judged([example], "tempo-v1", n=1, draw=draw)
         assert verdict.correct is (draw is None)
+
+
+@pytest.mark.parametrize("failing", [8, 9])
+def test_a_verifier_that_fails_on_most_responses_teaches_nothing(
+    learner: Learner, failing: int
+) -> None:
+    class Source:
+        def prompts(self, examples: list[LabeledExample]) -> list[Prompt]:
+            return [Prompt(example.content_hash, (1,)) for example in examples]
+
+        def sample(self, prompts: list[Prompt], **_: object) -> list[list[Sample]]:
+            return [[Sample((2,), (0.0,), str(i), "stop") for i in range(16)] for _ in prompts]
+
+    class Verifiers:
+        def verify(self, items: list[Item]) -> list[Verdict]:
+            return [TIMED_OUT if int(i.response) < failing else Verdict(False) for i in items]
+
+    example = LabeledExample(content_hash="q", reference=["1"], verifier="exact", details={})
+    learner.world = replace(
+        learner.world, verifiers=Verifiers(), sampler=Source(), rollouts=Source()
+    )
+    refused = pytest.raises(VerifierError, match=r"no verdict on 9 of 16 responses.*'timeout'")
+    with refused if failing == 9 else nullcontext():
+        learner.judged([example], "tempo-v1", n=16, draw=7)
+
+
+@pytest.mark.parametrize("sample", [Sample((2,), (0.0,), "4", "abort"), Sample((), (), "", "stop")])
+def test_where_every_response_was_lost_the_job_is_tried_again(sample: Sample) -> None:
+    prompt = Prompt("q", (1,))
+    with pytest.raises(SamplingError, match="tempo-v1: each of 2 responses was aborted or empty"):
+        rollouts_of([prompt], [[sample, sample]], "tempo-v1", None)
+    kept = rollouts_of([prompt], [[sample, Sample((2,), (0.0,), "4", "stop")]], "tempo-v1", None)
+    assert [row.finish_reason for row in kept] == ["stop"]
 
 
 def test_snapshots_have_names_of_their_own_and_the_newest_stay(learner: Learner) -> None:

@@ -19,7 +19,7 @@ from tempo_trainer.settings import TrainerSettings
 from tempo_trainer.study.questions import Answers, Data, Question, QuestionSet
 from tempo_trainer.study.sampling import LocalSampler, seed_of
 from tempo_trainer.study.served import ServedSampler
-from tempo_trainer.verifier_pool import Item, VerifierPool
+from tempo_trainer.verifier_pool import Item, VerifierPool, refuse_failing
 from tempo_trainer.verifiers import Verdict, answer
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -90,7 +90,8 @@ class Judge:
     def outcomes(self, drawn: Drawn, answers: Answers) -> list[list[float]]:
         """Return -1 or +1 for each response."""
         verdicts = self._verdicts(drawn, answers)
-        return [[1.0 if verdict.correct else -1.0 for verdict in row] for row in verdicts]
+        refuse_failing([verdict for row in verdicts for verdict in row])
+        return [[verdict.outcome for verdict in row] for row in verdicts]
 
     def answers(self, drawn: Drawn) -> list[list[str]]:
         """Return what each response answers, without any reference; empty for no answer.
