@@ -179,6 +179,22 @@ def test_without_hidden_answers_the_held_out_questions_measure(tmp_path: Path) -
     assert not data.train.answers.keys() & data.held_out.answers.keys()
 
 
+def test_what_was_learned_from_is_not_unseen_and_part_of_the_answers_is_refused(
+    tmp_path: Path,
+) -> None:
+    rows = [equation.labeled_row(e) for e in equation.draw(1, 40)]
+    parts = {"labeled": rows[:30], "asked": rows[30:35], "unseen": rows[29:]}
+    files = [study_data.write(tmp_path / name, part) for name, part in parts.items()]
+    data = Data.load(*files)
+    assert {name: len(s.questions) for name, s in data.measured.items()} == {
+        "adapted": 5,
+        "unseen": 5,
+    }
+    study_data.write(tmp_path / "asked", [*parts["asked"], {"question": "what?"}])
+    with pytest.raises(InvalidInputError, match="5 answers to 6 questions; answer all, so as"):
+        Data.load(*files)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -147,6 +147,12 @@ def test_another_model_than_the_served_one_is_refused(
     assert not Path("out").exists()
 
 
+def test_a_variable_says_how_long_a_response_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main._length() == {"max_response_tokens": 256}
+    monkeypatch.setenv("TEMPO_MAX_RESPONSE_TOKENS", "64")
+    assert main._length() == {}  # so that the settings' own holds
+
+
 def test_runs_that_share_a_server_s_store_go_one_by_one(tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path)
     other = replace(spec, sampler="vllm")

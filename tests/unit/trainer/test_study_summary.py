@@ -179,3 +179,14 @@ def test_a_folder_is_one_study(tmp_path: Path, specs: list[Spec]) -> None:
     plan._configure(tmp_path, specs)
     with pytest.raises(ConflictError, match="another study; choose another --out"):
         plan._configure(tmp_path, [replace(spec, samples=4) for spec in specs])
+
+
+def test_a_folder_is_one_study_of_the_same_questions(tmp_path: Path) -> None:
+    file = tmp_path / "labeled.jsonl"
+    file.write_text("one\n")
+    spec = replace(SPEC, labeled=str(file))
+    plan._configure(tmp_path / "study", [spec])
+    plan._configure(tmp_path / "study", [spec])
+    file.write_text("another\n")
+    with pytest.raises(ConflictError, match="another study"):
+        plan._configure(tmp_path / "study", [spec])

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tempo_storage.errors import TempoError
+from tempo_trainer.settings import TrainerSettings
 from tempo_trainer.study.lab import Spec
 from tempo_trainer.study.methods import METHODS
 from tempo_trainer.study.plan import console, study
 from tempo_trainer.study.questions import Data
 from tempo_trainer.study.served import served_model
 
+SHORT = 256  # tokens
 DEFAULT = "tempo,frozen,ttrl,empo,supervised,random"
 
 
@@ -25,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_options(arguments))
     out, processes = given.pop("out"), given.pop("processes")
     methods, seeds = given.pop("methods"), given.pop("seeds")
-    settings = {"max_response_tokens": given.pop("max_tokens")}
+    length = given.pop("max_tokens")
     try:
+        settings = {"max_response_tokens": length} if length else _length()
         specs = [
             Spec(method=method, seed=seed, settings=settings, **given)
             for seed in seeds
@@ -39,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TempoError, OSError) as error:
         console.print(f"study failed: {error}", style="red")
         return 1
+
+
+def _length() -> dict[str, int]:
+    """Return the longest response where no variable says it: 256 tokens, a small model's."""
+    given = "max_response_tokens" in TrainerSettings().model_fields_set
+    return {} if given else {"max_response_tokens": SHORT}
 
 
 def numbers(text: str) -> list[int]:
@@ -75,7 +84,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measure-every", type=positive, default=20, help="iterations")
     text = "responses per question, measuring"
     parser.add_argument("--samples", type=positive, default=8, help=text)
-    parser.add_argument("--max-tokens", type=positive, default=256, help="of a response")
+    text = f"of a response (TEMPO_MAX_RESPONSE_TOKENS, else {SHORT})"
+    parser.add_argument("--max-tokens", type=positive, help=text)
     where = "vllm: the server at TEMPO_BASE_URL serves --model and shares TEMPO_DATA_DIR"
     where += "; pause training meanwhile (tempo pause); one run at a time"
     parser.add_argument("--sampler", choices=("local", "vllm"), default="local", help=where)

@@ -1,12 +1,13 @@
 """Make the runs of a study in worker processes, and write what they found.
 
-    <folder>/config.json     every run's specification, the trainer's settings, versions
+    <folder>/config.json     every run's specification, digests of its files, settings, versions
     <folder>/runs/*.jsonl    one line per iteration
     <folder>/summary.json    and summary.md, learning.png, critic.png
 
 The same command continues an interrupted study; a folder of another study is refused.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -32,7 +33,7 @@ from tempo_trainer.study.lab import Spec
 from tempo_trainer.study.run import run
 from tempo_trainer.study.summary import load, markdown, summarise
 
-PACKAGES = ("vllm-tempo", "torch", "transformers", "peft", "numpy")
+PACKAGES = ("vllm-tempo", "torch", "transformers", "peft", "numpy", "math-verify")
 POLL_SECONDS = 0.5
 Studies = Mapping[Path, Sequence[Spec]]
 """The runs by the folder that they are written to."""
@@ -91,16 +92,24 @@ def _configure(folder: Path, specs: Sequence[Spec]) -> None:
     """Record what decides the runs; refuse a folder that was made with something else."""
     settings = specs[0].trainer_settings().model_dump(mode="json", include=SETTINGS)
     wanted = {"runs": [asdict(spec) for spec in specs], "settings": settings}
+    wanted["files"] = _digests(specs)
     path = folder / "config.json"
     if path.is_file():
         found = json.loads(path.read_text())
-        if any(found[key] != value for key, value in wanted.items()):
+        if any(found.get(key) != value for key, value in wanted.items()):
             raise ConflictError(f"{folder} holds another study; choose another --out or delete it")
         return
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     folder.mkdir(parents=True, exist_ok=True)
     machine = {"machine": platform.platform(), "cores": os.cpu_count()}
     path.write_text(json.dumps(wanted | {"versions": versions} | machine, indent=2) + "\n")
+
+
+def _digests(specs: Sequence[Spec]) -> dict[str, str]:
+    """Return the SHA-256 of each file of questions: what a path holds may change between runs."""
+    paths = {path for s in specs for path in (s.labeled, s.unlabeled, s.unseen)}
+    files = [path for path in sorted(paths) if Path(path).is_file()]
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files}
 
 
 def _at_once(studies: Studies, processes: int) -> int | None:

@@ -60,7 +60,10 @@ class Data:
 
     @classmethod
     def load(cls, labeled: str, unlabeled: str, unseen: str = "") -> "Data":
-        """Read three files; one labeled question in five is held out, as in the worker."""
+        """Read three files; one labeled question in five is held out, as in the worker.
+
+        A question counts where it stands first: labeled, unlabeled, unseen.
+        """
         known = read(labeled)
         if not known.answered:
             found = f"{len(known.answers)} answers to {len(known.questions)} questions"
@@ -73,7 +76,13 @@ class Data:
                 raise InvalidInputError(
                     f"no question of {labeled}, {unlabeled} to {what}; add some"
                 )
-        sets = {"adapted": asked} | ({"unseen": read(unseen)} if unseen else {})
+        used = {*known.answers, *(q.id for q in asked.questions)}
+        others = read(unseen).where(lambda q: q.id not in used) if unseen else QuestionSet((), {})
+        for path, part in ((unlabeled, asked), (unseen, others)):
+            if part.answers and not part.answered:
+                found = f"{len(part.answers)} answers to {len(part.questions)} questions"
+                raise InvalidInputError(f"{path}: {found}; answer all, so as to measure, or none")
+        sets = {"adapted": asked, "unseen": others}
         measured = {name: questions for name, questions in sets.items() if questions.answered}
         return cls(train, judging, asked, measured or {"held_out": judging})
 
