@@ -59,7 +59,8 @@ class Batch:
         rows = [rollout for rollout in rollouts if len(rollout.response_ids)]
         if not rows:
             raise EmptyBatchError(
-                f"all {len(rollouts)} rollouts have empty responses; sample again"
+                f"all {len(rollouts)} rollouts have empty responses; sample again, or ask questions"
+                " that leave room for a response within --max-model-len"
             )
         prompt_lengths = torch.tensor([len(row.prompt_ids) for row in rows])
         response_lengths = torch.tensor([len(row.response_ids) for row in rows])

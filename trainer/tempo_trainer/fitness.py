@@ -61,7 +61,9 @@ def refuse(fitness: Fitness, signal: Signal, settings: TrainerSettings) -> str:
         return f"critic's fitness unknown: {why}"
     if fitness.auroc < least:
         return f"critic unfit: held-out AUROC {fitness.auroc:.3f} is below {least:.3f}"
-    if (cosine := fitness.advantage_cosine) < settings.fitness_cosine:
+    # `em` compares whole responses: how a value moves within one is nothing to it.
+    cosine = math.nan if settings.estimator == "em" else fitness.advantage_cosine
+    if cosine < settings.fitness_cosine:
         return (
             f"critic unfit: its advantages' cosine with the true ones is {cosine:.3f} on held-out"
             f" questions, below {settings.fitness_cosine:.3f}"

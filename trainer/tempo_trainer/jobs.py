@@ -24,6 +24,7 @@ from tempo_storage import leases, queries, versions
 from tempo_storage.errors import LeaseLostError, TempoError
 from tempo_storage.models import Job
 from tempo_trainer.rollouts import SamplingError
+from tempo_trainer.verifier_pool import VerifierError
 from tempo_trainer.worker_settings import WorkerSettings
 
 if TYPE_CHECKING:  # torch is imported with the first job: the process must answer signals before
@@ -136,7 +137,7 @@ class Jobs:
         self.close()
         with self._sessions() as s:
             attempts = queries.job(s, job_id).attempts
-        if isinstance(error, SamplingError) and attempts < ATTEMPTS:
+        if isinstance(error, SamplingError | VerifierError) and attempts < ATTEMPTS:
             self._requeue(job_id, str(error), counts=True)
             return
         detail = str(error) if isinstance(error, TempoError) else traceback.format_exc()

@@ -234,7 +234,9 @@ class Learner:
             for sample in group
         ]
         found = self.world.verifiers.verify(items)
-        refuse_failing(found)
+        # A version on whose responses a verifier hangs is wrong: the gate and the sentinel see it.
+        if draw is not None or adapter == version_name(0):
+            refuse_failing(found)
         verdicts = iter(found)
         return prompts, groups, [[next(verdicts) for _ in group] for group in groups]
 
@@ -266,7 +268,7 @@ def rollouts_of(
 ) -> list[Rollout]:
     """Return responses as rows, but not empty or aborted ones; without outcomes: unlabeled.
 
-    Raises SamplingError, after which a job is tried again, where no response is left.
+    Raises SamplingError, after which a job is tried again, where no response of any is left.
     """
     rows = [
         Rollout(
@@ -284,8 +286,7 @@ def rollouts_of(
         for member, sample in enumerate(group)
         if sample.ids and sample.finish_reason != "abort"
     ]
-    if not rows:
-        count = sum(map(len, groups))
+    if not rows and (count := sum(map(len, groups))):
         raise SamplingError(f"{adapter}: each of {count} responses was aborted or empty")
     return rows
 

@@ -37,8 +37,9 @@ class RecordedRollouts:
         if missing:
             sampled = self._source.sample(missing, adapter=adapter, n=n, draw=draw)
             questions = (prompt.question_id for prompt in missing)
-            known |= zip(questions, sampled, strict=True)
-            _write(path, known)
+            fresh = dict(zip(questions, sampled, strict=True))
+            _write(path, known | {q: group for q, group in fresh.items() if not _aborted(group)})
+            known |= fresh
         return [known[prompt.question_id] for prompt in prompts]
 
 
@@ -47,6 +48,10 @@ def _read(path: Path) -> Groups:
         return {}
     recorded = json.loads(path.read_text())
     return {question: [_sample(row) for row in rows] for question, rows in recorded.items()}
+
+
+def _aborted(group: Sequence[Sample]) -> bool:
+    return any(sample.finish_reason == "abort" for sample in group)
 
 
 def _sample(row: dict[str, Any]) -> Sample:

@@ -47,6 +47,7 @@ def round_(learner: Learner, job: Job) -> dict[str, Any]:
         metrics = report.metrics() | counts | held_back | curve | clock.take()
         learner.commit(job.id, position, metrics=metrics, questions=questions)
         _tell(learner, job.id, report, position, steps)
+    go_on(learner, job)
     _watch(learner, job)
     summary = _summary(learner, job)
     if not summary["m_steps"]:
@@ -192,7 +193,8 @@ def _pause_if_spoiled(learner: Learner, job_id: str) -> None:
             continue
         reason = (
             f"{steps} optimiser steps of the {role.name} in a row had a loss or gradient that is no"
-            f" number; lower TEMPO_{role.name.upper()}_LEARNING_RATE or roll back, then resume"
+            f" number; cancel the job, or restart the worker with a lower"
+            f" TEMPO_{role.name.upper()}_LEARNING_RATE, then resume training"
         )
         role.optimiser.discarded = 0  # whoever resumes has three more
         with leases.fenced(learner.world.sessions, learner.world.epoch()) as s:

@@ -141,6 +141,8 @@ def test_advantages_that_point_the_wrong_way_refuse_the_m_step() -> None:
     told = refuse(Fitness(0.9, 0.1, 0.1, 0.5, advantage_cosine=-0.01), signal, settings)
     assert "cosine with the true ones is -0.010 on held-out questions, below 0.000" in told
     assert refuse(Fitness(0.9, 0.1, 0.1, 0.5, advantage_cosine=0.01), signal, settings) == ""
+    by_response = tiny.settings(estimator="em")
+    assert refuse(Fitness(0.9, 0.1, 0.1, 0.5, advantage_cosine=-0.01), signal, by_response) == ""
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -222,7 +224,7 @@ def test_on_policy_nothing_is_clipped_and_the_sampler_agrees() -> None:
 
 
 def test_later_minibatches_are_off_policy() -> None:
-    nets, settings = started(warm_up=5, minibatches=4, fitness_auroc=0.0)
+    nets, settings = started(warm_up=5, minibatches=4, fitness_auroc=0.0, fitness_cosine=-1.0)
     metrics = iterate(nets, settings).metrics()
     assert metrics["m_step/steps"] == 4
     assert metrics["m_step/approx_kl"] > 0
@@ -257,7 +259,9 @@ def test_the_critic_never_learns_from_unlabeled_rows() -> None:
 
 
 def test_metrics_are_named_by_concern_and_finite() -> None:
-    nets, settings = started(warm_up=5, fitness_auroc=0.0, labeled_in_policy=False)
+    nets, settings = started(
+        warm_up=5, fitness_auroc=0.0, fitness_cosine=-1.0, labeled_in_policy=False
+    )
     metrics = iterate(nets, settings).metrics()
     assert {name.split("/")[0] for name in metrics} == {"e_step", "m_step"}
     assert {"e_step/loss", "e_step/auroc", "m_step/loss", "m_step/approx_kl"} <= metrics.keys()
@@ -415,7 +419,9 @@ def test_signs_of_a_policy_that_pleases_the_critic(changed: dict[str, float], si
 
 
 def test_the_time_of_an_iteration_is_split_and_taken_once() -> None:
-    nets, settings = started(warm_up=1, fitness_auroc=0.0, minimum_advantage_std=0.0)
+    nets, settings = started(
+        warm_up=1, fitness_auroc=0.0, fitness_cosine=-1.0, minimum_advantage_std=0.0
+    )
     clock.take()
     iterate(nets, settings)
     taken = clock.take()

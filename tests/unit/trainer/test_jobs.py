@@ -13,6 +13,7 @@ from tempo_storage.database import open_database
 from tempo_storage.errors import InvalidInputError, LeaseLostError
 from tempo_trainer.jobs import ATTEMPTS, CancelledError, Jobs, StoppedError
 from tempo_trainer.rollouts import SamplingError
+from tempo_trainer.verifier_pool import VerifierError
 from tempo_trainer.worker_settings import WorkerSettings
 
 
@@ -101,8 +102,11 @@ def test_a_cancelled_job_stays_cancelled(sessions: sessionmaker[Session]) -> Non
     assert status(sessions)[0] == "cancelled"
 
 
-def test_a_server_that_is_away_fails_the_third_attempt(sessions: sessionmaker[Session]) -> None:
-    made = jobs(sessions, raising(SamplingError("no answer")))
+@pytest.mark.parametrize("error", [SamplingError, VerifierError])
+def test_a_server_or_verifier_that_is_away_fails_the_third_attempt(
+    sessions: sessionmaker[Session], error: type[Exception]
+) -> None:
+    made = jobs(sessions, raising(error("no answer")))
     for attempt in range(1, ATTEMPTS + 1):
         made.run("j")
         assert status(sessions)[:2] == ("failed" if attempt == ATTEMPTS else "queued", attempt)

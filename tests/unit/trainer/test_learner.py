@@ -248,7 +248,7 @@ def test_three_steps_in_a_row_that_are_no_number_pause_training(
     with learner.world.sessions() as s:
         [event] = [e for e in queries.events(s, job_id="a") if e.level == "error"]
         assert queries.training(s).reason == event.message
-    assert "lower TEMPO_CRITIC_LEARNING_RATE" in event.message
+    assert "with a lower TEMPO_CRITIC_LEARNING_RATE" in event.message
 
 
 def test_a_round_without_warm_up_steps_goes_on_after_its_first_commit(
@@ -337,6 +337,10 @@ def test_a_verifier_that_fails_on_most_responses_teaches_nothing(
     refused = pytest.raises(VerifierError, match=r"no verdict on 9 of 16 responses.*'timeout'")
     with refused if failing == 9 else nullcontext():
         learner.judged([example], "tempo-v1", n=16, draw=7)
+    with refused if failing == 9 else nullcontext():
+        learner.judged([example], "tempo-v0", n=16)
+    _, _, [verdicts] = learner.judged([example], "tempo-v1", n=16)  # its responses are at fault
+    assert not any(verdict.correct for verdict in verdicts)
 
 
 @pytest.mark.parametrize("sample", [Sample((2,), (0.0,), "4", "abort"), Sample((), (), "", "stop")])
@@ -344,6 +348,7 @@ def test_where_every_response_was_lost_the_job_is_tried_again(sample: Sample) ->
     prompt = Prompt("q", (1,))
     with pytest.raises(SamplingError, match="tempo-v1: each of 2 responses was aborted or empty"):
         rollouts_of([prompt], [[sample, sample]], "tempo-v1", None)
+    assert rollouts_of([], [], "tempo-v1", None) == []  # all questions are too long
     kept = rollouts_of([prompt], [[sample, Sample((2,), (0.0,), "4", "stop")]], "tempo-v1", None)
     assert [row.finish_reason for row in kept] == ["stop"]
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tempo_trainer.recorded import RecordedRollouts
-from tempo_trainer.rollouts import Prompt, Sampler, SamplingError
+from tempo_trainer.rollouts import Prompt, Sample, Sampler, SamplingError
 from tempo_trainer.worker_settings import WorkerSettings
 
 SETTINGS = WorkerSettings(base_url="http://vllm", max_response_tokens=4, prompts_per_request=1)
@@ -83,3 +83,19 @@ def test_a_draw_that_failed_is_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(SamplingError):
         rollouts(tmp_path, server).sample(prompts(1), adapter="tempo-t1", n=2, draw=5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_aborted_response_is_asked_for_again(tmp_path: Path) -> None:
+    class Source:
+        reason = "abort"
+
+        def sample(self, asked: list[Prompt], **_: object) -> list[list[Sample]]:
+            reasons = {"q1": "stop", "q2": self.reason}
+            return [[Sample((1,), (0.0,), "4", reasons[p.question_id])] for p in asked]
+
+    source = Source()
+    recorded = RecordedRollouts(tmp_path, source)
+    for reason in ("abort", "stop"):
+        source.reason = reason
+        groups = recorded.sample(prompts(1, 2), adapter="tempo-t1", n=1, draw=5)
+        assert [group[0].finish_reason for group in groups] == ["stop", reason]

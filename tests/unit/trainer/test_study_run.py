@@ -191,8 +191,11 @@ def test_what_was_learned_from_is_not_unseen_and_part_of_the_answers_is_refused(
         "unseen": 5,
     }
     study_data.write(tmp_path / "asked", [*parts["asked"], {"question": "what?"}])
-    with pytest.raises(InvalidInputError, match="5 answers to 6 questions; answer all, so as"):
+    with pytest.raises(InvalidInputError, match="5 answers to 6 questions of its own; answer all"):
         Data.load(*files)
+    study_data.write(tmp_path / "unseen", parts["labeled"])
+    with pytest.raises(InvalidInputError, match="unseen: 0 answers to 0 questions of its own"):
+        Data.load(files[0], study_data.write(tmp_path / "bare", [{"question": "?"}]), files[2])
 
 
 @pytest.mark.parametrize(

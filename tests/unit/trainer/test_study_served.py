@@ -148,6 +148,7 @@ def test_another_model_than_the_served_one_is_refused(
 
 
 def test_a_variable_says_how_long_a_response_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEMPO_MAX_RESPONSE_TOKENS", raising=False)
     assert main._length() == {"max_response_tokens": 256}
     monkeypatch.setenv("TEMPO_MAX_RESPONSE_TOKENS", "64")
     assert main._length() == {}  # so that the settings' own holds

@@ -208,7 +208,9 @@ ROWS: dict[str, Callable[[int], Rows]] = {
 
 def _write(path: Path, rows: Sequence[Row]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if not path.is_file() or path.read_text() != text:  # a run may be reading it
+        path.write_text(text)
     return str(path)
 
 

@@ -89,9 +89,7 @@ class Judge:
 
     def outcomes(self, drawn: Drawn, answers: Answers) -> list[list[float]]:
         """Return -1 or +1 for each response."""
-        verdicts = self._verdicts(drawn, answers)
-        refuse_failing([verdict for row in verdicts for verdict in row])
-        return [[verdict.outcome for verdict in row] for row in verdicts]
+        return [[verdict.outcome for verdict in row] for row in self._verdicts(drawn, answers)]
 
     def answers(self, drawn: Drawn) -> list[list[str]]:
         """Return what each response answers, without any reference; empty for no answer.
@@ -119,7 +117,10 @@ class Judge:
             for key in row
             if key not in self._known
         }
-        self._known |= zip(asked, self._pool.verify(list(asked.values())), strict=True)
+        found = self._pool.verify(list(asked.values()))
+        if answers:
+            refuse_failing(found)
+        self._known |= zip(asked, found, strict=True)
         return [[self._known[key] for key in row] for row in keys]
 
 

@@ -78,10 +78,10 @@ class Data:
                 )
         used = {*known.answers, *(q.id for q in asked.questions)}
         others = read(unseen).where(lambda q: q.id not in used) if unseen else QuestionSet((), {})
-        for path, part in ((unlabeled, asked), (unseen, others)):
-            if part.answers and not part.answered:
-                found = f"{len(part.answers)} answers to {len(part.questions)} questions"
-                raise InvalidInputError(f"{path}: {found}; answer all, so as to measure, or none")
+        for path, part, wanted in ((unlabeled, asked, False), (unseen, others, bool(unseen))):
+            if (part.answers or wanted) and not part.answered:
+                found = f"{len(part.answers)} answers to {len(part.questions)} questions of its own"
+                raise InvalidInputError(f"{path}: {found}; answer all, so that they measure")
         sets = {"adapted": asked, "unseen": others}
         measured = {name: questions for name, questions in sets.items() if questions.answered}
         return cls(train, judging, asked, measured or {"held_out": judging})
