@@ -58,7 +58,7 @@ class TrainerSettings(StorageSettings):
     it would have stopped the collapses without a KL at their peak."""
     fitness_cosine: float = Field(default=0.0, ge=-1, le=1)
     """Below this cosine of the critic's advantages with the true ones, on held-out rollouts, no
-    M-step is made: it would point the wrong way. Countdown: .27 at the least."""
+    M-step is made: it would point the wrong way. TEMPO's is above .15 in the study."""
 
     # M-step
     estimator: Literal["em_token", "em", "em_gae"] = "em_token"
