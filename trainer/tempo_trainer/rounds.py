@@ -107,8 +107,8 @@ def go_on(learner: Learner, job: Job) -> None:
     with learner.world.sessions() as s:
         if queries.job(s, job.id).status == "cancelled":
             raise CancelledError(f"job {job.id} was cancelled")
-        if (training := queries.training(s)).paused:
-            raise StoppedError(f"training is paused: {training.reason}".removesuffix(": "))
+        if queries.training(s).paused:
+            raise StoppedError("training is paused")
         refuse_if_moved(s, job)
 
 
@@ -127,7 +127,7 @@ def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
         go_on(learner, job)
         learner.recalibrate_once(adapter)
         set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
-        _pause_if_spoiled(learner, job.id)
+        _stop_if_spoiled(learner, job.id)
     after = learner.fitness(adapter)
     message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
     if why := unknown(after):
@@ -183,11 +183,11 @@ def _tell(learner: Learner, job_id: str, report: EMReport, position: int, steps:
     if discarded:
         message = f"{discarded} optimiser steps had a loss or gradient that is no number"
         _event(learner, job_id, "step.discarded", message, metrics, level="error")
-        _pause_if_spoiled(learner, job_id)
+        _stop_if_spoiled(learner, job_id)
 
 
-def _pause_if_spoiled(learner: Learner, job_id: str) -> None:
-    """Pause training where more of the same would change nothing; the job waits in the queue."""
+def _stop_if_spoiled(learner: Learner, job_id: str) -> None:
+    """Pause training and raise StoppedError where more of the same would change nothing."""
     for role in (learner.networks.critic, learner.networks.policy):
         if (steps := role.optimiser.discarded) < SPOILED:
             continue
@@ -200,6 +200,7 @@ def _pause_if_spoiled(learner: Learner, job_id: str) -> None:
         with leases.fenced(learner.world.sessions, learner.world.epoch()) as s:
             queries.set_paused(s, True, reason)
             queries.add_event(s, "training.spoiled", reason, job_id=job_id, level="error")
+        raise StoppedError(f"training is paused: {reason}")
 
 
 def _watch(learner: Learner, job: Job) -> None:

@@ -145,9 +145,7 @@ def test_every_method_samples_as_much(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", [*BLIND, "oracle"])
 def test_hidden_answers_change_nothing_but_the_oracle(method: str, tmp_path: Path) -> None:
-    # What tempo has seen it replays in its second iteration; the others keep nothing.
-    iterations = 2 if method == "tempo" else 1
-    spec = study_data.spec(tmp_path, method=method, iterations=iterations, samples=1)
+    spec = study_data.spec(tmp_path, method=method, iterations=2, samples=1)
     shown = run(spec, tmp_path / "shown")
     rows = [json.loads(text) for text in Path(spec.unlabeled).read_text().splitlines()]
     for row in rows:
