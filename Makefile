@@ -13,22 +13,22 @@ export HF_HUB_OFFLINE = 1
 .PHONY: demo control smoke study-cpu study-tune study-sweeps test chaos lint compose-check clean
 
 demo: .venv/ready     ## the whole loop on a small reasoner: serve, capture, learn, promote, measure
-	$(BIN)/python -m tempo_trainer.demo.run $(DEMO_ARGS)
+	$(BIN)/python -m tempo_lab.demo.run $(DEMO_ARGS)
 
 control: .venv/ready  ## the same with the sign of the unlabeled reward flipped: must not gain
-	$(BIN)/python -m tempo_trainer.demo.run --flip-reward $(DEMO_ARGS)
+	$(BIN)/python -m tempo_lab.demo.run --flip-reward $(DEMO_ARGS)
 
 smoke: .venv/smoke-tools  ## a real model: served, refined, probed, and three impostors refused
 	$(BIN)/python tests/smoke/run.py --model $(MODEL)
 
 study-cpu: .venv/study     ## tempo and other methods on two small tasks, five seeds each; resumes
-	$(BIN)/python -m tempo_trainer.demo.study --out build/study $(STUDY_ARGS)
+	$(BIN)/python -m tempo_lab.study.cpu --out build/study $(STUDY_ARGS)
 
 study-tune: .venv/study    ## each method with the same five settings, on a seed that the study never sees
-	$(BIN)/python -m tempo_trainer.demo.study --tune --seeds 20 --out build/tune $(STUDY_ARGS)
+	$(BIN)/python -m tempo_lab.study.cpu --tune --seeds 20 --out build/tune $(STUDY_ARGS)
 
 study-sweeps: .venv/study  ## what moves tempo: recalibration, labeled questions, the critic's size
-	$(BIN)/python -m tempo_trainer.demo.study --sweeps --seeds 10,11 --out build/sweeps $(STUDY_ARGS)
+	$(BIN)/python -m tempo_lab.study.cpu --sweeps --seeds 10,11 --out build/sweeps $(STUDY_ARGS)
 
 test: lint            ## linters, types, unit tests, and every promise on real vLLM, Valkey and worker
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,12 +1,15 @@
 """The fault table: what `make chaos` prints of the tests that carry the marker `fault`."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 FAULTS = 21
 KEY = "fault"
+sys.path.append(str(Path(__file__).parent / "support"))  # what several test files share
 
 
 @dataclass

@@ -9,7 +9,15 @@ import httpx
 from tempo_client._credentials import as_base_url, find_api_key, find_base_url
 from tempo_client._methods import C
 from tempo_client._operations import Deployment
-from tempo_client._protocol import MAX_RETRIES, Failure, Outcome, Request, Response
+from tempo_client._protocol import (
+    MAX_RETRIES,
+    Blocking,
+    Failure,
+    Outcome,
+    Request,
+    Response,
+    Suspending,
+)
 from tempo_client.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,7 +52,7 @@ class Client(Deployment[C]):
         )
 
 
-class Tempo(Client["Tempo"]):
+class Tempo(Client[Blocking]):
     """A blocking client of the admin API; thread-safe, and a context manager.
 
     Without arguments it finds the server by TEMPO_BASE_URL and the key by TEMPO_API_KEY,
@@ -80,7 +88,7 @@ class Tempo(Client["Tempo"]):
         time.sleep(seconds)
 
 
-class AsyncTempo(Client["AsyncTempo"]):
+class AsyncTempo(Client[Suspending]):
     """An asynchronous client of the admin API; as Tempo, with awaitable methods."""
 
     _blocks = False

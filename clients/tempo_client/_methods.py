@@ -7,17 +7,21 @@ that returns a coroutine where it is AsyncTempo. Called by the name of its class
 
 import functools
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from tempo_client._protocol import Request, complete, exchange, get
+from tempo_client._protocol import (
+    Blocking,
+    Connection,
+    Request,
+    Suspending,
+    complete,
+    exchange,
+    get,
+)
+from tempo_client.errors import APIError
 from tempo_client.types import Resource
 
-if TYPE_CHECKING:
-    from tempo_client._client import AsyncTempo, Tempo
-    from tempo_client._operations import Deployment
-
-C = TypeVar("C")
-"""Tempo or AsyncTempo."""
+C = TypeVar("C", Blocking, Suspending)
 P = ParamSpec("P")
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
@@ -36,10 +40,10 @@ class operation(Generic[P, T]):
         self, instance: None, owner: type
     ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]: ...
     @overload
-    def __get__(self, instance: "Operations[Tempo]", owner: type) -> Callable[P, T]: ...
+    def __get__(self, instance: "Operations[Blocking]", owner: type) -> Callable[P, T]: ...
     @overload
     def __get__(
-        self, instance: "Operations[AsyncTempo]", owner: type
+        self, instance: "Operations[Suspending]", owner: type
     ) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __get__(self, instance: "Operations[Any] | None", owner: type) -> Any:
         if instance is None:
@@ -58,18 +62,18 @@ class operation(Generic[P, T]):
 class Operations(Generic[C]):
     """Operations of a client."""
 
-    def __init__(self, client: "Deployment[C]") -> None:
+    def __init__(self, client: Connection) -> None:
         self._client = client
 
     async def _ask(self, request: Request, kind: type[R]) -> R:
-        return kind.parse(await self._exchange(request))
+        return _parsed(kind, await self._exchange(request))
 
     async def _list(self, path: str, kind: type[R], *, after: str | None = None) -> list[R]:
         items: list[R] = []
         while True:
             query = {"after": after} if after else {}
             body = await self._exchange(get(path, limit=PAGE, **query))
-            items += map(kind.parse, body["data"])
+            items += [_parsed(kind, item) for item in body["data"]]
             if not body["has_more"]:
                 return items
             after = body["data"][-1]["id"]
@@ -77,3 +81,13 @@ class Operations(Generic[C]):
     async def _exchange(self, request: Request) -> dict[str, Any]:
         client, most = self._client, self._client._max_retries
         return await exchange(request, client._send, client._sleep, max_retries=most)
+
+
+def _parsed(kind: type[R], body: dict[str, Any]) -> R:
+    try:
+        return kind.parse(body)
+    except TypeError as error:
+        raise APIError(
+            f"the server's {kind.__name__} lacks a field ({error}); "
+            "install the SDK of the server's version"
+        ) from error

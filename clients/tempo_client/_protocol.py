@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from tempo_client.errors import (
     APIConnectionError,
@@ -27,6 +27,14 @@ LONGEST_RETRY_AFTER_SECONDS = 120.0
 RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
 
 T = TypeVar("T")
+
+
+class Blocking:
+    """Marks the operations of a client whose methods return results."""
+
+
+class Suspending:
+    """Marks the operations of a client whose methods return coroutines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,17 @@ class Failure:
 Outcome: TypeAlias = Response | Failure
 Send: TypeAlias = Callable[[Request], Awaitable[Outcome]]
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
+
+
+class Connection(Protocol):
+    """What an operation uses of its client."""
+
+    _blocks: bool
+    _max_retries: int
+
+    async def _send(self, request: Request) -> Outcome: ...
+
+    async def _sleep(self, seconds: float) -> None: ...
 
 
 def complete(coroutine: Coroutine[Any, Any, T]) -> T:

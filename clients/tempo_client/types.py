@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, get_args, get_type_hints
 
-from tempo_client.errors import APIError
-
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -22,20 +20,14 @@ class Resource:
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
-        """Build from a JSON object; raise APIError where a field without default is missing."""
+        """Build from a JSON object; raise TypeError where a field without default is missing."""
         flat = {key: value for key, value in body.items() if key not in ("object", "tempo")}
         inner = body.get("tempo")
         flat |= inner if isinstance(inner, dict) else {}
         kinds = {name: kind for name, kind in get_type_hints(cls).items() if name != "extra"}
         known = kinds.keys() & flat.keys()
         values = {name: _read(kinds[name], flat[name]) for name in known}
-        try:
-            return cls(**values, extra={key: flat[key] for key in flat.keys() - known})
-        except TypeError as error:
-            raise APIError(
-                f"the server's {cls.__name__} lacks a field ({error}); "
-                "install the SDK of the server's version"
-            ) from error
+        return cls(**values, extra={key: flat[key] for key in flat.keys() - known})
 
 
 def _read(kind: Any, value: Any) -> Any:

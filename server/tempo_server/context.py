@@ -7,11 +7,11 @@ import redis
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.requests import HTTPConnection
 
+from tempo_server.capture.spool import Counters
 from tempo_server.errors import NotReadyError
 from tempo_server.settings import ServerSettings
-from tempo_server.spool import Counters
 from tempo_storage.adapters import AdapterStore
-from tempo_storage.streams import QuestionStream
+from tempo_storage.valkey.streams import QuestionStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ TempoError
 ├── NotReadyError (RuntimeError)
 ├── AuthenticationError (PermissionError)
 ├── InsufficientScopeError (PermissionError)
-├── TooLargeError (ValueError)
 ├── VerifierUnavailableError (RuntimeError)
 ├── ConflictError (ValueError)      of tempo_storage
 │   └── JobRunningError
@@ -39,10 +38,6 @@ class InsufficientScopeError(TempoError, PermissionError):
     """The key is known, but may not do this; use one with the scope that the message names."""
 
 
-class TooLargeError(TempoError, ValueError):
-    """The upload is larger than what is accepted; split it."""
-
-
 class VerifierUnavailableError(TempoError, RuntimeError):
     """The process that reads references does not start; install vllm-tempo[trainer] here."""
 
@@ -64,7 +59,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (stored.GateRefusedError, 422, "gate_failed"),
     (JobRunningError, 409, "job_already_running"),
     (stored.ConflictError, 409, "conflict"),
-    (TooLargeError, 413, "too_large"),
+    (stored.TooLargeError, 413, "too_large"),
     (stored.InvalidInputError, 400, "invalid_input"),
     (VerifierUnavailableError, 503, "verifier_unavailable"),
     (NotReadyError, 503, "not_ready"),

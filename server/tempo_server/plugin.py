@@ -30,27 +30,29 @@ class TempoPlugin:
     def attach_router(self, app: "FastAPI") -> None:
         """Add the admin routes and wrap vLLM's; refuse to start where that cannot work."""
         _require_extra()
-        from tempo_server import admin, endpoints, errors
+        from tempo_server import errors
+        from tempo_server.admin.router import router
+        from tempo_server.serving import endpoints
         from tempo_server.settings import ServerSettings
         from tempo_storage.settings import checked
 
         checked(ServerSettings)
         _require_vllm()
         errors.install(app)
-        app.include_router(admin.router)
+        app.include_router(router)
         endpoints.wrap(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Build the context, serve what was promoted, start the two tasks."""
-        from tempo_server import auth, start
-        from tempo_server.spool import drain
+        from tempo_server import assemble, keys
+        from tempo_server.capture.spool import drain
 
-        warnings = start.check(engine_client.vllm_config)
-        context = start.context(args.model, warnings=warnings)
-        auth.ensure_admin_key(context)
-        runtime = start.runtime(context, engine_client, state)
+        warnings = assemble.check(engine_client.vllm_config)
+        context = assemble.context(args.model, warnings=warnings)
+        keys.ensure_admin_key(context)
+        runtime = assemble.runtime(context, engine_client, state)
         await runtime.follower.restore()
-        await start.warm_up(engine_client)
+        await assemble.warm_up(engine_client)
         self._tasks = [
             asyncio.create_task(runtime.follower.run()),
             asyncio.create_task(drain(runtime.spool, context.stream)),

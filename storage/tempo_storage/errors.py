@@ -5,6 +5,7 @@
     ├── ConflictError (ValueError)
     │   └── GateRefusedError
     ├── InvalidInputError (ValueError)
+    │   └── TooLargeError
     ├── CorruptAdapterError (ValueError)
     │   └── AdapterMismatchError
     ├── LeaseLostError (RuntimeError)
@@ -33,6 +34,10 @@ class GateRefusedError(ConflictError):
 
 class InvalidInputError(TempoError, ValueError):
     """What was given cannot be used; nothing was stored."""
+
+
+class TooLargeError(InvalidInputError):
+    """The upload is larger than what is accepted; split it."""
 
 
 class CorruptAdapterError(TempoError, ValueError):

@@ -35,9 +35,9 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-from tempo_trainer.batch import Batch, Rollout
-from tempo_trainer.em import recalibrate, refine
-from tempo_trainer.networks import Networks
+from tempo_trainer.algorithm.batch import Batch, Rollout
+from tempo_trainer.algorithm.em import recalibrate, refine
+from tempo_trainer.algorithm.networks import Networks
 from tempo_trainer.settings import TrainerSettings
 
 Options = argparse.Namespace

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from tempo_storage.valkey import EmbeddedValkey
-from tempo_trainer.demo.processes import Process, free_port
+from tempo_lab.demo.processes import Process, free_port
+from tempo_storage.valkey.server import EmbeddedValkey
 
 FLAGS = (
     *("--enable-lora", "--max-loras", "5", "--max-lora-rank", "16", "--max-model-len", "128"),
@@ -49,7 +49,10 @@ def serve(stack: ExitStack, model: Path, *, plugin: bool, root: Path) -> str:
         valkey = stack.enter_context(EmbeddedValkey(root))
         env |= {"TEMPO_DATA_DIR": str(root), "TEMPO_REDIS_URL": valkey.url}
         process = Process(
-            "tempo_server.launcher", [str(model), *arguments], log=root / "plugin.log", env=env
+            "tempo_server.commands.vllm_serve",
+            [str(model), *arguments],
+            log=root / "plugin.log",
+            env=env,
         )
     else:
         module = "vllm.entrypoints.openai.api_server"

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tempo_trainer.batch import Batch, Rollout
-from tempo_trainer.em import refine
-from tempo_trainer.networks import Networks
+from tempo_trainer.algorithm.batch import Batch, Rollout
+from tempo_trainer.algorithm.em import refine
+from tempo_trainer.algorithm.networks import Networks
 from tempo_trainer.settings import TrainerSettings
 
 ROWS, LENGTH, VOCABULARY, HIDDEN = 8, 2048, 150_000, 32

@@ -23,14 +23,12 @@ import pytest
 from safetensors.numpy import save_file
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import versions
+from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore, Manifest, version_name
-from tempo_storage.database import open_database
-from tempo_storage.models import Adapter
-from tempo_storage.streams import QuestionStream, redis_client
-from tempo_storage.valkey import EmbeddedValkey
-
-sys.path.append(str(Path(__file__).parent))  # for small.py, which several test modules share
+from tempo_storage.ledger.models import Adapter
+from tempo_storage.ledger.sessions import open_database
+from tempo_storage.valkey.server import EmbeddedValkey
+from tempo_storage.valkey.streams import QuestionStream, redis_client
 
 START_SECONDS = 240.0
 STOP_SECONDS = 30.0
@@ -108,7 +106,7 @@ class Server:
         command = [
             sys.executable,
             "-m",
-            "tempo_server.launcher",
+            "tempo_server.commands.vllm_serve",
             str(self.model),
             *FLAGS,
             *self.flags,
@@ -174,19 +172,19 @@ class Server:
     def promote(self, version: int) -> None:
         """Move the serving pointer and wait until the server acknowledges it."""
         with self.sessions.begin() as s:
-            sequence = versions.promote(s, version).sequence
+            sequence = ledger.versions.promote(s, version).sequence
         self.wait_for_sequence(sequence)
 
     def serve_base(self) -> None:
         """Take every adapter back, whatever was promoted before."""
-        self.promote(versions.BASE)
+        self.promote(ledger.versions.BASE)
 
     def wait_for_sequence(self, sequence: int, *, seconds: float = 10.0) -> str | None:
         """Wait until the server has seen the pointer at `sequence`; return what it refused."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with self.sessions() as s:
-                alive = versions.processes(s, alive_within_seconds=3)
+                alive = ledger.versions.processes(s, alive_within_seconds=3)
             if alive and all(p.sequence >= sequence for p in alive):
                 return alive[-1].error
             time.sleep(0.05)
@@ -215,7 +213,10 @@ MakeVersion = Callable[..., int]
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A countdown model that gives some right and many wrong answers."""
-    from tempo_trainer.demo.base import Recipe, build_base  # torch, for those who need it
+    from tempo_lab.tasks.base import (
+        Recipe,
+        build_base,  # torch, for those who need it
+    )
 
     recipe = Recipe(hidden=64, layers=2, heads=2, intermediate=192, steps=200, batch=64)
     return build_base(tmp_path_factory.mktemp("base"), recipe=recipe)
@@ -286,7 +287,7 @@ def make_version_of(make_adapter: MakeAdapter) -> MakeVersion:
 
     def make(server: Server, **options: object) -> int:
         with server.sessions.begin() as s:
-            version = versions.next_version(s)
+            version = ledger.versions.next_version(s)
             manifest = make_adapter(server.store, version_name(version), **options)
             s.add(candidate(version, bytes=manifest.bytes))
         return version

@@ -13,8 +13,8 @@ from small import labeled_row
 from transformers import AutoModelForCausalLM, LlamaConfig, Olmo3Config
 
 from tempo_client import Tempo
-from tempo_trainer.demo import countdown
-from tempo_trainer.demo.base import BOS, EOS, PAD, SPECIAL, fast_tokenizer
+from tempo_lab.tasks import countdown
+from tempo_lab.tasks.base import BOS, EOS, PAD, SPECIAL, fast_tokenizer
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm]
 

@@ -30,13 +30,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_client import Tempo
-from tempo_storage import leases, queries, versions
-from tempo_storage.database import connect, open_database
+from tempo_lab.tasks import countdown
+from tempo_storage import ledger
 from tempo_storage.errors import ConflictError
-from tempo_storage.migrations import MIGRATIONS, migrate
-from tempo_storage.models import Adapter
-from tempo_storage.valkey import _binary
-from tempo_trainer.demo import countdown
+from tempo_storage.ledger.engine import connect
+from tempo_storage.ledger.migrations import MIGRATIONS, migrate
+from tempo_storage.ledger.models import Adapter
+from tempo_storage.ledger.sessions import open_database
+from tempo_storage.valkey.server import _binary
 
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 COMPOSE = Path(__file__).parents[2] / "docker" / "compose.yaml"
@@ -260,7 +261,7 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def ledger(postgres: Postgres) -> Iterator[sessionmaker[Session]]:
+def sessions(postgres: Postgres) -> Iterator[sessionmaker[Session]]:
     """An empty ledger of its own on PostgreSQL."""
     sessions = open_database(postgres.create(f"ledger_{secrets.token_hex(4)}"))
     yield sessions
@@ -288,8 +289,8 @@ def test_the_compose_topology_learns_from_questions_and_serves_what_it_learned(
     assert not (tmp_path / "state" / "valkey.sock").exists()
     engine = connect(postgres.url())
     with Session(engine) as s:
-        assert versions.serving(s).version == 1
-        assert queries.jobs(s)[0].status == "succeeded"
+        assert ledger.versions.serving(s).version == 1
+        assert ledger.jobs.find(s)[0].status == "succeeded"
     engine.dispose()
 
 
@@ -343,11 +344,11 @@ def test_processes_that_start_together_migrate_once(postgres: Postgres) -> None:
     engine.dispose()
 
 
-def test_of_workers_that_start_together_one_gets_the_lease(ledger: sessionmaker[Session]) -> None:
+def test_of_workers_that_start_together_one_gets_the_lease(sessions: sessionmaker[Session]) -> None:
     def acquire(number: int) -> int | None:
         try:
-            with ledger.begin() as s:
-                return leases.acquire(s, leases.TRAINER, f"worker-{number}", 30.0)
+            with sessions.begin() as s:
+                return ledger.leases.acquire(s, ledger.leases.TRAINER, f"worker-{number}", 30.0)
         except SQLAlchemyError:  # both found no lease; the worker tries again a second later
             return None
 
@@ -356,15 +357,15 @@ def test_of_workers_that_start_together_one_gets_the_lease(ledger: sessionmaker[
 
 
 def test_of_two_promotions_over_the_same_version_one_is_refused(
-    ledger: sessionmaker[Session],
+    sessions: sessionmaker[Session],
 ) -> None:
-    with ledger.begin() as s:
+    with sessions.begin() as s:
         s.add_all([candidate(1), candidate(2)])
 
     def promote(number: int) -> int | None:
         try:
-            with ledger.begin() as s:
-                return versions.promote(s, number + 1, expected_current=0).sequence
+            with sessions.begin() as s:
+                return ledger.versions.promote(s, number + 1, expected_current=0).sequence
         except ConflictError:
             return None
 
@@ -372,44 +373,44 @@ def test_of_two_promotions_over_the_same_version_one_is_refused(
 
 
 def test_a_job_that_is_cancelled_while_it_ends_stays_cancelled(
-    ledger: sessionmaker[Session],
+    sessions: sessionmaker[Session],
 ) -> None:
-    with ledger.begin() as s:
-        queries.create_job(s, "job", "round", {}).status = "running"
+    with sessions.begin() as s:
+        ledger.jobs.create(s, "job", "round", {}).status = "running"
 
     def succeed() -> None:
-        with ledger.begin() as s:
-            queries.finish_job(s, "job", "succeeded", result={"decision": "promoted"})
+        with sessions.begin() as s:
+            ledger.jobs.finish(s, "job", "succeeded", result={"decision": "promoted"})
 
     worker = threading.Thread(target=succeed)
-    with ledger.begin() as s:
-        queries.finish_job(s, "job", "cancelled")
+    with sessions.begin() as s:
+        ledger.jobs.finish(s, "job", "cancelled")
         s.flush()
         worker.start()
         worker.join(0.5)
         assert worker.is_alive()  # it waits for us
     worker.join(10)
-    with ledger() as s:
-        assert queries.job(s, "job").status == "cancelled"
+    with sessions() as s:
+        assert ledger.jobs.get(s, "job").status == "cancelled"
 
 
-def test_a_figure_that_is_no_number_is_stored_as_none(ledger: sessionmaker[Session]) -> None:
+def test_a_figure_that_is_no_number_is_stored_as_none(sessions: sessionmaker[Session]) -> None:
     figures = {"auroc": math.nan, "gate": {"high": math.inf, "k": 4}, "rows": [0.5, math.nan]}
-    with ledger.begin() as s:
-        queries.add_event(s, "critic.recalibrated", "x", data=figures)
-    with ledger() as s:
-        (event,) = queries.events(s)
+    with sessions.begin() as s:
+        ledger.events.add(s, "critic.recalibrated", "x", data=figures)
+    with sessions() as s:
+        (event,) = ledger.events.find(s)
         assert event.data == {"auroc": None, "gate": {"high": None, "k": 4}, "rows": [0.5, None]}
 
 
 def test_a_connection_that_postgres_has_closed_is_made_anew(
-    postgres: Postgres, ledger: sessionmaker[Session]
+    postgres: Postgres, sessions: sessionmaker[Session]
 ) -> None:
     postgres.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'ledger%'"
     )
-    with ledger() as s:
-        assert queries.training(s).paused is False
+    with sessions() as s:
+        assert ledger.training.get(s).paused is False
 
 
 def at_once(call: Callable[[int], Any], *, times: int) -> list[Any]:

@@ -6,9 +6,9 @@ import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from tempo_storage.doorbell import FUNCTION, ring
-from tempo_storage.streams import QUEUE, redis_client
-from tempo_storage.valkey import EmbeddedValkey
+from tempo_storage.valkey.doorbell import FUNCTION, ring
+from tempo_storage.valkey.server import EmbeddedValkey
+from tempo_storage.valkey.streams import QUEUE, redis_client
 
 pytestmark = pytest.mark.service
 

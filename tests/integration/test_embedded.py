@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tempo_storage.embedded import keep_running
-from tempo_storage.streams import redis_client
-from tempo_storage.valkey import EmbeddedValkey
+from tempo_storage.valkey.embedded import keep_running
+from tempo_storage.valkey.server import EmbeddedValkey
+from tempo_storage.valkey.streams import redis_client
 
 pytestmark = pytest.mark.service
 

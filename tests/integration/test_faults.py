@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from traffic import arrived, ask, eventually, missing, users
 
-from tempo_storage import versions
+from tempo_storage import ledger
 from tempo_storage.adapters import version_name
-from tempo_storage.streams import TIMEOUT_SECONDS
+from tempo_storage.valkey.streams import TIMEOUT_SECONDS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 
@@ -162,7 +162,7 @@ def test_a_server_killed_in_a_swap_under_load_comes_back_with_what_was_promoted_
     with users(server, USERS, name=when) as asking:
         eventually(lambda: all(len(user.accepted) > 2 for user in asking))
         with server.sessions.begin() as s:
-            versions.promote(s, new)
+            ledger.versions.promote(s, new)
         while not KILLED_WHEN[when](server, version_name(new), asking):
             time.sleep(0.001)
         server.stop(with_signal=signal.SIGKILL)

@@ -14,8 +14,8 @@ from small import committed, finished, labeled_row
 from traffic import arrived, ask, eventually, missing
 
 from tempo_client import BadRequestError, Tempo
-from tempo_storage import queries, versions
-from tempo_trainer.demo import countdown
+from tempo_lab.tasks import countdown
+from tempo_storage import ledger
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 
@@ -145,7 +145,7 @@ def test_a_full_disk_stops_no_answer_and_training_goes_on_when_there_is_room(
 
 def files(server: Any) -> list[Any]:
     with server.sessions() as s:
-        return list(queries.files(s))
+        return list(ledger.labeled.files(s))
 
 
 def upload(server: Any) -> Any:
@@ -157,4 +157,4 @@ def upload(server: Any) -> Any:
 
 def dropped(server: Any) -> int:
     with server.sessions() as s:
-        return sum(process.counters["dropped"] for process in versions.processes(s))
+        return sum(process.counters["dropped"] for process in ledger.versions.processes(s))

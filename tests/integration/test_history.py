@@ -23,10 +23,10 @@ from sqlalchemy import select
 from traffic import eventually
 
 from tempo_client import Tempo
-from tempo_storage import queries, versions
+from tempo_lab.tasks import countdown
+from tempo_storage import ledger
 from tempo_storage.adapters import version_name
-from tempo_storage.models import Iteration, LabeledExample, Question
-from tempo_trainer.demo import countdown
+from tempo_storage.ledger.models import Iteration, LabeledExample, Question
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 
@@ -160,12 +160,12 @@ def settle(server: Any) -> None:
 
 def newest_version(server: Any) -> int:
     with server.sessions() as s:
-        return versions.next_version(s) - 1
+        return ledger.versions.next_version(s) - 1
 
 
 def sequence(server: Any) -> int:
     with server.sessions() as s:
-        return versions.serving(s).sequence
+        return ledger.versions.serving(s).sequence
 
 
 def test_every_question_whose_answer_began_is_in_the_ledger_once(lived: Any) -> None:
@@ -191,14 +191,14 @@ def test_every_file_whose_upload_was_acknowledged_is_in_the_ledger_with_all_its_
 def test_the_last_acknowledged_promotion_or_rollback_is_what_serves(lived: Any) -> None:
     server, history = lived
     with server.sessions() as s:
-        pointer = versions.serving(s)
+        pointer = ledger.versions.serving(s)
     assert (pointer.sequence, version_name(pointer.version)) == history.pointers[-1]
 
 
 def test_every_round_has_each_step_once_and_no_question_twice_in_a_step(lived: Any) -> None:
     server, _ = lived
     with server.sessions() as s:
-        rounds = queries.jobs(s, statuses=("succeeded",), modes=("round",))
+        rounds = ledger.jobs.find(s, statuses=("succeeded",), modes=("round",))
         assert len(rounds) == ROUNDS
         rows = list(s.scalars(select(Iteration)))
     for job in rounds:
@@ -213,8 +213,8 @@ def test_only_versions_that_were_promoted_have_answered_and_their_files_are_whol
 ) -> None:
     server, history = lived
     with server.sessions() as s:
-        events = [e for e in queries.events(s, limit=10_000) if e.type == "adapter.promoted"]
-        digests = {version_name(row.version): row.sha256 for row in versions.adapters(s)}
+        events = [e for e in ledger.events.find(s, limit=10_000) if e.type == "adapter.promoted"]
+        digests = {version_name(row.version): row.sha256 for row in ledger.versions.adapters(s)}
     promoted = {version_name(event.data["version"]): event.created_at for event in events[::-1]}
     promoted["tempo-v0"] = 0.0
     for moment, name in history.answered_by:

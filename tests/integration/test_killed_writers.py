@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.errors import NotFoundError
-from tempo_trainer import checkpoint
+from tempo_trainer.learning import checkpoint
 
 pytestmark = pytest.mark.fault(
     2, "kill -9 at any step of a save", promise="whole or absent; what was left is swept"

@@ -15,8 +15,8 @@ from small import expire_lease, labeled_row, wait_for_a_step, wait_for_the_end
 from traffic import ask, eventually
 
 from tempo_client import Tempo
-from tempo_storage import queries, versions
-from tempo_trainer.demo import countdown
+from tempo_lab.tasks import countdown
+from tempo_storage import ledger
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 
@@ -88,10 +88,10 @@ def killed(server: Any, iteration_seconds: float) -> tuple[str, int]:
 def digest(server: Any, job_id: str) -> tuple[str, list[Any]]:
     """Return what a round came to, as text and as one hash."""
     with server.sessions() as s:
-        job, rows = queries.job(s, job_id), queries.iterations(s, job_id)
+        job, rows = ledger.jobs.get(s, job_id), ledger.jobs.iterations(s, job_id)
         assert job.status == "succeeded", job.error
         told = [[row.position, row.question_ids, figures(row.metrics)] for row in rows]
-        version = versions.adapter_of_job(s, job_id)
+        version = ledger.versions.adapter_of_job(s, job_id)
         assert version is not None
         # The gate's answers are not replayed, so what it decided is not compared.
         told.append([version.sha256, job.result["gate"]["questions"]])

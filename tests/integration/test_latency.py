@@ -14,8 +14,8 @@ from small import labeled_row
 from traffic import ask, eventually
 
 from tempo_client import Tempo
+from tempo_lab.tasks import countdown
 from tempo_storage.adapters import version_name
-from tempo_trainer.demo import countdown
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 

@@ -14,10 +14,10 @@ from traffic import eventually
 
 from tempo_client import Tempo
 from tempo_client.types import Job
-from tempo_storage import queries, versions
-from tempo_storage.leases import TRAINER
-from tempo_storage.models import Iteration, Question
-from tempo_trainer.demo import countdown
+from tempo_lab.tasks import countdown
+from tempo_storage import ledger
+from tempo_storage.ledger.leases import TRAINER
+from tempo_storage.ledger.models import Iteration, Question
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm]
 
@@ -38,7 +38,7 @@ def labeled(server: Any) -> None:
     with Tempo(base_url=server.base_url, api_key=server.admin_key) as tempo:
         tempo.files.create(labeled_row(p) for p in SPLIT.labeled)
     with server.sessions.begin() as s:
-        sequence = versions.roll_back(s, to=0).sequence
+        sequence = ledger.versions.roll_back(s, to=0).sequence
     server.wait_for_sequence(sequence)
 
 
@@ -54,12 +54,12 @@ def ask(server: Any, **options: Any) -> None:
 
 def positions(server: Any, job: Job) -> list[int]:
     with server.sessions() as s:
-        return [row.position for row in queries.iterations(s, job.id)]
+        return [row.position for row in ledger.jobs.iterations(s, job.id)]
 
 
 def stored_questions(server: Any) -> int:
     with server.sessions() as s:
-        return queries.question_counts(s)[0]
+        return ledger.questions.count(s)[0]
 
 
 def test_without_a_worker_requests_are_unaffected_and_the_status_says_so(
@@ -115,16 +115,16 @@ def test_a_worker_killed_in_an_m_step_is_followed_from_the_last_committed_step(
     committed = positions(server, job)
     assert committed[-1] == 1
     with server.sessions() as s:
-        first = {row.position: row.number for row in queries.iterations(s, job.id)}
+        first = {row.position: row.number for row in ledger.jobs.iterations(s, job.id)}
     with worker():
         job = finished(tempo, job)
     assert job.status == "succeeded", job.error
     assert positions(server, job) == [*committed, 2, 3]
     assert job.result["labeled_rows_in_policy"] > 0  # by default
     with server.sessions() as s:
-        rows = queries.iterations(s, job.id)
+        rows = ledger.jobs.iterations(s, job.id)
         assert {row.position: row.number for row in rows if row.position in first} == first
-        assert queries.job(s, job.id).attempts == 1  # since the last committed step
+        assert ledger.jobs.get(s, job.id).attempts == 1  # since the last committed step
         drawn = [tuple(row.question_ids) for row in rows if row.question_ids]
     assert len(set(drawn)) == len(drawn)
 
@@ -140,9 +140,9 @@ def test_a_worker_told_to_stop_commits_its_step_and_leaves_the_job_queued(
         process.terminate()
         assert process.wait(30) == 0
     with server.sessions() as s:
-        row = queries.job(s, job.id)
+        row = ledger.jobs.get(s, job.id)
         assert (row.status, row.attempts) == ("queued", 0)
-        lease = queries.lease(s, TRAINER)
+        lease = ledger.leases.get(s, TRAINER)
         assert lease is not None
         assert lease.expires_at < time.time()
     assert tempo.jobs.cancel(job.id).status == "cancelled"

@@ -11,11 +11,11 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from tempo_storage.doorbell import ring
-from tempo_storage.streams import QUEUE, redis_client
-from tempo_storage.valkey import EmbeddedValkey
-from tempo_trainer import jobs, lease_worker
-from tempo_trainer.lease_worker import LeaseWorker
+from tempo_storage.valkey.doorbell import ring
+from tempo_storage.valkey.server import EmbeddedValkey
+from tempo_storage.valkey.streams import QUEUE, redis_client
+from tempo_trainer.worker import rq_worker
+from tempo_trainer.worker.rq_worker import LeaseWorker
 
 pytestmark = pytest.mark.service
 
@@ -28,22 +28,18 @@ def connection(tmp_path: Path) -> Iterator[redis.Redis]:
         client.close()
 
 
-class OneJob:
-    """Stands where the worker's jobs stand."""
-
-    def __init__(self, run: Callable[[str], None]) -> None:
-        self.run = run
+def nothing(job_id: str) -> None:
+    """Run a job that does nothing."""
 
 
-def work(connection: redis.Redis) -> None:
-    LeaseWorker(connection).work(burst=True, logging_level="CRITICAL")
+def work(connection: redis.Redis, run_job: Callable[[str], None] = nothing) -> None:
+    LeaseWorker(connection, run_job).work(burst=True, logging_level="CRITICAL")
 
 
 def test_a_ring_runs_the_ledger_s_job_in_this_process(connection: redis.Redis) -> None:
     ran: list[tuple[str, int]] = []
-    jobs.install(OneJob(lambda job_id: ran.append((job_id, os.getpid()))))
     assert ring(connection, "job-1")
-    work(connection)
+    work(connection, lambda job_id: ran.append((job_id, os.getpid())))
     assert ran == [("job-1", os.getpid())]
 
 
@@ -61,10 +57,9 @@ def test_a_foreign_function_is_never_called(connection: redis.Redis, tmp_path: P
 def test_a_callback_is_no_way_in(connection: redis.Redis, tmp_path: Path) -> None:
     from rq import Callback
 
-    jobs.install(OneJob(lambda _: None))
     trace = tmp_path / "trace"
     queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
-    queue.enqueue(lease_worker.ALLOWED, "job-1", on_success=Callback("os.abort"))
+    queue.enqueue(rq_worker.ALLOWED, "job-1", on_success=Callback("os.abort"))
     work(connection)
     assert not trace.exists()
 
@@ -72,8 +67,8 @@ def test_a_callback_is_no_way_in(connection: redis.Redis, tmp_path: Path) -> Non
 def test_a_long_job_keeps_its_short_lease(
     connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_worker, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lease_worker, "LEASE_SECONDS", 2)
+    monkeypatch.setattr(rq_worker, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(rq_worker, "LEASE_SECONDS", 2)
     left: list[float] = []
 
     def run(_: str) -> None:
@@ -82,8 +77,7 @@ def test_a_long_job_keeps_its_short_lease(
             ((_, ends),) = connection.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
             left.append(ends - time.time())
 
-    jobs.install(OneJob(run))
     ring(connection, "job-1")
-    work(connection)
+    work(connection, run)
     # Never more than the lease ahead, so that a dead worker is noticed; never behind.
     assert all(0 < seconds <= 2 for seconds in left)

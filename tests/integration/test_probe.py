@@ -14,9 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tempo_storage import queries, versions
+from tempo_lab.tasks import countdown
+from tempo_storage import ledger
 from tempo_storage.adapters import version_name
-from tempo_trainer.demo import countdown
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 
@@ -77,10 +77,10 @@ def base_serves(server: Any) -> Iterator[None]:
 def promote(server: Any, version: int) -> str | None:
     """Promote, wait until the server has seen it, and return why it refused."""
     with server.sessions.begin() as s:
-        sequence = versions.promote(s, version).sequence
+        sequence = ledger.versions.promote(s, version).sequence
     server.wait_for_sequence(sequence)
     with server.sessions() as s:
-        refused: str | None = versions.adapter(s, version).report.get("corrupt")
+        refused: str | None = ledger.versions.adapter(s, version).report.get("corrupt")
         return refused
 
 
@@ -138,11 +138,13 @@ def test_what_vllm_does_not_compute_as_trained_is_refused_and_the_old_one_serves
     assert "vLLM does not serve what was trained" in error
     assert who_answers(server) == version_name(proven)
     with server.sessions() as s:
-        assert versions.serving(s).version == proven
+        assert ledger.versions.serving(s).version == proven
     found = shown(server, version)
     assert (found["status"], found["report"]["probe"]["verdict"]) == ("corrupt", "failed")
     with server.sessions() as s:
-        events = [e.message for e in queries.events(s, limit=1000) if e.type == "adapter.corrupt"]
+        events = [
+            e.message for e in ledger.events.find(s, limit=1000) if e.type == "adapter.corrupt"
+        ]
     assert events.count(error) == 1
 
 
@@ -155,9 +157,9 @@ def test_an_effect_too_small_to_tell_serves_unproven_and_says_so(
     found = shown(server, version)["report"]["probe"]
     assert (found["verdict"], found["tokens"]) == ("unproven", 8 * 7)
     with server.sessions() as s:
-        events = [e for e in queries.events(s, limit=1000) if e.type == "adapter.unproven"]
+        events = [e for e in ledger.events.find(s, limit=1000) if e.type == "adapter.unproven"]
         assert events[-1].data["version"] == version
-        assert versions.processes(s)[-1].counters["unproven"] >= 1
+        assert ledger.versions.processes(s)[-1].counters["unproven"] >= 1
 
 
 def test_a_probe_beside_running_requests_harms_neither(

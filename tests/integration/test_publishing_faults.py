@@ -10,8 +10,8 @@ import pytest
 from small import expire_lease, finished, prepared
 from sqlalchemy.orm import Session
 
-from tempo_storage import queries
-from tempo_trainer import checkpoint
+from tempo_storage import ledger
+from tempo_trainer.learning import checkpoint
 
 pytestmark = [
     pytest.mark.vllm,
@@ -57,7 +57,7 @@ def with_injection() -> str:
 
 def committed(s: Session, server: Any, job_id: str) -> list[tuple[int, int]]:
     """Return the committed iterations, each of which has a checkpoint that can be read."""
-    rows = queries.iterations(s, job_id)
+    rows = ledger.jobs.iterations(s, job_id)
     for row in rows:
         if row is rows[-1]:  # older ones are swept
             checkpoint.load(server.data_dir / "checkpoints", row.checkpoint)

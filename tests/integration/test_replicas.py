@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tempo_client import Tempo
-from tempo_storage import versions
+from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
@@ -35,19 +35,21 @@ def replicas(
 @pytest.fixture(scope="module")
 def processes(replicas: list[Any]) -> int:
     """All API processes, once each of them has told the ledger what it serves."""
-    seconds_until(lambda: len(behind(replicas[0], versions.BASE)) == 0 and known(replicas[0]))
+    seconds_until(
+        lambda: len(behind(replicas[0], ledger.versions.BASE)) == 0 and known(replicas[0])
+    )
     return known(replicas[0])
 
 
 def known(server: Any) -> int:
     with server.sessions() as s:
-        found = len(versions.processes(s))
+        found = len(ledger.versions.processes(s))
     return found if found == 2 * API_PROCESSES else 0
 
 
 def behind(server: Any, version: int) -> list[str]:
     with server.sessions() as s:
-        return [p.id for p in versions.processes(s) if p.version != version]
+        return [p.id for p in ledger.versions.processes(s) if p.version != version]
 
 
 def seconds_until(claim: Callable[[], Any], *, seconds: float = 30.0) -> float:
@@ -70,7 +72,7 @@ def promote_a_new_one(server: Any, make: Callable[..., int], seed: int) -> tuple
     """Return a version, and the seconds from its promotion until every process answers with it."""
     version = make(server, seed=seed)
     with server.sessions.begin() as s:
-        versions.promote(s, version)
+        ledger.versions.promote(s, version)
     return version, seconds_until(lambda: not behind(server, version))
 
 

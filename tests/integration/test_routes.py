@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tempo_lab.tasks import countdown
 from tempo_storage.adapters import version_name
-from tempo_trainer.demo import countdown
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 

@@ -13,9 +13,9 @@ from sqlalchemy import delete
 from traffic import eventually
 
 from tempo_client import Tempo
-from tempo_storage.models import Question
-from tempo_trainer.demo import countdown
-from tempo_trainer.rollouts import WAITING, Prompt, Sampler
+from tempo_lab.tasks import countdown
+from tempo_storage.ledger.models import Question
+from tempo_trainer.sampling.sampler import WAITING, Prompt, Sampler
 from tempo_trainer.worker_settings import WorkerSettings
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm]

@@ -10,8 +10,8 @@ from small import finished
 from traffic import ask, eventually
 
 from tempo_client import Tempo, UnprocessableEntityError
-from tempo_storage.models import Job as JobRow
-from tempo_trainer.demo import countdown
+from tempo_lab.tasks import countdown
+from tempo_storage.ledger.models import Job as JobRow
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm, pytest.mark.slow]
 
@@ -30,7 +30,7 @@ WATCHFUL = NOISE | {"TEMPO_SENTINEL_SECONDS": "1", "TEMPO_SENTINEL_CHECKS": "2"}
 # found, and noise knows neither.
 VERIFIER = """
 import re
-from tempo_trainer.verifiers import Verdict
+from tempo_trainer.sampling.verifiers import Verdict
 
 class Shape:
     name = "shape"

@@ -16,8 +16,8 @@ import openai
 import psutil
 import pytest
 
-from tempo_storage.streams import redis_client
-from tempo_storage.valkey import EmbeddedValkey
+from tempo_storage.valkey.server import EmbeddedValkey
+from tempo_storage.valkey.streams import redis_client
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 

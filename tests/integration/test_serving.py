@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tempo_storage import queries, versions
+from tempo_lab.tasks import countdown
+from tempo_storage import ledger
 from tempo_storage.adapters import trial_name, version_name
-from tempo_trainer.demo import countdown
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 
@@ -119,7 +119,7 @@ def test_a_promotion_fails_no_stream_and_each_names_its_own_version_to_the_end(
         futures = [pool.submit(stream_until_new, question) for question in QUESTIONS[:8]]
         time.sleep(1)
         with server.sessions.begin() as s:
-            versions.promote(s, new)
+            ledger.versions.promote(s, new)
         promoted_at = time.monotonic()
         while ask(server, "tempo").adapter != version_name(new):
             assert time.monotonic() - promoted_at < SWAP_SECONDS
@@ -190,18 +190,18 @@ def test_what_cannot_serve_is_refused_with_the_remedy_while_the_old_version_serv
     if not options:
         damage(server, version)
     with server.sessions.begin() as s:
-        sequence = versions.promote(s, version).sequence
+        sequence = ledger.versions.promote(s, version).sequence
     error = server.wait_for_sequence(sequence)
     with server.sessions() as s:  # a damaged one is no longer pointed at, and no error lasts
-        assert remedy in (versions.adapter(s, version).report.get("corrupt") or error)
+        assert remedy in (ledger.versions.adapter(s, version).report.get("corrupt") or error)
     assert ask(server, "tempo").adapter == version_name(serving)
     time.sleep(1.5)  # another poll: the event must not repeat
     with server.sessions() as s:
-        found = [e for e in queries.events(s, limit=1000) if e.data.get("version") == version]
+        found = [e for e in ledger.events.find(s, limit=1000) if e.data.get("version") == version]
     assert [e.type for e in found if e.level == "error"] == [type_name]
     assert status(server, version_name(version), key=server.admin_key)[0] == 409
     with server.sessions.begin() as s:
-        sequence = versions.promote(s, serving).sequence
+        sequence = ledger.versions.promote(s, serving).sequence
     assert server.wait_for_sequence(sequence) is None
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small import labeled_row
 
-from tempo_trainer.demo import countdown
+from tempo_lab.tasks import countdown
 
 pytestmark = [pytest.mark.service, pytest.mark.vllm]
 
@@ -41,7 +41,7 @@ def made(
 ) -> Iterator[dict[str, Made]]:
     """Make the run with each sampler."""
     # Not above: the unit tests import the trainer first, with its shapes checked.
-    from tempo_trainer.study.lab import Spec
+    from tempo_lab.study.lab import Spec
 
     torch.set_num_threads(1)
     folder, files = tmp_path_factory.mktemp("study"), {}
@@ -62,10 +62,10 @@ def made(
 
 
 def make(spec: Any, folder: Path) -> Made:
-    from tempo_trainer import checkpoint
-    from tempo_trainer.study.lab import Lab
-    from tempo_trainer.study.questions import Data
-    from tempo_trainer.study.run import run
+    from tempo_lab.study.lab import Lab
+    from tempo_lab.study.questions import Data
+    from tempo_lab.study.run import run
+    from tempo_trainer.learning import checkpoint
 
     lines = [json.loads(text) for text in run(spec, folder).read_text().splitlines()]
     data = Data.load(spec.labeled, spec.unlabeled)

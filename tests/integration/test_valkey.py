@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tempo_storage.errors import StreamUnavailableError
-from tempo_storage.streams import STREAM, QuestionStream, redis_client
-from tempo_storage.valkey import EmbeddedValkey
+from tempo_storage.valkey.server import EmbeddedValkey
+from tempo_storage.valkey.streams import STREAM, QuestionStream, redis_client
 
 pytestmark = pytest.mark.service
 
@@ -89,7 +89,7 @@ def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> No
 
 def test_the_server_goes_when_its_owner_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from tempo_storage.valkey import *;"
+        "import sys, time; from pathlib import Path; from tempo_storage.valkey.server import *;"
         "v = EmbeddedValkey(Path(sys.argv[1])); v.start(); print(v.process.pid, flush=True);"
         "time.sleep(60)"
     )

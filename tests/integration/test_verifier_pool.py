@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tempo_trainer.demo import countdown
-from tempo_trainer.verifier_pool import Item, VerifierError, VerifierPool
+from tempo_lab.tasks import countdown
+from tempo_trainer.sampling.verifier_pool import Item, VerifierError, VerifierPool
 
 # Math-Verify#65: its own time-out never fires, because one multiplication never returns.
 HANGS = r"\boxed{\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}}"
 PLUGIN = """
 import os, signal
-from tempo_trainer.verifiers import Verdict
+from tempo_trainer.sampling.verifiers import Verdict
 
 class Odd:
     name = "odd"
@@ -118,7 +118,7 @@ def test_an_unknown_verifier_of_an_item_is_a_verdict(pool: VerifierPool) -> None
 
 def test_children_end_with_the_process_that_started_them() -> None:
     script = (
-        "from tempo_trainer.verifier_pool import VerifierPool;import time;"
+        "from tempo_trainer.sampling.verifier_pool import VerifierPool;import time;"
         "pool = VerifierPool(['exact']);"
         "print(pool._children[0]._process.pid, flush=True);time.sleep(60)"
     )
@@ -135,7 +135,7 @@ def test_children_end_with_the_process_that_started_them() -> None:
 
 def test_a_child_that_hangs_ends_though_nobody_is_left_to_kill_it() -> None:
     script = (
-        "from tempo_trainer import verifiers;"
+        "from tempo_trainer.sampling import verifiers;"
         "verifiers.ORPHAN_SECONDS = 1;"
         "verifiers.main(['serve', 'math'])"
     )
@@ -165,7 +165,7 @@ def test_a_check_answers_each_line_with_its_number() -> None:
         {"line": 9, "verifier": "nope", "reference": ["1"]},
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "tempo_trainer.verifiers", "check"],
+        [sys.executable, "-m", "tempo_trainer.sampling.verifiers", "check"],
         input="".join(json.dumps(line) + "\n" for line in lines),
         capture_output=True,
         text=True,

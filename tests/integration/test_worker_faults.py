@@ -15,7 +15,7 @@ from traffic import ask, eventually
 
 from tempo_client import Tempo
 from tempo_client.types import Job
-from tempo_storage import queries
+from tempo_storage import ledger
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service, pytest.mark.slow]
 
@@ -35,7 +35,7 @@ def tempo(server: Any) -> Iterator[Tempo]:
 def iterations(server: Any, job: Job) -> list[tuple[int, int]]:
     """Return the position and the epoch of what a job has committed."""
     with server.sessions() as s:
-        return [(row.position, row.epoch) for row in queries.iterations(s, job.id)]
+        return [(row.position, row.epoch) for row in ledger.jobs.iterations(s, job.id)]
 
 
 def has_committed(server: Any, job: Job, position: int) -> None:
@@ -43,7 +43,7 @@ def has_committed(server: Any, job: Job, position: int) -> None:
 
     def far_enough() -> bool:
         with server.sessions() as s:
-            failed = queries.job(s, job.id).status == "failed"
+            failed = ledger.jobs.get(s, job.id).status == "failed"
         return failed or any(row[0] >= position for row in iterations(server, job))
 
     eventually(far_enough, seconds=180)

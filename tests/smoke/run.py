@@ -31,13 +31,13 @@ from safetensors.torch import load_file, save_file
 
 from tempo_client import ConflictError, Tempo
 from tempo_client.types import Adapter, Job
-from tempo_storage import versions
+from tempo_lab.demo.processes import Process, free_port
+from tempo_lab.demo.run import CACHE
+from tempo_storage import ledger
 from tempo_storage.adapters import FILES, PROBE_FILE, AdapterStore, version_name, version_of
-from tempo_storage.database import open_database
 from tempo_storage.errors import TempoError
-from tempo_storage.models import Adapter as AdapterRow
-from tempo_trainer.demo.processes import Process, free_port
-from tempo_trainer.demo.run import CACHE
+from tempo_storage.ledger.models import Adapter as AdapterRow
+from tempo_storage.ledger.sessions import open_database
 
 console = Console(highlight=False)
 QUESTIONS, LABELED = 16, 64
@@ -247,7 +247,7 @@ def _refused(tempo: Tempo, root: Path, files: str, probe: str, spoil: Spoil) -> 
         spoil(directory)
 
     with sessions.begin() as s:
-        version = versions.next_version(s)
+        version = ledger.versions.next_version(s)
         manifest = store.publish(
             name := version_name(version), write, base=store.manifest(files).base, info={}
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tempo_storage.migrations import MIGRATIONS
+from tempo_storage.ledger.migrations import MIGRATIONS
 
 APPLIED = ", ".join(migration.__name__ for migration in MIGRATIONS)
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ def test_the_gpu_image_gets_only_packages_that_the_lock_pins() -> None:
 
 def test_a_secret_file_is_a_setting_and_a_misspelt_one_stops_the_start(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
-    command = [sys.executable, "-m", "tempo_storage.migrations"]
+    command = [sys.executable, "-m", "tempo_storage.ledger.migrations"]
     env = {"TEMPO_SETTINGS_DIR": str(secrets), "TEMPO_DATA_DIR": str(tmp_path)}
 
     def migrate() -> subprocess.CompletedProcess[str]:

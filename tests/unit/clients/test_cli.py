@@ -14,8 +14,8 @@ from typer.testing import CliRunner, Result
 
 import tempo_client
 from tempo_client import Tempo
-from tempo_client._cli_commands import adapters, app, jobs, keys
-from tempo_client._cli_plugins import add_plugins
+from tempo_client.cli.commands import adapters, app, jobs, keys
+from tempo_client.cli.plugins import add_plugins
 
 README = Path(__file__).parents[3] / "clients" / "README.md"
 
@@ -317,9 +317,16 @@ def test_every_command_of_ours_has_json() -> None:
 
 
 def test_help_is_quick_and_lists_what_it_does_not_load() -> None:
-    heavy = ["torch", "vllm", "sqlalchemy", "redis", "tempo_server.serve", "tempo_trainer.worker"]
+    heavy = [
+        "torch",
+        "vllm",
+        "sqlalchemy",
+        "redis",
+        "tempo_server.commands.serve",
+        "tempo_trainer.worker.process",
+    ]
     script = (
-        "import sys; from tempo_client._cli_commands import app\n"
+        "import sys; from tempo_client.cli.commands import app\n"
         "try: app(['--help'])\n"
         f"except SystemExit: print('LOADED', [m for m in {heavy} if m in sys.modules])"
     )
@@ -338,7 +345,9 @@ def test_the_readme_shows_the_help() -> None:
 
 
 def test_without_the_extra_the_command_says_what_to_install() -> None:
-    script = "import sys; sys.modules['typer'] = None; from tempo_client.cli import main; main()"
+    script = (
+        "import sys; sys.modules['typer'] = None; from tempo_client.cli.main import main; main()"
+    )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False
     )
@@ -347,7 +356,7 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
 
 def test_with_the_client_alone_the_settings_say_what_to_install() -> None:
     script = "import sys; sys.modules['pydantic_settings'] = None\n"
-    script += "from tempo_client.cli import main; main()"
+    script += "from tempo_client.cli.main import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", script, "settings"],
         capture_output=True,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from tempo_server import start
+from tempo_server import assemble
 from tempo_server.errors import StartError
 from tempo_server.plugin import TempoPlugin
 from tempo_server.settings import ServerSettings
@@ -50,7 +50,7 @@ def config(**changes: Any) -> Any:
 
 def test_a_vllm_without_lora_is_refused() -> None:
     with pytest.raises(StartError, match="--enable-lora"):
-        start.check(SimpleNamespace(lora_config=None))
+        assemble.check(SimpleNamespace(lora_config=None))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_serves_badly_is_said(
     changes: dict[str, Any], warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        said = start.check(config(**changes))
+        said = assemble.check(config(**changes))
     assert warning in caplog.text
     assert [record.getMessage() for record in caplog.records] == said
     assert bool(said) == bool(warning)

@@ -16,11 +16,11 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
-from tempo_server import endpoints
-from tempo_server.bindings import Binding
-from tempo_server.capture import Capture
+from tempo_server.capture.capture import Capture
+from tempo_server.capture.spool import Counters, Spool
+from tempo_server.serving import endpoints
+from tempo_server.serving.bindings import Binding
 from tempo_server.settings import ServerSettings
-from tempo_server.spool import Counters, Spool
 
 KEY = "tk_worker"
 TEXT = "use 3 10 15 make 45 ?"

@@ -6,7 +6,7 @@ import pytest
 
 from tempo_storage.errors import SettingsError
 from tempo_storage.settings import checked
-from tempo_trainer.startup import admin_key
+from tempo_trainer.sampling.server import admin_key
 from tempo_trainer.worker_settings import WorkerSettings
 
 

@@ -14,16 +14,16 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from tempo_server import auth
-from tempo_server.admin import router
+from tempo_server import keys
+from tempo_server.admin.router import router
+from tempo_server.capture.spool import Counters
 from tempo_server.context import Context
 from tempo_server.settings import ServerSettings
-from tempo_server.spool import Counters
-from tempo_storage import versions
+from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore, version_name
-from tempo_storage.database import open_database
-from tempo_storage.models import Adapter
-from tempo_storage.streams import QuestionStream, redis_client
+from tempo_storage.ledger.models import Adapter
+from tempo_storage.ledger.sessions import open_database
+from tempo_storage.valkey.streams import QuestionStream, redis_client
 
 BASE = "tiny-reasoner"
 
@@ -68,7 +68,7 @@ class Admin:
 
     def serving(self) -> int:
         with self.context.sessions.begin() as s:
-            return versions.serving(s).version
+            return ledger.versions.serving(s).version
 
 
 def write_adapter(directory: Path) -> None:
@@ -90,7 +90,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
         base=BASE,
         counters=Counters(),
     )
-    auth.ensure_admin_key(made)
+    keys.ensure_admin_key(made)
     yield made
     made.sessions.kw["bind"].dispose()
     client.close()

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from tempo_server import auth
-from tempo_server.admin import router
+from tempo_server import keys
+from tempo_server.admin.router import router
 from tempo_server.context import Context
-from tempo_storage import leases, queries, versions
-from tempo_storage.models import Key
+from tempo_storage import ledger
+from tempo_storage.ledger.models import Key
 
 STATUS = "/tempo/v1/status"
 
@@ -36,7 +36,7 @@ def test_every_route_below_v1_wants_a_known_key(admin: Any) -> None:
 @pytest.mark.parametrize("scope", ["", "train", "promote"])
 def test_a_key_does_only_what_its_scopes_allow(admin: Any, scope: str) -> None:
     with admin.context.sessions.begin() as s:
-        digest = auth._digest("tk_narrow")
+        digest = keys._digest("tk_narrow")
         s.add(Key(sha256=digest, name="narrow", scopes=[scope] if scope else [], created_at=0.0))
     for method, path in keyed_routes(admin.app):
         needed = "" if method == "GET" or path.endswith("/learned") else "train"
@@ -55,11 +55,11 @@ def test_a_key_does_only_what_its_scopes_allow(admin: Any, scope: str) -> None:
 def test_a_scope_that_was_added_is_seen_at_once(admin: Any) -> None:
     pause = "/tempo/v1/training/pause"
     with admin.context.sessions.begin() as s:
-        key = Key(sha256=auth._digest("tk_x"), name="x", scopes=[], created_at=0.0)
+        key = Key(sha256=keys._digest("tk_x"), name="x", scopes=[], created_at=0.0)
         s.add(key)
     assert admin("POST", pause, headers={"Authorization": "Bearer tk_x"}).status_code == 403
     with admin.context.sessions.begin() as s:
-        s.get_one(Key, auth._digest("tk_x")).scopes = ["train"]
+        s.get_one(Key, keys._digest("tk_x")).scopes = ["train"]
     assert admin("POST", pause, headers={"Authorization": "Bearer tk_x"}).status_code == 200
 
 
@@ -98,7 +98,7 @@ def test_a_fault_of_ours_shows_no_more_than_a_request_id(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(queries, "example_counts", fail)
+    monkeypatch.setattr(ledger.labeled, "count", fail)
     reply = admin("GET", STATUS)
     assert reply.status_code == 500
     assert "secret" not in reply.text
@@ -108,12 +108,12 @@ def test_a_fault_of_ours_shows_no_more_than_a_request_id(
 def test_the_status_tells_the_whole_story(admin: Any, labeled: bytes) -> None:
     admin.upload(labeled)
     with admin.context.sessions.begin() as s:
-        leases.acquire(s, leases.TRAINER, "worker-1", 30.0)
+        ledger.leases.acquire(s, ledger.leases.TRAINER, "worker-1", 30.0)
         counters = {"captured": 9, "skipped": 2, "opted_out": 1, "dropped": 0, "spooled": 4}
-        versions.acknowledge(s, "p", version=0, sequence=0, counters=counters)
-        job = queries.create_job(s, "j", "round", {})
+        ledger.versions.acknowledge(s, "p", version=0, sequence=0, counters=counters)
+        job = ledger.jobs.create(s, "j", "round", {})
         job.status, job.progress = "running", {"phase": "m_step", "iteration": 3}
-        queries.add_event(s, "oops", "it broke", level="error")
+        ledger.events.add(s, "oops", "it broke", level="error")
     body = admin("GET", STATUS).json()
     assert (body["model"], body["serving_adapter"]) == ("tiny-reasoner", "tempo-v0")
     assert (body["phase"], body["iteration"], body["paused"]) == ("m_step", 3, False)
@@ -166,10 +166,10 @@ def test_the_key_file_is_private_and_only_its_hash_is_stored(context: Context) -
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert key.startswith("tk_")
     assert len(key) > 40
-    assert auth.ensure_admin_key(context) == path
+    assert keys.ensure_admin_key(context) == path
     assert path.read_text().strip() == key
     with context.sessions.begin() as s:
-        rows = queries.keys(s)
+        rows = ledger.keys.find(s)
         assert [row.scopes for row in rows] == [["train", "promote"]]
     database = Path(context.sessions.kw["bind"].url.database)
     for file in database.parent.glob(f"{database.name}*"):
@@ -177,9 +177,9 @@ def test_the_key_file_is_private_and_only_its_hash_is_stored(context: Context) -
 
 
 def test_a_key_that_another_machine_adds_is_found(admin: Any) -> None:
-    assert not auth.is_known_key(admin.context, "tk_other")
+    assert not keys.is_known_key(admin.context, "tk_other")
     with admin.context.sessions.begin() as s:
-        digest = auth._digest("tk_other")
+        digest = keys._digest("tk_other")
         s.add(Key(sha256=digest, name="other", scopes=[], created_at=0.0))
     assert admin("GET", STATUS, headers={"Authorization": "bearer tk_other"}).status_code == 200
-    assert auth.is_known_key(admin.context, "tk_other")
+    assert keys.is_known_key(admin.context, "tk_other")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tempo_server import admin_adapters
-from tempo_storage import versions
+from tempo_server.admin import adapters
+from tempo_storage import ledger
 
 ADAPTERS = "/tempo/v1/adapters"
 
@@ -17,7 +17,7 @@ def promote(admin: Any, version: int, **body: Any) -> Any:
 
 def acknowledge(admin: Any, *, version: int, sequence: int, process: str = "p") -> None:
     with admin.context.sessions.begin() as s:
-        versions.acknowledge(s, process, version=version, sequence=sequence)
+        ledger.versions.acknowledge(s, process, version=version, sequence=sequence)
 
 
 def test_versions_are_listed_with_the_base_last(admin: Any) -> None:
@@ -90,7 +90,7 @@ def test_a_promotion_waits_for_the_processes(admin: Any) -> None:
 def test_a_promotion_names_the_processes_that_do_not_follow(
     admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_adapters, "FOLLOW_SECONDS", 0.3)
+    monkeypatch.setattr(adapters, "FOLLOW_SECONDS", 0.3)
     admin.publish(1)
     acknowledge(admin, version=0, sequence=0, process="slow")
     acknowledge(admin, version=0, sequence=1, process="refuses")
@@ -117,5 +117,5 @@ def test_a_rollback_returns_to_the_previous_to_a_named_one_or_to_the_base(admin:
 def test_a_report_without_a_number_is_shown_as_null(admin: Any) -> None:
     admin.publish(1)
     with admin.context.sessions.begin() as s:
-        versions.adapter(s, 1).report = {"auroc": float("nan"), "n": 3}
+        ledger.versions.adapter(s, 1).report = {"auroc": float("nan"), "n": 3}
     assert admin("GET", f"{ADAPTERS}/tempo-v1").json()["report"] == {"auroc": None, "n": 3}

@@ -12,7 +12,7 @@ import pytest
 
 import tempo_client
 from tempo_client import AsyncTempo, Tempo, types
-from tempo_storage import queries
+from tempo_storage import ledger
 
 # What the wire carries for OpenAI's client alone.
 FOR_OPENAI_ONLY = {
@@ -121,7 +121,7 @@ def test_recalibrate_uploads_queues_and_waits(
     with pytest.raises(tempo_client.JobTimeoutError, match="it goes on"):
         tempo.jobs.wait(job.id, timeout=0.05, poll_seconds=0.02)
     with admin.context.sessions.begin() as s:
-        queries.finish_job(s, job.id, "succeeded", result={"auroc": 0.8})
+        ledger.jobs.finish(s, job.id, "succeeded", result={"auroc": 0.8})
     assert tempo.jobs.wait(job.id).result == {"auroc": 0.8}
 
 
@@ -179,7 +179,7 @@ def test_openais_official_client_drives_files_and_jobs(
         assert (job.status, job.training_file, job.trained_tokens) == ("queued", file.id, None)
         with admin.context.sessions.begin() as s:
             for n in range(44):
-                queries.add_event(s, "step", f"step {n}", job_id=job.id)
+                ledger.events.add(s, "step", f"step {n}", job_id=job.id)
         events = client.fine_tuning.jobs.list_events(job.id, limit=20)
         assert [e.message for e in events][1:] == [f"step {n}" for n in range(44)]
         with pytest.raises(openai.ConflictError) as caught:

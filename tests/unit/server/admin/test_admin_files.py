@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from tempo_server.context import Context
-from tempo_storage import queries
+from tempo_storage import ledger
 from tempo_storage.questions import is_held_out
 
 
 def stored(context: Context) -> tuple[int, int, list[str]]:
     """Return the number of files, of examples, and the names in the directory of files."""
     with context.sessions.begin() as s:
-        counts = queries.example_counts(s)
-        files = queries.files(s)
+        counts = ledger.labeled.count(s)
+        files = ledger.labeled.files(s)
     directory = context.settings.files_dir
     names = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
     return len(files), sum(counts.values()), names
@@ -49,7 +49,10 @@ def test_a_fifth_of_the_questions_is_held_out_by_hash(admin: Any) -> None:
     examples = b"".join(line(question=f"question {n}", answer="a") for n in range(200))
     body = admin.upload(examples).json()
     with admin.context.sessions.begin() as s:
-        train, held_out = queries.examples(s, "train"), queries.examples(s, "held_out")
+        train, held_out = (
+            ledger.labeled.examples(s, "train"),
+            ledger.labeled.examples(s, "held_out"),
+        )
     assert all(is_held_out(e.content_hash) for e in held_out)
     assert not any(is_held_out(e.content_hash) for e in train)
     assert body["tempo"]["held_out"] == len(held_out)
@@ -121,7 +124,7 @@ def test_a_failed_commit_leaves_no_file(
     def fail(*_: object) -> Callable[..., Any]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(queries, "add_file", fail)
+    monkeypatch.setattr(ledger.labeled, "add_file", fail)
     reply = admin.upload(labeled)
     assert reply.status_code == 507
     assert reply.headers["x-should-retry"] == "false"
@@ -131,10 +134,10 @@ def test_a_failed_commit_leaves_no_file(
 def test_labeling_a_captured_question_takes_it_out_of_the_pool(admin: Any, labeled: bytes) -> None:
     asked = {"messages": [{"role": "user", "content": "3 + 3 ?"}], "id": "q", "captured_at": 0.0}
     with admin.context.sessions.begin() as s:
-        queries.add_questions(s, [asked])
+        ledger.questions.add(s, [asked])
     admin.upload(labeled)
     with admin.context.sessions.begin() as s:
-        assert queries.question_counts(s) == (0, 0)
+        assert ledger.questions.count(s) == (0, 0)
 
 
 def test_a_held_out_question_in_other_words_is_still_that_question(
@@ -171,7 +174,7 @@ def test_a_dry_run_checks_everything_and_stores_nothing(admin: Any, labeled: byt
 def test_a_labeled_question_that_users_asked_is_reported(admin: Any, labeled: bytes) -> None:
     asked = {"messages": [{"role": "user", "content": "3 + 3 ?"}], "id": "q", "captured_at": 0.0}
     with admin.context.sessions.begin() as s:
-        queries.add_questions(s, [asked])
+        ledger.questions.add(s, [asked])
     notes = {w["code"]: w for w in admin.upload(labeled).json()["tempo"]["warnings"]}
     assert (notes["asked"]["line"], notes["asked"]["count"]) == (4, 1)
 

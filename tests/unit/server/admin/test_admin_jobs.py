@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tempo_storage import queries, versions
+from tempo_storage import ledger
 
 JOBS = "/tempo/v1/fine_tuning/jobs"
 
@@ -31,7 +31,7 @@ def test_a_job_is_queued_in_the_ledger_though_valkey_is_down(admin: Any, file_id
     )
     assert body["training_file"] == file_id
     with admin.context.sessions.begin() as s:
-        row = queries.job(s, body["id"])
+        row = ledger.jobs.get(s, body["id"])
     assert (row.mode, row.status) == ("round", "queued")
     assert row.settings == {"max_steps": 3, "auto_promote": False, "training_file": file_id}
     assert admin("GET", f"{JOBS}/{body['id']}").json() == body
@@ -90,7 +90,7 @@ def test_cancelling_twice_is_cancelling_once(admin: Any, file_id: str) -> None:
 def test_a_job_that_has_ended_cannot_be_cancelled(admin: Any, file_id: str) -> None:
     job_id = create(admin).json()["id"]
     with admin.context.sessions.begin() as s:
-        queries.finish_job(s, job_id, "failed", error="out of memory")
+        ledger.jobs.finish(s, job_id, "failed", error="out of memory")
     assert admin("POST", f"{JOBS}/{job_id}/cancel").status_code == 409
     error = admin("GET", f"{JOBS}/{job_id}").json()["error"]
     assert error == {"code": "job_failed", "message": "out of memory", "param": None}
@@ -100,7 +100,7 @@ def test_a_job_names_the_adapter_that_came_of_it(admin: Any, file_id: str) -> No
     job_id = create(admin).json()["id"]
     admin.publish(4)
     with admin.context.sessions.begin() as s:
-        versions.adapter(s, 4).job_id = job_id
+        ledger.versions.adapter(s, 4).job_id = job_id
     assert admin("GET", f"{JOBS}/{job_id}").json()["fine_tuned_model"] == "tempo-v4"
 
 
@@ -108,8 +108,8 @@ def test_events_are_paged_oldest_first(admin: Any, file_id: str) -> None:
     job_id = create(admin).json()["id"]
     with admin.context.sessions.begin() as s:
         for n in range(4):
-            queries.add_event(s, "iteration", f"iteration {n}", job_id=job_id)
-        queries.add_event(s, "iteration", "another job's", job_id="other")
+            ledger.events.add(s, "iteration", f"iteration {n}", job_id=job_id)
+        ledger.events.add(s, "iteration", "another job's", job_id="other")
     path = f"{JOBS}/{job_id}/events"
     first = admin("GET", path, params={"limit": 3}).json()
     rest = admin("GET", path, params={"after": first["data"][-1]["id"]}).json()

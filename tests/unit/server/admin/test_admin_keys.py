@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tempo_server import auth
-from tempo_storage import queries
-from tempo_storage.models import Key
+from tempo_server import keys
+from tempo_storage import ledger
+from tempo_storage.ledger.models import Key
 
 KEYS = "/tempo/v1/keys"
 STATUS = "/tempo/v1/status"
@@ -66,8 +66,8 @@ def test_a_key_grants_no_scope_that_it_lacks(admin: Any) -> None:
 def test_a_key_that_was_revoked_a_moment_ago_leaves_no_successor(admin: Any) -> None:
     made = create(admin, "ci", "promote").json()
     with admin.context.sessions.begin() as s:
-        s.delete(queries.key(s, made["id"]))
-    assert auth.is_known_key(admin.context, made["key"])  # until the next poll
+        s.delete(ledger.keys.get(s, made["id"]))
+    assert keys.is_known_key(admin.context, made["key"])  # until the next poll
     assert create(admin, "heir", "promote", key=made["key"]).status_code == 401
     assert names(admin) == ["admin"]
 
@@ -147,7 +147,7 @@ def test_the_key_in_the_file_is_revoked_by_the_remedy_that_the_refusal_names(adm
     assert f"{path}, which" in reply.json()["error"]["message"]
     assert "delete that file, restart" in reply.json()["error"]["message"]
     path.unlink()
-    auth.ensure_admin_key(admin.context)  # as a restart does
+    keys.ensure_admin_key(admin.context)  # as a restart does
     admin.key = path.read_text().strip()
     assert admin("DELETE", first).status_code == 200
     assert admin("GET", STATUS, headers=header(admin, old)).status_code == 401
@@ -158,7 +158,7 @@ def test_events_tell_who_was_let_in_and_who_no_longer_is(admin: Any) -> None:
     made = create(admin, "ci", "train").json()
     admin("DELETE", f"{KEYS}/{made['id']}")
     with admin.context.sessions() as s:
-        told = [(event.type, event.message) for event in queries.events(s)]
+        told = [(event.type, event.message) for event in ledger.events.find(s)]
     assert told == [
         ("key.created", f"key {made['id']} (ci) is made; it may train"),
         ("key.revoked", f"key {made['id']} (ci) is revoked"),

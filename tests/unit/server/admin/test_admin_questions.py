@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tempo_storage import lineage, queries, versions
-from tempo_storage.models import Iteration, Question
+from tempo_storage import ledger
+from tempo_storage.ledger.models import Iteration, Question
 
 TENANT = "a" * 16
 QUESTIONS = "/tempo/v1/questions"
@@ -15,13 +15,13 @@ def learn(admin: Any) -> None:
     admin.publish(1)
     with admin.context.sessions.begin() as s:
         asked = {"id": "q_1", "messages": messages, "tenant": TENANT, "captured_at": 1.0}
-        queries.add_questions(s, [asked])
+        ledger.questions.add(s, [asked])
         row = Iteration(job_id="j", position=1, checkpoint="j-1", question_ids=["q_1"], epoch=1)
         row.metrics = {"m_steps": 1}
         s.add(row)
         s.flush()
-        lineage.record(s, row.number, [s.get_one(Question, "q_1")])
-        versions.adapter(s, 1).checkpoint = "j-1"
+        ledger.lineage.record(s, row.number, [s.get_one(Question, "q_1")])
+        ledger.versions.adapter(s, 1).checkpoint = "j-1"
 
 
 def test_a_version_shows_what_it_learned_from_and_a_question_what_learned_from_it(

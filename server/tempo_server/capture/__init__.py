@@ -1,0 +1,1 @@
+"""Keep users' questions: what is kept of a request, and the files in which it waits."""

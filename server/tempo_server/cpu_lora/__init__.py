@@ -1,0 +1,1 @@
+"""LoRA on vLLM's CPU backend by dense products."""

@@ -1,0 +1,1 @@
+"""Which adapter answers a request: names, the serving pointer, and the check of what is served."""

@@ -1,0 +1,1 @@
+"""Read labeled files: one reader for uploads, dry runs and studies."""

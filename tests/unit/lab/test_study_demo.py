@@ -1,0 +1,134 @@
+"""The two small tasks' study: disjoint questions, and sweeps that change what they say."""
+
+import argparse
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+
+from tempo_lab.study import cpu
+from tempo_lab.study.lab import Drawn
+from tempo_lab.study.measurement import honest_shares
+from tempo_lab.study.questions import Question
+from tempo_lab.tasks import countdown
+from tempo_lab.tasks.base import Recipe
+from tempo_trainer.sampling.sampler import Prompt, Sample
+
+
+def asked(rows: list[dict[str, object]]) -> set[str]:
+    return {row["messages"][0]["content"] for row in rows}
+
+
+@pytest.mark.parametrize("task", cpu.RECIPES)
+def test_the_sets_of_a_seed_are_disjoint(task: str) -> None:
+    rows = cpu.ROWS[task](10)
+    sets = [asked(rows[name]) for name in ("labeled", "unlabeled", "unseen")]
+    assert [len(s) for s in sets] == [256, 192, 128]
+    assert len(set.union(*sets)) == 576
+    assert cpu.ROWS[task](10) == rows != cpu.ROWS[task](11)
+
+
+def test_the_sweeps_labeled_files() -> None:
+    rows = cpu.ROWS["countdown"](10)
+    assert asked(rows["labeled-16"]) < asked(rows["labeled-64"]) < asked(rows["labeled"])
+    used = asked(rows["labeled"]) | asked(rows["unlabeled"]) | asked(rows["unseen"])
+    assert not asked(rows["labeled-easy"]) & used
+    ways = {p.question: len(countdown.solutions(p)) for p in countdown.puzzles()}
+    easy, usual = (
+        sum(ways[q] for q in asked(rows[name])) / 256 for name in ("labeled-easy", "labeled")
+    )
+    assert easy > 1.5 * usual
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    def bases(recipes: list[Recipe], processes: int) -> list[Path]:
+        return [Path(f"{recipe.task.name}-{recipe.seed}") for recipe in recipes]
+
+    monkeypatch.setattr(cpu, "_bases", bases)
+    return cpu._options(["--out", str(tmp_path), "--seeds", "10,11"])
+
+
+def test_every_method_runs_on_both_tasks_with_alternating_bases(
+    options: argparse.Namespace,
+) -> None:
+    studies = cpu.methods(options)
+    assert [folder.name for folder in studies] == ["countdown", "equation"]
+    for folder, specs in studies.items():
+        arms = {arm for arm in cpu.ARMS if (folder.name, arm) not in cpu.OMITTED}
+        assert {(s.arm, s.seed) for s in specs} == {(arm, s) for arm in arms for s in (10, 11)}
+        assert {s.method for s in specs} >= {"tempo", "supervised", "frozen", "ttrl", "empo"}
+        assert {(s.seed, s.model) for s in specs} == {
+            (10, f"{folder.name}-0"),
+            (11, f"{folder.name}-1"),
+        }
+        assert all(Path(s.unlabeled).is_file() and Path(s.labeled).is_file() for s in specs)
+
+
+def test_the_two_forms_of_tempo_differ_in_one_switch(options: argparse.Namespace) -> None:
+    specs = {s.arm: s for s in cpu.methods(options)[options.out / "countdown"]}
+    tempo, mixed = (specs[arm].trainer_settings().model_dump() for arm in ("tempo", "mixed"))
+    assert {k for k in tempo if tempo[k] != mixed[k]} == {"labeled_in_policy"}
+
+
+def test_every_variant_of_the_sweeps_differs_from_the_default(options: argparse.Namespace) -> None:
+    (specs,) = cpu.sweeps(options).values()
+    ours = {s.arm: s for s in specs if s.seed == 10}
+    assert len(ours) == len(specs) // 2 == 1 + sum(map(len, cpu.SWEEPS.values()))
+    for name, spec in ours.items():
+        assert Path(spec.labeled).is_file()
+        spec.trainer_settings()  # is valid
+        decisive = (spec.labeled, spec.recalibrate_every, spec.settings)
+        default = ours["default"]
+        same = decisive == (default.labeled, default.recalibrate_every, default.settings)
+        assert same is (name == "default")
+    assert len({s.stem for s in specs}) == len(specs)
+
+
+def test_each_method_is_tuned_over_the_same_settings(options: argparse.Namespace) -> None:
+    (specs,) = cpu.tune(options).values()
+    assert len({s.stem for s in specs}) == len(specs) == 2 * 5 * len(cpu.GRID)
+    budgets: dict[str, list[dict[str, object]]] = {}
+    for spec in specs:
+        spec.trainer_settings()  # is valid
+        budgets.setdefault(spec.method, []).append(spec.settings)
+    assert "random" not in budgets
+    tempo = budgets.pop("tempo")
+    assert all(own == tempo for own in budgets.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "question", "honest", "false"),
+    [
+        (
+            "countdown",
+            "use 3 10 15 make 45 ?",
+            ["15 - 10 = 5 ; 5 * 3 = 15 ; no", "10 * 3 = 30 ; 30 + 15 = 45 ; ok"],
+            ["15 - 10 = 5 ; 5 * 3 = 45 ; ok", "15 - 10 = 5 ; 5 * 3 = 15 ; ok", "15 * 3 = 45 ; ok"],
+        ),
+        (
+            "equation",
+            "x * 3 + 4 = 25 ?",
+            ["7 * 3 = 21 ; 21 + 4 = 25 ; ok 7", "5 * 3 = 15 ; 15 + 4 = 19 ; no 5"],
+            ["5 * 3 = 15 ; 15 + 4 = 19 ; ok 5", "5 * 3 = 21 ; 21 + 4 = 25 ; ok 5", "ok 7"],
+        ),
+    ],
+)
+def test_honest_work_may_be_wrong_but_says_so(
+    task: str,
+    question: str,
+    honest: list[str],
+    false: list[str],
+    options: argparse.Namespace,
+) -> None:
+    (spec, *_) = cpu.methods(options)[options.out / task]
+    tells = resolve_name(spec.honest)
+    assert all(tells(question, text) for text in honest)
+    assert not any(tells(question, text) for text in false)
+    assert not tells("what?", honest[0])
+    drawn = Drawn(
+        [Question("a", [{"role": "user", "content": question}], "exact", {})],
+        [Prompt("a", (1,))],
+        [[Sample((1,), (0.0,), text, "stop") for text in (*honest, *honest, false[0])]],
+    )
+    assert honest_shares(drawn, tells) == [0.8]

@@ -1,0 +1,99 @@
+"""The in-process sampler: its log-probabilities are the policy's own, and ends are handled."""
+
+import pytest
+import study_data
+import torch
+
+from tempo_lab.study.sampling import LocalSampler, seed_of
+from tempo_lab.tasks.base import EOS
+from tempo_trainer.algorithm.batch import Batch, Rollout
+from tempo_trainer.algorithm.networks import CRITIC, POLICY, Networks
+from tempo_trainer.sampling.sampler import Prompt, Sample
+from tempo_trainer.settings import TrainerSettings
+
+LENGTH = 9
+PROMPTS = [Prompt(str(n), tuple(range(4, 4 + n))) for n in (3, 5, 3, 4)]
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[Networks, str]:
+    """Return networks whose two adapters differ from the base and from each other."""
+    model = str(study_data.base())
+    nets = Networks.load(model, TrainerSettings(**study_data.SETTINGS))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for role in (POLICY, CRITIC):
+            for parameter in nets.adapter_parameters(role).values():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return nets, model
+
+
+@pytest.fixture(scope="module")
+def sampler(networks: tuple[Networks, str]) -> LocalSampler:
+    return LocalSampler(*networks, max_tokens=LENGTH)
+
+
+def rollouts(groups: list[list[Sample]]) -> list[Rollout]:
+    return [
+        Rollout("q", prompt.ids, s.ids, s.logprobs, row, "", s.finish_reason, labeled=False)
+        for row, (prompt, group) in enumerate(zip(PROMPTS, groups, strict=True))
+        for s in group
+    ]
+
+
+def test_log_probabilities_are_the_policy_s_own(
+    networks: tuple[Networks, str], sampler: LocalSampler
+) -> None:
+    nets, _ = networks
+    batch = Batch.collate(rollouts(sampler.sample(PROMPTS, n=16, seed=1)), nets.pad_id)
+    with torch.no_grad():
+        own, base = nets.policy.logprobs(batch), nets.base_logprobs(batch)
+    assert torch.allclose(batch.sampled_logprobs, own, atol=1e-5)
+    assert not torch.allclose(batch.sampled_logprobs, base, atol=0.1)
+
+
+def test_a_response_ends_with_its_first_end_of_sequence_or_at_its_longest(
+    sampler: LocalSampler,
+) -> None:
+    samples = [s for group in sampler.sample(PROMPTS, n=64, seed=2) for s in group]
+    ended = [s for s in samples if s.finish_reason == "stop"]
+    cut = [s for s in samples if s.finish_reason == "length"]
+    assert len(ended) + len(cut) == len(samples)
+    assert min(len(ended), len(cut)) > 5
+    assert all(s.ids[-1] == EOS and EOS not in s.ids[:-1] for s in ended)
+    assert all(len(s.ids) == LENGTH and EOS not in s.ids for s in cut)
+    assert all(len(s.logprobs) == len(s.ids) for s in samples)
+    assert {len(s.ids) for s in ended} > {2, 3}  # rows of one batch end at different places
+    assert not any("<eos>" in s.text for s in samples)
+
+
+def test_sampling_stops_when_every_row_has_ended(
+    sampler: LocalSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "_ends", tuple(range(200)))
+    assert {s.ids for s in sampler.sample(PROMPTS[:1], n=8, seed=0)[0] if len(s.ids) > 1} == set()
+
+
+def test_the_seed_decides(sampler: LocalSampler) -> None:
+    first, again, other = (sampler.sample(PROMPTS, n=4, seed=seed) for seed in (5, 5, 6))
+    assert first == again
+    assert first != other
+
+
+def test_tokens_come_as_often_as_the_policy_says(
+    networks: tuple[Networks, str], sampler: LocalSampler
+) -> None:
+    (group,) = sampler.sample(PROMPTS[:1], n=4000, seed=3)
+    firsts = torch.tensor([s.ids[0] for s in group])
+    every = range(len(study_data.RECIPE.vocabulary))
+    rows = [Rollout("q", PROMPTS[0].ids, [t], [0.0], 0, "", "stop", labeled=False) for t in every]
+    with torch.no_grad():
+        p = networks[0].policy.logprobs(Batch.collate(rows, 0)).exp()[:, 0]
+    seen = torch.bincount(firsts, minlength=len(p)) / len(group)
+    assert float((seen - p).abs().sum()) < 0.2  # 0.1 on average for draws of this distribution
+    assert float(p.max()) < 0.9  # temperature 0 would not pass
+
+
+def test_a_seed_depends_on_all_of_its_parts() -> None:
+    assert seed_of(0, "train", 8) == seed_of(0, "train", 8)
+    assert len({seed_of(0, "train", 8), seed_of(1, "train", 8), seed_of(0, "train", 16)}) == 3

@@ -1,0 +1,100 @@
+"""The command line that becomes vLLM's, and what vLLM asks the environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tempo_server.commands.vllm_serve import allow_plugins, api_key, arguments, value_of
+
+
+def test_our_flags_are_added() -> None:
+    assert arguments(["m", "--port", "1"], lora_rank=32) == [
+        *("serve", "m", "--port", "1", "--enable-lora", "--max-loras", "5"),
+        *("--max-cpu-loras", "16", "--max-lora-rank", "32", "--scheduling-policy", "priority"),
+        *("--gpu-memory-utilization", "0.5", "--shutdown-timeout", "10"),
+    ]
+
+
+@pytest.mark.parametrize("given", [["--max-loras=9"], ["--max_loras", "9"], ["--max-loras", "9"]])
+def test_the_operators_flags_win(given: list[str]) -> None:
+    result = arguments(["m", *given], lora_rank=16)
+    assert result[1 : 2 + len(given)] == ["m", *given]
+    assert "5" not in result
+
+
+def test_the_rank_is_the_shared_setting_also_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "tempo_lora_rank").write_text("32")
+    script = (
+        "import sys, types; cli = types.ModuleType('vllm.entrypoints.cli.main')\n"
+        "cli.main = lambda: print(sys.argv); sys.modules[cli.__name__] = cli\n"
+        "from tempo_server.commands import vllm_serve; vllm_serve.main()"
+    )
+    environ = {**os.environ, "TEMPO_SETTINGS_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", script, "m"]
+    told = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, env=environ
+    ).stdout
+    assert "'--max-lora-rank', '32'" in told
+
+
+def test_vllm_gets_half_of_the_memory_unless_told() -> None:
+    assert "0.5" in arguments(["m"], lora_rank=16)
+    assert "0.5" not in arguments(["m", "--gpu_memory_utilization=0.9"], lora_rank=16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["m", "--port", "1"], "1"),
+        (["m", "--port=1"], "1"),
+        (["m", "--port", "2", "--port=1"], "1"),
+        (["m", "--port"], ""),
+        (["m", "--portal", "1"], None),
+    ],
+)
+def test_flags_are_read_as_vllm_reads_them(arguments: list[str], value: str | None) -> None:
+    assert value_of("--port", arguments) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "key"),
+    [
+        ([], {}, None),
+        (["--api-key", "k"], {"VLLM_API_KEY": "other"}, "k"),
+        ([], {"VLLM_API_KEY": "k"}, "k"),
+    ],
+)
+def test_vllm_s_own_key_is_the_flag_s_else_the_variable_s(
+    arguments: list[str], environ: dict[str, str], key: str | None
+) -> None:
+    assert api_key(["m", *arguments], environ) == key
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "tempo,tempo_cpu_lora"),
+        ({"VLLM_PLUGINS": ""}, "tempo,tempo_cpu_lora"),
+        ({"VLLM_PLUGINS": "mine,tempo"}, "mine,tempo,tempo_cpu_lora"),
+    ],
+)
+def test_the_operators_plugins_stay(before: dict[str, str], after: str) -> None:
+    allow_plugins(before)
+    assert before["VLLM_PLUGINS"] == after
+
+
+def test_the_cpu_build_answers_for_vllm() -> None:
+    script = (
+        "from tempo_server.commands.vllm_serve import answer_for_vllm; answer_for_vllm();"
+        "from importlib.metadata import version, PackageNotFoundError;"
+        "print(version('vllm'), version('vllm-tempo'))\n"
+        "try: version('no-such-thing')\n"
+        "except PackageNotFoundError: print('not found')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert result.stdout.split("\n")[:2] == ["0.32.0+cpu 0.1.0", "not found"]

@@ -1,0 +1,272 @@
+"""Dense LoRA on the CPU: what stock computes on adapters' rows, and nothing on the base's."""
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from vllm.lora.layers import LoRAMapping
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+from tempo_server.cpu_lora import dense as dense_lora
+from tempo_server.cpu_lora import patch
+from tempo_server.cpu_lora.dense import DenseLoRA, grouped
+from tempo_server.cpu_lora.patch import DENSE, STOCK, install
+
+SLOTS, RANK, WIDTH = 5, 16, 32
+SLICES = (32, 16, 16)
+ADAPTER_OF_SLOT = [11, None, 12, None, 13]
+PREFILL = [11] * 5 + [0] * 3 + [12] * 4 + [11] * 2
+DECODE = [11, 0, 12, 13, 0, 11]
+
+
+class CPU:
+    """A platform that answers as vLLM's does, and turns compilation off where it serves LoRA."""
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: Any) -> None:
+        vllm_config.compiled = vllm_config.lora_config is None
+
+    @classmethod
+    def get_punica_wrapper(cls) -> str:
+        return STOCK
+
+
+def weights(dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    torch.manual_seed(0)
+    a = tuple(torch.randn(SLOTS, 1, RANK, WIDTH).to(dtype) for _ in SLICES)
+    b = tuple(torch.randn(SLOTS, 1, width, RANK).to(dtype) for width in SLICES)
+    return a, b
+
+
+def delta(
+    kind: type[PunicaWrapperCPU], adapters: list[int], *, prefill: bool, dtype: torch.dtype
+) -> Tensor:
+    """Return what a wrapper adds to zeros for a batch whose rows name adapters (0 is the base)."""
+    wrapper = kind(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=prefill)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    torch.manual_seed(1)
+    x = torch.randn(len(adapters), WIDTH).to(dtype)
+    y = torch.zeros(len(adapters), sum(SLICES), dtype=dtype)
+    wrapper.add_lora_linear(y, x, *weights(dtype), 1.0, SLICES)
+    return y
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("adapters", "prefill"), [(PREFILL, True), (DECODE, False)])
+def test_adapters_rows_get_what_stock_gives_them(
+    adapters: list[int],
+    prefill: bool,
+    dtype: torch.dtype,
+    instructions: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dense_lora, "HAS_BFLOAT16", instructions)
+    monkeypatch.setattr(dense_lora, "MANY_ROWS", 3)
+    rows = torch.tensor(adapters) > 0
+    stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=dtype)
+    dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=dtype)
+    assert stock[rows].abs().max() > 10
+    torch.testing.assert_close(dense[rows], stock[rows])
+
+
+@pytest.mark.parametrize(("adapters", "prefill"), [(PREFILL, True), (DECODE, False)])
+def test_base_rows_stay_as_they_are_where_stock_adds_the_last_slot(
+    adapters: list[int], prefill: bool
+) -> None:
+    rows = torch.tensor(adapters) == 0
+    stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=torch.float32)
+    dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=torch.float32)
+    assert stock[rows].abs().max() > 10  # the bug; where this fails, vLLM has mended it
+    assert dense[rows].abs().max() == 0
+
+
+def logits_delta(kind: type[PunicaWrapperCPU], rows: int) -> Tensor:
+    """Return what a wrapper adds to the logits of the rows of DECODE, or of as many others."""
+    wrapper = kind(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(DECODE), tuple(DECODE), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    (a, *_), (b, *_) = weights(torch.float32)
+    y = torch.zeros(rows, SLICES[0])
+    wrapper.add_lora_logits(y, torch.ones(rows, WIDTH), a, b, 1.0)
+    return y
+
+
+def test_logits_of_adapters_rows_get_what_stock_gives_them_and_the_base_s_nothing() -> None:
+    stock, dense = (logits_delta(kind, len(DECODE)) for kind in (PunicaWrapperCPU, DenseLoRA))
+    rows = torch.tensor(DECODE) > 0
+    assert stock[rows].abs().max() > 10
+    torch.testing.assert_close(dense[rows], stock[rows])
+    assert dense[~rows].abs().max() == 0
+
+
+def test_an_adapter_without_logits_adds_nothing_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_lora, "_add", lambda *_: pytest.fail("a product with nothing but 0"))
+    wrapper = DenseLoRA(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(DECODE), tuple(DECODE), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    (a, *_), (b, *_) = weights(torch.float32)
+    y = torch.ones(len(DECODE), SLICES[0])
+    wrapper.add_lora_logits(y, torch.ones(len(DECODE), WIDTH), torch.zeros_like(a), b, 1.0)
+    wrapper.add_lora_embedding(y, torch.zeros(len(DECODE), RANK), b)
+    assert torch.equal(y, torch.ones_like(y))
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_embeddings_of_adapters_rows_get_what_stock_gives_them(prefill: bool) -> None:
+    (_, *_), (b, *_) = weights(torch.float32)
+    found = []
+    for kind in (PunicaWrapperCPU, DenseLoRA):
+        wrapper = kind(64, 64, "cpu")
+        mapping = LoRAMapping((11, 11, 13), (11, 11, 13), is_prefill=prefill)
+        wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+        found.append(torch.zeros(3, SLICES[0]))
+        wrapper.add_lora_embedding(found[-1], torch.ones(3, RANK), b, add_input=True)
+    assert found[0].abs().max() > 1
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_another_precision_than_the_outputs_are_multiplied_with(
+    dtype: torch.dtype,
+) -> None:
+    wrapper = DenseLoRA(64, 64, "cpu")
+    mapping = LoRAMapping((11, 13), (11, 13), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    x, found = torch.ones(2, WIDTH), []
+    for weights_in, padding in ((torch.float32, 0), (dtype, 3)):  # `y` may be the wider one
+        y = torch.zeros(2, sum(SLICES) + padding)
+        wrapper.add_lora_linear(y, x, *weights(weights_in), 1.0, SLICES)
+        found.append(y[:, : sum(SLICES)])
+        assert not y[:, sum(SLICES) :].any()
+    torch.testing.assert_close(found[1], found[0], atol=1.0, rtol=0.02)
+
+
+def test_log_probabilities_of_a_prompt_are_left_alone() -> None:
+    assert logits_delta(DenseLoRA, len(DECODE) + 3).abs().max() == 0
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_a_batch_of_base_rows_gets_nothing(prefill: bool) -> None:
+    assert delta(DenseLoRA, [0, 0, 0], prefill=prefill, dtype=torch.float32).abs().max() == 0
+
+
+def test_each_step_forgets_the_groups_of_the_one_before() -> None:
+    wrapper = DenseLoRA(64, 64, "cpu")
+    for adapters in ([11, 11], [0, 12]):
+        mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=False)
+        wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+        y = torch.zeros(2, sum(SLICES))
+        wrapper.add_lora_linear(y, torch.ones(2, WIDTH), *weights(torch.float32), 1.0, SLICES)
+    assert y[0].abs().max() == 0
+    assert y[1].abs().max() > 1
+
+
+@pytest.mark.parametrize("slices", [SLICES, SLICES[:1]])
+def test_an_adapter_that_vllm_writes_later_is_multiplied_with(slices: tuple[int, ...]) -> None:
+    wrapper = DenseLoRA(64, 64, "cpu")
+    mapping = LoRAMapping((13, 11), (13, 11), is_prefill=False)
+    wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
+    a, b = (stacked[: len(slices)] for stacked in weights(torch.float32))
+    others = []
+    for loaded in (None, 2.0, 3.0):  # vLLM computes in inference mode and loads outside of it
+        if loaded:
+            for own_a, own_b in zip(a, b, strict=True):
+                own_a[4] = 0.0  # as vLLM empties a slot, and fills less than its rank
+                own_b[4, 0, :, :2].copy_(torch.full_like(own_b[4, 0, :, :2], loaded))
+                own_a[4, 0, :2].copy_(torch.ones(2, WIDTH))
+        with torch.inference_mode():
+            y = torch.zeros(2, sum(slices))
+            wrapper.add_lora_linear(y, torch.ones(2, WIDTH), a, b, 1.0, slices)
+        others.append(y[1])
+        if loaded:
+            torch.testing.assert_close(y[0], torch.full_like(y[0], loaded * 2 * WIDTH))
+    assert all(torch.equal(y, others[0]) for y in others)
+    assert len(wrapper._layers) == 1
+
+
+def test_adjacent_rows_are_a_slice_and_scattered_rows_an_index() -> None:
+    first, second = grouped(torch.tensor([2, 0, 0, 2, -1]))
+    assert (first.slot, first.rows) == (0, slice(1, 3))
+    assert second.slot == 2
+    assert torch.equal(torch.as_tensor(second.rows), torch.tensor([0, 3]))
+
+
+def test_the_platform_names_the_dense_wrapper() -> None:
+    platform = type("Platform", (CPU,), {})
+    install(platform, "0.32.0")
+    assert platform.get_punica_wrapper() == DENSE
+
+
+@pytest.mark.parametrize(
+    ("sharded", "off", "compiled"),
+    [(False, False, True), (False, True, False), (True, False, False)],
+)
+def test_a_model_with_lora_is_compiled_where_it_can_be(
+    sharded: bool, off: bool, compiled: bool
+) -> None:
+    platform = type("Platform", (CPU,), {})
+    lora = SimpleNamespace(fully_sharded_loras=sharded)
+    config = SimpleNamespace(lora_config=lora, compiled=None)
+    platform.check_and_update_config(config)
+    assert not config.compiled
+    install(platform, "0.32.0")
+    with patch.dynamo.patch(disable=off):
+        platform.check_and_update_config(config)
+    assert (config.lora_config, config.compiled) == (lora, compiled)
+
+
+def test_a_model_without_lora_is_compiled_as_before() -> None:
+    platform = type("Platform", (CPU,), {})
+    install(platform, "0.32.0")
+    config = SimpleNamespace(lora_config=None, compiled=None)
+    platform.check_and_update_config(config)
+    assert config == SimpleNamespace(lora_config=None, compiled=True)
+
+
+def test_registering_twice_says_nothing_the_second_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    platform = type("Platform", (CPU,), {"is_cpu": lambda self: True})
+    monkeypatch.setattr(patch, "current_platform", platform())
+    monkeypatch.setattr("vllm.__version__", "0.32.0")
+    patch.register()
+    assert platform.get_punica_wrapper() == DENSE
+    with caplog.at_level(logging.WARNING, "vllm.tempo"):
+        patch.register()
+    assert caplog.records == []
+
+
+def test_another_platform_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = type("Platform", (CPU,), {"is_cpu": lambda self: False})
+    monkeypatch.setattr(patch, "current_platform", platform())
+    patch.register()
+    assert platform.get_punica_wrapper() == STOCK
+
+
+def test_another_vllm_keeps_its_own_operators(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "vllm.tempo"):
+        install(CPU, "0.33.0")
+    assert CPU.get_punica_wrapper() == STOCK
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "vLLM is 0.33.0" in line
+
+
+def test_another_signature_keeps_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(patch.PARAMETERS, "add_lora_linear", ["self", "y", "x"])
+    install(CPU, "0.32.1")
+    assert CPU.get_punica_wrapper() == STOCK
+
+
+def test_somebody_elses_wrapper_stays() -> None:
+    class Theirs(CPU):
+        @classmethod
+        def get_punica_wrapper(cls) -> str:
+            return "their.Wrapper"
+
+    install(Theirs, "0.32.0")
+    assert Theirs.get_punica_wrapper() == "their.Wrapper"

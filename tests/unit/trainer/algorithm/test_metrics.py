@@ -1,0 +1,122 @@
+"""Figures about held-out questions against their definitions, and the gate's rule."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tempo_trainer.algorithm import metrics
+
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden.json").read_text())
+
+
+def signs(correct: Any) -> np.ndarray:
+    return np.where(np.array(correct) > 0, 1.0, -1.0)
+
+
+def test_critic_figures_agree_with_the_golden_vectors() -> None:
+    case = GOLDEN["G10_critic_metrics"]
+    values, outcomes = np.array(case["V"]), signs(case["y"])
+    assert metrics.auroc(values, outcomes) == pytest.approx(case["auroc"])
+    assert metrics.brier(values, outcomes) == pytest.approx(case["brier"])
+    assert metrics.ece(values, outcomes) == pytest.approx(case["ece10"])
+    found = metrics.explained_variance(values, outcomes)
+    assert found == pytest.approx(case["explained_var"])
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
+    generator = np.random.default_rng(1)
+    values, outcomes = generator.integers(5, size=40) / 2.0, signs(generator.integers(2, size=40))
+    right, wrong = values[outcomes > 0], values[outcomes < 0]
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in right for b in wrong]
+    assert metrics.auroc(values, outcomes) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("values", [np.array([0.1, math.nan]), np.array([0.1, math.inf])])
+def test_a_critic_that_is_not_finite_has_no_auroc(values: np.ndarray) -> None:
+    assert math.isnan(metrics.auroc(values, np.array([1.0, -1.0])))
+
+
+def test_one_class_has_no_auroc() -> None:
+    assert math.isnan(metrics.auroc(np.array([0.1, 0.2]), np.array([1.0, 1.0])))
+
+
+def test_advantage_cosine_tells_whether_the_critics_direction_is_right() -> None:
+    case = GOLDEN["G17_adv_cosine"]
+    values, mask = np.array([case["V"]]), np.ones((1, 4))
+    for outcome, expected in (([1.0], case["r+1"]), ([-1.0], case["r-1"])):
+        found = metrics.advantage_cosine(values, np.array(outcome), mask=mask)
+        assert found == pytest.approx(expected)
+    both = np.repeat(values, 2, axis=0)
+    pooled = metrics.advantage_cosine(both, np.array([1.0, -1.0]), mask=np.ones((2, 4)))
+    assert pooled == pytest.approx(case["pooled"])
+
+
+def test_advantage_cosine_ignores_padding() -> None:
+    values = np.array([[*GOLDEN["G17_adv_cosine"]["V"], 7.0]])
+    found = metrics.advantage_cosine(values, np.ones(1), mask=np.array([[1, 1, 1, 1, 0]]))
+    assert found == pytest.approx(GOLDEN["G17_adv_cosine"]["r+1"])
+
+
+def test_the_reliability_curve_has_a_point_for_each_tenth_that_occurs() -> None:
+    values, outcomes = np.array([-1.2, -0.9, 0.1, 0.15, 0.1, 1.0]), signs([0, 1, 1, 0, 1, 1])
+    points = np.array(metrics.reliability(values, outcomes))
+    assert points[:, 2].tolist() == [2, 3, 1]
+    assert points[:, 0] == pytest.approx([0.025, 0.5 + 0.35 / 6, 1.0])
+    assert points[:, 1] == pytest.approx([0.5, 2 / 3, 1.0])
+    assert metrics.reliability(np.array([math.nan]), np.ones(1)) == []
+    assert math.isnan(metrics.ece(np.array([math.nan]), np.ones(1)))
+
+
+def test_within_questions_the_auroc_knows_nothing_of_their_difficulty() -> None:
+    # Easy questions have high values, and within each one the order is wrong.
+    values, outcomes = np.array([0.8, 0.9, 0.7, -0.9, -0.8]), signs([1, 0, 1, 1, 0])
+    groups = np.array([3, 3, 3, 5, 5])
+    assert metrics.within_auroc(values, outcomes, groups) == 0.0
+    assert metrics.within_auroc(-values, outcomes, groups) == 1.0
+    assert math.isnan(metrics.within_auroc(values, np.ones(5), groups))
+
+
+def test_correlation_is_pearsons() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 20))
+    assert metrics.correlation(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert metrics.correlation(x, -2 * x + 1) == pytest.approx(-1)
+    assert math.isnan(metrics.correlation(x, np.ones(20)))
+
+
+@pytest.mark.parametrize(("name", "expected"), GOLDEN["G9_pass_at_k"].items())
+def test_pass_at_k_is_unbiased(name: str, expected: float) -> None:
+    n, c, k = (int(x) for x in re.findall(r"\d+", name))
+    outcomes = signs([[1] * c + [0] * (n - c)])
+    assert metrics.pass_at_k(outcomes, k)[0] == pytest.approx(expected)
+
+
+def test_averages_over_questions() -> None:
+    outcomes = signs([[1] * c + [0] * (16 - c) for c in (0, 1, 4, 16)])
+    assert metrics.avg_at_n(outcomes).mean() == pytest.approx(0.328125)
+    assert metrics.pass_at_k(outcomes, 8).mean() == pytest.approx(0.615384615)
+
+
+def test_more_tries_than_responses_are_refused() -> None:
+    with pytest.raises(ValueError, match="k is 9 with 8 responses"):
+        metrics.pass_at_k(np.ones((2, 8)), 9)
+
+
+def test_answer_entropy_counts_distinct_answers() -> None:
+    case = GOLDEN["G11_votes"]
+    # The golden case counts each empty answer as its own cluster; here there is one of them.
+    assert metrics.answer_entropy(case["answers"]) == pytest.approx(case["entropy_nats"])
+    assert metrics.answer_entropy(["7", "7"]) == 0.0
+
+
+def test_the_bootstrap_covers_the_mean_and_repeats_itself() -> None:
+    differences = np.random.default_rng(0).normal(0.1, 0.3, size=100)
+    first, again = (metrics.paired_bootstrap(differences, seed=3) for _ in range(2))
+    assert first == again != metrics.paired_bootstrap(differences, seed=4)
+    error = differences.std(ddof=1) / 10
+    assert first.low == pytest.approx(differences.mean() - 1.645 * error, abs=0.2 * error)
+    assert first.high == pytest.approx(differences.mean() + 1.645 * error, abs=0.2 * error)

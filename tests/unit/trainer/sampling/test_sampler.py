@@ -1,0 +1,282 @@
+"""The sampler asks vLLM for token ids by version name, and waits out a restart."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tempo_trainer.sampling.sampler import PRIORITY, Prompt, Sampler, SamplingError, answered
+from tempo_trainer.worker_settings import WorkerSettings
+
+MASKS = json.loads((Path(__file__).parents[1] / "golden.json").read_text())["G8_answer_mask"]
+
+
+@dataclass
+class Question:
+    content_hash: str
+    messages: list[dict[str, str]]
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = WorkerSettings(base_url="http://vllm", max_response_tokens=4)
+
+
+def sampler(
+    answer: Callable[[httpx.Request], httpx.Response],
+    should_stop: Callable[[], bool] = lambda: False,
+    **changed: Any,
+) -> Sampler:
+    settings = SETTINGS.model_copy(update=changed)  # unchecked: a patience of no time at all
+    transport = httpx.MockTransport(answer)
+    return Sampler(settings, key="tk_x", should_stop=should_stop, transport=transport)
+
+
+def completions(request: httpx.Request) -> httpx.Response:
+    if request.url.path == "/metrics":
+        return metrics(0)
+    body = json.loads(request.content)
+    choices = [
+        {
+            "index": i * body["n"] + j,
+            "token_ids": [*ids, j],
+            "logprobs": {"token_logprobs": [-0.5] * (len(ids) + 1)},
+            "text": f"{ids} {j}",
+            "finish_reason": "stop",
+        }
+        for i, ids in enumerate(body["prompt"])
+        for j in range(body["n"])
+    ]
+    return httpx.Response(200, json={"model": body["model"], "choices": choices[::-1]})
+
+
+def metrics(waiting: int) -> httpx.Response:
+    lines = (
+        "# HELP vllm:num_requests_waiting Number of requests waiting to be processed.",
+        'vllm:num_requests_running{engine="0",model_name="tempo"} 64.0',
+        f'vllm:num_requests_waiting{{engine="0",model_name="tempo"}} {waiting}.0',
+        'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 7.0',
+    )
+    return httpx.Response(200, text="\n".join(lines))
+
+
+def test_responses_come_back_in_the_order_of_the_prompts() -> None:
+    prompts = [Prompt(str(i), (i,)) for i in range(7)]
+    groups = sampler(completions, prompts_per_request=3).sample(prompts, adapter="tempo-t1", n=2)
+    assert [[s.ids for s in group] for group in groups] == [[(i, 0), (i, 1)] for i in range(7)]
+
+
+def test_a_request_pins_the_version_the_temperature_and_the_priority() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return completions(request)
+
+    sampler(answer).sample([Prompt("a", (1, 2))], adapter="tempo-t9", n=2)
+    body = json.loads(seen[-1].content)
+    assert seen[-1].headers["x-tempo-key"] == "tk_x"
+    assert (body["model"], body["priority"]) == ("tempo-t9", PRIORITY)
+    assert "seed" not in body
+    assert (body["temperature"], body["top_p"], body["top_k"]) == (1.0, 1.0, 0)
+    assert body["return_token_ids"] is True
+
+
+def test_another_version_s_answer_is_refused() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            return metrics(0)
+        return httpx.Response(200, json={**completions(request).json(), "model": "base"})
+
+    with pytest.raises(SamplingError, match=r"asked tempo-t1 and base answered"):
+        sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-t1", n=1)
+
+
+def test_a_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempo_trainer.sampling.sampler.RETRY_SECONDS", 0.01)
+    failures = iter([httpx.ConnectError("refused"), httpx.ReadError("gone"), 503])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        match next(failures, None):
+            case None:
+                return completions(request)
+            case int(status):
+                return httpx.Response(status)
+            case error:
+                raise error
+
+    assert sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-v0", n=1)
+
+
+def test_a_server_that_stays_away_fails_the_job_with_its_address() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(SamplingError, match="no answer from http://vllm"):
+        sampler(answer, patience_seconds=0.0).sample([Prompt("a", (1,))], adapter="tempo-v0", n=1)
+
+
+def test_a_refusal_is_reported_in_vllm_s_words() -> None:
+    with pytest.raises(SamplingError, match="400 to /v1/completions: too long"):
+        sampler(lambda _: httpx.Response(400, text="too long")).sample(
+            [Prompt("a", (1,))], adapter="tempo-v0", n=1
+        )
+
+
+def test_each_content_is_tokenised_once_and_a_too_long_one_left_out() -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        text = json.loads(request.content)["messages"][0]["content"]
+        asked.append(text)
+        return httpx.Response(200, json={"tokens": list(range(len(text))), "max_model_len": 10})
+
+    made = sampler(answer)
+    questions = [
+        Question(text, [{"role": "user", "content": text}]) for text in ("abc", "far too long")
+    ]
+    for _ in range(2):
+        assert made.prompts(questions) == [Prompt("abc", (0, 1, 2))]
+    assert sorted(asked) == ["abc", "far too long"]
+
+
+def test_a_response_as_long_as_the_model_is_an_error_that_names_both() -> None:
+    reply = httpx.Response(200, json={"tokens": [1], "max_model_len": 4})
+    made = sampler(lambda _: reply)
+    with pytest.raises(SamplingError, match=r"TEMPO_MAX_RESPONSE_TOKENS, 4, .* of 4; lower"):
+        made.prompts([Question("a", [{"role": "user", "content": "a"}])])
+
+
+# Users come first --------------------------------------------------------------------------------
+
+
+@dataclass
+class Vllm:
+    """A server whose queue the test fills; it notes what it was asked, in order."""
+
+    waiting: Callable[[], int]
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.path)
+        return metrics(self.waiting()) if self.asked[-1] == "/metrics" else completions(request)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempo_trainer.sampling.sampler.QUEUE_SECONDS", 0.01)
+
+
+def sample(made: Sampler, prompts: int = 1) -> list[list[Any]]:
+    asked = [Prompt(str(i), (i,)) for i in range(prompts)]
+    return made.sample(asked, adapter="tempo-t1", n=1)
+
+
+@pytest.mark.usefixtures("fast")
+def test_no_rollout_is_sent_while_somebody_queues() -> None:
+    queue = iter([3, 1, 0])
+    vllm = Vllm(lambda: next(queue))
+    made = sampler(vllm)
+    assert len(sample(made)) == 1
+    assert vllm.asked == ["/metrics"] * 3 + ["/v1/completions"]
+    assert made.take_held_back() >= 0.02
+    assert made.take_held_back() == 0.0
+
+
+def test_rollouts_stop_within_a_second_after_users_begin_to_queue() -> None:
+    began: list[float] = []
+    sent: list[float] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        now = time.monotonic()
+        if request.url.path == "/metrics":
+            return metrics(int(bool(began) and began[0] < now < began[0] + 2.0))
+        sent.append(now)
+        if len(sent) == 20:
+            began.append(now)
+        time.sleep(0.01)
+        return completions(request)
+
+    sample(sampler(answer, prompts_per_request=1), prompts=100)
+    assert len(sent) == 100
+    assert [t for t in sent if began[0] + 1.0 < t < began[0] + 2.0] == []
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_queue_that_is_never_empty_is_not_waited_for_longer_than_patience() -> None:
+    vllm = Vllm(lambda: 1)
+    made = sampler(vllm, patience_seconds=0.3)
+    assert len(sample(made)) == 1
+    assert 0 < made.take_held_back() < 5.0
+
+
+def test_a_worker_that_is_told_to_stop_holds_nothing_back() -> None:
+    made = sampler(Vllm(lambda: 1), should_stop=lambda: True)
+    assert len(sample(made)) == 1
+    assert made.take_held_back() < 1.0
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_server_that_does_not_show_its_queue_is_sampled(status: int) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        is_metrics = request.url.path == "/metrics"
+        return httpx.Response(status, text="nothing") if is_metrics else completions(request)
+
+    assert len(sample(sampler(answer))) == 1
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_server_too_busy_to_show_its_queue_is_spared_one_that_is_away_is_asked() -> None:
+    failures = iter([httpx.ReadTimeout("busy"), httpx.ConnectError("away")])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            raise next(failures)
+        return completions(request)
+
+    made = sampler(answer)
+    assert len(sample(made)) == 1
+    assert made.take_held_back() > 0
+    assert next(failures, None) is None
+
+
+def test_one_look_at_the_queue_serves_all_requests() -> None:
+    vllm = Vllm(lambda: 0)
+    sample(sampler(vllm, prompts_per_request=1), prompts=20)
+    assert vllm.asked.count("/metrics") < vllm.asked.count("/v1/completions") == 20
+
+
+@pytest.mark.parametrize(("tokens", "mask"), MASKS)
+def test_a_response_ends_with_the_first_complete_box(tokens: list[str], mask: list[int]) -> None:
+    tokens = [token for token in tokens if token != "pad"]
+    count = answered(tokens, stopped=tokens[-1] == "<eos>")
+    assert [1] * count == mask[: len(tokens)][:count]
+    assert sum(mask) == count
+
+
+@pytest.mark.parametrize(("on", "count", "text"), [(True, 3, "\\boxed{4}"), (False, 6, None)])
+def test_the_verifier_reads_the_box_at_which_the_response_is_cut(
+    on: bool, count: int, text: str | None
+) -> None:
+    tokens = ["\\boxed{", "4", "}", " or ", "\\boxed{5}", "<eos>"]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            return metrics(0)
+        choice = {
+            "index": 0,
+            "token_ids": list(range(6)),
+            "logprobs": {"token_logprobs": [-0.5] * 6, "tokens": tokens},
+            "text": "".join(tokens[:-1]),
+            "finish_reason": "stop",
+        }
+        return httpx.Response(200, json={"model": "tempo-t1", "choices": [choice]})
+
+    prompts = [Prompt("a", (1,))]
+    ((sample,),) = sampler(answer, answer_mask=on).sample(prompts, adapter="tempo-t1", n=1)
+    assert (len(sample.ids), len(sample.logprobs)) == (count, count)
+    assert sample.text == (text or "".join(tokens[:-1]))

@@ -1,0 +1,1 @@
+"""The laboratory: it measures the method and serves no users."""

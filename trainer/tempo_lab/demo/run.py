@@ -1,0 +1,211 @@
+"""The whole loop on a small reasoner: serve, capture, recalibrate, refine, promote, measure.
+
+    python -m tempo_lab.demo.run                  # `make demo`
+    python -m tempo_lab.demo.run --flip-reward    # `make control`: must not gain
+
+Only the product's public surface is used. Hidden answers serve the last measurement only.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import openai
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tempo_client import Tempo
+from tempo_client.types import Job
+from tempo_lab.demo.processes import Process, free_port
+from tempo_lab.demo.traffic import Score, Users, idle_first_tokens, measure, p99_ms
+from tempo_lab.tasks import countdown
+from tempo_lab.tasks.base import build_base
+from tempo_storage.errors import TempoError
+
+console = Console(highlight=False)
+CACHE = Path("~/.cache/vllm-tempo").expanduser()
+JOB_SECONDS = 1200.0
+# A model this small is all overhead: one engine process, one thread, nothing compiled.
+SERVER_FLAGS = (
+    *("--dtype", "float32", "--max-model-len", "64", "--max-num-seqs", "256"),
+    *("--distributed-executor-backend", "uni", "--gpu-memory-utilization", "0.3"),
+)
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TEMPO_MAX_RESPONSE_TOKENS": "16",
+    "TEMPO_GATE_SAMPLES": "16",  # of few and short questions: sharper, and soon done
+    # 128 rollouts in flight at most: half of vLLM's places stay free, and no user waits for one.
+    "TEMPO_PROMPTS_PER_REQUEST": "8",
+    "TEMPO_REQUESTS_IN_FLIGHT": "2",
+    "TEMPO_THREADS": "1",
+    "TEMPO_LABELED_IN_POLICY": "0",  # so that the critic alone carries the gain
+    "TEMPO_ROUND_QUESTIONS": "0",  # the rounds are counted
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; the last line printed is its result as JSON."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    options = _options(arguments)
+    try:
+        result = run(options)
+    except (TempoError, openai.OpenAIError, RuntimeError) as error:
+        console.print(f"[red]demo failed:[/] {error}", markup=True)
+        return 1
+    print(json.dumps(result))
+    return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Serve, learn and measure; return the result."""
+    base = _base(options.cache)
+    data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="tempo-demo-"))
+    log, port = data_dir / "logs" / "serve.log", free_port()
+    environment = ENVIRONMENT | {"TEMPO_DATA_DIR": str(data_dir), "TEMPO_SEED": str(options.seed)}
+    if options.flip_reward:
+        environment["TEMPO_REWARD_SIGN"] = "-1"
+    console.print(f"starting vLLM, Valkey and the worker; their log is {log}")
+    command = ["serve", str(base), "--host", "127.0.0.1", "--port", str(port), *SERVER_FLAGS]
+    with Process("tempo_client.cli", command, log=log, env=environment) as serving:
+        url = f"http://127.0.0.1:{port}"
+        serving.wait_until_healthy(f"{url}/tempo/healthz")
+        key = (data_dir / "admin.key").read_text().strip()
+        with Tempo(base_url=url, api_key=key) as tempo, tempo.openai(max_retries=0) as client:
+            return _loop(options, tempo, client, check=serving.check)
+
+
+def _loop(
+    options: argparse.Namespace, tempo: Tempo, client: openai.OpenAI, *, check: Callable[[], None]
+) -> dict[str, Any]:
+    split = countdown.split(options.seed)
+    before = _scores(client, "tempo-v0", split)
+    idle = idle_first_tokens(client, split.unlabeled)
+    users = Users(client, split.unlabeled)
+    with users.asking(users=2, pause_seconds=0.5):
+        file = tempo.files.create(countdown.labeled_row(puzzle) for puzzle in split.labeled)
+        console.print(f"uploaded {file.examples} labeled questions, {file.held_out} held out")
+        first = tempo.jobs.create("recalibrate", training_file=file.id)
+        jobs = [_watch(tempo, first, check)]
+        while users.requests < len(split.unlabeled):
+            time.sleep(0.5)
+        for _ in range(options.rounds):
+            job = tempo.jobs.create(training_file=file.id, max_steps=options.iterations)
+            jobs.append(_watch(tempo, job, check))
+    after = _scores(client, "tempo", split)
+    _print_table(before, after)
+    return _result(tempo, jobs, users, before, after, idle)
+
+
+def _base(cache: Path) -> Path:
+    with _bar() as bar:
+        task = bar.add_task("the base model", total=None)
+
+        def show(step: int, steps: int, loss: float) -> None:
+            text = f"the base model, loss {loss:.2f}"
+            bar.update(task, completed=step, total=steps, description=text)
+
+        return build_base(cache, show)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _watch(tempo: Tempo, job: Job, check: Callable[[], None]) -> Job:
+    """Show a job's progress until it ends; `check` raises when the server has ended."""
+    deadline = time.monotonic() + JOB_SECONDS
+    with _bar() as bar:
+        task = bar.add_task(job.mode, total=None)
+        while not job.is_finished:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
+            time.sleep(1.0)
+            check()
+            job = tempo.jobs.retrieve(job.id)
+            done = job.progress
+            text = f"{job.mode}: {done.get('phase', job.status)}"
+            if auroc := (done.get("metrics") or {}).get("e_step/auroc"):
+                text += f", critic AUROC {auroc:.2f}"
+            completed, total = done.get("iteration", 0), done.get("of")
+            bar.update(task, completed=completed, total=total, description=text)
+    if job.status != "succeeded":
+        raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
+    console.print(f"  {job.result.get('summary', job.status)}")
+    return job
+
+
+def _scores(client: openai.OpenAI, model: str, split: countdown.Split) -> dict[str, Score]:
+    with console.status(f"measuring {model}"):
+        return {
+            "adapted": measure(client, model, split.unlabeled),
+            "unseen": measure(client, model, split.unseen),
+        }
+
+
+def _print_table(before: dict[str, Score], after: dict[str, Score]) -> None:
+    table = Table(title="accuracy, eight samples per question")
+    for column in ("questions", "base avg@8", "served avg@8", "base pass@8", "served pass@8"):
+        table.add_column(column, justify="left" if column == "questions" else "right")
+    for name in ("adapted", "unseen"):
+        a, b = before[name], after[name]
+        table.add_row(name, *(f"{x:.3f}" for x in (a.avg, b.avg, a.pass8, b.pass8)))
+    console.print(table)
+
+
+def _result(
+    tempo: Tempo,
+    jobs: Sequence[Job],
+    users: Users,
+    before: dict[str, Score],
+    after: dict[str, Score],
+    idle: Sequence[float | None],
+) -> dict[str, Any]:
+    status = tempo.status()
+    rounds = [job.result for job in jobs if job.mode == "round"]
+    if users.errors:
+        console.print(f"[red]{len(users.errors)} requests failed:[/] {users.errors[0]}")
+    return {
+        "base": round(before["adapted"].avg, 4),
+        "served": round(after["adapted"].avg, 4),
+        "pass8_base": round(before["adapted"].pass8, 4),
+        "pass8_served": round(after["adapted"].pass8, 4),
+        "unseen_base": round(before["unseen"].avg, 4),
+        "unseen_served": round(after["unseen"].avg, 4),
+        "adapter": status.serving_adapter,
+        "promotions": sum(result.get("decision") == "promoted" for result in rounds),
+        "recalibrations": sum(int(job.result.get("e_steps", 0)) for job in jobs),
+        "m_steps": sum(int(result.get("m_steps", 0)) for result in rounds),
+        "labeled_rows_in_policy": sum(int(r.get("labeled_rows_in_policy", 0)) for r in rounds),
+        "critic_auroc": rounds[-1].get("critic_auroc") if rounds else None,
+        "requests": users.requests,
+        "captured": status.questions.captured,
+        "failed": len(users.errors),
+        "ttft_p99_idle_ms": p99_ms(idle),
+        "ttft_p99_training_ms": p99_ms(users.answers),
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tempo demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="which questions are drawn")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, each ended by the gate")
+    parser.add_argument("--iterations", type=int, default=30, help="iterations of a round")
+    parser.add_argument("--flip-reward", action="store_true", help="control: must not gain")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where the base model is kept")
+    parser.add_argument("--data-dir", type=Path, help="default: a new temporary directory")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,113 @@
+"""The demonstration's users: questions through the official openai client, and what they notice."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+import openai
+
+from tempo_lab.tasks.countdown import Puzzle, is_correct
+from tempo_trainer.worker.background import repeated
+
+MAX_TOKENS = 16
+OPT_OUT = {"X-Tempo-Opt-Out": "1"}
+SAMPLES = 8
+
+
+class Users:
+    """Users who ask the unlabeled questions in turn, for as long as `asking` lasts."""
+
+    def __init__(self, client: openai.OpenAI, puzzles: Sequence[Puzzle]) -> None:
+        self.answers: list[float | None] = []
+        """Of each answer the seconds to its first token; None of one that was not streamed."""
+        self.errors: list[str] = []
+        self._client = client
+        self._next = zip(cycle(puzzles), cycle([True, False]), strict=False)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def asking(self, *, users: int, pause_seconds: float) -> Iterator[None]:
+        """Let a few users ask, each with a pause after an answer; every other one is streamed."""
+        with ExitStack() as threads:
+            for _ in range(users):
+                threads.enter_context(repeated(lambda: self._ask_next(pause_seconds)))
+            yield
+
+    @property
+    def requests(self) -> int:
+        """How many requests have ended, well or not."""
+        return len(self.answers) + len(self.errors)
+
+    def _ask_next(self, pause_seconds: float) -> float:
+        with self._lock:
+            puzzle, stream = next(self._next)
+        try:
+            self.answers.append(ask(self._client, puzzle, stream=stream))
+        except openai.OpenAIError as error:
+            self.errors.append(str(error))
+        return pause_seconds
+
+
+def ask(
+    client: openai.OpenAI, puzzle: Puzzle, *, stream: bool, opt_out: bool = False
+) -> float | None:
+    """Ask one question; return the seconds to the first token, None unless streamed."""
+    began, first = time.monotonic(), None
+    answer = client.chat.completions.create(
+        model="tempo",
+        messages=[{"role": "user", "content": puzzle.question}],
+        max_tokens=MAX_TOKENS,
+        stream=stream,
+        extra_headers=OPT_OUT if opt_out else {},
+    )
+    if isinstance(answer, openai.Stream):
+        for chunk in answer:
+            if first is None and chunk.choices and chunk.choices[0].delta.content:
+                first = time.monotonic() - began
+    return first
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Accuracy on a set of questions: avg@8 and pass@8."""
+
+    avg: float
+    pass8: float
+
+
+def measure(client: openai.OpenAI, model: str, puzzles: Sequence[Puzzle]) -> Score:
+    """Ask each question eight times, without capture, and compare with the hidden answers."""
+    with ThreadPoolExecutor(8) as threads:
+        right = list(threads.map(lambda puzzle: _right(client, model, puzzle), puzzles))
+    correct, solved = sum(right), sum(c > 0 for c in right)
+    return Score(avg=correct / (len(right) * SAMPLES), pass8=solved / len(right))
+
+
+def _right(client: openai.OpenAI, model: str, puzzle: Puzzle) -> int:
+    answer = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": puzzle.question}],
+        max_tokens=MAX_TOKENS,
+        n=SAMPLES,
+        temperature=1.0,
+        extra_headers=OPT_OUT,
+    )
+    return sum(is_correct(puzzle.question, c.message.content or "") for c in answer.choices)
+
+
+def p99_ms(seconds: Iterable[float | None]) -> float:
+    """Return the 99th percentile in milliseconds of those that were measured; 0 of none."""
+    measured = [s for s in seconds if s is not None]
+    if not measured:
+        return 0.0
+    return round(1000 * float(np.quantile(measured, 0.99, method="inverted_cdf")), 1)
+
+
+def idle_first_tokens(client: openai.OpenAI, puzzles: Sequence[Puzzle]) -> list[float | None]:
+    """Return the seconds to the first token of each answer while nothing else runs."""
+    return [ask(client, puzzle, stream=True, opt_out=True) for puzzle in puzzles]

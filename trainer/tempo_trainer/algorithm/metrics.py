@@ -1,0 +1,130 @@
+"""Figures about held-out questions, and the gate that they open: numpy only, no model.
+
+Outcomes are -1 or +1, a value V is read as the probability (V + 1) / 2. A figure that the data
+cannot give (one class only, no question) is not a number.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+RESAMPLES = 10_000
+RESAMPLES_AT_ONCE = 500
+
+
+def auroc(values: Array, outcomes: Array) -> float:
+    """P(V of a right response > V of a wrong one), a tie counting one half."""
+    right, wrong = values[outcomes > 0], values[outcomes <= 0]
+    if not len(right) or not len(wrong) or not np.isfinite(values).all():
+        return math.nan
+    wrong = np.sort(wrong)
+    below = np.searchsorted(wrong, right, "left") + np.searchsorted(wrong, right, "right")
+    return float(below.mean() / (2 * len(wrong)))
+
+
+def brier(values: Array, outcomes: Array) -> float:
+    """Mean of (p − y)², with y = 1 for a right response, else 0."""
+    return float((((values + 1) / 2 - (outcomes > 0)) ** 2).mean())
+
+
+def within_auroc(values: Array, outcomes: Array, groups: Array) -> float:
+    """Mean AUROC within the questions that were answered both right and wrong."""
+    found = [auroc(values[groups == g], outcomes[groups == g]) for g in np.unique(groups)]
+    known = [figure for figure in found if not math.isnan(figure)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def reliability(
+    values: Array, outcomes: Array, *, bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """Mean p, share of right responses, and responses, for each of `bins` equal widths of p."""
+    if not np.isfinite(values).all():
+        return []
+    p, right = np.clip((values + 1) / 2, 0, 1), outcomes > 0
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    return [
+        (float(p[at].mean()), float(right[at].mean()), int(at.sum()))
+        for at in (index == i for i in np.unique(index))
+    ]
+
+
+def ece(values: Array, outcomes: Array, *, bins: int = 10) -> float:
+    """Expected calibration error: mean |p − y| over the reliability curve, by responses."""
+    curve = reliability(values, outcomes, bins=bins)
+    return sum(n * abs(p - y) for p, y, n in curve) / len(values) if curve else math.nan
+
+
+def correlation(x: Array, y: Array) -> float:
+    """Pearson's correlation; not a number where one side is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    norm = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
+    return float((x * y).sum()) / norm if norm > 0 else math.nan
+
+
+def explained_variance(values: Array, outcomes: Array) -> float:
+    """1 − Var(I − V) / Var(I): 1 for a perfect critic, 0 for a constant one."""
+    variance = outcomes.var()
+    return float(1 - (outcomes - values).var() / variance) if variance > 0 else math.nan
+
+
+def advantage_cosine(values: Array, outcomes: Array, *, mask: Array) -> float:
+    """cos(V_L − V_t, I − V_t) over sampled tokens: what the M-step would use against the truth."""
+    last = values[np.arange(len(values)), mask.sum(1).astype(int) - 1]
+    used, true = (last[:, None] - values) * mask, (outcomes[:, None] - values) * mask
+    norm = math.sqrt(float((used**2).sum()) * float((true**2).sum()))
+    return float((used * true).sum()) / norm if norm > 0 else math.nan
+
+
+def avg_at_n(outcomes: Array) -> Array:
+    """Share of right responses per question; `outcomes` is (questions, n)."""
+    return np.asarray((outcomes > 0).mean(1))
+
+
+def pass_at_k(outcomes: Array, k: int) -> Array:
+    """1 − C(n − c, k) / C(n, k) per question with c of n right: without bias, not by resampling."""
+    n = outcomes.shape[1]
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k} with {n} responses a question; choose 1 to {n}")
+    right = (outcomes > 0).sum(1)
+    return np.array([1 - math.comb(n - int(c), k) / math.comb(n, k) for c in right])
+
+
+def answer_entropy(answers: Sequence[str]) -> float:
+    """−Σ (n_j / n) ln(n_j / n) over the distinct answers to one question, in nats."""
+    shares = np.array(list(Counter(answers).values())) / len(answers)
+    return float(-(shares * np.log(shares)).sum()) + 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over questions with its lower and upper bound."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(differences: Array, *, seed: int = 0, tail: float = 0.05) -> Interval:
+    """Resample questions, not responses: `differences` holds one paired difference per question.
+
+    `tail` is the share beyond each bound: two one-sided 95 % bounds, or with 0.025 one interval.
+    """
+    generator, n = np.random.default_rng(seed), len(differences)
+    shape, pieces = (RESAMPLES_AT_ONCE, n), range(RESAMPLES // RESAMPLES_AT_ONCE)
+    resamples = (differences[generator.integers(n, size=shape)] for _ in pieces)
+    means = np.concatenate([resample.mean(1) for resample in resamples])
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(differences.mean()), float(low), float(high))
+
+
+def detectable_difference(differences: Array) -> float:
+    """The true difference whose lower 95 % bound is above zero in four cases of five."""
+    if len(differences) < 2:
+        return math.inf
+    return float(2.486 * differences.std(ddof=1) / math.sqrt(len(differences)))  # z.95 + z.80

@@ -1,0 +1,289 @@
+"""Policy and critic: one frozen base, two LoRA adapters, a value head.
+
+    with policy.active():
+        loss(policy.logprobs(batch)).backward()
+
+PEFT computes with one adapter at a time and takes the gradient from the other, without a word. So
+adapters are switched in `Networks.active` and nowhere else, and a backward pass that runs while the
+other adapter is active raises AdapterSwitchError.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tempo_storage.errors import TempoError
+from tempo_trainer.algorithm.batch import Batch
+from tempo_trainer.algorithm.heads import ValueHead, token_logprobs
+from tempo_trainer.algorithm.optimiser import Groups, Optimiser
+from tempo_trainer.settings import TrainerSettings
+
+POLICY, CRITIC = "policy", "critic"
+
+
+class AdapterSwitchError(TempoError, RuntimeError):
+    """A backward pass ran while the other adapter was active; its gradients would be lost."""
+
+
+class UnsupportedModelError(TempoError, ValueError):
+    """The base model's log-probabilities cannot be had from its hidden states and its lm_head."""
+
+
+class StateMismatchError(TempoError, ValueError):
+    """The saved state is of other adapters; restore with the settings it was saved with."""
+
+
+class Networks:
+    """The base and what is trained on it."""
+
+    def __init__(self, base: PreTrainedModel, settings: TrainerSettings) -> None:
+        base.requires_grad_(False).eval()
+        if settings.gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+            base.train()  # transformers checkpoints in training mode only
+        probe = torch.arange(4, device=base.device)[None] % base.config.vocab_size
+        with torch.no_grad():
+            expected = base(input_ids=probe, use_cache=False).logits.float().log_softmax(-1)
+        self._backbone = getattr(base, base.base_model_prefix)
+        self._lm_head: Tensor = base.get_output_embeddings().weight
+        self._precision: torch.dtype = base.dtype
+        self._rounds = base.dtype == torch.bfloat16
+        self._role: str | None = None
+        self.device: torch.device = base.device
+        self.pad_id = int(base.config.pad_token_id or 0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self._model = self._add_adapters(base, settings)
+        self.policy = Policy(self, settings)
+        self.critic = Critic(self, settings)
+        self._refuse_other_logits(probe[0], expected[0])
+
+    @classmethod
+    def load(cls, model_dir: str | Path, settings: TrainerSettings) -> "Networks":
+        """Load the base from a directory or the local cache, and add fresh adapters."""
+        device = settings.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = settings.dtype
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
+        base = AutoModelForCausalLM.from_pretrained(
+            str(model_dir), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
+        return cls(base.to(device), settings)
+
+    @contextmanager
+    def active(self, role: str) -> Iterator[None]:
+        """Compute with one role's adapter; forward and backward belong inside together."""
+        before = self._role
+        self._switch(role)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def base_logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return log π_base(y_t | x, y<t), with the adapters off."""
+        with torch.no_grad(), self._model.disable_adapter():
+            return self.logprobs(batch, None)
+
+    def logprobs(self, batch: Batch, role: str | None) -> Float[Tensor, "B T"]:
+        """Return log π(y_t | x, y<t) at response positions, 0 on padding."""
+        tokens = batch.tokens.to(self.device)[batch.mask.to(self.device).bool()]  # (N,)
+        return _spread(token_logprobs(self.states(batch, role), self._lm_head, tokens), batch.mask)
+
+    def next_logprobs(self, ids: Int[Tensor, "B S"], cache: Any, role: str) -> Float[Tensor, "B V"]:
+        """Return log π(· | ids) of what comes next, and add keys and values to the `cache`."""
+        with torch.no_grad():
+            last = self._hidden(ids.to(self.device), role, cache)[:, -1]
+            return (last @ self._lm_head.T).float().log_softmax(-1)
+
+    def states(self, batch: Batch, role: str | None) -> Float[Tensor, "N H"]:
+        """Return the last hidden states before each response token, rows one after another."""
+        length = batch.ids.shape[1]
+        rows = torch.arange(len(batch))[:, None] * length  # (B, 1)
+        index = (batch.positions + rows)[batch.mask.bool()].to(self.device)  # (N,)
+        hidden = self._hidden(batch.ids.to(self.device), role)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: self._refuse_other_adapter(role))
+        picked: Tensor = hidden.flatten(0, 1).index_select(0, index)
+        return picked
+
+    def adapter_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        """Return one role's adapter by name."""
+        return {n: p for n, p in self._model.named_parameters() if f".{role}." in n}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return adapters, value head and both optimisers, copied to the CPU."""
+        return {
+            "weights": {name: p.detach().cpu().clone() for name, p in self._trained().items()},
+            "optimisers": {r.name: r.optimiser.state_dict() for r in (self.policy, self.critic)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        trained, weights = self._trained(), state["weights"]
+        shapes = {name: tuple(p.shape) for name, p in trained.items()}
+        if {name: tuple(tensor.shape) for name, tensor in weights.items()} != shapes:
+            raise StateMismatchError(
+                f"the saved state has {len(weights)} tensors, other than the {len(shapes)} of these"
+                " adapters; restore with the base model and the ranks it was saved with"
+            )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(weights[name])
+        for role in (self.policy, self.critic):
+            role.optimiser.load_state_dict(state["optimisers"][role.name])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {
+            **self.adapter_parameters(POLICY),
+            **self.adapter_parameters(CRITIC),
+            **dict(self.critic.value_head.named_parameters(prefix="value_head")),
+        }
+
+    def _add_adapters(self, base: PreTrainedModel, settings: TrainerSettings) -> Any:
+        modules = self._backbone.named_modules()
+        linear = {n.rsplit(".", 1)[-1] for n, module in modules if isinstance(module, nn.Linear)}
+        lora = partial(LoraConfig, target_modules=linear, task_type="CAUSAL_LM")
+        rank, alpha, critic_rank = settings.lora_rank, settings.lora_alpha, settings.critic_rank
+        critic_alpha = max(1, round(alpha * critic_rank / rank))
+        model = get_peft_model(base, lora(r=rank, lora_alpha=alpha), adapter_name=POLICY)
+        model.add_adapter(CRITIC, lora(r=critic_rank, lora_alpha=critic_alpha))
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False  # autocast does it, without float32 copies
+        return model
+
+    def _hidden(
+        self, ids: Int[Tensor, "B S"], role: str | None, cache: Any = None
+    ) -> Float[Tensor, "B S H"]:
+        # Adapters are float32; under autocast the pass rounds them as vLLM's bfloat16 copy is.
+        with (
+            self.active(role) if role else nullcontext(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounds),
+        ):
+            found: Tensor = self._backbone(
+                input_ids=ids, past_key_values=cache, use_cache=cache is not None
+            ).last_hidden_state
+        return found
+
+    def _switch(self, role: str | None) -> None:
+        if role is not None and role != self._role:
+            self._model.set_adapter(role)
+        self._role = role
+
+    def _refuse_other_adapter(self, role: str | None) -> None:
+        if self._role != role:
+            raise AdapterSwitchError(
+                f"the backward pass of the {role} ran while the active adapter was {self._role};"
+                f" keep forward and backward inside one `with {role}.active()`"
+            )
+
+    def _refuse_other_logits(self, ids: Int[Tensor, "S"], expected: Float[Tensor, "S V"]) -> None:
+        """Raise unless fresh adapters, hidden states and lm_head give the base's own logits."""
+        with torch.no_grad():
+            hidden = self._hidden(ids[None], POLICY)[0]
+        gap = token_logprobs(hidden, self._lm_head, ids) - expected.gather(1, ids[:, None])[:, 0]
+        if float(gap.abs().max()) > (0.1 if self._rounds else 1e-3):
+            raise UnsupportedModelError(
+                f"log-probabilities differ by {float(gap.abs().max()):.3g} nats from the base"
+                " model's own; models that scale or cap their logits cannot be trained"
+            )
+
+
+class Role:
+    """One adapter, and the optimiser of what is trained with it."""
+
+    name: str
+
+    def __init__(self, networks: Networks, groups: Groups, settings: TrainerSettings) -> None:
+        self._networks = networks
+        self.optimiser = Optimiser(groups, settings)
+
+    def active(self) -> AbstractContextManager[None]:
+        """Return the context in which forward and backward passes of this role run."""
+        return self._networks.active(self.name)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what is trained."""
+        return self.optimiser.parameters()
+
+
+class Policy(Role):
+    """π_θ: the base with the policy's adapter; what answers users."""
+
+    name = POLICY
+
+    def __init__(self, networks: Networks, settings: TrainerSettings) -> None:
+        adapter = list(networks.adapter_parameters(POLICY).values())
+        super().__init__(networks, [(adapter, settings.policy_learning_rate)], settings)
+
+    def logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return log π_θ(y_t | x, y<t), 0 on padding."""
+        return self._networks.logprobs(batch, POLICY)
+
+    @contextmanager
+    def scaled(self, factor: float) -> Iterator[None]:
+        """Compute and export with the adapter times `factor` (WiSE-FT, arXiv:2109.01903)."""
+        named = self._networks.adapter_parameters(POLICY).items()
+        weights = [(p, p.detach().clone()) for name, p in named if ".lora_B." in name]
+        try:
+            with torch.no_grad():
+                for parameter, _ in weights:
+                    parameter.mul_(factor)
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, own in weights:
+                    parameter.copy_(own)
+
+    def base_logprobs(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return log π_base(y_t | x, y<t), 0 on padding, without gradient."""
+        return self._networks.base_logprobs(batch)
+
+    def export(self, directory: Path) -> None:
+        """Write the adapter as PEFT's two files, in the base's precision, for vLLM to load."""
+        model, precision = self._networks._model, self._networks._precision
+        config = model.peft_config[POLICY].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])
+        config["inference_mode"] = True
+        weights = get_peft_model_state_dict(model, adapter_name=POLICY)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.detach().to("cpu", precision).contiguous() for k, v in weights.items()},
+            directory / "adapter_model.safetensors",
+        )
+        text = json.dumps(config, indent=2, sort_keys=True, default=str)
+        (directory / "adapter_config.json").write_text(text)
+
+
+class Critic(Role):
+    """V_φ: the base with the critic's adapter, and the value head."""
+
+    name = CRITIC
+
+    def __init__(self, networks: Networks, settings: TrainerSettings) -> None:
+        self.value_head = ValueHead(networks._lm_head.shape[1]).to(networks.device)
+        adapter = list(networks.adapter_parameters(CRITIC).values())
+        head = list(self.value_head.parameters())
+        rates = settings.critic_learning_rate, settings.value_head_learning_rate
+        super().__init__(networks, zip((adapter, head), rates, strict=True), settings)
+
+    def values(self, batch: Batch) -> Float[Tensor, "B T"]:
+        """Return V_φ(x, y<t), 0 on padding."""
+        return _spread(self.value_head(self._networks.states(batch, CRITIC)), batch.mask)
+
+
+def _spread(flat: Float[Tensor, "N"], mask: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    return torch.zeros_like(mask).masked_scatter(mask.bool(), flat.to(mask.device))

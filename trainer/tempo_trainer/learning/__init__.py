@@ -1,0 +1,1 @@
+"""The state that an iteration changes, and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Get responses from vLLM, and verdicts on them from verifiers."""

@@ -1,0 +1,1 @@
+"""The worker process: hold the lease, drain the stream, run the jobs."""

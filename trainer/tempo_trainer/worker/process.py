@@ -1,0 +1,150 @@
+"""The worker process: one of many holds the lease, drains the stream and runs the jobs.
+
+python -m tempo_trainer.worker        # SIGTERM: commit the iteration at hand, then exit 0
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import ledger
+from tempo_storage.errors import LeaseLostError, TempoError
+from tempo_storage.ledger.sessions import open_database
+from tempo_storage.processes import die_with_parent
+from tempo_storage.settings import checked
+from tempo_storage.valkey.doorbell import ring
+from tempo_storage.valkey.embedded import keep_running
+from tempo_storage.valkey.streams import QUEUE, QuestionStream, redis_client
+from tempo_trainer.jobs import schedule
+from tempo_trainer.jobs.lifecycle import Jobs
+from tempo_trainer.worker.background import repeated
+from tempo_trainer.worker.drain import Drain
+from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
+from tempo_trainer.worker_settings import WorkerSettings
+
+logger = logging.getLogger("tempo.worker")
+WAIT_SECONDS = 1.0
+REDIS_SECONDS = 5.0
+
+
+class Worker:
+    """Wait for the lease, work while it is held, wait again when it is lost."""
+
+    def __init__(
+        self, settings: WorkerSettings, sessions: sessionmaker[Session], redis_url: str
+    ) -> None:
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.stopping = threading.Event()
+        self.epoch = 0
+        self._lost = threading.Event()
+        self._settings = settings
+        self._sessions = sessions
+        self._redis_url = redis_url
+        self._jobs = Jobs(
+            settings,
+            sessions,
+            epoch=lambda: self.epoch,
+            should_stop=lambda: self.stopping.is_set() or self._lost.is_set(),
+        )
+
+    def run(self) -> None:
+        """Return after SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stopping.set())
+        while not self.stopping.is_set():
+            if self._acquire():
+                logger.info("worker %s: holds the lease, epoch %d", self.owner, self.epoch)
+                self._work()
+            self.stopping.wait(WAIT_SECONDS)
+        self._jobs.close()
+
+    def _work(self) -> None:
+        stream = QuestionStream(redis_client(self._redis_url))
+        drain = Drain(stream, self._sessions, keep=self._settings.pool_questions)
+        connection = redis_client(self._redis_url, timeout_seconds=REDIS_SECONDS)
+        with repeated(drain.step), self._kept_lease():
+            while not (self.stopping.is_set() or self._lost.is_set()):
+                self._ring_for_waiting(connection)
+                self._listen_once(connection)
+        connection.close()
+
+    def _listen_once(self, connection: redis.Redis) -> None:
+        try:
+            LeaseWorker(connection, self._jobs.run).work_until_idle()
+        except redis.RedisError as error:
+            logger.warning("worker %s: Valkey does not answer: %s", self.owner, error)
+            self.stopping.wait(WAIT_SECONDS)
+
+    def _ring_for_waiting(self, connection: redis.Redis) -> None:
+        # Jobs that are due, and those whose bell was lost with Valkey or rang for a dead worker.
+        # Nothing runs between two bells: what the ledger takes for running was cut short.
+        try:
+            self._jobs.requeue_abandoned()
+            with self._sessions.begin() as s:
+                schedule.start_due_job(s, self._settings)
+                waiting = [job.id for job in ledger.jobs.runnable(s)]
+            if waiting and not connection.llen(f"rq:queue:{QUEUE}"):
+                ring(connection, waiting[0])
+        except redis.RedisError:
+            logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
+        except (SQLAlchemyError, LeaseLostError) as error:
+            logger.warning("worker %s: the jobs are not looked after: %s", self.owner, error)
+
+    # The lease ----------------------------------------------------------------------------------
+
+    def _acquire(self) -> bool:
+        try:
+            with self._sessions.begin() as s:
+                epoch = ledger.leases.acquire(s, ledger.leases.TRAINER, self.owner, LEASE_SECONDS)
+        except SQLAlchemyError as error:
+            logger.warning("worker %s: the ledger does not answer: %s", self.owner, error)
+            return False
+        self.epoch = epoch or 0
+        return epoch is not None
+
+    @contextmanager
+    def _kept_lease(self) -> Iterator[None]:
+        self._lost.clear()
+        try:
+            with repeated(self._renew_lease, HEARTBEAT_SECONDS):
+                yield
+        finally:
+            with self._sessions.begin() as s:
+                ledger.leases.release(s, ledger.leases.TRAINER, self.epoch)
+
+    def _renew_lease(self) -> float:
+        try:
+            with self._sessions.begin() as s:
+                ledger.leases.renew(s, ledger.leases.TRAINER, self.epoch, LEASE_SECONDS)
+        except LeaseLostError as error:
+            logger.warning("worker %s: %s", self.owner, error)
+            self._lost.set()
+        except SQLAlchemyError as error:
+            logger.warning("worker %s: lease not renewed: %s", self.owner, error)
+        return HEARTBEAT_SECONDS
+
+
+def main() -> None:
+    """Run a worker until it is told to stop; exit 1 with one line when it cannot start."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = checked(WorkerSettings)
+        if settings.die_with_parent:
+            die_with_parent()
+        redis_url = settings.redis_url or keep_running(settings.root)
+        Worker(settings, open_database(settings.resolved_database_url), redis_url).run()
+    except (TempoError, SQLAlchemyError) as error:
+        logger.error("worker: %s", error)
+        sys.exit(1)
