@@ -3,12 +3,13 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tempo_storage.settings import StorageSettings
-from tempo_storage.settings_table import described, main
+from tempo_storage.settings_table import described, every, main, markdown
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,54 @@ def test_those_of_every_role_are_there_once(capsys: pytest.CaptureFixture[str]) 
     assert len(names) == len(set(names)) > 50
     for name in ("DATA_DIR", "ALIASES", "GROUP_SIZE", "ROUND_QUESTIONS", "SETTINGS_DIR"):
         assert f"TEMPO_{name}" in names
+
+
+def test_the_page_has_each_setting_under_the_class_that_declares_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--markdown"]) == 0
+    page = capsys.readouterr().out
+    heads = [line for line in page.splitlines() if line.startswith("## ")]
+    assert heads == ["## All processes", "## Server", "## Trainer", "## Worker"]
+    parts = dict(zip(heads, page.split("\n## ")[1:], strict=True))
+    for name, head in (
+        ("DATA_DIR", "## All processes"),
+        ("SETTINGS_DIR", "## All processes"),
+        ("ALIASES", "## Server"),
+        ("GROUP_SIZE", "## Trainer"),
+        ("ROUND_QUESTIONS", "## Worker"),
+    ):
+        assert [h for h, part in parts.items() if f"\n| `TEMPO_{name}` |" in part] == [head]
+    rows = [line for line in page.splitlines() if line.startswith("| `TEMPO_")]
+    assert len(rows) == len(every())
+    assert "| `TEMPO_REDIS_URL` | (empty) | URL of Valkey or Redis;" in page
+
+
+def test_the_page_shows_defaults_and_never_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = markdown(every())
+    monkeypatch.setenv("TEMPO_ALIASES", "another-name")
+    monkeypatch.setenv("TEMPO_DATABASE_URL", "postgresql://me:secret@host/db")
+    assert markdown(every()) == before
+
+
+def test_a_page_of_a_part_has_its_settings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--markdown", "capture"]) == 0
+    page = capsys.readouterr().out
+    assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == [
+        "TEMPO_CAPTURE"
+    ]
+    assert "## Server" in page
+    assert "## Trainer" not in page
+
+
+def test_a_bar_in_a_meaning_does_not_end_its_cell() -> None:
+    setting = replace(next(s for s in every() if s.name == "TEMPO_CAPTURE"), meaning="on | off")
+    assert "| `TEMPO_CAPTURE` | on | on \\| off |" in markdown([setting])
+
+
+def test_json_and_page_exclude_each_other() -> None:
+    with pytest.raises(SystemExit):
+        main(["--json", "--markdown"])
 
 
 def test_a_terminal_shows_the_default_where_another_value_is_set(
