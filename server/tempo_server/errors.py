@@ -8,8 +8,9 @@ TempoError
 ├── VerifierUnavailableError (RuntimeError)
 ├── ConflictError (ValueError)      of tempo_storage
 │   └── JobRunningError
-└── CorruptAdapterError (ValueError)      of tempo_storage
-    └── ProbeFailedError
+└── UnservableAdapterError (ValueError)   of tempo_storage
+    └── CorruptAdapterError
+        └── ProbeFailedError
 """
 
 from typing import Any
@@ -55,7 +56,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (AuthenticationError, 401, "invalid_api_key"),
     (InsufficientScopeError, 403, "insufficient_scope"),
     (stored.NotFoundError, 404, "not_found"),
-    (stored.CorruptAdapterError, 409, "corrupt_adapter"),
+    (stored.UnservableAdapterError, 409, "corrupt_adapter"),
     (stored.GateRefusedError, 422, "gate_failed"),
     (JobRunningError, 409, "job_already_running"),
     (stored.ConflictError, 409, "conflict"),

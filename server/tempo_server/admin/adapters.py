@@ -8,10 +8,9 @@ from tempo_server.admin.route import PROMOTE, Current, Keyed, Part
 from tempo_server.admin.schemas import Adapter, Page, PromoteRequest, RollbackRequest
 from tempo_server.context import Context
 from tempo_storage import ledger
-from tempo_storage.adapters import version_name, version_of
-from tempo_storage.errors import AdapterMismatchError, ConflictError, CorruptAdapterError
+from tempo_storage.adapters import BASE, version_name, version_of
+from tempo_storage.errors import ConflictError, CorruptAdapterError
 from tempo_storage.ledger import models as rows
-from tempo_storage.ledger.versions import BASE
 
 FOLLOW_SECONDS = 5.0
 POLL_SECONDS = 0.1
@@ -75,8 +74,6 @@ def _verify(context: Context, version: int) -> None:
     name, rank = version_name(version), context.settings.lora_rank
     try:
         context.store.verify(name, base=context.base, rank=rank)
-    except AdapterMismatchError:
-        raise
     except CorruptAdapterError as error:
         with context.sessions.begin() as s:
             ledger.versions.mark_corrupt(s, version, str(error))
@@ -85,7 +82,7 @@ def _verify(context: Context, version: int) -> None:
 
 def _followed(context: Context, pointer: rows.Serving) -> Adapter:
     deadline = time.monotonic() + FOLLOW_SECONDS
-    while (behind := _behind(context, pointer)) and time.monotonic() < deadline:
+    while (behind := _processes_behind(context, pointer)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     shown = get_adapter(context, version_name(pointer.version))
     if shown.status == "corrupt":
@@ -93,16 +90,12 @@ def _followed(context: Context, pointer: rows.Serving) -> Adapter:
     return shown.model_copy(update={"unacknowledged": behind})
 
 
-def _behind(context: Context, pointer: rows.Serving) -> list[str]:
+def _processes_behind(context: Context, pointer: rows.Serving) -> list[str]:
+    """Return the ids of the processes that do not answer with the pointer's version yet."""
     with context.sessions() as s:
         if ledger.versions.serving(s).sequence != pointer.sequence:
-            return []  # it has moved on: refused, or promoted over
-        return [
-            process.id
-            for process in ledger.versions.processes(s)
-            if process.sequence < pointer.sequence
-            or (process.sequence == pointer.sequence and process.version != pointer.version)
-        ]
+            return []  # the pointer has moved on
+        return [process.id for process in ledger.versions.processes_behind(s)]
 
 
 def _base(context: Context) -> Adapter:

@@ -86,7 +86,7 @@ def get_file_content(context: Current, file_id: str) -> FileResponse:
 def _store(context: Context, row: rows.File, labeled: Labeled, content: BinaryIO) -> None:
     path = context.settings.files_dir / row.id
     with _kept(path, content), context.sessions.begin() as s:
-        s.get_one(rows.Training, 1, with_for_update=True)  # one upload at a time
+        ledger.training.lock(s)
         _settle(s, row, labeled)
         ledger.labeled.add_file(s, row, labeled.examples.values())
 

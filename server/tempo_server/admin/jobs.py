@@ -1,7 +1,5 @@
 """Training jobs: a row in the ledger, then a ring at the worker's door."""
 
-import secrets
-
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
@@ -12,7 +10,6 @@ from tempo_server.errors import JobRunningError
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import ConflictError, InvalidInputError, NotFoundError
-from tempo_storage.ledger import models as rows
 from tempo_storage.valkey.doorbell import ring
 
 MOST_JOBS = 10_000
@@ -25,10 +22,9 @@ router = APIRouter(route_class=Keyed)
 def create_job(context: Current, body: JobRequest) -> Job:
     """Queue a recalibration or a round; one of each at a time."""
     _check_model(context, body.model)
-    job_id = f"ftjob-{secrets.token_hex(12)}"
     options = body.tempo.model_dump(exclude={"mode"}) | {"training_file": body.training_file}
     with context.sessions.begin() as s:
-        s.get_one(rows.Training, 1, with_for_update=True)  # one creator at a time
+        ledger.training.lock(s)
         _check_data(s, body.training_file)
         for active in ledger.jobs.find(s, statuses=ledger.jobs.ACTIVE):
             if active.mode == body.tempo.mode:
@@ -36,9 +32,9 @@ def create_job(context: Current, body: JobRequest) -> Job:
                     f"{active.id} ({active.mode}) is {active.status}; follow it with "
                     "`tempo watch`, or cancel it"
                 )
-        row = ledger.jobs.create(s, job_id, body.tempo.mode, options)
-        ledger.events.add(s, "job.queued", f"{body.tempo.mode} is queued", job_id=job_id)
-    ring(context.redis, job_id)
+        message = f"{body.tempo.mode} is queued"
+        row = ledger.jobs.queue(s, body.tempo.mode, options, message=message)
+    ring(context.redis, row.id)
     return Job.of(row, base=context.base, adapter=None)
 
 

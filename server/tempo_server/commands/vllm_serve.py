@@ -83,11 +83,19 @@ def main() -> None:
     vllm_main()
 
 
-if __name__ == "__main__":
-    answer_for_vllm()
-    main()
-elif __name__ == "__mp_main__":
-    answer_for_vllm()
-    # An engine that outlives kill -9 of its server keeps the device, serves nobody, and takes
-    # many seconds to notice a SIGTERM.
-    die_with_parent(signal.SIGKILL)
+def run_as(module_name: str) -> None:
+    """Start the server where this module is the program; prepare the processes that vLLM spawns.
+
+    Python imports the program again in each spawned process, under the name `__mp_main__`.
+    """
+    if module_name == "__main__":
+        answer_for_vllm()
+        main()
+    elif module_name == "__mp_main__":
+        answer_for_vllm()
+        # An engine that outlives kill -9 of its server keeps the device, serves nobody, and takes
+        # many seconds to notice a SIGTERM.
+        die_with_parent(signal.SIGKILL)
+
+
+run_as(__name__)

@@ -12,6 +12,7 @@ import inspect
 import logging
 from typing import Any
 
+import torch
 import vllm
 from torch._dynamo import config as dynamo
 from vllm.platforms import current_platform
@@ -37,8 +38,21 @@ PARAMETERS = {
 
 def register() -> None:
     """Let workers on the CPU platform use `DenseLoRA`, where it fits this vLLM."""
+    if current_platform.is_cpu():
+        request_amx()
     if current_platform.is_cpu() and current_platform.get_punica_wrapper() != DENSE:
         install(type(current_platform), vllm.__version__)
+
+
+def request_amx() -> None:
+    """Ask Linux for the AMX tiles of the processor, where it has them.
+
+    vLLM 0.32 uses AMX in its attention as soon as the processor has it. Linux kills a process that
+    uses the tiles without having asked ("illegal instruction"). oneDNN asks when it multiplies
+    large matrices first; with a small model the attention comes first.
+    """
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
 
 
 def install(platform: Any, version: str) -> None:

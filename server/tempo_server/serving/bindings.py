@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from tempo_storage.adapters import NAME, AdapterStore, lora_int_id, version_name
+from tempo_storage.adapters import BASE, NAME, AdapterStore, lora_int_id, version_name
 from tempo_storage.errors import InvalidInputError, NotFoundError
-from tempo_storage.ledger.versions import BASE
 
 logger = logging.getLogger("vllm.tempo.bindings")
 
@@ -67,7 +66,7 @@ class Bindings:
     async def bind(self, model: str | None, *, known_key: bool) -> Binding | None:
         """Return what a request for `model` is bound to; None leaves the answer to vLLM.
 
-        Raises CorruptAdapterError when the adapter may be named but not served.
+        Raises UnservableAdapterError when the adapter may be named but not served.
         """
         name = self._resolve(model or self._base_names[0])
         if name == BASE_NAME:
@@ -84,7 +83,7 @@ class Bindings:
     async def serve(self, version: int, *, previous: int) -> None:
         """Let the aliases answer with `version` from now on; requests under way are not touched.
 
-        Raises CorruptAdapterError or NotFoundError, and then nothing has changed.
+        Raises UnservableAdapterError or NotFoundError, and then nothing has changed.
         """
         if version != BASE:
             await self.load(version_name(version))
@@ -96,7 +95,7 @@ class Bindings:
     async def load(self, name: str) -> Any:
         """Have vLLM load a verified adapter; return its LoRARequest, one for each load.
 
-        Raises CorruptAdapterError or NotFoundError.
+        Raises UnservableAdapterError or NotFoundError.
         """
         if name not in self._loaded:
             async with self._loading:

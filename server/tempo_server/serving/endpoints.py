@@ -22,7 +22,7 @@ from tempo_server.errors import StartError, error_response
 from tempo_server.serving.bindings import Bindings
 from tempo_server.serving.follower import Follower
 from tempo_storage.adapters import version_of
-from tempo_storage.errors import CorruptAdapterError
+from tempo_storage.errors import UnservableAdapterError
 
 ADAPTER_HEADER = "x-tempo-adapter"
 KEY_HEADER = "x-tempo-key"
@@ -66,7 +66,7 @@ def _bound(inner: Endpoint, shape: Shape) -> Endpoint:
         known_key = key is not None and runtime.is_known_key(key)
         try:
             binding = await runtime.bindings.bind(request.model, known_key=known_key)
-        except CorruptAdapterError as error:
+        except UnservableAdapterError as error:
             return error_response(error, param="model")
         if binding is None:  # not ours: vLLM answers, its own 404 as a rule
             return await inner(request=request, raw_request=raw_request)

@@ -18,8 +18,8 @@ from tempo_server.keys import read_keys
 from tempo_server.serving.bindings import Bindings
 from tempo_server.serving.probe import Finding, Probe, refuse
 from tempo_storage import ledger
-from tempo_storage.adapters import version_name
-from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError, NotFoundError
+from tempo_storage.adapters import BASE, version_name
+from tempo_storage.errors import CorruptAdapterError, NotFoundError
 from tempo_storage.ledger.models import Adapter
 
 logger = logging.getLogger("vllm.tempo.follower")
@@ -64,7 +64,7 @@ class Follower:
         """
         await asyncio.to_thread(self._forget_processes)
         pointer = await asyncio.to_thread(self._read)
-        if not await self._follow(pointer) and pointer.previous != ledger.versions.BASE:
+        if not await self._follow(pointer) and pointer.previous != BASE:
             try:
                 await self._serve(pointer.previous, previous=pointer.previous)
             except Exception as error:  # the base is left, and it needs no file
@@ -125,7 +125,7 @@ class Follower:
         return True
 
     async def _serve(self, version: int, *, previous: int) -> None:
-        if version not in (ledger.versions.BASE, self._bindings.serving):
+        if version not in (BASE, self._bindings.serving):
             await self._prove(version)
         await self._bindings.serve(version, previous=previous)
 
@@ -164,9 +164,8 @@ class Follower:
         await asyncio.to_thread(self._record_refusal, pointer, error)
 
     def _record_refusal(self, pointer: Pointer, error: Exception) -> None:
-        damaged = isinstance(error, CorruptAdapterError)
         with self._context.sessions.begin() as s:
-            if damaged and not isinstance(error, AdapterMismatchError):
+            if isinstance(error, CorruptAdapterError):
                 ledger.versions.mark_corrupt(s, pointer.version, str(error))
                 return
             data = {"version": pointer.version, "process": self._process_id}

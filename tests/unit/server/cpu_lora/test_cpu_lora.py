@@ -241,6 +241,19 @@ def test_registering_twice_says_nothing_the_second_time(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_a_worker_asks_linux_for_amx_where_the_processor_has_it(
+    has_amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[str] = []
+    platform = type("Platform", (CPU,), {"is_cpu": lambda self: True})
+    monkeypatch.setattr(patch, "current_platform", platform())
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
+    monkeypatch.setattr("torch.cpu._init_amx", lambda: requests.append("asked"))
+    patch.register()
+    assert requests == ["asked"] * has_amx
+
+
 def test_another_platform_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     platform = type("Platform", (CPU,), {"is_cpu": lambda self: False})
     monkeypatch.setattr(patch, "current_platform", platform())
