@@ -13,12 +13,6 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def first_box_end(text: str) -> int | None:
-    """Return the index of the brace that closes the first `\\boxed{…}` with balanced braces."""
-    ends = (_closed(text, match.end()) for match in BOXED.finditer(text))
-    return next((end for end in ends if end), None)
-
-
 def _closed(text: str, start: int) -> int | None:
     depth = 1
     for end in range(start, len(text)):

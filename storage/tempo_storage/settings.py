@@ -1,8 +1,9 @@
 """Settings that server and trainer share, read once from TEMPO_ variables at the process border."""
 
 import difflib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tempo_storage.errors import SettingsError
 
+logger = logging.getLogger("vllm.tempo.settings")
 S = TypeVar("S", bound=BaseSettings)
 
 PREFIX = "TEMPO_"
@@ -24,6 +26,19 @@ NOT_KNOWN = "unset it; `tempo settings` lists what there is"
 OTHER_VARIABLES = frozenset(
     {"TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_BASE_URL", "TEMPO_DIE_WITH_PARENT", FILES}
 )
+
+REMOVED_IN = "0.2"
+# Version 0.1 read these variables. Version 0.2 logs a warning where one is set; 0.3 refuses it.
+REMOVED_VARIABLES = {
+    "TEMPO_ADVANTAGE_CLAMP",
+    "TEMPO_ANSWER_MASK",
+    "TEMPO_FAILPOINT",
+    "TEMPO_GAE_DECAY",
+    "TEMPO_ROLLOUTS_DIR",
+    "TEMPO_VALUE_CLIP",
+    "TEMPO_WHITEN_SCOPE",
+    "TEMPO_WHITEN_SHIFT_UNLABELED",
+}
 
 
 class StorageSettings(BaseSettings):
@@ -84,12 +99,18 @@ def installed_settings() -> list[type[BaseSettings]]:
 def refuse_unknown_variables(
     *settings: type[BaseSettings], environ: Mapping[str, str] = os.environ
 ) -> None:
-    """Raise SettingsError for a variable or secret that no settings class knows."""
+    """Raise SettingsError for a variable or secret that no settings class knows.
+
+    A variable that an earlier version read is a warning instead.
+    """
     known = OTHER_VARIABLES | {
         PREFIX + name.upper() for cls in settings for name in cls.model_fields
     }
-    for name in sorted({*environ, *_files(environ.get(FILES))}):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+    names = sorted({*environ, *_files(environ.get(FILES))})
+    removed = REMOVED_VARIABLES - known
+    _warn_of_removed(names, removed)
+    for name in names:
+        if name.upper().startswith(PREFIX) and name.upper() not in known | removed:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             instead = f"did you mean {close[0]}" if close else NOT_KNOWN
             raise SettingsError(f"unknown setting {name}; {instead}")
@@ -101,12 +122,20 @@ def checked(role: type[S]) -> S:
     refuse_unknown_variables(*roles)
     try:
         for other in roles:
-            other()
+            if other is not role:
+                other()
         return role()
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"])).upper()
-        raise SettingsError(f"{PREFIX}{name} is {first['input']!r}; {first['msg']}") from error
+        reason = first["msg"].removeprefix("Value error, ")  # pydantic's words before ours
+        raise SettingsError(f"{PREFIX}{name} is {first['input']!r}; {reason}") from error
+
+
+def _warn_of_removed(names: Iterable[str], removed: Iterable[str]) -> None:
+    """Log one warning for each removed variable that is set."""
+    for variable in sorted({name.upper() for name in names}.intersection(removed)):
+        logger.warning("%s has no effect since version %s; remove it", variable, REMOVED_IN)
 
 
 def _files(directory: str | None) -> list[str]:

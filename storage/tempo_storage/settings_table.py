@@ -37,10 +37,10 @@ its message suggests a known one. `tempo settings [PART]` lists the settings wit
 The worker reads the settings under "Trainer" and "Worker". The SDK and the command `tempo` read
 `TEMPO_BASE_URL`, `TEMPO_API_KEY`, `TEMPO_API_KEY_FILE` and `TEMPO_DATA_DIR`.
 
-Some meanings name the source of a default. "Paper" is arXiv:2604.19295. "Release" is the code that
-the paper's authors published. "Countdown" is the task of `make demo`: a very small model learns it,
-and large models want smaller steps. [results.md](../../trainer/docs/results.md) has the measured
-figures, each with its command and its commit. "Ours" is a choice of this project.
+Some meanings name the source of a default. "Paper" is arXiv:2604.19295. "Reference code" is the
+code that the paper's authors published. "Countdown" is the task of `make demo`: a very small model
+learns it, and large models want smaller steps. [results.md](../../trainer/docs/results.md) has the
+measured figures, each with its command and its commit. "Ours" is a choice of this project.
 """
 TITLES = {"StorageSettings": "All processes"}
 

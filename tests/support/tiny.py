@@ -1,6 +1,8 @@
 """Random two-layer models, and a bandit on them: an even first token is right."""
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,10 +10,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 from transformers import Qwen3ForCausalLM as Qwen3
 
 from tempo_trainer.algorithm.batch import Batch, Rollout
+from tempo_trainer.algorithm.em import em_step, recalibrate
 from tempo_trainer.algorithm.networks import Networks
+from tempo_trainer.algorithm.reports import EMReport
 from tempo_trainer.settings import TrainerSettings
 
-VOCABULARY, PAD, EOS = 24, 0, 1
+VOCABULARY = 24
+PAD = 0
+EOS = 1
 PROMPTS = ([2, 3], [4, 5], [6, 7], [8, 9])
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -26,6 +32,8 @@ SHAPE = {
     "eos_token_id": EOS,
     "bos_token_id": None,
 }
+LEARNING = {"policy_learning_rate": 0.02, "critic_learning_rate": 0.01}
+WARM_UP = 20
 
 
 def model(family: str = "qwen3") -> PreTrainedModel:
@@ -61,6 +69,9 @@ def random_batch(rows: int = 6, *, labeled: bool = True, seed: int = 0) -> Batch
     return Batch.collate(rollouts, PAD)
 
 
+# The bandit ---------------------------------------------------------------------------------------
+
+
 def probabilities(nets: Networks) -> Tensor:
     """Return the policy's distribution of the first token after each prompt (prompts, V)."""
     every = [
@@ -90,13 +101,58 @@ def play(nets: Networks, *, labeled: bool, seed: int, n: int = 16) -> Batch:
             logprob = float(chances[group, action].log())
             rollouts.append(_rollout(prompt, [action, EOS], [logprob, 0.0], group, outcome))
     batch = Batch.collate(rollouts, PAD)
-    with torch.no_grad():  # the end was not drawn: its importance weight shall be 1
+    with torch.no_grad():  # the end was not sampled: its importance weight must be 1
         batch.sampled_logprobs[:, 1] = nets.policy.logprobs(batch)[:, 1]
     return batch
+
+
+def started(*, warm_up: int = WARM_UP, **changed: Any) -> tuple[Networks, TrainerSettings]:
+    """Return networks whose critic had some E-steps, and settings with quick steps."""
+    own = settings(**(LEARNING | changed))
+    nets = Networks(model(), own)
+    nets.load_state_dict(warmed_up(warm_up))
+    return nets, own
+
+
+@cache
+def warmed_up(steps: int) -> dict[str, Any]:
+    """Return the state of networks after some E-steps; it is computed once for all tests."""
+    own = settings(**LEARNING)
+    nets = Networks(model(), own)
+    for seed in range(steps):
+        recalibrate(nets.critic, [play(nets, labeled=True, seed=seed)], own)
+    return nets.state_dict()
+
+
+def iterate(nets: Networks, own: TrainerSettings, *, seed: int = 100) -> EMReport:
+    """Make an iteration on fresh responses."""
+    return em_step(
+        nets,
+        labeled=[play(nets, labeled=True, seed=seed)],
+        unlabeled=play(nets, labeled=False, seed=seed + 1),
+        held_out=play(nets, labeled=True, seed=seed + 2),
+        settings=own,
+    )
+
+
+def everything(nets: Networks) -> list[Tensor]:
+    """Return every weight and every moment of both optimisers."""
+    state = nets.state_dict()
+    moments = [
+        tensor
+        for optimiser in state["optimisers"].values()
+        for values in optimiser["state"].values()
+        for tensor in values.values()
+    ]
+    return [*state["weights"].values(), *moments]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
 def _rollout(
     prompt: list[int], response: list[int], logprobs: list[float], group: int, outcome: float
 ) -> Rollout:
-    known = not math.isnan(outcome)
-    return Rollout("q", prompt, response, logprobs, group, "tempo-v0", "stop", known, outcome)
+    labeled = not math.isnan(outcome)
+    return Rollout("q", prompt, response, logprobs, group, "tempo-v0", "stop", labeled, outcome)

@@ -1,6 +1,6 @@
-"""Where the time of an iteration goes: seconds by phase, kept until somebody takes them.
+"""Seconds of each phase of an iteration, summed until `take` returns them.
 
-One learner trains in a process, and phases do not nest; so the sums live in this module.
+The sums live in this module, because one learner trains in a process. Phases do not nest.
 """
 
 import time
@@ -12,7 +12,7 @@ _seconds: dict[str, float] = {}
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Add the time of a block, or of each call of a decorated function, to a phase."""
+    """Add the seconds of a block, or of each call of a decorated function, to a phase."""
     began = time.perf_counter()
     try:
         yield
@@ -21,7 +21,7 @@ def phase(name: str) -> Iterator[None]:
 
 
 def take() -> dict[str, float]:
-    """Return the seconds since the last call as metrics, and start again from nothing."""
-    taken = {f"time/{name}_seconds": seconds for name, seconds in _seconds.items()}
+    """Return the sums as metrics, `time/<phase>_seconds`, and start again from nothing."""
+    sums = {f"time/{name}_seconds": seconds for name, seconds in _seconds.items()}
     _seconds.clear()
-    return taken
+    return sums

@@ -15,7 +15,7 @@ from tempo_lab.study.rewards import cluster_share, majority
 from tempo_trainer.algorithm import em
 from tempo_trainer.algorithm.batch import Batch, Rollout
 from tempo_trainer.algorithm.objective import group_advantages
-from tempo_trainer.algorithm.reports import Fitness, MStep, Shift, Signal, Updates
+from tempo_trainer.algorithm.reports import AdvantageSignal, Fitness, MStep, PolicyDrift, Updates
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.sampling.verifier_pool import Item
 from tempo_trainer.sampling.verifiers import Verdict
@@ -94,7 +94,7 @@ class FakeLab:
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replace E-step and M-step, and return what they were called with."""
     found: dict[str, Any] = {"e_steps": 0, "a": None, "batch": None}
-    updates, signal = Updates(0.0, 0.0, 1, 0), torch.full((8, 2), 0.25)
+    updates = Updates(0.0, 0.0, 1, 0)
 
     def recalibrate(critic: object, batches: list[Batch], settings: object) -> Updates:
         found["e_steps"] += bool(batches)
@@ -102,13 +102,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def refine(policy: object, batch: Batch, a: Tensor, settings: object) -> MStep:
         found.update(a=a, batch=batch)
-        return MStep(updates, Shift(0.0, 0.0, 0.0, 0.0, 0.0))
+        return MStep(updates, PolicyDrift(0.0, 0.0, 0.0, 0.0, 0.0))
+
+    def give_advantages(critic: object, batch: Batch, settings: object) -> AdvantageSignal:
+        return AdvantageSignal(torch.full((8, 2), 0.25), 0.0, 0.0, advantage_std=0.5)
 
     monkeypatch.setattr(em, "recalibrate", recalibrate)
     monkeypatch.setattr(em, "measure", lambda *_: Fitness(found.get("auroc", 0.9), 0, 0, 0, 0))
     for module in (em, methods):
         monkeypatch.setattr(module, "refine", refine)
-        monkeypatch.setattr(module, "judge", lambda *_: Signal(signal, 0.0, 0.0, 0.5))
+        monkeypatch.setattr(module, "advantage_signal", give_advantages)
     return found
 
 

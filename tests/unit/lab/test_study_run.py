@@ -112,7 +112,7 @@ def test_every_method_begins_at_the_same_base(tmp_path: Path) -> None:
     assert "critic" not in firsts[1]
 
 
-@pytest.mark.parametrize("changed", [{}, {"order": "release"}, {"labeled_in_policy": False}])
+@pytest.mark.parametrize("changed", [{}, {"order": "reference_code"}, {"labeled_in_policy": False}])
 def test_tempo_is_the_product_s_own_iteration(changed: dict[str, Any], tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path, settings=study_data.SETTINGS | changed)
     data = Data.load(spec.labeled, spec.unlabeled)

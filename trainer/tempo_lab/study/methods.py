@@ -25,7 +25,7 @@ from tempo_lab.study.lab import Lab
 from tempo_lab.study.rewards import cluster_share, majority
 from tempo_lab.study.sampling import seed_of
 from tempo_trainer.algorithm.batch import Batch
-from tempo_trainer.algorithm.em import em_step, judge, recalibrate, refine
+from tempo_trainer.algorithm.em import advantage_signal, em_step, recalibrate, refine
 from tempo_trainer.algorithm.objective import group_advantages
 from tempo_trainer.algorithm.reports import figures
 
@@ -56,8 +56,8 @@ def tempo(lab: Lab) -> Figures:
 def frozen(lab: Lab) -> Figures:
     """Refine by the critic of the warm-up, whatever it has come to be worth: no gate."""
     batch = lab.batch(lab.draw("unlabeled", lab.budget))
-    signal = judge(lab.networks.critic, batch, lab.settings)
-    return figures("m_step", signal, signal.verdicts) | _refine(lab, batch, signal.advantages)
+    signal = advantage_signal(lab.networks.critic, batch, lab.settings)
+    return figures("m_step", signal, signal.value_stats) | _refine(lab, batch, signal.advantages)
 
 
 def by_answers(reward: Callable[[Sequence[Sequence[str]]], Tensor], lab: Lab) -> Figures:
@@ -117,4 +117,4 @@ def _refine_by(lab: Lab, batch: Batch, reward: Tensor) -> Figures:
 
 def _refine(lab: Lab, batch: Batch, a: Tensor) -> Figures:
     m_step = refine(lab.networks.policy, batch, a, lab.settings)
-    return figures("m_step", m_step.updates, m_step.shift)
+    return figures("m_step", m_step.updates, m_step.drift)

@@ -1,6 +1,6 @@
-"""Rollouts and the padded tensors made of them: prompt and response in one row, padded right.
+"""Rollouts, and the padded tensors made of them: prompt and response in one row, padded right.
 
-Causal attention never looks to the right, so that padding changes nothing that is read, and no
+Causal attention never looks to the right. So padding changes no state that is read, and no
 attention mask is needed. Token ids are those that vLLM sampled: nothing is tokenised again.
 """
 
@@ -24,7 +24,7 @@ class EmptyBatchError(TempoError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled response, with the adapter that sampled it and its log-probabilities there."""
+    """One sampled response; `adapter` sampled it, with the log-probabilities `logprobs`."""
 
     question_id: str
     prompt_ids: Sequence[int]
@@ -35,27 +35,30 @@ class Rollout:
     finish_reason: str
     labeled: bool
     outcome: float = math.nan
-    """The verifier's verdict, -1 or +1; not a number for an unlabeled question."""
+    """The verifier's verdict: -1 is wrong, +1 is right. Not a number for an unlabeled question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rollouts as tensors; B rollouts, S tokens of the longest row, T of the longest response."""
+    """B rollouts as tensors; S tokens in the longest row, T in the longest response."""
 
     ids: Tensor  # (B, S) prompt, response, padding
     attention: Tensor  # (B, S) True on prompt and response
-    positions: Tensor  # (B, T) the position in `ids` whose hidden state predicts response token t
+    positions: Tensor  # (B, T) position in `ids` of the hidden state that predicts token t
     mask: Tensor  # (B, T) 1.0 on response tokens, the end-of-sequence token included
     tokens: Tensor  # (B, T) response token ids
-    outcome: Tensor  # (B,) -1 or +1, not a number where unlabeled
+    outcome: Tensor  # (B,) -1 or +1; not a number where unlabeled
     labeled: Tensor  # (B,) bool
-    group: Tensor  # (B,) rollouts of one question share it
+    group: Tensor  # (B,) number of the question; its rollouts share it
     sampled_logprobs: Tensor  # (B, T) as vLLM reported them, 0 on padding
     truncated: Tensor  # (B,) bool: cut at the length limit, without an end-of-sequence token
 
     @classmethod
     def collate(cls, rollouts: Sequence[Rollout], pad_id: int) -> Batch:
-        """Pad rollouts to a batch; empty responses are dropped, since they have no token mean."""
+        """Pad rollouts to a batch. Empty responses are dropped, because they have no token mean.
+
+        Raises EmptyBatchError if no response is left.
+        """
         rows = [rollout for rollout in rollouts if len(rollout.response_ids)]
         if not rows:
             raise EmptyBatchError(
@@ -82,23 +85,26 @@ class Batch:
 
     def select(self, index: Tensor) -> Batch:
         """Return the rows that an index or a bool mask picks, cut to the longest of them."""
-        picked: dict[str, Tensor] = {f.name: getattr(self, f.name)[index] for f in fields(self)}
-        row, response = (int(picked[name].sum(1).max()) for name in ("attention", "mask"))
-        for name, tensor in picked.items():
+        rows: dict[str, Tensor] = {f.name: getattr(self, f.name)[index] for f in fields(self)}
+        longest_row = int(rows["attention"].sum(1).max())
+        longest_response = int(rows["mask"].sum(1).max())
+        for name, tensor in rows.items():
             if tensor.dim() == 2:
-                picked[name] = tensor[:, : row if name in ("ids", "attention") else response]
-        return Batch(**picked)
+                length = longest_row if name in ("ids", "attention") else longest_response
+                rows[name] = tensor[:, :length]
+        return Batch(**rows)
 
     def concatenate(self, other: Batch) -> Batch:
-        """Return the rows of both; the other's groups are numbered on, so that none are joined."""
+        """Return the rows of both; the other's groups get new numbers, so that none are joined."""
         shift = int(self.group.max()) + 1 - int(other.group.min())
-        parts = self, replace(other, group=other.group + shift)
-        return Batch(**{f.name: _stack(*(getattr(p, f.name) for p in parts)) for f in fields(self)})
+        renumbered = replace(other, group=other.group + shift)
+        names = [f.name for f in fields(self)]
+        return Batch(**{n: _stack(getattr(self, n), getattr(renumbered, n)) for n in names})
 
     def micro_batches(self, max_tokens: int) -> Iterator[tuple[Tensor, Batch]]:
         """Yield row numbers and rows, long rows first, at most `max_tokens` padded tokens at once.
 
-        The plan depends on lengths alone: two passes over one batch are cut alike.
+        The cut depends on lengths alone: two passes over one batch are cut alike.
         """
         lengths = self.attention.sum(1)
         order = torch.argsort(lengths, descending=True, stable=True)
@@ -116,18 +122,21 @@ class Batch:
         return [torch.isin(self.group, part).nonzero()[:, 0] for part in parts]
 
     def informative(self) -> Tensor:
-        """Return a bool per row: false where all outcomes of the group are alike."""
+        """Return a bool per row: false if all outcomes of its group are alike.
+
+        Unlabeled rows are true: an outcome that is not a number is like no other.
+        """
         alike = (self.outcome == self.outcome[:, None]) | (self.group != self.group[:, None])
         return ~alike.all(1)
 
 
-def read(forward: Callable[[Batch], Tensor], batch: Batch, max_tokens: int) -> Tensor:
-    """Return what `forward` says of a whole batch (B, T), without gradient."""
-    found = torch.zeros_like(batch.mask)
+def forward_no_grad(forward: Callable[[Batch], Tensor], batch: Batch, max_tokens: int) -> Tensor:
+    """Return `forward` of a whole batch (B, T), computed in micro-batches without gradient."""
+    output = torch.zeros_like(batch.mask)
     with torch.no_grad():
         for rows, micro in batch.micro_batches(max_tokens):
-            found[rows, : micro.mask.shape[1]] = forward(micro)
-    return found
+            output[rows, : micro.mask.shape[1]] = forward(micro)
+    return output
 
 
 def _pad(rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: float) -> Tensor:

@@ -1,19 +1,19 @@
 """One iteration of TEMPO: recalibrate the critic, then refine the policy, unless it would harm.
 
-The caller samples, stores and publishes; nothing here draws, logs or writes.
+The caller samples, stores and publishes. Nothing here draws, logs or touches a disk; `phase` adds
+the seconds of each step to the process's clock.
 """
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from tempo_trainer.algorithm import objective, steps
-from tempo_trainer.algorithm.batch import Batch, read
-from tempo_trainer.algorithm.fitness import describe, measure, refuse
+from tempo_trainer.algorithm.batch import Batch, forward_no_grad
+from tempo_trainer.algorithm.fitness import measure, refusal_reason, value_stats
 from tempo_trainer.algorithm.networks import Critic, Networks, Policy
 from tempo_trainer.algorithm.optimiser import Update
-from tempo_trainer.algorithm.reports import EMReport, MStep, Shift, Signal, Updates
+from tempo_trainer.algorithm.reports import AdvantageSignal, EMReport, MStep, PolicyDrift, Updates
 from tempo_trainer.clock import phase
 from tempo_trainer.settings import TrainerSettings
 
@@ -26,89 +26,103 @@ def em_step(
     held_out: Batch,
     settings: TrainerSettings,
 ) -> EMReport:
-    """Make one iteration (algorithm 1, stage 2); `labeled` is this step's batch, then replays.
-
-    Without labeled batches the critic judges as it is.
+    """Make one iteration (algorithm 1, stage 2).
 
     E   φ ← argmin  E[x∈D_L, y∼π_θ] (V_φ(x, y<t) − I)²             recalibrate the critic   (eq. 6)
     M   θ ← argmax  E[x∈D_U, y∼π_θ] A_t · log π_θ(y_t | x, y<t)    refine the policy        (eq. 12)
+
+    `labeled` is this iteration's batch, then the batches to replay, newest first. If it is empty,
+    no E-step is made and the critic gives its advantages as it is.
     """
-    critic, policy = networks.critic, networks.policy
     batch = _policy_batch(labeled, unlabeled, settings)
-    early = judge(critic, batch, settings) if settings.order == "release" else None
-    e_step = recalibrate(critic, labeled, settings)
-    fitness = measure(critic, held_out, settings)
-    signal = early or judge(critic, batch, settings)
-    if refusal := refuse(fitness, signal, settings):
+    if settings.order == "reference_code":
+        signal = advantage_signal(networks.critic, batch, settings)  # of the critic one E-step ago
+        e_step = recalibrate(networks.critic, labeled, settings)
+    else:
+        e_step = recalibrate(networks.critic, labeled, settings)
+        signal = advantage_signal(networks.critic, batch, settings)
+    fitness = measure(networks.critic, held_out, settings)
+    if refusal := refusal_reason(fitness, signal, settings):
         return EMReport(e_step, fitness, signal, refusal=refusal)
-    return EMReport(e_step, fitness, signal, refine(policy, batch, signal.advantages, settings))
+    m_step = refine(networks.policy, batch, signal.advantages, settings)
+    return EMReport(e_step, fitness, signal, m_step)
 
 
 @phase("e_step")
 def recalibrate(critic: Critic, batches: Sequence[Batch], settings: TrainerSettings) -> Updates:
-    """Fit the critic to the outcomes of labeled rollouts: the E-step; `batches` newest first."""
-    recent, size = batches[: 1 + settings.replay_batches], settings.tokens_per_microbatch
-    alike = settings.critic_keeps_zero_variance
-    known = [b.labeled & (b.informative() | alike) for b in recent]
-    fit = [b.select(rows) for b, rows in zip(recent, known, strict=True) if rows.any()][::-1]
-    old = [read(critic.values, b, size) if settings.value_clip else None for b in fit]
-    order = list(zip(fit, old, strict=True)) * settings.critic_epochs
-    return Updates.of([steps.fit(critic, batch, before, settings) for batch, before in order])
+    """Fit the critic to the outcomes of labeled rollouts (eq. 6); `batches` are newest first."""
+    recent = batches[: 1 + settings.replay_batches]
+    usable = [(batch, _critic_rows(batch, settings)) for batch in recent]
+    # Oldest first, so that the last step is on responses of the policy as it is now: the critic
+    # rates such responses next.
+    epoch = [batch.select(rows) for batch, rows in reversed(usable) if rows.any()]
+    updates = [
+        steps.critic_step(critic, batch, settings) for batch in epoch * settings.critic_epochs
+    ]
+    return Updates.of(updates)
 
 
 @phase("values")
-def judge(critic: Critic, batch: Batch, settings: TrainerSettings) -> Signal:
-    """Let the critic reward unlabeled rollouts, and weigh each token (eq. 11)."""
-    values = read(critic.values, batch, settings.tokens_per_microbatch)
-    labeled, sign = batch.labeled, settings.reward_sign
+def advantage_signal(critic: Critic, batch: Batch, settings: TrainerSettings) -> AdvantageSignal:
+    """Give each rollout its reward, and each of its tokens its advantage (eq. 11)."""
+    values = forward_no_grad(critic.values, batch, settings.tokens_per_microbatch)  # (B, T)
+    labeled = batch.labeled  # (B,)
+    sign = settings.reward_sign
     reward = objective.terminal_reward(batch.outcome, labeled, values, batch.mask, sign=sign)
     mask = batch.mask * ~batch.truncated[:, None] if settings.mask_truncated else batch.mask
-    raw = objective.raw_advantages(reward, values, mask)
+    raw = objective.raw_advantages(reward, values, mask)  # (B, T)
+    # Of unlabeled tokens only: outcomes would hide a critic that says the same of every token.
     mean, variance = objective.moments(raw, mask * ~labeled[:, None])
-    if settings.estimator == "em_gae":
-        raw = objective.gae(reward, values, mask, decay=settings.gae_decay)
-    a = _whiten(raw, mask, labeled, settings)
     if settings.estimator == "em":
-        a = objective.group_advantages(reward.clamp(-1, 1), batch.group)[:, None] * mask
-    return Signal(
-        advantages=a,
+        # A value overshoots −1 and +1, an outcome cannot: both are brought to one scale.
+        per_row = objective.group_advantages(reward.clamp(-1, 1), batch.group)  # (B,)
+        advantages = per_row[:, None] * mask
+    else:
+        # Over labeled and unlabeled tokens together, before any cut into minibatches.
+        advantages = objective.whiten(raw, mask, floor=settings.advantage_std_floor)
+    return AdvantageSignal(
+        advantages=advantages,
         reward=reward[~labeled].mean().item(),
         advantage_mean=mean.item(),
         advantage_std=variance.sqrt().item(),
         labeled_rows=int(labeled.sum()),
-        verdicts=describe(values, batch),
+        value_stats=value_stats(values, batch),
     )
 
 
 @phase("m_step")
 def refine(policy: Policy, batch: Batch, a: Tensor, settings: TrainerSettings) -> MStep:
-    """Raise the log-probability of tokens with a positive advantage: the M-step."""
+    """Raise the log-probability of tokens with a positive advantage `a` (B, T) (eq. 12)."""
     parts = batch.minibatches(settings.minibatches)
-    rows, size = [batch.select(part) for part in parts], settings.tokens_per_microbatch
-    # With one minibatch the old log-probabilities are those of its only pass: no pass for them.
-    old = [read(policy.logprobs, b, size) if len(parts) > 1 else None for b in rows]
-    made: list[tuple[Update, Shift]] = []
-    for part, b, o in zip(parts, rows, old, strict=True):
-        weights = a[part, : b.mask.shape[1]]
-        made.append(steps.improve(policy, b, weights, o, settings, first=not made))
-    updates, shifts = zip(*made, strict=True)
-    return MStep(Updates.of(updates), Shift.average(shifts))
+    minibatches = [batch.select(rows) for rows in parts]
+    size = settings.tokens_per_microbatch
+    # All old log-probabilities are read before the first step. A single minibatch needs none: its
+    # only pass is on policy.
+    on_policy = len(parts) == 1
+    old = [None if on_policy else forward_no_grad(policy.logprobs, b, size) for b in minibatches]
+    updates: list[Update] = []
+    drifts: list[PolicyDrift] = []
+    for rows, minibatch, before in zip(parts, minibatches, old, strict=True):
+        own = a[rows, : minibatch.mask.shape[1]]  # a minibatch is cut to its longest row
+        update, drift = steps.policy_step(policy, minibatch, own, before, settings)
+        updates.append(update)
+        drifts.append(drift)
+    return MStep(Updates.of(updates), PolicyDrift.of(drifts))
 
 
 def _policy_batch(labeled: Sequence[Batch], unlabeled: Batch, settings: TrainerSettings) -> Batch:
-    """Return what the policy learns from; labeled groups with outcomes all alike teach nothing."""
-    if not labeled or not settings.labeled_in_policy or not labeled[0].informative().any():
+    """Return the rows that the policy learns from."""
+    if not labeled or not settings.labeled_in_policy:
         return unlabeled
-    return unlabeled.concatenate(labeled[0].select(labeled[0].informative()))
+    # A group whose outcomes are all alike says nothing about which response is the better one.
+    informative = labeled[0].informative()
+    if not informative.any():
+        return unlabeled
+    return unlabeled.concatenate(labeled[0].select(informative))
 
 
-def _whiten(raw: Tensor, mask: Tensor, labeled: Tensor, settings: TrainerSettings) -> Tensor:
-    return objective.advantages(
-        raw,
-        mask,
-        labeled,
-        per_domain=settings.whiten_scope == "per_domain",
-        shift_unlabeled=settings.whiten_shift_unlabeled,
-        floor=settings.advantage_std_floor,
-        most=settings.advantage_clamp or math.inf,
-    )
+def _critic_rows(batch: Batch, settings: TrainerSettings) -> Tensor:
+    """Return a bool per row: whether the critic learns from it."""
+    if settings.critic_keeps_zero_variance:
+        return batch.labeled
+    return batch.labeled & batch.informative()

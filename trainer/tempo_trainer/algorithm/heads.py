@@ -1,4 +1,4 @@
-"""What is read from the base's hidden states: log-probabilities of tokens, and values."""
+"""Log-probabilities of tokens, and values, from the base's hidden states."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 LOGITS_AT_ONCE = 2**27
-"""Elements of the largest piece of logits: half a GiB in float32."""
+"""Elements of the largest piece of logits; in float32 it takes half a GiB."""
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """log softmax(h Wᵀ)[y] for a frozen W, a piece of the vocabulary's rows at a time.
+    """log softmax(h Wᵀ)[y] for a frozen W, `rows` tokens at a time.
 
-    The gradient, W[y] − softmax(h Wᵀ) W, is formed in the forward pass: no logits are kept.
+    The gradient by h, W[y] − softmax(h Wᵀ) W, is formed in the forward pass, so that no logits are
+    kept: they are (N, V), and V is often above 100,000.
     """
 
     @staticmethod
@@ -36,9 +37,9 @@ class TokenLogprobs(torch.autograd.Function):
 
 
 class ValueHead(nn.Module):
-    """V = w · h / (rms(h) √H) + b in float32, 0 at the start.
+    """V = w · h / (rms(h) √H) + b in float32; w and b begin at 0.
 
-    The features have norm one: a step of Adam then moves V alike in a small and in a large model.
+    The features have norm one, so that a step of Adam moves V alike in small and large models.
     """
 
     def __init__(self, hidden_size: int) -> None:

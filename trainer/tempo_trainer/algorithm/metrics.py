@@ -1,7 +1,7 @@
-"""Figures about held-out questions, and the gate that they open: numpy only, no model.
+"""Figures about held-out questions: numpy only, no model.
 
-Outcomes are -1 or +1, a value V is read as the probability (V + 1) / 2. A figure that the data
-cannot give (one class only, no question) is not a number.
+Outcomes are -1 (wrong) or +1 (right). A value V means the probability p = (V + 1) / 2. A figure
+that the data cannot give (one class only, no question) is not a number.
 """
 
 import math
@@ -24,6 +24,7 @@ def auroc(values: Array, outcomes: Array) -> float:
     if not len(right) or not len(wrong) or not np.isfinite(values).all():
         return math.nan
     wrong = np.sort(wrong)
+    # Twice the number of wrong values below each right one; a tie counts once, so one half.
     below = np.searchsorted(wrong, right, "left") + np.searchsorted(wrong, right, "right")
     return float(below.mean() / (2 * len(wrong)))
 
@@ -35,9 +36,9 @@ def brier(values: Array, outcomes: Array) -> float:
 
 def within_auroc(values: Array, outcomes: Array, groups: Array) -> float:
     """Mean AUROC within the questions that were answered both right and wrong."""
-    found = [auroc(values[groups == g], outcomes[groups == g]) for g in np.unique(groups)]
-    known = [figure for figure in found if not math.isnan(figure)]
-    return float(np.mean(known)) if known else math.nan
+    figures = [auroc(values[groups == g], outcomes[groups == g]) for g in np.unique(groups)]
+    finite = [figure for figure in figures if not math.isnan(figure)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 def reliability(
@@ -46,7 +47,8 @@ def reliability(
     """Mean p, share of right responses, and responses, for each of `bins` equal widths of p."""
     if not np.isfinite(values).all():
         return []
-    p, right = np.clip((values + 1) / 2, 0, 1), outcomes > 0
+    p = np.clip((values + 1) / 2, 0, 1)
+    right = outcomes > 0
     index = np.minimum((p * bins).astype(int), bins - 1)
     return [
         (float(p[at].mean()), float(right[at].mean()), int(at.sum()))
@@ -61,8 +63,9 @@ def ece(values: Array, outcomes: Array, *, bins: int = 10) -> float:
 
 
 def correlation(x: Array, y: Array) -> float:
-    """Pearson's correlation; not a number where one side is constant."""
-    x, y = x - x.mean(), y - y.mean()
+    """Pearson's correlation; not a number if one side is constant."""
+    x = x - x.mean()
+    y = y - y.mean()
     norm = math.sqrt(float((x**2).sum()) * float((y**2).sum()))
     return float((x * y).sum()) / norm if norm > 0 else math.nan
 
@@ -74,11 +77,15 @@ def explained_variance(values: Array, outcomes: Array) -> float:
 
 
 def advantage_cosine(values: Array, outcomes: Array, *, mask: Array) -> float:
-    """cos(V_L − V_t, I − V_t) over sampled tokens: what the M-step would use against the truth."""
+    """cos(V_L − V_t, I − V_t) over sampled tokens: the M-step's advantages against the true ones.
+
+    `values` and `mask` are (B, T), `outcomes` (B,).
+    """
     last = values[np.arange(len(values)), mask.sum(1).astype(int) - 1]
-    used, true = (last[:, None] - values) * mask, (outcomes[:, None] - values) * mask
-    norm = math.sqrt(float((used**2).sum()) * float((true**2).sum()))
-    return float((used * true).sum()) / norm if norm > 0 else math.nan
+    advantages = (last[:, None] - values) * mask
+    true = (outcomes[:, None] - values) * mask
+    norm = math.sqrt(float((advantages**2).sum()) * float((true**2).sum()))
+    return float((advantages * true).sum()) / norm if norm > 0 else math.nan
 
 
 def avg_at_n(outcomes: Array) -> Array:
@@ -87,7 +94,10 @@ def avg_at_n(outcomes: Array) -> Array:
 
 
 def pass_at_k(outcomes: Array, k: int) -> Array:
-    """1 − C(n − c, k) / C(n, k) per question with c of n right: without bias, not by resampling."""
+    """1 − C(n − c, k) / C(n, k) per question with c of n right: exact and unbiased, no resampling.
+
+    `outcomes` is (questions, n).
+    """
     n = outcomes.shape[1]
     if not 1 <= k <= n:
         raise ValueError(f"k is {k} with {n} responses a question; choose 1 to {n}")
@@ -111,12 +121,15 @@ class Interval:
 
 
 def paired_bootstrap(differences: Array, *, seed: int = 0, tail: float = 0.05) -> Interval:
-    """Resample questions, not responses: `differences` holds one paired difference per question.
+    """Return the mean of `differences`, one per question, with its bootstrap bounds.
 
-    `tail` is the share beyond each bound: two one-sided 95 % bounds, or with 0.025 one interval.
+    Questions are resampled, not responses. `tail` is the share beyond each bound: 0.05 gives two
+    one-sided 95 % bounds, 0.025 a two-sided 95 % interval.
     """
-    generator, n = np.random.default_rng(seed), len(differences)
-    shape, pieces = (RESAMPLES_AT_ONCE, n), range(RESAMPLES // RESAMPLES_AT_ONCE)
+    generator = np.random.default_rng(seed)
+    n = len(differences)
+    shape = (RESAMPLES_AT_ONCE, n)
+    pieces = range(RESAMPLES // RESAMPLES_AT_ONCE)  # all at once would be 10,000 × n numbers
     resamples = (differences[generator.integers(n, size=shape)] for _ in pieces)
     means = np.concatenate([resample.mean(1) for resample in resamples])
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -124,7 +137,10 @@ def paired_bootstrap(differences: Array, *, seed: int = 0, tail: float = 0.05) -
 
 
 def detectable_difference(differences: Array) -> float:
-    """The true difference whose lower 95 % bound is above zero in four cases of five."""
+    """The true difference whose lower 95 % bound is above zero in four cases of five.
+
+    `differences` holds one difference per question.
+    """
     if len(differences) < 2:
         return math.inf
     return float(2.486 * differences.std(ddof=1) / math.sqrt(len(differences)))  # z.95 + z.80

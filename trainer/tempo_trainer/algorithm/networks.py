@@ -3,7 +3,7 @@
     with policy.active():
         loss(policy.logprobs(batch)).backward()
 
-PEFT computes with one adapter at a time and takes the gradient from the other, without a word. So
+PEFT computes with one adapter at a time and silently takes the gradient from the other one. So
 adapters are switched in `Networks.active` and nowhere else, and a backward pass that runs while the
 other adapter is active raises AdapterSwitchError.
 """
@@ -28,23 +28,24 @@ from tempo_trainer.algorithm.heads import ValueHead, token_logprobs
 from tempo_trainer.algorithm.optimiser import Groups, Optimiser
 from tempo_trainer.settings import TrainerSettings
 
-POLICY, CRITIC = "policy", "critic"
+POLICY = "policy"
+CRITIC = "critic"
 
 
 class AdapterSwitchError(TempoError, RuntimeError):
-    """A backward pass ran while the other adapter was active; its gradients would be lost."""
+    """A backward pass ran while the other adapter was active, so its gradients would be lost."""
 
 
 class UnsupportedModelError(TempoError, ValueError):
-    """The base model's log-probabilities cannot be had from its hidden states and its lm_head."""
+    """Hidden states and lm_head do not give the base model's own log-probabilities."""
 
 
 class StateMismatchError(TempoError, ValueError):
-    """The saved state is of other adapters; restore with the settings it was saved with."""
+    """The saved state has other adapters; restore with the settings that it was saved with."""
 
 
 class Networks:
-    """The base and what is trained on it."""
+    """The frozen base, its two adapters and the value head."""
 
     def __init__(self, base: PreTrainedModel, settings: TrainerSettings) -> None:
         base.requires_grad_(False).eval()
@@ -58,7 +59,7 @@ class Networks:
         self._lm_head: Tensor = base.get_output_embeddings().weight
         self._precision: torch.dtype = base.dtype
         self._rounds = base.dtype == torch.bfloat16
-        self._role: str | None = None
+        self._active: str | None = None
         self.device: torch.device = base.device
         self.pad_id = int(base.config.pad_token_id or 0)
         with torch.random.fork_rng(devices=[]):
@@ -66,7 +67,7 @@ class Networks:
             self._model = self._add_adapters(base, settings)
         self.policy = Policy(self, settings)
         self.critic = Critic(self, settings)
-        self._refuse_other_logits(probe[0], expected[0])
+        self._raise_if_other_logits(probe[0], expected[0])
 
     @classmethod
     def load(cls, model_dir: str | Path, settings: TrainerSettings) -> "Networks":
@@ -83,10 +84,10 @@ class Networks:
         return cls(base.to(device), settings)
 
     @contextmanager
-    def active(self, role: str) -> Iterator[None]:
-        """Compute with one role's adapter; forward and backward belong inside together."""
-        before = self._role
-        self._switch(role)
+    def active(self, adapter: str) -> Iterator[None]:
+        """Compute with POLICY's or CRITIC's adapter; put forward and backward inside together."""
+        before = self._active
+        self._switch(adapter)
         try:
             yield
         finally:
@@ -97,53 +98,57 @@ class Networks:
         with torch.no_grad(), self._model.disable_adapter():
             return self.logprobs(batch, None)
 
-    def logprobs(self, batch: Batch, role: str | None) -> Float[Tensor, "B T"]:
+    def logprobs(self, batch: Batch, adapter: str | None) -> Float[Tensor, "B T"]:
         """Return log π(y_t | x, y<t) at response positions, 0 on padding."""
         tokens = batch.tokens.to(self.device)[batch.mask.to(self.device).bool()]  # (N,)
-        return _spread(token_logprobs(self.states(batch, role), self._lm_head, tokens), batch.mask)
+        states = self.states(batch, adapter)
+        return _spread(token_logprobs(states, self._lm_head, tokens), batch.mask)
 
-    def next_logprobs(self, ids: Int[Tensor, "B S"], cache: Any, role: str) -> Float[Tensor, "B V"]:
-        """Return log π(· | ids) of what comes next, and add keys and values to the `cache`."""
+    def next_logprobs(
+        self, ids: Int[Tensor, "B S"], cache: Any, adapter: str
+    ) -> Float[Tensor, "B V"]:
+        """Return log π(· | ids) of the next token, and add keys and values to the `cache`."""
         with torch.no_grad():
-            last = self._hidden(ids.to(self.device), role, cache)[:, -1]
+            last = self._hidden(ids.to(self.device), adapter, cache)[:, -1]
             return (last @ self._lm_head.T).float().log_softmax(-1)
 
-    def states(self, batch: Batch, role: str | None) -> Float[Tensor, "N H"]:
-        """Return the last hidden states before each response token, rows one after another."""
+    def states(self, batch: Batch, adapter: str | None) -> Float[Tensor, "N H"]:
+        """Return the last layer's state before each of the N response tokens, row after row."""
         length = batch.ids.shape[1]
         rows = torch.arange(len(batch))[:, None] * length  # (B, 1)
         index = (batch.positions + rows)[batch.mask.bool()].to(self.device)  # (N,)
-        hidden = self._hidden(batch.ids.to(self.device), role)
+        hidden = self._hidden(batch.ids.to(self.device), adapter)
         if hidden.requires_grad:
-            hidden.register_hook(lambda _: self._refuse_other_adapter(role))
-        picked: Tensor = hidden.flatten(0, 1).index_select(0, index)
-        return picked
+            hidden.register_hook(lambda _: self._raise_if_other_adapter(adapter))
+        states: Tensor = hidden.flatten(0, 1).index_select(0, index)
+        return states
 
-    def adapter_parameters(self, role: str) -> dict[str, nn.Parameter]:
-        """Return one role's adapter by name."""
-        return {n: p for n, p in self._model.named_parameters() if f".{role}." in n}
+    def adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        """Return the parameters of POLICY's or CRITIC's adapter by name."""
+        return {n: p for n, p in self._model.named_parameters() if f".{adapter}." in n}
 
     def state_dict(self) -> dict[str, Any]:
         """Return adapters, value head and both optimisers, copied to the CPU."""
         return {
             "weights": {name: p.detach().cpu().clone() for name, p in self._trained().items()},
-            "optimisers": {r.name: r.optimiser.state_dict() for r in (self.policy, self.critic)},
+            "optimisers": {a.name: a.optimiser.state_dict() for a in (self.policy, self.critic)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        trained, weights = self._trained(), state["weights"]
+        """Restore what `state_dict` returned; raise StateMismatchError for other adapters."""
+        trained = self._trained()
+        weights = state["weights"]
         shapes = {name: tuple(p.shape) for name, p in trained.items()}
         if {name: tuple(tensor.shape) for name, tensor in weights.items()} != shapes:
             raise StateMismatchError(
-                f"the saved state has {len(weights)} tensors, other than the {len(shapes)} of these"
-                " adapters; restore with the base model and the ranks it was saved with"
+                f"the {len(weights)} tensors of the saved state do not fit the {len(shapes)} of"
+                " these adapters; restore with the base model and the ranks it was saved with"
             )
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(weights[name])
-        for role in (self.policy, self.critic):
-            role.optimiser.load_state_dict(state["optimisers"][role.name])
+        for adapter in (self.policy, self.critic):
+            adapter.optimiser.load_state_dict(state["optimisers"][adapter.name])
 
     def _trained(self) -> dict[str, nn.Parameter]:
         return {
@@ -156,41 +161,42 @@ class Networks:
         modules = self._backbone.named_modules()
         linear = {n.rsplit(".", 1)[-1] for n, module in modules if isinstance(module, nn.Linear)}
         lora = partial(LoraConfig, target_modules=linear, task_type="CAUSAL_LM")
-        rank, alpha, critic_rank = settings.lora_rank, settings.lora_alpha, settings.critic_rank
-        critic_alpha = max(1, round(alpha * critic_rank / rank))
-        model = get_peft_model(base, lora(r=rank, lora_alpha=alpha), adapter_name=POLICY)
-        model.add_adapter(CRITIC, lora(r=critic_rank, lora_alpha=critic_alpha))
+        policy = lora(r=settings.lora_rank, lora_alpha=settings.lora_alpha)
+        critic_alpha = round(settings.lora_alpha * settings.critic_rank / settings.lora_rank)
+        critic = lora(r=settings.critic_rank, lora_alpha=max(1, critic_alpha))
+        model = get_peft_model(base, policy, adapter_name=POLICY)
+        model.add_adapter(CRITIC, critic)
         for module in model.modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False  # autocast does it, without float32 copies
         return model
 
     def _hidden(
-        self, ids: Int[Tensor, "B S"], role: str | None, cache: Any = None
+        self, ids: Int[Tensor, "B S"], adapter: str | None, cache: Any = None
     ) -> Float[Tensor, "B S H"]:
         # Adapters are float32; under autocast the pass rounds them as vLLM's bfloat16 copy is.
         with (
-            self.active(role) if role else nullcontext(),
+            self.active(adapter) if adapter else nullcontext(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounds),
         ):
-            found: Tensor = self._backbone(
+            hidden: Tensor = self._backbone(
                 input_ids=ids, past_key_values=cache, use_cache=cache is not None
             ).last_hidden_state
-        return found
+        return hidden
 
-    def _switch(self, role: str | None) -> None:
-        if role is not None and role != self._role:
-            self._model.set_adapter(role)
-        self._role = role
+    def _switch(self, adapter: str | None) -> None:
+        if adapter is not None and adapter != self._active:
+            self._model.set_adapter(adapter)
+        self._active = adapter
 
-    def _refuse_other_adapter(self, role: str | None) -> None:
-        if self._role != role:
+    def _raise_if_other_adapter(self, adapter: str | None) -> None:
+        if self._active != adapter:
             raise AdapterSwitchError(
-                f"the backward pass of the {role} ran while the active adapter was {self._role};"
-                f" keep forward and backward inside one `with {role}.active()`"
+                f"the backward pass of the {adapter} ran while the active adapter was"
+                f" {self._active}; keep forward and backward inside one `with {adapter}.active()`"
             )
 
-    def _refuse_other_logits(self, ids: Int[Tensor, "S"], expected: Float[Tensor, "S V"]) -> None:
+    def _raise_if_other_logits(self, ids: Int[Tensor, "S"], expected: Float[Tensor, "S V"]) -> None:
         """Raise unless fresh adapters, hidden states and lm_head give the base's own logits."""
         with torch.no_grad():
             hidden = self._hidden(ids[None], POLICY)[0]
@@ -202,8 +208,8 @@ class Networks:
             )
 
 
-class Role:
-    """One adapter, and the optimiser of what is trained with it."""
+class TrainedAdapter:
+    """One adapter, and the optimiser of its parameters and of those trained with it."""
 
     name: str
 
@@ -212,16 +218,16 @@ class Role:
         self.optimiser = Optimiser(groups, settings)
 
     def active(self) -> AbstractContextManager[None]:
-        """Return the context in which forward and backward passes of this role run."""
+        """Return the context in which forward and backward passes with this adapter run."""
         return self._networks.active(self.name)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what is trained."""
+        """Return the parameters that are trained."""
         return self.optimiser.parameters()
 
 
-class Policy(Role):
-    """π_θ: the base with the policy's adapter; what answers users."""
+class Policy(TrainedAdapter):
+    """π_θ: the base with the policy's adapter; it answers users."""
 
     name = POLICY
 
@@ -236,6 +242,7 @@ class Policy(Role):
     @contextmanager
     def scaled(self, factor: float) -> Iterator[None]:
         """Compute and export with the adapter times `factor` (WiSE-FT, arXiv:2109.01903)."""
+        # An adapter is the product B A: scaling B scales it.
         named = self._networks.adapter_parameters(POLICY).items()
         weights = [(p, p.detach().clone()) for name, p in named if ".lora_B." in name]
         try:
@@ -254,7 +261,8 @@ class Policy(Role):
 
     def export(self, directory: Path) -> None:
         """Write the adapter as PEFT's two files, in the base's precision, for vLLM to load."""
-        model, precision = self._networks._model, self._networks._precision
+        model = self._networks._model
+        precision = self._networks._precision
         config = model.peft_config[POLICY].to_dict()
         config["target_modules"] = sorted(config["target_modules"])
         config["inference_mode"] = True
@@ -268,7 +276,7 @@ class Policy(Role):
         (directory / "adapter_config.json").write_text(text)
 
 
-class Critic(Role):
+class Critic(TrainedAdapter):
     """V_φ: the base with the critic's adapter, and the value head."""
 
     name = CRITIC
@@ -277,8 +285,11 @@ class Critic(Role):
         self.value_head = ValueHead(networks._lm_head.shape[1]).to(networks.device)
         adapter = list(networks.adapter_parameters(CRITIC).values())
         head = list(self.value_head.parameters())
-        rates = settings.critic_learning_rate, settings.value_head_learning_rate
-        super().__init__(networks, zip((adapter, head), rates, strict=True), settings)
+        groups = [
+            (adapter, settings.critic_learning_rate),
+            (head, settings.value_head_learning_rate),
+        ]
+        super().__init__(networks, groups, settings)
 
     def values(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Return V_φ(x, y<t), 0 on padding."""

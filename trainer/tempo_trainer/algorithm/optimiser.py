@@ -1,4 +1,4 @@
-"""AdamW that never applies a step it cannot trust."""
+"""AdamW that discards a step whose loss or gradient is not finite."""
 
 import copy
 import math
@@ -12,12 +12,12 @@ from torch.nn import Parameter
 from tempo_trainer.settings import TrainerSettings
 
 Groups = Iterable[tuple[list[Parameter], float]]
-"""Parameters, and the step size that they share."""
+"""Lists of parameters, each with the step size that its parameters share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One optimiser step: its loss, the norm of its gradient before clipping, and its fate."""
+    """One optimiser step: its loss, and the norm of its gradient before clipping."""
 
     loss: float
     grad_norm: float
@@ -28,19 +28,19 @@ class Optimiser:
     """AdamW without weight decay, with a constant step size per group and a clipped gradient."""
 
     def __init__(self, groups: Groups, settings: TrainerSettings) -> None:
-        parts = [{"params": parameters, "lr": rate} for parameters, rate in groups]
+        rates = [{"params": parameters, "lr": rate} for parameters, rate in groups]
         betas = (settings.adam_beta1, settings.adam_beta2)
-        self._adam = torch.optim.AdamW(parts, betas=betas, weight_decay=0.0, fused=True)
+        self._adam = torch.optim.AdamW(rates, betas=betas, weight_decay=0.0, fused=True)
         self._grad_clip = settings.grad_clip
         self.discarded = 0
-        """Steps in a row, up to now, that could not be trusted."""
+        """Number of the last steps in a row that were discarded."""
 
     def parameters(self) -> list[Parameter]:
-        """Return what is optimised."""
+        """Return the parameters that are optimised."""
         return [p for group in self._adam.param_groups for p in group["params"]]
 
     def step(self, loss: float) -> Update:
-        """Apply the gathered gradients, unless loss or gradient is not finite, and forget them."""
+        """Apply the accumulated gradients if they and the loss are finite; drop them anyway."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), self._grad_clip))
         applied = math.isfinite(loss) and math.isfinite(norm)
         self.discarded = 0 if applied else self.discarded + 1
@@ -64,5 +64,5 @@ class Optimiser:
             {**saved, "lr": now["lr"], "betas": now["betas"]}
             for saved, now in zip(state["param_groups"], self._adam.param_groups, strict=True)
         ]
-        # Copied, since torch would go on in the caller's own tensors.
+        # Copied, because torch would go on to write into the caller's own tensors.
         self._adam.load_state_dict(copy.deepcopy({**state, "param_groups": groups}))

@@ -1,4 +1,4 @@
-"""What an iteration tells: frozen values whose field names are the metric keys."""
+"""Reports of an iteration: frozen values whose field names are the keys of the metrics."""
 
 import math
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ class Updates:
     @classmethod
     def of(cls, updates: Sequence[Update]) -> Self:
         """Summarise optimiser steps."""
-        good = [update for update in updates if update.applied]
+        applied = [update for update in updates if update.applied]
         return cls(
-            loss=mean([update.loss for update in good]),
-            grad_norm=mean([update.grad_norm for update in good]),
+            loss=mean([update.loss for update in applied]),
+            grad_norm=mean([update.grad_norm for update in applied]),
             steps=len(updates),
-            discarded=len(updates) - len(good),
+            discarded=len(updates) - len(applied),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Fitness:
-    """How well the critic judges rollouts of labeled questions that it never trains on."""
+    """The critic against the outcomes of held-out rollouts, on which it never trains."""
 
     auroc: float
     brier: float
@@ -47,8 +47,11 @@ class Fitness:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """The critic's last values on unlabeled responses: where a policy that hacks it shows."""
+class ValueStats:
+    """The critic's last values on unlabeled responses; a policy that hacks the critic shows here.
+
+    The correlation is that of a response's value with its length.
+    """
 
     value_std: float
     value_outside: float
@@ -59,48 +62,55 @@ class Verdicts:
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
-    """What the policy is to learn from; mean and deviation are of raw unlabeled advantages."""
+class AdvantageSignal:
+    """The signal that the policy learns from; mean and deviation are of raw unlabeled advantages.
 
-    advantages: Tensor  # (B, T) whitened
+    `advantages` (B, T) are whitened, or normalised by question; `reward` is the unlabeled mean.
+    """
+
+    advantages: Tensor
     reward: float
     advantage_mean: float
     advantage_std: float
     labeled_rows: int = 0
-    verdicts: Verdicts | None = None
+    value_stats: ValueStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
-    """How far the policy was from its old self, and the trainer from the sampler."""
+class PolicyDrift:
+    """Distances of the policy from its old self and from the base, and of the trainer from vLLM."""
 
     approx_kl: float
     clip_fraction: float
     sampler_kl: float
     capped_fraction: float
     base_kl: float
+    first_ratio_gap: float = 0.0
+    """Largest |π_θ/π_old − 1| of a token. In the first minibatch both have the same weights, so a
+    gap there is between two passes over one batch: 0 on a CPU, perhaps not on a GPU."""
 
     @classmethod
-    def average(cls, shifts: Sequence["Shift"]) -> Self:
-        """Return the mean of each figure over minibatches."""
-        return cls(**{f.name: mean([getattr(s, f.name) for s in shifts]) for f in fields(cls)})
+    def of(cls, drifts: Sequence["PolicyDrift"]) -> Self:
+        """Return the mean of each figure over minibatches, and the first one's gap."""
+        means = {f.name: mean([getattr(d, f.name) for d in drifts]) for f in fields(cls)}
+        return cls(**means | {"first_ratio_gap": drifts[0].first_ratio_gap})
 
 
 @dataclass(frozen=True, slots=True)
 class MStep:
-    """What refinement did."""
+    """The optimiser steps of a refinement, and how far they moved the policy."""
 
     updates: Updates
-    shift: Shift
+    drift: PolicyDrift
 
 
 @dataclass(frozen=True, slots=True)
 class EMReport:
-    """One iteration; `refusal` says why no M-step was made."""
+    """One iteration; `refusal` is the reason why no M-step was made, or empty."""
 
     e_step: Updates
     fitness: Fitness
-    signal: Signal
+    signal: AdvantageSignal
     m_step: MStep | None = None
     refusal: str = ""
 
@@ -113,14 +123,18 @@ class EMReport:
 
     def metrics(self) -> dict[str, float]:
         """Return the figures by concern; one that is not finite is left out, as JSON has none."""
-        made = (self.m_step.updates, self.m_step.shift) if self.m_step else ()
-        policy = figures("m_step", self.signal, self.signal.verdicts, *made)
-        return figures("e_step", self.e_step, self.fitness) | policy
+        policy: list[Any] = [self.signal, self.signal.value_stats]
+        if self.m_step:
+            policy += [self.m_step.updates, self.m_step.drift]
+        return figures("e_step", self.e_step, self.fitness) | figures("m_step", *policy)
 
 
-def figures(step: str, *parts: Any) -> dict[str, float]:
-    """Return the finite numbers of an E- or M-step's reports under the names of the metrics."""
-    numbers = ((f.name, getattr(part, f.name)) for part in parts if part for f in fields(part))
+def figures(step: str, *reports: Any) -> dict[str, float]:
+    """Return the finite numbers of reports under the names of the metrics; None is skipped.
+
+    `step` is `e_step` or `m_step`.
+    """
+    numbers = ((f.name, getattr(r, f.name)) for r in reports if r for f in fields(r))
     return {
         f"{step}/{name}": value
         for name, value in numbers

@@ -1,4 +1,4 @@
-"""One optimiser step of the critic or the policy, cut into micro-batches that change nothing."""
+"""One optimiser step of the critic or of the policy, cut into micro-batches that change nothing."""
 
 import math
 
@@ -6,63 +6,57 @@ import torch
 from torch import Tensor
 
 from tempo_trainer.algorithm import objective
-from tempo_trainer.algorithm.batch import Batch, read
+from tempo_trainer.algorithm.batch import Batch, forward_no_grad
 from tempo_trainer.algorithm.networks import Critic, Policy
 from tempo_trainer.algorithm.objective import PerToken, Scalar
 from tempo_trainer.algorithm.optimiser import Update
-from tempo_trainer.algorithm.reports import Shift
+from tempo_trainer.algorithm.reports import PolicyDrift
 from tempo_trainer.settings import TrainerSettings
 
 
-def fit(critic: Critic, batch: Batch, old: Tensor | None, settings: TrainerSettings) -> Update:
-    """Make one step of the critic; with `old` values, their mean moves at most `value_clip`."""
-    total, clip, count = 0.0, settings.value_clip, len(batch)
+def critic_step(critic: Critic, batch: Batch, settings: TrainerSettings) -> Update:
+    """Make one optimiser step of the critic on labeled rows (eq. 6)."""
+    total = 0.0
     with critic.active():
-        for rows, micro in batch.micro_batches(settings.tokens_per_microbatch):
-            values, mask = critic.values(micro), micro.mask
-            before = None if old is None else old[rows, : mask.shape[1]]
-            known = (values, micro.outcome, mask, micro.labeled)
-            loss = objective.critic_loss(*known, denominator=count, old=before, clip=clip)
+        for _, micro in batch.micro_batches(settings.tokens_per_microbatch):
+            loss = objective.critic_loss(
+                critic.values(micro),
+                micro.outcome,
+                micro.mask,
+                micro.labeled,
+                denominator=len(batch),
+            )
             torch.autograd.backward(loss)
             total += loss.item()
     return critic.optimiser.step(total)
 
 
-def improve(
-    policy: Policy,
-    batch: Batch,
-    a: Tensor,
-    old: Tensor | None,
-    settings: TrainerSettings,
-    *,
-    first: bool,
-) -> tuple[Update, Shift]:
-    """Make one step of the policy; without `old` log-probabilities it is on policy."""
-    size, cap, kl = settings.tokens_per_microbatch, settings.importance_cap, settings.kl_coefficient
-    base = read(policy.base_logprobs, batch, size) if kl else None
-    before, now, total = torch.zeros_like(a), torch.zeros_like(a), 0.0
+def policy_step(
+    policy: Policy, batch: Batch, a: Tensor, old: Tensor | None, settings: TrainerSettings
+) -> tuple[Update, PolicyDrift]:
+    """Make one optimiser step of the policy along the advantages `a` (B, T) (eq. 12).
+
+    `old` (B, T) are the log-probabilities before the M-step; None: the batch is on policy.
+    """
+    size = settings.tokens_per_microbatch
+    base = forward_no_grad(policy.base_logprobs, batch, size) if settings.kl_coefficient else None
+    now = torch.zeros_like(a)  # (B, T)
+    total = 0.0
     with policy.active():
         for rows, micro in batch.micro_batches(size):
-            at, mask = (rows, slice(micro.mask.shape[1])), micro.mask
+            at = (rows, slice(micro.mask.shape[1]))  # where the micro-batch stands in the batch
             logprobs = policy.logprobs(micro)
             now[at] = logprobs.detach()
-            before[at] = now[at] if old is None else old[at]
-            # An invariant: both passes cut the batch alike, and nothing has changed in between.
-            assert not first or torch.equal(now[at].nan_to_num(), before[at].nan_to_num())
-            w = objective.importance_weights(before[at], micro.sampled_logprobs, cap=cap)
-            loss = objective.policy_loss(
-                *(logprobs, before[at], a[at], mask, w),
-                low=settings.clip_low,
-                high=settings.clip_high,
-                per_token=settings.policy_ratio == "token",
-                denominator=len(a),
-            )
-            if base is not None:  # a token mean over the whole step
-                share = kl * mask.sum() / batch.mask.sum()
-                loss = loss + share * objective.approx_kl(logprobs, base[at], mask)
+            before = now[at] if old is None else old[at]
+            loss = _policy_loss(logprobs, before, a[at], micro, settings, denominator=len(a))
+            if base is not None:
+                # A token mean over the whole step: a micro-batch counts by its share of the tokens.
+                weight = settings.kl_coefficient * micro.mask.sum() / batch.mask.sum()
+                loss = loss + weight * objective.approx_kl(logprobs, base[at], micro.mask)
             torch.autograd.backward(loss)
             total += loss.item()
-    return policy.optimiser.step(total), _shift(now, before, a, base, batch, settings)
+    update = policy.optimiser.step(total)
+    return update, _drift(now, now if old is None else old, a, base, batch, settings)
 
 
 def clip_fraction(
@@ -78,21 +72,53 @@ def capped_fraction(logprobs: PerToken, sampled: PerToken, mask: PerToken, *, ca
     return (((logprobs - sampled).exp() > (cap or math.inf)) * mask).sum() / mask.sum()
 
 
-def _shift(
+def largest_ratio_gap(logprobs: PerToken, old: PerToken, mask: PerToken) -> Scalar:
+    """max_t |π_θ(y_t) / π_old(y_t) − 1| over the tokens of the mask."""
+    return (torch.expm1(logprobs - old) * mask).abs().max()
+
+
+def _policy_loss(
+    logprobs: Tensor,
+    before: Tensor,
+    a: Tensor,
+    micro: Batch,
+    settings: TrainerSettings,
+    *,
+    denominator: int,
+) -> Tensor:
+    cap = settings.importance_cap
+    return objective.policy_loss(
+        logprobs,
+        before,
+        a,
+        micro.mask,
+        objective.importance_weights(before, micro.sampled_logprobs, cap=cap),
+        low=settings.clip_low,
+        high=settings.clip_high,
+        per_token=settings.policy_ratio == "token",
+        denominator=denominator,
+    )
+
+
+def _drift(
     now: Tensor,
     before: Tensor,
     a: Tensor,
     base: Tensor | None,
     batch: Batch,
     settings: TrainerSettings,
-) -> Shift:
-    mask, sampled, cap = batch.mask, batch.sampled_logprobs, settings.importance_cap
-    low, high, per_token = settings.clip_low, settings.clip_high, settings.policy_ratio == "token"
+) -> PolicyDrift:
+    mask = batch.mask
+    sampled = batch.sampled_logprobs
+    cap = settings.importance_cap
+    per_token = settings.policy_ratio == "token"
     ratio = objective.policy_ratio(now, before, mask, per_token=per_token)
-    return Shift(
+    clipped = clip_fraction(ratio, a, mask, low=settings.clip_low, high=settings.clip_high)
+    return PolicyDrift(
         approx_kl=objective.approx_kl(before, now, mask).item(),
-        clip_fraction=clip_fraction(ratio, a, mask, low=low, high=high).item(),
+        clip_fraction=clipped.item(),
         sampler_kl=objective.approx_kl(sampled, before, mask).item(),
         capped_fraction=capped_fraction(before, sampled, mask, cap=cap).item(),
         base_kl=math.nan if base is None else objective.approx_kl(now, base, mask).item(),
+        first_ratio_gap=largest_ratio_gap(now, before, mask).item(),
     )

@@ -8,7 +8,7 @@ from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.ledger.models import Iteration, Job
 from tempo_trainer import clock
-from tempo_trainer.algorithm.fitness import suspicions, unknown
+from tempo_trainer.algorithm.fitness import suspicions, unknown_reason
 from tempo_trainer.algorithm.reports import EMReport
 from tempo_trainer.errors import StoppedError
 from tempo_trainer.jobs.progress import go_on, set_progress
@@ -111,7 +111,7 @@ def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
         _stop_if_spoiled(learner, job.id)
     after = learner.fitness(adapter)
     message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
-    if why := unknown(after):
+    if why := unknown_reason(after):
         message = f"{message}: {why}"
     figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
     metrics = {"e_steps": steps, "message": message, **figures, **clock.take()}

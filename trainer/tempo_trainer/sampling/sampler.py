@@ -15,16 +15,13 @@ import math
 import re
 import threading
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Protocol
 
 import httpx
 
-from tempo_storage.boxed import first_box_end
 from tempo_storage.errors import TempoError
 from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.worker_settings import WorkerSettings
@@ -173,8 +170,7 @@ class Sampler:
         }
         self._let_users_pass()
         reply = self._post("/v1/completions", body)
-        cut = self._settings.answer_mask
-        choices = [_sample(c, cut=cut) for c in sorted(reply["choices"], key=lambda c: c["index"])]
+        choices = [_sample(c) for c in sorted(reply["choices"], key=lambda c: c["index"])]
         if reply["model"] != adapter and adapter != "tempo-v0":
             raise SamplingError(f"asked {adapter} and {reply['model']} answered; stop training")
         return [choices[i * n : (i + 1) * n] for i in range(len(prompts))]
@@ -231,29 +227,12 @@ class Sampler:
             time.sleep(RETRY_SECONDS)
 
 
-def answered(tokens: Sequence[str], *, stopped: bool) -> int:
-    """Return how many tokens there are up to the one that closes the first box, else all.
-
-    An end-of-sequence token, the last one of a response that `stopped`, counts if it comes next.
-    """
-    end = first_box_end("".join(tokens))
-    if end is None:
-        return len(tokens)
-    kept = bisect_right(list(accumulate(map(len, tokens))), end) + 1
-    return kept + int(stopped and kept == len(tokens) - 1)
-
-
-def _sample(choice: dict[str, Any], *, cut: bool) -> Sample:
-    text, reason = choice["text"], choice["finish_reason"] or "abort"
-    count = len(choice["token_ids"])
-    if cut:  # tokens that are cut off are masked, and the verifier reads the same box
-        count = answered(choice["logprobs"]["tokens"], stopped=reason == "stop")
-        text = text[: (first_box_end(text) or len(text)) + 1]
+def _sample(choice: dict[str, Any]) -> Sample:
     return Sample(
-        ids=tuple(choice["token_ids"][:count]),
-        logprobs=tuple(choice["logprobs"]["token_logprobs"][:count]),
-        text=text,
-        finish_reason=reason,
+        ids=tuple(choice["token_ids"]),
+        logprobs=tuple(choice["logprobs"]["token_logprobs"]),
+        text=choice["text"],
+        finish_reason=choice["finish_reason"] or "abort",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tempo_storage.adapters import PROBE_FILE
-from tempo_trainer.algorithm.batch import Batch, Rollout, read
+from tempo_trainer.algorithm.batch import Batch, Rollout, forward_no_grad
 from tempo_trainer.algorithm.networks import Networks
 
 SEQUENCES = 8
@@ -39,8 +39,8 @@ def write(
     if not chosen:
         return
     batch = Batch.collate(chosen, networks.pad_id)
-    policy = read(networks.policy.logprobs, batch, max_tokens)
-    base = read(networks.base_logprobs, batch, max_tokens)
+    policy = forward_no_grad(networks.policy.logprobs, batch, max_tokens)
+    base = forward_no_grad(networks.base_logprobs, batch, max_tokens)
     sequences = [
         {
             "prompt": list(rollout.prompt_ids),

@@ -1,14 +1,13 @@
-"""Rollouts become padded tensors without losing or joining anything."""
+"""Rollouts become padded tensors; no row is lost and no groups are joined."""
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from vectors import GOLDEN
 
-from tempo_trainer.algorithm.batch import Batch, EmptyBatchError, Rollout, read
+from tempo_trainer.algorithm.batch import Batch, EmptyBatchError, Rollout, forward_no_grad
 
 PAD = 0
 
@@ -90,10 +89,10 @@ def test_micro_batches_hold_each_row_once_within_the_budget(budget: int) -> None
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_reading_in_pieces_restores_the_order() -> None:
+def test_a_forward_pass_in_micro_batches_keeps_the_order_of_the_rows() -> None:
     batch = Batch.collate(ROWS, PAD)
-    found = read(lambda part: part.sampled_logprobs * 2, batch, 7)
-    assert torch.equal(found, batch.sampled_logprobs * 2)
+    output = forward_no_grad(lambda part: part.sampled_logprobs * 2, batch, 7)
+    assert torch.equal(output, batch.sampled_logprobs * 2)
 
 
 @pytest.mark.parametrize(
@@ -106,22 +105,23 @@ def test_minibatches_keep_groups_whole(count: int, sizes: list[int]) -> None:
     assert sorted(torch.cat(parts).tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_labeled_groups_with_outcomes_all_alike_teach_the_policy_nothing() -> None:
+def test_labeled_groups_whose_outcomes_are_all_alike_are_not_informative() -> None:
     assert Batch.collate(ROWS, PAD).informative().tolist() == [True, True, False, False, True]
 
 
-def test_labeled_groups_whose_outcomes_are_all_alike_teach_the_policy_nothing() -> None:
-    case = json.loads((Path(__file__).parents[1] / "golden.json").read_text())["G7_filter"]
-    groups = [group for drawn in case["batches"] for group in drawn]
+def test_the_groups_that_the_reference_code_keeps_are_informative() -> None:
+    case = GOLDEN["G7_filter"]
+    groups = [group for batch in case["batches"] for group in batch]
     rows = [
         rollout([5], [6], group=number, outcome=outcome)
         for number, (_, kind, outcomes) in enumerate(groups)
         for outcome in (outcomes if kind == "L" else [math.nan] * 4)
     ]
-    kept = Batch.collate(rows, PAD).informative().reshape(len(groups), 4)
-    assert torch.equal(kept.any(1), kept.all(1))
-    names = [name for (name, *_), keep in zip(groups, kept[:, 0], strict=True) if keep]
-    assert names == case["update"] + case["surplus"]  # as many as there are, none is drawn again
+    informative = Batch.collate(rows, PAD).informative().reshape(len(groups), 4)
+    assert torch.equal(informative.any(1), informative.all(1))
+    names = [name for (name, *_), keep in zip(groups, informative[:, 0], strict=True) if keep]
+    # The reference code draws groups until it has four, and drops the surplus; we keep them all.
+    assert names == case["update"] + case["surplus"]
 
 
 def test_a_response_cut_at_the_length_limit_is_marked() -> None:

@@ -1,17 +1,14 @@
-"""Figures about held-out questions against their definitions, and the gate's rule."""
+"""Figures about held-out questions agree with their definitions."""
 
-import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from vectors import GOLDEN
 
 from tempo_trainer.algorithm import metrics
-
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden.json").read_text())
 
 
 def signs(correct: Any) -> np.ndarray:
@@ -20,18 +17,21 @@ def signs(correct: Any) -> np.ndarray:
 
 def test_critic_figures_agree_with_the_golden_vectors() -> None:
     case = GOLDEN["G10_critic_metrics"]
-    values, outcomes = np.array(case["V"]), signs(case["y"])
+    values = np.array(case["V"])
+    outcomes = signs(case["y"])
     assert metrics.auroc(values, outcomes) == pytest.approx(case["auroc"])
     assert metrics.brier(values, outcomes) == pytest.approx(case["brier"])
     assert metrics.ece(values, outcomes) == pytest.approx(case["ece10"])
-    found = metrics.explained_variance(values, outcomes)
-    assert found == pytest.approx(case["explained_var"])
+    explained = metrics.explained_variance(values, outcomes)
+    assert explained == pytest.approx(case["explained_var"])
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
     generator = np.random.default_rng(1)
-    values, outcomes = generator.integers(5, size=40) / 2.0, signs(generator.integers(2, size=40))
-    right, wrong = values[outcomes > 0], values[outcomes < 0]
+    values = generator.integers(5, size=40) / 2.0
+    outcomes = signs(generator.integers(2, size=40))
+    right = values[outcomes > 0]
+    wrong = values[outcomes < 0]
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in right for b in wrong]
     assert metrics.auroc(values, outcomes) == pytest.approx(np.mean(pairs))
 
@@ -41,16 +41,17 @@ def test_a_critic_that_is_not_finite_has_no_auroc(values: np.ndarray) -> None:
     assert math.isnan(metrics.auroc(values, np.array([1.0, -1.0])))
 
 
-def test_one_class_has_no_auroc() -> None:
+def test_outcomes_that_are_all_alike_have_no_auroc() -> None:
     assert math.isnan(metrics.auroc(np.array([0.1, 0.2]), np.array([1.0, 1.0])))
 
 
 def test_advantage_cosine_tells_whether_the_critics_direction_is_right() -> None:
     case = GOLDEN["G17_adv_cosine"]
-    values, mask = np.array([case["V"]]), np.ones((1, 4))
+    values = np.array([case["V"]])
+    mask = np.ones((1, 4))
     for outcome, expected in (([1.0], case["r+1"]), ([-1.0], case["r-1"])):
-        found = metrics.advantage_cosine(values, np.array(outcome), mask=mask)
-        assert found == pytest.approx(expected)
+        cosine = metrics.advantage_cosine(values, np.array(outcome), mask=mask)
+        assert cosine == pytest.approx(expected)
     both = np.repeat(values, 2, axis=0)
     pooled = metrics.advantage_cosine(both, np.array([1.0, -1.0]), mask=np.ones((2, 4)))
     assert pooled == pytest.approx(case["pooled"])
@@ -58,12 +59,13 @@ def test_advantage_cosine_tells_whether_the_critics_direction_is_right() -> None
 
 def test_advantage_cosine_ignores_padding() -> None:
     values = np.array([[*GOLDEN["G17_adv_cosine"]["V"], 7.0]])
-    found = metrics.advantage_cosine(values, np.ones(1), mask=np.array([[1, 1, 1, 1, 0]]))
-    assert found == pytest.approx(GOLDEN["G17_adv_cosine"]["r+1"])
+    cosine = metrics.advantage_cosine(values, np.ones(1), mask=np.array([[1, 1, 1, 1, 0]]))
+    assert cosine == pytest.approx(GOLDEN["G17_adv_cosine"]["r+1"])
 
 
 def test_the_reliability_curve_has_a_point_for_each_tenth_that_occurs() -> None:
-    values, outcomes = np.array([-1.2, -0.9, 0.1, 0.15, 0.1, 1.0]), signs([0, 1, 1, 0, 1, 1])
+    values = np.array([-1.2, -0.9, 0.1, 0.15, 0.1, 1.0])
+    outcomes = signs([0, 1, 1, 0, 1, 1])
     points = np.array(metrics.reliability(values, outcomes))
     assert points[:, 2].tolist() == [2, 3, 1]
     assert points[:, 0] == pytest.approx([0.025, 0.5 + 0.35 / 6, 1.0])
@@ -72,9 +74,10 @@ def test_the_reliability_curve_has_a_point_for_each_tenth_that_occurs() -> None:
     assert math.isnan(metrics.ece(np.array([math.nan]), np.ones(1)))
 
 
-def test_within_questions_the_auroc_knows_nothing_of_their_difficulty() -> None:
+def test_the_auroc_within_questions_does_not_depend_on_their_difficulty() -> None:
     # Easy questions have high values, and within each one the order is wrong.
-    values, outcomes = np.array([0.8, 0.9, 0.7, -0.9, -0.8]), signs([1, 0, 1, 1, 0])
+    values = np.array([0.8, 0.9, 0.7, -0.9, -0.8])
+    outcomes = signs([1, 0, 1, 1, 0])
     groups = np.array([3, 3, 3, 5, 5])
     assert metrics.within_auroc(values, outcomes, groups) == 0.0
     assert metrics.within_auroc(-values, outcomes, groups) == 1.0
@@ -95,13 +98,13 @@ def test_pass_at_k_is_unbiased(name: str, expected: float) -> None:
     assert metrics.pass_at_k(outcomes, k)[0] == pytest.approx(expected)
 
 
-def test_averages_over_questions() -> None:
+def test_avg_and_pass_are_averages_over_questions() -> None:
     outcomes = signs([[1] * c + [0] * (16 - c) for c in (0, 1, 4, 16)])
     assert metrics.avg_at_n(outcomes).mean() == pytest.approx(0.328125)
     assert metrics.pass_at_k(outcomes, 8).mean() == pytest.approx(0.615384615)
 
 
-def test_more_tries_than_responses_are_refused() -> None:
+def test_a_k_above_the_number_of_responses_is_refused() -> None:
     with pytest.raises(ValueError, match="k is 9 with 8 responses"):
         metrics.pass_at_k(np.ones((2, 8)), 9)
 

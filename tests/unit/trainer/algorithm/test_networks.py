@@ -1,4 +1,4 @@
-"""Two adapters on one base: each computes alone, and neither can take the other's gradient."""
+"""Two adapters on one base: each computes alone, and neither takes the other's gradient."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,6 @@ from transformers import GraniteConfig, GraniteForCausalLM
 
 from tempo_trainer.algorithm import objective
 from tempo_trainer.algorithm.batch import Batch
-from tempo_trainer.algorithm.heads import TokenLogprobs
 from tempo_trainer.algorithm.networks import (
     AdapterSwitchError,
     Networks,
@@ -22,12 +21,11 @@ from tempo_trainer.algorithm.networks import (
     UnsupportedModelError,
 )
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden.json").read_text())
 FAMILIES = pytest.mark.parametrize("family", ["qwen3", "llama"])
 
 
-def fit(nets: Networks, batch: Batch) -> None:
-    """Make one step of the critic."""
+def critic_step(nets: Networks, batch: Batch) -> None:
+    """Make one step of the critic towards the outcomes."""
     with nets.critic.active():
         values = nets.critic.values(batch)
         loss = objective.critic_loss(
@@ -37,7 +35,7 @@ def fit(nets: Networks, batch: Batch) -> None:
     nets.critic.optimiser.step(loss.item())
 
 
-def push(nets: Networks, batch: Batch) -> None:
+def policy_step(nets: Networks, batch: Batch) -> None:
     """Make one step of the policy towards all of the batch's tokens."""
     with nets.policy.active():
         loss = -nets.policy.logprobs(batch).mean()
@@ -47,7 +45,7 @@ def push(nets: Networks, batch: Batch) -> None:
 
 def by_hand(model: Any, batch: Batch) -> Tensor:
     """Return log-probabilities row by row from the model's own logits."""
-    found = torch.zeros_like(batch.mask)
+    logprobs = torch.zeros_like(batch.mask)
     for row in range(len(batch)):
         ids = batch.ids[row][batch.attention[row]]
         length = int(batch.mask[row].sum())
@@ -55,29 +53,31 @@ def by_hand(model: Any, batch: Batch) -> Tensor:
             logits = model(input_ids=ids[None]).logits[0].log_softmax(-1)
         start = len(ids) - length
         for t in range(length):
-            found[row, t] = logits[start + t - 1, ids[start + t]]
-    return found
+            logprobs[row, t] = logits[start + t - 1, ids[start + t]]
+    return logprobs
 
 
 @FAMILIES
 def test_fresh_adapters_reproduce_the_base_exactly(family: str) -> None:
-    nets, batch = tiny.networks(family), tiny.random_batch()
+    nets = tiny.networks(family)
+    batch = tiny.random_batch()
     with torch.no_grad():
-        found = nets.policy.logprobs(batch)
-    assert torch.equal(found, nets.base_logprobs(batch))
-    torch.testing.assert_close(found, by_hand(tiny.model(family), batch), atol=1e-5, rtol=1e-5)
+        logprobs = nets.policy.logprobs(batch)
+    assert torch.equal(logprobs, nets.base_logprobs(batch))
+    torch.testing.assert_close(logprobs, by_hand(tiny.model(family), batch), atol=1e-5, rtol=1e-5)
 
 
 @FAMILIES
-def test_values_are_0_at_the_start_and_the_first_step_changes_only_the_head(family: str) -> None:
-    nets, batch = tiny.networks(family), tiny.random_batch()
+def test_the_first_step_of_a_new_critic_changes_only_the_head(family: str) -> None:
+    nets = tiny.networks(family)
+    batch = tiny.random_batch()
     before = nets.state_dict()["weights"]
     assert not nets.critic.values(batch).any()
-    fit(nets, batch)
+    critic_step(nets, batch)
     after = nets.state_dict()["weights"]
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"value_head.weight", "value_head.bias"}
-    fit(nets, batch)
+    critic_step(nets, batch)
     second = nets.state_dict()["weights"]
     changed = {name for name in after if not torch.equal(after[name], second[name])}
     assert any("critic" in name for name in changed)
@@ -86,10 +86,11 @@ def test_values_are_0_at_the_start_and_the_first_step_changes_only_the_head(fami
 
 @FAMILIES
 def test_training_leaves_the_base_and_the_other_adapter_alone(family: str) -> None:
-    nets, batch = tiny.networks(family), tiny.random_batch()
+    nets = tiny.networks(family)
+    batch = tiny.random_batch()
     base = nets.base_logprobs(batch)
-    push(nets, batch)
-    push(nets, batch)
+    policy_step(nets, batch)
+    policy_step(nets, batch)
     assert torch.equal(nets.base_logprobs(batch), base)
     assert not nets.critic.values(batch).any()
     changed = {n for n, w in nets.state_dict()["weights"].items() if ".policy." in n and w.any()}
@@ -97,8 +98,9 @@ def test_training_leaves_the_base_and_the_other_adapter_alone(family: str) -> No
 
 
 def test_a_row_alone_gives_what_it_gives_in_a_batch() -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
-    fit(nets, batch)
+    nets = tiny.networks()
+    batch = tiny.random_batch()
+    critic_step(nets, batch)
     for forward in (nets.policy.logprobs, nets.critic.values):
         whole = forward(batch)
         assert not whole[batch.mask == 0].any()
@@ -108,7 +110,8 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch() -> None:
 
 
 def test_a_backward_pass_under_the_other_adapter_is_refused() -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
+    nets = tiny.networks()
+    batch = tiny.random_batch()
     with nets.policy.active():
         loss = nets.policy.logprobs(batch).sum()
         with nets.critic.active(), pytest.raises(AdapterSwitchError, match="adapter was critic"):
@@ -116,13 +119,15 @@ def test_a_backward_pass_under_the_other_adapter_is_refused() -> None:
 
 
 def test_a_backward_pass_outside_of_the_context_is_refused() -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
+    nets = tiny.networks()
+    batch = tiny.random_batch()
     with pytest.raises(AdapterSwitchError, match="keep forward and backward inside one"):
         nets.policy.logprobs(batch).sum().backward()
 
 
-def test_reading_values_inside_the_policys_context_loses_no_gradient() -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
+def test_a_pass_of_the_critic_inside_the_policys_context_loses_no_gradient() -> None:
+    nets = tiny.networks()
+    batch = tiny.random_batch()
     with nets.policy.active():
         loss = nets.policy.logprobs(batch).sum()
         with torch.no_grad():
@@ -135,39 +140,42 @@ def test_reading_values_inside_the_policys_context_loses_no_gradient() -> None:
 
 @pytest.mark.parametrize("max_tokens", [1, 12])
 def test_micro_batching_changes_no_gradient(max_tokens: int) -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
-    fit(nets, batch)
+    nets = tiny.networks()
+    batch = tiny.random_batch()
+    critic_step(nets, batch)
 
     def gradients(budget: int) -> list[Tensor]:
         with nets.critic.active():
             for _, part in batch.micro_batches(budget):
-                values, rows = nets.critic.values(part), len(batch)
+                values = nets.critic.values(part)
                 objective.critic_loss(
-                    values, part.outcome, part.mask, part.labeled, denominator=rows
+                    values, part.outcome, part.mask, part.labeled, denominator=len(batch)
                 ).backward()
-        found = [p.grad.clone() for p in nets.critic.parameters() if p.grad is not None]
+        grads = [p.grad.clone() for p in nets.critic.parameters() if p.grad is not None]
         nets.critic.optimiser._adam.zero_grad()
-        return found
+        return grads
 
     for whole, cut in zip(gradients(10_000), gradients(max_tokens), strict=True):
         torch.testing.assert_close(whole, cut, atol=1e-6, rtol=1e-4)
 
 
 def test_recomputing_layers_changes_no_gradient() -> None:
-    batch, found = tiny.random_batch(), []
+    batch = tiny.random_batch()
+    gradients = []
     for checkpointing in (False, True):
         nets = tiny.networks(gradient_checkpointing=checkpointing)
         with nets.policy.active():
             nets.policy.logprobs(batch).sum().backward()
-        found.append([p.grad for p in nets.policy.parameters()])
-    for plain, recomputed in zip(*found, strict=True):
+        gradients.append([p.grad for p in nets.policy.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
 
 
 @FAMILIES
 def test_an_exported_adapter_gives_the_same_log_probabilities(family: str, tmp_path: Path) -> None:
-    nets, batch = tiny.networks(family), tiny.random_batch()
-    push(nets, batch)
+    nets = tiny.networks(family)
+    batch = tiny.random_batch()
+    policy_step(nets, batch)
     nets.policy.export(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {
         "adapter_config.json",
@@ -180,12 +188,14 @@ def test_an_exported_adapter_gives_the_same_log_probabilities(family: str, tmp_p
     assert not torch.equal(expected, nets.base_logprobs(batch))
 
 
-def test_a_scaled_adapter_is_computed_and_exported_alike_and_is_whole_again(tmp_path: Path) -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
-    push(nets, batch)
+def test_an_adapter_is_scaled_in_pass_and_export_and_restored_afterwards(tmp_path: Path) -> None:
+    nets = tiny.networks()
+    batch = tiny.random_batch()
+    policy_step(nets, batch)
     before = nets.state_dict()["weights"]
     with torch.no_grad():
-        whole, base = nets.policy.logprobs(batch), nets.base_logprobs(batch)
+        whole = nets.policy.logprobs(batch)
+        base = nets.base_logprobs(batch)
         with nets.policy.scaled(0.5):
             half = nets.policy.logprobs(batch)
             nets.policy.export(tmp_path)
@@ -198,7 +208,7 @@ def test_a_scaled_adapter_is_computed_and_exported_alike_and_is_whole_again(tmp_
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_an_exported_adapter_is_what_vllm_reads(tmp_path: Path) -> None:
+def test_an_exported_adapter_has_the_form_that_vllm_reads(tmp_path: Path) -> None:
     nets = tiny.networks()
     nets.policy.export(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -214,14 +224,16 @@ def test_an_exported_adapter_is_what_vllm_reads(tmp_path: Path) -> None:
 
 
 def test_a_restored_state_continues_bit_for_bit_as_often_as_it_is_restored() -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
-    for step in (fit, push, fit):
+    nets = tiny.networks()
+    batch = tiny.random_batch()
+    for step in (critic_step, policy_step, critic_step):
         step(nets, batch)
-    saved, results = nets.state_dict(), []
+    saved = nets.state_dict()
+    results = []
     for again in (nets, tiny.networks(seed=7), nets):
         again.load_state_dict(saved)
-        fit(again, batch)
-        push(again, batch)
+        critic_step(again, batch)
+        policy_step(again, batch)
         results.append(again.state_dict()["weights"])
     for name, weight in results[0].items():
         assert not torch.equal(weight, saved["weights"][name]), name
@@ -230,9 +242,10 @@ def test_a_restored_state_continues_bit_for_bit_as_often_as_it_is_restored() -> 
 
 
 def test_a_state_survives_the_disk(tmp_path: Path) -> None:
-    nets, batch = tiny.networks(), tiny.random_batch()
+    nets = tiny.networks()
+    batch = tiny.random_batch()
     fresh = nets.state_dict()
-    fit(nets, batch)
+    critic_step(nets, batch)
     torch.save(nets.state_dict(), tmp_path / "state.pt")
     nets.load_state_dict(fresh)
     assert not nets.critic.values(batch).any()
@@ -248,9 +261,9 @@ def test_a_state_of_another_rank_is_refused() -> None:
 def test_the_seed_decides_the_fresh_adapters_and_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     first, again, other = (tiny.networks(seed=s).state_dict()["weights"] for s in (1, 1, 2))
-    drawn = torch.rand(())
+    number = torch.rand(())
     torch.manual_seed(5)
-    assert drawn == torch.rand(())
+    assert number == torch.rand(())
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -258,7 +271,7 @@ def test_the_seed_decides_the_fresh_adapters_and_leaves_the_global_generator_alo
 def test_in_bfloat16_the_adapter_is_rounded_in_the_pass_and_in_the_export(tmp_path: Path) -> None:
     batch = tiny.random_batch()
     nets = Networks(tiny.model().to(torch.bfloat16), tiny.settings())
-    push(nets, batch)
+    policy_step(nets, batch)
     assert {p.dtype for p in nets.policy.parameters()} == {torch.float32}
     nets.policy.export(tmp_path)
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
@@ -278,23 +291,10 @@ def test_a_model_that_scales_its_logits_is_refused() -> None:
 
 def test_a_base_is_loaded_from_its_directory(tmp_path: Path) -> None:
     tiny.model().save_pretrained(tmp_path)
-    nets, batch = Networks.load(tmp_path, tiny.settings()), tiny.random_batch()
+    nets = Networks.load(tmp_path, tiny.settings())
+    batch = tiny.random_batch()
     assert nets.pad_id == tiny.PAD
     assert torch.equal(nets.base_logprobs(batch), tiny.networks().base_logprobs(batch))
     nets.policy.export(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 100])
-@pytest.mark.parametrize(("name", "temperature"), [("T1", 1.0), ("T05", 0.5)])
-def test_log_probabilities_and_their_gradient_do_not_depend_on_the_pieces(
-    rows: int, name: str, temperature: float
-) -> None:
-    case = GOLDEN["G13_chunked_logp"]
-    hidden = torch.tensor(case["h"], dtype=torch.float32, requires_grad=True)
-    weight, tokens = torch.tensor(case["W"], dtype=torch.float32), torch.tensor(case["y"])
-    found = TokenLogprobs.apply(hidden, weight / temperature, tokens, rows)
-    torch.testing.assert_close(found, torch.tensor(case[name]["logp"]), atol=1e-5, rtol=1e-5)
-    (gradient,) = torch.autograd.grad(found.sum(), hidden)
-    torch.testing.assert_close(gradient, torch.tensor(case[name]["dh"]), atol=1e-5, rtol=1e-5)

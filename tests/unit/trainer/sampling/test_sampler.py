@@ -4,16 +4,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tempo_trainer.sampling.sampler import PRIORITY, Prompt, Sampler, SamplingError, answered
+from tempo_trainer.sampling.sampler import PRIORITY, Prompt, Sampler, SamplingError
 from tempo_trainer.worker_settings import WorkerSettings
-
-MASKS = json.loads((Path(__file__).parents[1] / "golden.json").read_text())["G8_answer_mask"]
 
 
 @dataclass
@@ -248,35 +245,3 @@ def test_one_look_at_the_queue_serves_all_requests() -> None:
     vllm = Vllm(lambda: 0)
     sample(sampler(vllm, prompts_per_request=1), prompts=20)
     assert vllm.asked.count("/metrics") < vllm.asked.count("/v1/completions") == 20
-
-
-@pytest.mark.parametrize(("tokens", "mask"), MASKS)
-def test_a_response_ends_with_the_first_complete_box(tokens: list[str], mask: list[int]) -> None:
-    tokens = [token for token in tokens if token != "pad"]
-    count = answered(tokens, stopped=tokens[-1] == "<eos>")
-    assert [1] * count == mask[: len(tokens)][:count]
-    assert sum(mask) == count
-
-
-@pytest.mark.parametrize(("on", "count", "text"), [(True, 3, "\\boxed{4}"), (False, 6, None)])
-def test_the_verifier_reads_the_box_at_which_the_response_is_cut(
-    on: bool, count: int, text: str | None
-) -> None:
-    tokens = ["\\boxed{", "4", "}", " or ", "\\boxed{5}", "<eos>"]
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/metrics":
-            return metrics(0)
-        choice = {
-            "index": 0,
-            "token_ids": list(range(6)),
-            "logprobs": {"token_logprobs": [-0.5] * 6, "tokens": tokens},
-            "text": "".join(tokens[:-1]),
-            "finish_reason": "stop",
-        }
-        return httpx.Response(200, json={"model": "tempo-t1", "choices": [choice]})
-
-    prompts = [Prompt("a", (1,))]
-    ((sample,),) = sampler(answer, answer_mask=on).sample(prompts, adapter="tempo-t1", n=1)
-    assert (len(sample.ids), len(sample.logprobs)) == (count, count)
-    assert sample.text == (text or "".join(tokens[:-1]))
