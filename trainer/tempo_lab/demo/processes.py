@@ -1,4 +1,4 @@
-"""Processes that a demonstration starts, each with a log file, stopped by pid."""
+"""The processes that the demonstration starts: each has a log file and is stopped by its id."""
 
 import os
 import signal
@@ -22,13 +22,14 @@ LOG_LINES = 20
 
 
 class ProcessError(TempoError, RuntimeError):
-    """A process did not start or ended early; the message has the end of its log."""
+    """A process did not become healthy, or ended early; the message has the end of its log."""
 
 
 class Process:
-    """A child with a log file, ended by pid with all that it started."""
+    """A Python module that runs as a child process and writes to a log file."""
 
     def __init__(self, module: str, arguments: Sequence[str], *, log: Path, env: Mapping[str, str]):
+        self.module = module
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
@@ -54,7 +55,7 @@ class Process:
         return self._popen.pid
 
     def wait_until_healthy(self, url: str) -> None:
-        """Return when `url` answers 200; raise ProcessError when the child ends or is too slow."""
+        """Wait until `url` answers 200; raise ProcessError when the child ends or is too slow."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             self.check()
@@ -62,15 +63,17 @@ class Process:
                 if httpx.get(url, timeout=2.0).status_code == 200:
                     return
             time.sleep(0.25)
-        raise ProcessError(f"{url} was not healthy within {START_SECONDS:.0f} s{self._tail()}")
+        raise ProcessError(f"{url} did not answer within {START_SECONDS:.0f} s{self._tail()}")
 
     def check(self) -> None:
         """Raise ProcessError when the child has ended."""
         if self._popen.poll() is not None:
-            raise ProcessError(f"a process ended with {self._popen.returncode}{self._tail()}")
+            raise ProcessError(
+                f"{self.module} ended with exit code {self._popen.returncode}{self._tail()}"
+            )
 
     def stop(self) -> None:
-        """Ask the child to end; end its whole session when it does not."""
+        """Ask the child to end; after 40 s, kill it with every process that it started."""
         if self._popen.poll() is None:
             self._popen.terminate()
             try:
@@ -85,7 +88,7 @@ class Process:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that is free now."""
+    """Return a port of 127.0.0.1 that is free now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]

@@ -11,7 +11,8 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.table import Table
 from tempo_client import Tempo
 from tempo_client.types import Job
 from tempo_lab.demo.processes import Process, free_port
+from tempo_lab.demo.progress import Reporter
 from tempo_lab.demo.traffic import Score, Users, idle_first_tokens, measure, p99_ms
 from tempo_lab.tasks import countdown
 from tempo_lab.tasks.base import build_base
@@ -31,6 +33,8 @@ from tempo_storage.errors import TempoError
 console = Console(highlight=False)
 CACHE = Path("~/.cache/vllm-tempo").expanduser()
 JOB_SECONDS = 1200.0
+GATE_ITERATIONS = 8  # the gate takes as long as this many iterations
+PHASES = {"e_step": "E-step", "m_step": "M-step", "gating": "gate"}
 # A model this small is all overhead: one engine process, one thread, nothing compiled.
 SERVER_FLAGS = (
     *("--dtype", "float32", "--max-model-len", "64", "--max-num-seqs", "256"),
@@ -67,90 +71,152 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Serve, learn and measure; return the result."""
-    base = _base(options.cache)
-    data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="tempo-demo-"))
-    log, port = data_dir / "logs" / "serve.log", free_port()
+    with _reporter(_plan(options)) as reporter:
+        base = _base(options.cache, reporter)
+        data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="tempo-demo-"))
+        environment = _environment(options, data_dir)
+        log = data_dir / "logs" / "serve.log"
+        port = free_port()
+        reporter.begin("start of vLLM")
+        _say(f"vLLM, Valkey and the worker start; their log is {log}")
+        command = ["serve", str(base), "--host", "127.0.0.1", "--port", str(port), *SERVER_FLAGS]
+        with Process("tempo_client.cli", command, log=log, env=environment) as serving:
+            url = f"http://127.0.0.1:{port}"
+            serving.wait_until_healthy(f"{url}/tempo/healthz")
+            key = (data_dir / "admin.key").read_text().strip()
+            with Tempo(base_url=url, api_key=key) as tempo, tempo.openai(max_retries=0) as client:
+                result = _loop(options, tempo, client, reporter=reporter, check=serving.check)
+            reporter.begin("stop of vLLM")
+    return result
+
+
+def _environment(options: argparse.Namespace, data_dir: Path) -> dict[str, str]:
     environment = ENVIRONMENT | {"TEMPO_DATA_DIR": str(data_dir), "TEMPO_SEED": str(options.seed)}
     if options.flip_reward:
         environment["TEMPO_REWARD_SIGN"] = "-1"
-    console.print(f"starting vLLM, Valkey and the worker; their log is {log}")
-    command = ["serve", str(base), "--host", "127.0.0.1", "--port", str(port), *SERVER_FLAGS]
-    with Process("tempo_client.cli", command, log=log, env=environment) as serving:
-        url = f"http://127.0.0.1:{port}"
-        serving.wait_until_healthy(f"{url}/tempo/healthz")
-        key = (data_dir / "admin.key").read_text().strip()
-        with Tempo(base_url=url, api_key=key) as tempo, tempo.openai(max_retries=0) as client:
-            return _loop(options, tempo, client, check=serving.check)
+    return environment
 
 
 def _loop(
-    options: argparse.Namespace, tempo: Tempo, client: openai.OpenAI, *, check: Callable[[], None]
+    options: argparse.Namespace,
+    tempo: Tempo,
+    client: openai.OpenAI,
+    *,
+    reporter: Reporter,
+    check: Callable[[], None],
 ) -> dict[str, Any]:
     split = countdown.split(options.seed)
+    reporter.begin("accuracy of the base")
     before = _scores(client, "tempo-v0", split)
+    reporter.begin("speed without training")
     idle = idle_first_tokens(client, split.unlabeled)
     users = Users(client, split.unlabeled)
     with users.asking(users=2, pause_seconds=0.5):
+        reporter.begin("recalibration")
         file = tempo.files.create(countdown.labeled_row(puzzle) for puzzle in split.labeled)
-        console.print(f"uploaded {file.examples} labeled questions, {file.held_out} held out")
+        _say(f"uploaded {file.examples} labeled questions, {file.held_out} held out")
         first = tempo.jobs.create("recalibrate", training_file=file.id)
-        jobs = [_watch(tempo, first, check)]
+        jobs = [_watch(tempo, first, reporter, check)]
+        reporter.begin("users' first questions")
         while users.requests < len(split.unlabeled):
             time.sleep(0.5)
-        for _ in range(options.rounds):
+            reporter.update("asked once", users.requests, len(split.unlabeled))
+        for number in range(options.rounds):
+            reporter.begin(_round(number, options))
             job = tempo.jobs.create(training_file=file.id, max_steps=options.iterations)
-            jobs.append(_watch(tempo, job, check))
+            jobs.append(_watch(tempo, job, reporter, check))
+    reporter.begin("accuracy after training")
     after = _scores(client, "tempo", split)
     _print_table(before, after)
     return _result(tempo, jobs, users, before, after, idle)
 
 
-def _base(cache: Path) -> Path:
-    with _bar() as bar:
-        task = bar.add_task("the base model", total=None)
+def _base(cache: Path, reporter: Reporter) -> Path:
+    reporter.begin("base model")
 
-        def show(step: int, steps: int, loss: float) -> None:
-            text = f"the base model, loss {loss:.2f}"
-            bar.update(task, completed=step, total=steps, description=text)
+    def show(step: int, steps: int, loss: float) -> None:
+        reporter.update(f"step {step} of {steps}, loss {loss:.2f}", step, steps)
 
-        return build_base(cache, show)
+    return build_base(cache, show)
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console
-    )
+def _plan(options: argparse.Namespace) -> dict[str, float]:
+    """Return the steps in their order, each with the seconds that it takes on two cores."""
+    is_cached = any(options.cache.glob("countdown-*"))
+    rounds = {_round(number, options): 1.5 * options.iterations for number in range(options.rounds)}
+    return {
+        "base model": 0.0 if is_cached else 240.0,
+        "start of vLLM": 50.0,
+        "accuracy of the base": 10.0,
+        "speed without training": 10.0,
+        "recalibration": 40.0,
+        "users' first questions": 5.0,
+        **rounds,
+        "accuracy after training": 10.0,
+        "stop of vLLM": 5.0,
+    }
 
 
-def _watch(tempo: Tempo, job: Job, check: Callable[[], None]) -> Job:
-    """Show a job's progress until it ends; `check` raises when the server has ended."""
+def _round(number: int, options: argparse.Namespace) -> str:
+    return f"round {number + 1} of {options.rounds}"
+
+
+@contextmanager
+def _reporter(plan: dict[str, float]) -> Iterator[Reporter]:
+    """Show the progress as a bar on a terminal, and as lines in a file or a pipe."""
+    if not console.is_terminal:
+        with Reporter(plan, lambda line, _: _say(line)) as reporter:
+            yield reporter
+        return
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def show(line: str, share: float) -> None:
+            bar.update(task, completed=share, description=line)
+
+        with Reporter(plan, show, interval=1.0) as reporter:
+            yield reporter
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def _watch(tempo: Tempo, job: Job, reporter: Reporter, check: Callable[[], None]) -> Job:
+    """Report a job's progress until it ends; `check` raises when the server has ended."""
     deadline = time.monotonic() + JOB_SECONDS
-    with _bar() as bar:
-        task = bar.add_task(job.mode, total=None)
-        while not job.is_finished:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
-            time.sleep(1.0)
-            check()
-            job = tempo.jobs.retrieve(job.id)
-            done = job.progress
-            text = f"{job.mode}: {done.get('phase', job.status)}"
-            if auroc := (done.get("metrics") or {}).get("e_step/auroc"):
-                text += f", critic AUROC {auroc:.2f}"
-            completed, total = done.get("iteration", 0), done.get("of")
-            bar.update(task, completed=completed, total=total, description=text)
+    while not job.is_finished:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
+        time.sleep(1.0)
+        check()
+        job = tempo.jobs.retrieve(job.id)
+        _update(reporter, job)
     if job.status != "succeeded":
         raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
-    console.print(f"  {job.result.get('summary', job.status)}")
+    _say(f"  {job.result.get('summary', job.status)}")
     return job
 
 
+def _update(reporter: Reporter, job: Job) -> None:
+    """Report the phase, the iteration and the critic's AUROC of a job that runs."""
+    if not (total := job.progress.get("of")):
+        reporter.update(job.status)
+        return
+    phase = job.progress.get("phase", job.status)
+    iteration = job.progress.get("iteration", 0)
+    text = f"{PHASES.get(phase, phase)}, iteration {iteration} of {total}"
+    if auroc := (job.progress.get("metrics") or {}).get("e_step/auroc"):
+        text += f", critic AUROC {auroc:.2f}"
+    reporter.update(text, iteration, total + GATE_ITERATIONS * (job.mode == "round"))
+
+
 def _scores(client: openai.OpenAI, model: str, split: countdown.Split) -> dict[str, Score]:
-    with console.status(f"measuring {model}"):
-        return {
-            "adapted": measure(client, model, split.unlabeled),
-            "unseen": measure(client, model, split.unseen),
-        }
+    return {
+        "adapted": measure(client, model, split.unlabeled),
+        "unseen": measure(client, model, split.unseen),
+    }
 
 
 def _print_table(before: dict[str, Score], after: dict[str, Score]) -> None:
