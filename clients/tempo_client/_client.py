@@ -1,4 +1,4 @@
-"""The blocking and the asynchronous client; the only module that knows httpx."""
+"""The blocking and the asynchronous client."""
 
 import asyncio
 import time
@@ -7,29 +7,20 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 
 from tempo_client._credentials import as_base_url, find_api_key, find_base_url
-from tempo_client._methods import C
 from tempo_client._operations import Deployment
-from tempo_client._protocol import (
-    MAX_RETRIES,
-    Blocking,
-    Failure,
-    Outcome,
-    Request,
-    Response,
-    Suspending,
-)
+from tempo_client._protocol import MAX_RETRIES, Blocking, C, Request, Suspending
 from tempo_client.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-TIMEOUT_SECONDS = 600.0  # the server reads every reference of an upload before it answers
+TIMEOUT_SECONDS = 600.0  # the server checks all references of an upload before it answers
 CONNECT_SECONDS = 5.0
-NO_KEY = "none"  # OpenAI's client insists on a key; vLLM without --api-key takes any
+NO_KEY = "none"  # OpenAI's client insists on a key; vLLM without --api-key accepts any
 
 
 class Client(Deployment[C]):
-    """What both clients are."""
+    """The constructor of both clients."""
 
     _http_type: Any
 
@@ -53,10 +44,12 @@ class Client(Deployment[C]):
 
 
 class Tempo(Client[Blocking]):
-    """A blocking client of the admin API; thread-safe, and a context manager.
+    """A blocking client of the admin API. It is thread-safe and a context manager.
 
-    Without arguments it finds the server by TEMPO_BASE_URL and the key by TEMPO_API_KEY,
-    TEMPO_API_KEY_FILE or the admin.key of the data directory. `transport` is httpx's, for tests.
+    Without `base_url` it uses TEMPO_BASE_URL, or http://127.0.0.1:8000. Without `api_key` it uses
+    TEMPO_API_KEY, the file TEMPO_API_KEY_FILE, or `admin.key` in TEMPO_DATA_DIR. `timeout` is in
+    seconds per request; `transport` is httpx's, for tests. Raises ConfigurationError where the
+    address is not a URL or no key can be read.
     """
 
     _blocks = True
@@ -64,9 +57,10 @@ class Tempo(Client[Blocking]):
     _http_type = httpx.Client
 
     def openai(self, *, api_key: str = NO_KEY, **options: Any) -> "OpenAI":
-        """Return an official client aimed at the same server's /v1; `api_key` is vLLM's own."""
-        made: OpenAI = _openai().OpenAI(base_url=f"{self.base_url}/v1", api_key=api_key, **options)
-        return made
+        """Return OpenAI's client for the same server's /v1; `api_key` is that of vLLM."""
+        url = f"{self.base_url}/v1"
+        client: OpenAI = _import_openai().OpenAI(base_url=url, api_key=api_key, **options)
+        return client
 
     def close(self) -> None:
         """Close the connections."""
@@ -78,29 +72,25 @@ class Tempo(Client[Blocking]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def _send(self, request: Request) -> Outcome:
-        try:
-            return _response(self._http.request(request.method, request.path, **request.options))
-        except httpx.RequestError as error:
-            return _failure(error)
+    async def _send(self, request: Request) -> httpx.Response:
+        return self._http.request(request.method, request.path, **request.options)
 
     async def _sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
 
 class AsyncTempo(Client[Suspending]):
-    """An asynchronous client of the admin API; as Tempo, with awaitable methods."""
+    """An asynchronous client of the admin API: Tempo with awaitable methods."""
 
     _blocks = False
     _http: httpx.AsyncClient
     _http_type = httpx.AsyncClient
 
     def openai(self, *, api_key: str = NO_KEY, **options: Any) -> "AsyncOpenAI":
-        """Return an official client aimed at the same server's /v1; `api_key` is vLLM's own."""
-        made: AsyncOpenAI = _openai().AsyncOpenAI(
-            base_url=f"{self.base_url}/v1", api_key=api_key, **options
-        )
-        return made
+        """Return OpenAI's client for the same server's /v1; `api_key` is that of vLLM."""
+        url = f"{self.base_url}/v1"
+        client: AsyncOpenAI = _import_openai().AsyncOpenAI(base_url=url, api_key=api_key, **options)
+        return client
 
     async def close(self) -> None:
         """Close the connections."""
@@ -112,31 +102,14 @@ class AsyncTempo(Client[Suspending]):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _send(self, request: Request) -> Outcome:
-        try:
-            sent = await self._http.request(request.method, request.path, **request.options)
-        except httpx.RequestError as error:
-            return _failure(error)
-        return _response(sent)
+    async def _send(self, request: Request) -> httpx.Response:
+        return await self._http.request(request.method, request.path, **request.options)
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-def _response(response: httpx.Response) -> Response:
-    return Response(response.status_code, dict(response.headers), response.content)
-
-
-def _failure(error: httpx.RequestError) -> Failure:
-    not_sent = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
-    return Failure(
-        error,
-        sent=not isinstance(error, not_sent),
-        timed_out=isinstance(error, httpx.TimeoutException),
-    )
-
-
-def _openai() -> Any:
+def _import_openai() -> Any:
     try:
         import openai  # optional: the SDK itself needs httpx only
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Where the server is and which key opens it, when the caller does not say."""
+"""The server's address and the API key from the environment, for callers that pass neither."""
 
 import os
 from collections.abc import Mapping
@@ -7,24 +7,28 @@ from pathlib import Path
 
 from tempo_client.errors import ConfigurationError
 
+DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 NAMES = ("TEMPO_BASE_URL", "TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_DATA_DIR")
-ALIKE = 0.9  # TEMPO_BASE_ULR is meant to be one of them, TEMPO_VLLM_API_KEY is not
+MIN_SIMILARITY = 0.9  # TEMPO_BASE_ULR is a misspelling of one of them, TEMPO_VLLM_API_KEY is not
 
 
 def find_base_url(environ: Mapping[str, str] = os.environ) -> str:
-    """Return TEMPO_BASE_URL, or a server on this machine.
+    """Return TEMPO_BASE_URL, or else the default address on this machine.
 
-    Raises ConfigurationError for a variable that is all but named like one that is read here.
+    Raises ConfigurationError for a variable whose name is a misspelling of one in NAMES.
     """
     for name in environ:
-        ours = name.startswith("TEMPO_") and name not in NAMES
-        if ours and (meant := get_close_matches(name, NAMES, cutoff=ALIKE)):
-            raise ConfigurationError(f"unknown setting {name}; did you mean {meant[0]}")
-    return as_base_url(environ.get("TEMPO_BASE_URL") or "http://127.0.0.1:8000")
+        is_unknown = name.startswith("TEMPO_") and name not in NAMES
+        if is_unknown and (close := get_close_matches(name, NAMES, cutoff=MIN_SIMILARITY)):
+            raise ConfigurationError(f"unknown setting {name}; did you mean {close[0]}")
+    return as_base_url(environ.get("TEMPO_BASE_URL") or DEFAULT_BASE_URL)
 
 
 def as_base_url(url: str) -> str:
-    """Return the server's own address where that of its /v1 was given; refuse what is no URL."""
+    """Return a server's address without the `/v1` of its OpenAI routes.
+
+    Raises ConfigurationError where the scheme is missing.
+    """
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no URL; write http://{url}")
     return url.rstrip("/").removesuffix("/v1")
@@ -33,7 +37,7 @@ def as_base_url(url: str) -> str:
 def find_api_key(environ: Mapping[str, str] = os.environ) -> str:
     """Return TEMPO_API_KEY, else the key in TEMPO_API_KEY_FILE, else the data directory's.
 
-    Raises ConfigurationError when there is none, or when its file cannot be read.
+    Raises ConfigurationError when the file of the key is empty or cannot be read.
     """
     if key := environ.get("TEMPO_API_KEY", "").strip():
         return key
@@ -43,9 +47,10 @@ def find_api_key(environ: Mapping[str, str] = os.environ) -> str:
         key = path.read_text().strip()
     except OSError as error:
         raise ConfigurationError(
-            f"no API key: {path} cannot be read ({error.strerror}); the server makes it at its "
-            "first start; elsewhere pass api_key, or set TEMPO_API_KEY or TEMPO_API_KEY_FILE"
+            f"no API key: {path} cannot be read ({error.strerror}); a server writes this file when "
+            "it first starts; for a server on another machine set TEMPO_API_KEY or "
+            "TEMPO_API_KEY_FILE, or pass api_key"
         ) from error
     if not key:
-        raise ConfigurationError(f"no API key: {path} is empty; put the key into it")
+        raise ConfigurationError(f"no API key: {path} is empty; write the key into it")
     return key

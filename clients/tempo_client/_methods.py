@@ -1,8 +1,9 @@
-"""Methods that are written once, as coroutines, for both clients.
+"""Methods that are written once, as coroutine functions, for both clients.
 
-An `operation` is a method that blocks and returns its result where its client is Tempo, and one
-that returns a coroutine where it is AsyncTempo. Called by the name of its class, as in
-`Jobs.retrieve(jobs, job_id)`, it is the coroutine function, for another operation to await.
+`@operation` makes a method of a coroutine function. On a Tempo the method blocks and returns the
+result; on an AsyncTempo it returns the coroutine. `tempo.jobs.retrieve(job_id)` is such a call. An
+operation that awaits another one calls it on the class, `Jobs.retrieve(jobs, job_id)`, and gets
+the coroutine from either client.
 """
 
 import functools
@@ -11,6 +12,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from tempo_client._protocol import (
     Blocking,
+    C,
     Connection,
     Request,
     Suspending,
@@ -21,16 +23,15 @@ from tempo_client._protocol import (
 from tempo_client.errors import APIError
 from tempo_client.types import Resource
 
-C = TypeVar("C", Blocking, Suspending)
 P = ParamSpec("P")
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 
-PAGE = 100
+PAGE_SIZE = 100
 
 
 class operation(Generic[P, T]):
-    """Makes a method of a coroutine function, blocking or awaitable as its client is."""
+    """Makes a method of a coroutine function: blocking on a Tempo, awaitable on an AsyncTempo."""
 
     def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> None:
         self._function = function
@@ -60,30 +61,26 @@ class operation(Generic[P, T]):
 
 
 class Operations(Generic[C]):
-    """Operations of a client."""
+    """A group of operations, such as `tempo.jobs`; C says whether they block."""
 
-    def __init__(self, client: Connection) -> None:
+    def __init__(self, client: Connection[C]) -> None:
         self._client = client
 
-    async def _ask(self, request: Request, kind: type[R]) -> R:
-        return _parsed(kind, await self._exchange(request))
+    async def _call(self, request: Request, kind: type[R]) -> R:
+        return _parse(kind, await exchange(self._client, request))
 
     async def _list(self, path: str, kind: type[R], *, after: str | None = None) -> list[R]:
         items: list[R] = []
         while True:
             query = {"after": after} if after else {}
-            body = await self._exchange(get(path, limit=PAGE, **query))
-            items += [_parsed(kind, item) for item in body["data"]]
+            body = await exchange(self._client, get(path, limit=PAGE_SIZE, **query))
+            items += [_parse(kind, item) for item in body["data"]]
             if not body["has_more"]:
                 return items
             after = body["data"][-1]["id"]
 
-    async def _exchange(self, request: Request) -> dict[str, Any]:
-        client, most = self._client, self._client._max_retries
-        return await exchange(request, client._send, client._sleep, max_retries=most)
 
-
-def _parsed(kind: type[R], body: dict[str, Any]) -> R:
+def _parse(kind: type[R], body: dict[str, Any]) -> R:
     try:
         return kind.parse(body)
     except TypeError as error:

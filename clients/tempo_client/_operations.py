@@ -1,42 +1,45 @@
-"""What a client can do, each operation written once."""
+"""The operations on each resource, written once for both clients."""
 
 import json
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tempo_client._methods import C, Operations, operation
-from tempo_client._protocol import PREFIX, Outcome, Request, delete, get, post
+from tempo_client._methods import Operations, operation
+from tempo_client._protocol import PREFIX, C, Connection, Request, delete, get, post
 from tempo_client.errors import JobFailedError, JobTimeoutError
 from tempo_client.types import Adapter, Event, File, Job, Key, Learned, Status, Training
 
 Labeled = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
-"""A path, the bytes of a file, or the examples themselves."""
+"""Labeled questions: the path of a JSONL file, its bytes, or the examples as mappings."""
 
 POLL_SECONDS = 1.0
 JOBS = "/fine_tuning/jobs"
 
 
 class Files(Operations[C]):
-    """Labeled files: a fifth of the questions is held out and decides promotions."""
+    """Labeled files. A fifth of their questions is held out and decides promotions."""
 
     @operation
     async def create(self, labeled: Labeled, *, dry_run: bool = False) -> File:
-        """Upload a path, bytes or examples; all or nothing. A dry run checks and stores nothing.
+        """Upload labeled questions; the server stores all of them or none.
 
-        Raises BadRequestError, whose `line_errors` say which lines are wrong.
+        A dry run checks them and stores nothing. Raises BadRequestError for bad lines; its
+        `line_errors` lists them.
         """
-        options = {"files": {"file": _read(labeled)}, "data": {"dry_run": str(dry_run).lower()}}
-        # The server recognises a file that it has.
-        return await self._ask(Request("POST", f"{PREFIX}/files", options, idempotent=True), File)
+        options = {
+            "files": {"file": _filename_and_content(labeled)},
+            "data": {"dry_run": str(dry_run).lower()},
+        }
+        # Idempotent: the server recognises a file that it already has.
+        return await self._call(Request("POST", f"{PREFIX}/files", options, idempotent=True), File)
 
     @operation
     async def retrieve(self, file_id: str) -> File:
         """Return one file."""
-        return await self._ask(get(f"/files/{file_id}"), File)
+        return await self._call(get(f"/files/{file_id}"), File)
 
     @operation
     async def list(self) -> list[File]:
@@ -45,7 +48,7 @@ class Files(Operations[C]):
 
 
 class Jobs(Operations[C]):
-    """Training jobs: `recalibrate` is one E-step, a `round` is iterations and then the gate."""
+    """Training jobs. Mode `recalibrate` fits the critic; `round` runs iterations, then the gate."""
 
     @operation
     async def create(
@@ -56,23 +59,23 @@ class Jobs(Operations[C]):
         max_steps: int | None = None,
         auto_promote: bool = True,
     ) -> Job:
-        """Queue a job; raise ConflictError while one of its mode has not ended."""
+        """Queue a job; raise ConflictError while another job of its mode has not ended."""
         options = {"mode": mode, "max_steps": max_steps, "auto_promote": auto_promote}
-        return await self._ask(post(JOBS, {"training_file": training_file, "tempo": options}), Job)
+        return await self._call(post(JOBS, {"training_file": training_file, "tempo": options}), Job)
 
     @operation
     async def retrieve(self, job_id: str) -> Job:
         """Return one job."""
-        return await self._ask(get(f"{JOBS}/{job_id}"), Job)
+        return await self._call(get(f"{JOBS}/{job_id}"), Job)
 
     @operation
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a job; it stops at the next step and keeps what is committed."""
-        return await self._ask(post(f"{JOBS}/{job_id}/cancel", {}, idempotent=True), Job)
+        """Cancel a job; it stops at the next step and keeps its committed iterations."""
+        return await self._call(post(f"{JOBS}/{job_id}/cancel", {}, idempotent=True), Job)
 
     @operation
     async def events(self, job_id: str, *, after: str | None = None) -> list[Event]:
-        """Return a job's events, oldest first, from the one that follows `after`."""
+        """Return a job's events, oldest first; with `after`, an event's id, only later ones."""
         return await self._list(f"{JOBS}/{job_id}/events", Event, after=after)
 
     @operation
@@ -81,18 +84,21 @@ class Jobs(Operations[C]):
     ) -> Job:
         """Return the job when it has succeeded.
 
-        Raises JobFailedError when it ends otherwise, JobTimeoutError when it goes on.
+        Raises JobFailedError when it ends otherwise, and JobTimeoutError when it has not ended
+        after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        while not (job := (await Jobs.retrieve(self, job_id))).is_finished:
+        job = await Jobs.retrieve(self, job_id)
+        while not job.is_finished:
             if time.monotonic() + poll_seconds > deadline:
                 raise JobTimeoutError(
                     f"job {job_id} is {job.status} after {timeout:g} s; it goes on, wait again"
                 )
             await self._client._sleep(poll_seconds)
+            job = await Jobs.retrieve(self, job_id)
         if job.status != "succeeded":
             reason = job.error.message if job.error else "no reason given"
-            raise JobFailedError(f"job {job_id} has {job.status}: {reason}", job=job)
+            raise JobFailedError(f"job {job_id} ended as {job.status}: {reason}", job=job)
         return job
 
     @operation
@@ -102,12 +108,12 @@ class Jobs(Operations[C]):
 
 
 class Adapters(Operations[C]):
-    """Versions `tempo-v<N>`; `tempo-v0` is the base."""
+    """Adapter versions `tempo-v<N>`; `tempo-v0` is the base."""
 
     @operation
     async def retrieve(self, adapter_id: str) -> Adapter:
         """Return one version."""
-        return await self._ask(get(f"/adapters/{adapter_id}"), Adapter)
+        return await self._call(get(f"/adapters/{adapter_id}"), Adapter)
 
     @operation
     async def promote(
@@ -118,22 +124,23 @@ class Adapters(Operations[C]):
         force: bool = False,
         reason: str = "",
     ) -> Adapter:
-        """Make a version serve; `unacknowledged` names the processes that are late.
+        """Make a version serve; `unacknowledged` names API processes that do not serve it yet.
 
-        Raises ConflictError when another than `expected_current` serves, and
+        Raises ConflictError when a version other than `expected_current` serves, and
         UnprocessableEntityError when the gate rejected the version and `force` is false.
         """
         body = {"expected_current": expected_current, "force": force, "reason": reason}
-        # What was expected is no longer so after the first of two.
+        # With `expected_current` not idempotent: the first of two makes the second one's false.
         request = post(f"/adapters/{adapter_id}/promote", body, idempotent=expected_current is None)
-        return await self._ask(request, Adapter)
+        return await self._call(request, Adapter)
 
     @operation
     async def rollback(self, to: str | None = None, *, reason: str = "") -> Adapter:
-        """Return to a version, or to the one that served before."""
+        """Return to a version, by default to the one that served before."""
         body = {"to": to, "reason": reason}
-        # Two that name no version cancel each other.
-        return await self._ask(post("/adapters/rollback", body, idempotent=to is not None), Adapter)
+        # Without `to` not idempotent: a second one would go back once more.
+        request = post("/adapters/rollback", body, idempotent=to is not None)
+        return await self._call(request, Adapter)
 
     @operation
     async def list(self) -> list[Adapter]:
@@ -142,40 +149,41 @@ class Adapters(Operations[C]):
 
 
 class Questions(Operations[C]):
-    """What users asked, and what learned from it."""
+    """Questions that users asked, and the versions that learned from them."""
 
     @operation
     async def learned(self, question: str) -> Learned:
-        """Return the versions that learned from a question: its id, its content hash or text."""
+        """Return the versions that learned from a question, given by id, content hash or text."""
         request = post("/questions/learned", {"question": question}, idempotent=True)
-        return await self._ask(request, Learned)
+        return await self._call(request, Learned)
 
     @operation
     async def erase(self, tenant: str) -> Learned:
         """Erase a tenant's questions; return the versions that learned from them.
 
-        The tenant is the first 16 hex digits of the sha256 of the Authorization header it sends.
+        A tenant is the users of one key. It is given as the first 16 hex digits of the SHA-256 of
+        the Authorization header that they send.
         """
-        return await self._ask(delete("/questions", tenant=tenant), Learned)
+        return await self._call(delete("/questions", tenant=tenant), Learned)
 
 
 class Keys(Operations[C]):
-    """Admin keys: each reads; the scopes `train` and `promote` let it change something."""
+    """Admin keys. Each key may read; the scopes `train` and `promote` allow changes."""
 
     @operation
     async def create(self, name: str, *, scopes: Iterable[str] = ()) -> Key:
-        """Make a key; only what this returns has the secret, as `key`.
+        """Make a key; its secret, `key`, is in this answer and in no later one.
 
         Raises PermissionDeniedError for a scope that the caller's key lacks, and ConflictError
         where the name is taken.
         """
-        # Not idempotent: the second would be refused, and the first one's secret be lost.
-        return await self._ask(post("/keys", {"name": name, "scopes": [*scopes]}), Key)
+        # Not idempotent: the server would refuse a second one, and the first secret would be lost.
+        return await self._call(post("/keys", {"name": name, "scopes": [*scopes]}), Key)
 
     @operation
     async def delete(self, key_id: str) -> Key:
         """Revoke a key; other API processes refuse it from their next poll on."""
-        return await self._ask(delete(f"/keys/{key_id}"), Key)
+        return await self._call(delete(f"/keys/{key_id}"), Key)
 
     @operation
     async def list(self) -> list[Key]:
@@ -184,24 +192,22 @@ class Keys(Operations[C]):
 
 
 class TrainingSwitch(Operations[C]):
-    """Pause and resume; both survive restarts."""
+    """Pauses and resumes training; both survive restarts."""
 
     @operation
     async def pause(self, reason: str = "") -> Training:
         """Stop training after the step under way."""
         request = post("/training/pause", {"reason": reason}, idempotent=True)
-        return await self._ask(request, Training)
+        return await self._call(request, Training)
 
     @operation
     async def resume(self) -> Training:
         """Let training go on."""
-        return await self._ask(post("/training/resume", {}, idempotent=True), Training)
+        return await self._call(post("/training/resume", {}, idempotent=True), Training)
 
 
-class Deployment(Operations[C], ABC):
-    """The whole: what a client offers; how it sends and waits, and whether it blocks, it says."""
-
-    _blocks: bool
+class Deployment(Operations[C], Connection[C]):
+    """All operations; a client adds the connection."""
 
     def __init__(self, max_retries: int) -> None:
         super().__init__(self)
@@ -213,18 +219,10 @@ class Deployment(Operations[C], ABC):
         self.keys = Keys(self)
         self.training = TrainingSwitch(self)
 
-    @abstractmethod
-    async def _send(self, request: Request) -> Outcome:
-        """Send a request; return the response, or why there is none."""
-
-    @abstractmethod
-    async def _sleep(self, seconds: float) -> None:
-        """Return after so many seconds."""
-
     @operation
     async def status(self) -> Status:
-        """Return the whole deployment at one moment."""
-        return await self._ask(get("/status"), Status)
+        """Return the state of the whole deployment at one moment."""
+        return await self._call(get("/status"), Status)
 
     @operation
     async def recalibrate(
@@ -235,7 +233,10 @@ class Deployment(Operations[C], ABC):
         timeout: float = 3600.0,
         poll_seconds: float = POLL_SECONDS,
     ) -> Job:
-        """Upload labeled questions, a path or examples, and calibrate the critic with them."""
+        """Upload labeled questions and fit the critic to them; return the job at its end.
+
+        Without `wait` it returns the queued job. Raises what `files.create` and `jobs.wait` raise.
+        """
         file = await Files.create(self.files, labeled)
         job = await Jobs.create(self.jobs, "recalibrate", training_file=file.id)
         if not wait:
@@ -243,7 +244,7 @@ class Deployment(Operations[C], ABC):
         return await Jobs.wait(self.jobs, job.id, timeout=timeout, poll_seconds=poll_seconds)
 
 
-def _read(labeled: Labeled) -> tuple[str, bytes]:
+def _filename_and_content(labeled: Labeled) -> tuple[str, bytes]:
     if isinstance(labeled, bytes):
         return "labeled.jsonl", labeled
     if isinstance(labeled, str | os.PathLike):

@@ -1,15 +1,17 @@
-"""Requests, responses and retries without I/O; how a request is sent and time passes, clients say.
+"""Requests, responses and retries; a client supplies the sending and the waiting.
 
-All is written once, as coroutines. Those of an asynchronous client are awaited by its user. Those
-of a blocking client await nothing that suspends, and `complete` runs them like functions.
+Everything is written once, as coroutines. The user of an asynchronous client awaits them. The
+coroutines of a blocking client never suspend, so `complete` runs them like functions.
 """
 
 import contextlib
-import json
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import httpx
 
 from tempo_client.errors import (
     APIConnectionError,
@@ -22,74 +24,58 @@ from tempo_client.errors import (
 PREFIX = "/tempo/v1"
 MAX_RETRIES = 2
 FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 8.0
-LONGEST_RETRY_AFTER_SECONDS = 120.0
+MAX_PAUSE_SECONDS = 8.0
+MAX_RETRY_AFTER_SECONDS = 120.0
 RETRIED_STATUSES = frozenset({408, 429, *range(500, 600)})
-
-T = TypeVar("T")
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # no byte left the client
 
 
 class Blocking:
-    """Marks the operations of a client whose methods return results."""
+    """Marks a client whose methods return results."""
 
 
 class Suspending:
-    """Marks the operations of a client whose methods return coroutines."""
+    """Marks a client whose methods return coroutines."""
+
+
+C = TypeVar("C", bound=Blocking | Suspending)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send: `options` are httpx's, `idempotent` says that sending it twice does no harm."""
+    """An HTTP request: `options` are httpx's, and an idempotent one may be sent twice."""
 
     method: str
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
     idempotent: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What came back; header names are lower case."""
-
-    status_code: int
-    headers: Mapping[str, str]
-    content: bytes
-
-    def body(self) -> Any:
-        """Return the parsed JSON body, or the text where it is not JSON."""
-        try:
-            return json.loads(self.content)
-        except ValueError:
-            return self.content.decode(errors="replace")
+    def __str__(self) -> str:
+        """Return the name of this request in error messages."""
+        return f"{self.method} {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """No response; `sent` is whether the server may have received the request."""
-
-    cause: Exception
-    sent: bool
-    timed_out: bool = False
+Outcome: TypeAlias = httpx.Response | httpx.RequestError
 
 
-Outcome: TypeAlias = Response | Failure
-Send: TypeAlias = Callable[[Request], Awaitable[Outcome]]
-Sleep: TypeAlias = Callable[[float], Awaitable[None]]
-
-
-class Connection(Protocol):
-    """What an operation uses of its client."""
+class Connection(ABC, Generic[C]):
+    """The part of a client that sends requests and waits; a Blocking one never suspends."""
 
     _blocks: bool
     _max_retries: int
 
-    async def _send(self, request: Request) -> Outcome: ...
+    @abstractmethod
+    async def _send(self, request: Request) -> httpx.Response:
+        """Send a request once; raise httpx.RequestError where no response comes."""
 
-    async def _sleep(self, seconds: float) -> None: ...
+    @abstractmethod
+    async def _sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
 
 
 def complete(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that does not suspend, and return its result."""
+    """Run a coroutine that never suspends, and return its result."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -99,7 +85,7 @@ def complete(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def get(path: str, **query: str | int) -> Request:
-    """Return a GET below the prefix; reading is idempotent."""
+    """Return a GET below the prefix; it is idempotent because it only reads."""
     return Request("GET", PREFIX + path, {"params": query}, idempotent=True)
 
 
@@ -109,81 +95,91 @@ def post(path: str, body: Mapping[str, Any], *, idempotent: bool = False) -> Req
 
 
 def delete(path: str, **query: str) -> Request:
-    """Return a DELETE below the prefix; what is gone is gone."""
+    """Return a DELETE below the prefix; it is idempotent because a second one deletes nothing."""
     return Request("DELETE", PREFIX + path, {"params": query}, idempotent=True)
 
 
 async def exchange(
-    request: Request,
-    send: Send,
-    sleep: Sleep,
-    *,
-    max_retries: int = MAX_RETRIES,
-    jitter: Callable[[], float] = random.random,
+    connection: Connection[Any], request: Request, *, jitter: Callable[[], float] = random.random
 ) -> dict[str, Any]:
-    """Send until the answer is known; return the JSON object of a 2xx.
+    """Send a request, with retries where they are safe; return the JSON object of the response.
 
-    Raises APIStatusError, APIConnectionError or APITimeoutError by kind, and APIError for a 2xx
-    that is no JSON object.
+    Raises APIStatusError for a status of 400 or more, APIConnectionError or APITimeoutError where
+    no response comes, and APIError where a response of success is not a JSON object.
     """
     attempt = 0
     while True:
-        outcome = await send(request)
-        if isinstance(outcome, Response) and outcome.status_code < 400:
-            return _object(request, outcome)
-        if attempt >= max_retries or not _may_retry(request, outcome):
+        try:
+            outcome: Outcome = await connection._send(request)
+        except httpx.RequestError as error:
+            outcome = error
+        if isinstance(outcome, httpx.Response) and outcome.status_code < 400:
+            return _json_object(request, outcome)
+        if attempt >= connection._max_retries or not _may_retry(request, outcome):
             raise _error(request, outcome)
-        await sleep(_pause_seconds(attempt, outcome, jitter()))
+        await connection._sleep(_pause_seconds(attempt, outcome, jitter()))
         attempt += 1
 
 
-def _object(request: Request, response: Response) -> dict[str, Any]:
-    body = response.body()
+def _json_object(request: Request, response: httpx.Response) -> dict[str, Any]:
+    body = _body(response)
     if not isinstance(body, dict):
         raise APIError(
-            f"{response.status_code} on {request.method} {request.path} without a JSON object; "
-            "is the base URL that of a vLLM server with the tempo plugin"
+            f"{response.status_code} on {request} without a JSON object; "
+            "is the base URL that of a vLLM server with the tempo plugin?"
         )
     return body
 
 
+def _body(response: httpx.Response) -> Any:
+    """Return the parsed JSON body, or the text of a body that is not JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return response.text
+
+
 def _may_retry(request: Request, outcome: Outcome) -> bool:
-    if isinstance(outcome, Failure):
-        return request.idempotent or not outcome.sent
+    if isinstance(outcome, httpx.RequestError):
+        return request.idempotent or isinstance(outcome, NOT_SENT)
     if outcome.headers.get("x-should-retry") == "false":
         return False
     return request.idempotent and outcome.status_code in RETRIED_STATUSES
 
 
 def _pause_seconds(attempt: int, outcome: Outcome, jitter: float) -> float:
-    """Return Retry-After, or 0.5 s doubled each time up to 8 s, less up to a quarter."""
-    if isinstance(outcome, Response):
+    """Return Retry-After; without it 0.5 s, doubled at each attempt up to 8 s.
+
+    The jitter takes up to a quarter off, so that clients do not come back at the same moment.
+    """
+    if isinstance(outcome, httpx.Response):
         with contextlib.suppress(ValueError):
-            asked = float(outcome.headers.get("retry-after", ""))
-            if 0 < asked <= LONGEST_RETRY_AFTER_SECONDS:
-                return asked
-    pause = min(FIRST_PAUSE_SECONDS * 2.0**attempt, LONGEST_PAUSE_SECONDS)
+            retry_after = float(outcome.headers.get("retry-after", ""))
+            if 0 < retry_after <= MAX_RETRY_AFTER_SECONDS:
+                return retry_after
+    pause = min(FIRST_PAUSE_SECONDS * 2.0**attempt, MAX_PAUSE_SECONDS)
     return pause * (1.0 - 0.25 * jitter)
 
 
 def _error(request: Request, outcome: Outcome) -> APIError:
-    if isinstance(outcome, Response):
+    if isinstance(outcome, httpx.Response):
         return _status_error(request, outcome)
-    what = f"{request.method} {request.path}"
-    kind, said = APIConnectionError, "reached no server, check base_url and that it runs"
-    if outcome.timed_out:
-        kind, said = APITimeoutError, "got no answer in time, raise timeout or read its log"
-    error = kind(f"{what} {said}: {outcome.cause!r}")
-    error.__cause__ = outcome.cause
+    kind = APIConnectionError
+    remedy = "check base_url, and that the server runs there"
+    if isinstance(outcome, httpx.TimeoutException):
+        kind = APITimeoutError
+        remedy = "raise timeout, or look into the server's log"
+    error = kind(f"{request} got no response ({outcome!r}); {remedy}")
+    error.__cause__ = outcome
     return error
 
 
-def _status_error(request: Request, response: Response) -> APIStatusError:
-    body = response.body()
+def _status_error(request: Request, response: httpx.Response) -> APIStatusError:
+    body = _body(response)
     error = body.get("error") if isinstance(body, dict) else None
     message = error.get("message") if isinstance(error, dict) else error or body
     return status_error_type(response.status_code)(
-        f"{response.status_code} on {request.method} {request.path}: {message}",
+        f"{response.status_code} on {request}: {message}",
         status_code=response.status_code,
         request_id=response.headers.get("x-request-id"),
         body=body,

@@ -1,4 +1,4 @@
-"""What can go wrong between the SDK and a server; the names are those of OpenAI's client.
+"""The errors of the SDK; their names are those of OpenAI's client.
 
 TempoError
 ├── ConfigurationError          (ValueError)
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 
 class TempoError(Exception):
-    """Every error of this package."""
+    """The base class of every error of this package."""
 
 
 class ConfigurationError(TempoError, ValueError):
-    """No key, or an optional package is missing; the message says where to put it."""
+    """A key, a valid address or an optional package is missing; the message says how to give it."""
 
 
 class APIError(TempoError):
-    """The server was asked and gave no usable answer."""
+    """A request got no usable answer."""
 
 
 class APIConnectionError(APIError, ConnectionError):
-    """No server answered; check the address, and that the server runs."""
+    """No server answered; check `base_url`, and that the server runs there."""
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """The server did not answer in time; raise `timeout`, or look at its log."""
+    """The server did not answer in time; raise `timeout`, or look into its log."""
 
 
 class APIStatusError(APIError):
-    """The server refused; `code` and `param` are the server's words for why."""
+    """The server refused a request; `code` and `param` are the server's words for the reason."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class APIStatusError(APIError):
 
 
 class BadRequestError(APIStatusError):
-    """400: the request is malformed; `line_errors` names the bad lines of an uploaded file."""
+    """400: the request is malformed; `line_errors` lists the bad lines of an uploaded file."""
 
     @property
     def line_errors(self) -> list[dict[str, Any]]:
-        """Bad lines: `{"line", "code", "param", "message"}`."""
-        found = self.error.get("line_errors")
-        return found if isinstance(found, list) else []
+        """The bad lines, each as `{"line", "code", "param", "message"}`."""
+        errors = self.error.get("line_errors")
+        return errors if isinstance(errors, list) else []
 
 
 class AuthenticationError(APIStatusError):
@@ -80,31 +80,31 @@ class AuthenticationError(APIStatusError):
 
 
 class PermissionDeniedError(APIStatusError):
-    """403: the key lacks the scope; use one that has it."""
+    """403: the key lacks a scope; use a key that has it."""
 
 
 class NotFoundError(APIStatusError, LookupError):
-    """404: no such file, job or adapter."""
+    """404: the server has no such file, job or adapter."""
 
 
 class ConflictError(APIStatusError):
-    """409: the state has changed meanwhile; read it again and decide anew."""
+    """409: the server's state does not allow the request now; read the state and decide anew."""
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: understood and refused, as when the gate rejects an adapter."""
+    """422: the server understood and refused, as for an adapter that the gate rejected."""
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests; wait."""
+    """429: too many requests; wait and send it again."""
 
 
 class InternalServerError(APIStatusError):
-    """5xx: the server failed; its log has the request id."""
+    """5xx: the server failed; search its log for the `request_id`."""
 
 
 class JobFailedError(TempoError):
-    """A job ended otherwise than in success; `job.error` says why."""
+    """A job failed or was cancelled; `job.error` has the reason."""
 
     def __init__(self, message: str = "", *, job: "Job | None" = None) -> None:
         super().__init__(message)
@@ -112,7 +112,7 @@ class JobFailedError(TempoError):
 
 
 class JobTimeoutError(TempoError, TimeoutError):
-    """A job still runs after the time given to `wait`; it goes on, wait again."""
+    """A job has not ended after the `timeout` of `jobs.wait`; it goes on, wait again."""
 
 
 BY_STATUS: dict[int, type[APIStatusError]] = {

@@ -1,7 +1,7 @@
-"""What the server returns, as frozen dataclasses.
+"""The server's answers as frozen dataclasses.
 
-The server's own fields lie under `tempo` on the wire and beside the others here. A field that this
-version of the SDK does not know is kept in `extra`.
+On the wire a resource has the fields of OpenAI's API, and the server's own fields under `tempo`.
+Here they stand side by side. Fields that this version of the SDK does not know go into `extra`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
-    """Anything the server returns."""
+    """The base class of everything that the server returns."""
 
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
     """Fields that this version of the SDK does not know."""
@@ -21,28 +21,31 @@ class Resource:
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
         """Build from a JSON object; raise TypeError where a field without default is missing."""
-        flat = {key: value for key, value in body.items() if key not in ("object", "tempo")}
-        inner = body.get("tempo")
-        flat |= inner if isinstance(inner, dict) else {}
+        flat = {name: value for name, value in body.items() if name not in ("object", "tempo")}
+        details = body.get("tempo")
+        flat |= details if isinstance(details, dict) else {}
         kinds = {name: kind for name, kind in get_type_hints(cls).items() if name != "extra"}
-        known = kinds.keys() & flat.keys()
-        values = {name: _read(kinds[name], flat[name]) for name in known}
-        return cls(**values, extra={key: flat[key] for key in flat.keys() - known})
+        names = kinds.keys() & flat.keys()
+        values = {name: _parse_field(kinds[name], flat[name]) for name in names}
+        return cls(**values, extra={name: flat[name] for name in flat.keys() - names})
 
 
-def _read(kind: Any, value: Any) -> Any:
-    """Build what a field's annotation names: a resource, perhaps an optional one, or a list."""
+def _parse_field(kind: Any, value: Any) -> Any:
+    """Build the resource, or the list of resources, that a field's annotation names.
+
+    A value whose annotation names no resource is returned as it is.
+    """
     if isinstance(value, list):
-        return [_read(kind, item) for item in value]
-    for named in (kind, *get_args(kind)):
-        if isinstance(named, type) and issubclass(named, Resource) and isinstance(value, dict):
-            return named.parse(value)
+        return [_parse_field(kind, item) for item in value]
+    for part in (kind, *get_args(kind)):
+        if isinstance(part, type) and issubclass(part, Resource) and isinstance(value, dict):
+            return part.parse(value)
     return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File(Resource):
-    """An uploaded labeled set; a fifth of its examples is held out and decides promotions."""
+    """An uploaded labeled file; a fifth of its examples is held out and decides promotions."""
 
     id: str
     bytes: int
@@ -58,7 +61,7 @@ class File(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobError(Resource):
-    """Why a job failed."""
+    """The reason why a job failed."""
 
     code: str | None = None
     message: str = ""
@@ -85,13 +88,13 @@ class Job(Resource):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether the job has succeeded, failed or been cancelled."""
         return self.status in FINAL_STATUSES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Resource):
-    """One line of a job's story."""
+    """A message about a job's progress, or about the whole deployment."""
 
     id: str
     created_at: int
@@ -103,7 +106,10 @@ class Event(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter(Resource):
-    """An immutable, versioned adapter: candidate, serving, retired, rejected or corrupt."""
+    """A version of the adapter; its weights never change.
+
+    `status` is `candidate`, `serving`, `retired`, `rejected` or `corrupt`.
+    """
 
     id: str
     version: int
@@ -115,16 +121,16 @@ class Adapter(Resource):
     created_by_job: str | None = None
     report: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
-    """What it came of: checkpoint, labeled files, held-out set, settings, code, metrics."""
+    """Its origin: checkpoint, labeled files, held-out set, settings, code, metrics."""
     question_ids: list[str] = field(default_factory=list)
-    """Of the questions that it learned from; empty in lists."""
+    """The ids of the questions that it learned from; empty in lists."""
     unacknowledged: list[str] = field(default_factory=list)
-    """After promote and rollback: API processes that did not answer with it yet."""
+    """After promote and rollback: the API processes that do not serve it yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned(Resource):
-    """Which adapters learned from questions, and how many questions were erased."""
+    """The adapters that learned from questions, and the number of questions that were erased."""
 
     adapters: list[str] = field(default_factory=list)
     erased: int = 0
@@ -139,7 +145,7 @@ class Key(Resource):
     scopes: list[str] = field(default_factory=list)
     created_at: int = 0
     key: str = field(default="", repr=False)
-    """The secret, in what `create` returns; empty ever after."""
+    """The secret, in the answer to `keys.create`; empty everywhere else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +159,15 @@ class Training(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionCounts(Resource):
-    """What became of the questions that users asked."""
+    """Counts of the questions that users asked, by what happened to them.
+
+    `tempo questions` says what each count means.
+    """
 
     captured: int = 0
     distinct: int = 0
     streamed: int | None = None
-    """On their way into the ledger; None when Valkey is down."""
+    """Questions in Valkey, on the way to the ledger; None when Valkey is down."""
     spooled: int = 0
     skipped: int = 0
     opted_out: int = 0
@@ -167,7 +176,7 @@ class QuestionCounts(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabeledCounts(Resource):
-    """Labeled examples by split."""
+    """Counts of the labeled examples by split."""
 
     train: int = 0
     held_out: int = 0
@@ -175,7 +184,7 @@ class LabeledCounts(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker(Resource):
-    """The worker that holds the lease, if one does."""
+    """The worker that holds the lease; `owner` is None when no worker does."""
 
     alive: bool = False
     owner: str | None = None
@@ -184,7 +193,7 @@ class Worker(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerProcess(Resource):
-    """One API process, and the version it has acknowledged."""
+    """An API process, and the version that it has acknowledged."""
 
     id: str
     version: int
@@ -194,7 +203,7 @@ class ServerProcess(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Resource):
-    """The whole deployment at one moment."""
+    """The state of the whole deployment at one moment."""
 
     model: str
     serving_adapter: str

@@ -1,1 +1,1 @@
-"""The command `tempo`."""
+"""The command line `tempo`."""

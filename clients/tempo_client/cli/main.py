@@ -1,15 +1,18 @@
-"""The command `tempo`; without the extra it says what to install."""
+"""The entry of the command `tempo`."""
 
 import sys
 
 
 def main() -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code.
+
+    Without the packages of the extra `cli`, print how to install them and return 1.
+    """
     try:
         from tempo_client.cli.commands import app
     except ImportError as error:
         if (error.name or "").startswith("tempo_"):
-            raise
+            raise  # a defect of ours, not a missing package
         print(f"tempo: {error.name} is missing; pip install 'vllm-tempo[cli]'", file=sys.stderr)
         return 1
     app()

@@ -1,4 +1,7 @@
-"""What the commands share: a connection, results on stdout, the story on stderr, exit codes."""
+"""The parts that all commands share: connection, results, messages and exit codes.
+
+Results go to stdout. Messages and progress go to stderr, so that a script can read stdout.
+"""
 
 import dataclasses
 import json
@@ -19,45 +22,49 @@ from tempo_client._credentials import find_base_url
 from tempo_client._operations import POLL_SECONDS
 from tempo_client.types import Job, Resource
 
-FAILED, USAGE, UNREACHABLE, AUTH, GATE = 1, 2, 3, 4, 5
+FAILED = 1
+USAGE = 2
+UNREACHABLE = 3
+NO_ACCESS = 4
+REJECTED = 5
 INTERRUPTED = 130
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 results = Console(highlight=False)
-story = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
+messages = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
 
 
 class Commands(TyperGroup):
-    """Commands that end with a line on stderr and an exit code where the SDK raises an error."""
+    """A group of commands that turns the SDK's errors into a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except errors.APIConnectionError:
-            message = "does not answer; start one with `tempo serve MODEL`, or set TEMPO_BASE_URL"
-            fail(f"{find_base_url()} {message}", UNREACHABLE)
+            remedy = "start a server with `tempo serve MODEL`, or set TEMPO_BASE_URL"
+            fail(f"{find_base_url()} does not answer; {remedy}", UNREACHABLE)
         except errors.TempoError as error:
             fail(str(error), _exit_code(error))
 
 
 def connect(ctx: typer.Context) -> Tempo:
     """Return a client that is closed when the command ends."""
-    made: Callable[[], Tempo] = ctx.obj or Tempo  # tests bring their own
-    return ctx.with_resource(made())
+    make_client: Callable[[], Tempo] = ctx.obj or Tempo  # tests bring a client of their own
+    return ctx.with_resource(make_client())
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """End the command with a message."""
-    story.print(f"tempo: {message}")
+    """End the command with a message and an exit code."""
+    messages.print(f"tempo: {message}")
     raise typer.Exit(code)
 
 
 def show(
     value: Any, rows: Iterable[Sequence[object]], *, as_json: bool, columns: Sequence[str] = ()
 ) -> None:
-    """Print JSON, a table on a terminal, or lines of cells separated by tabs."""
+    """Print a value as JSON; or its rows, as a table on a terminal and tab-separated elsewhere."""
     if as_json:
         typer.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
     elif results.is_terminal:
@@ -70,68 +77,75 @@ def show(
             typer.echo("\t".join(str(cell) for cell in row))
 
 
-def rows_of(value: Resource, *names: str) -> list[tuple[str, object]]:
-    """Return fields of a value as rows: these, or all that it has."""
-    chosen = names or [f.name for f in dataclasses.fields(value) if f.name != "extra"]
-    return [(name.replace("_", " "), getattr(value, name)) for name in chosen]
+def field_rows(value: Resource, *names: str) -> list[tuple[str, object]]:
+    """Return the named fields of a resource as rows."""
+    return [(name.replace("_", " "), getattr(value, name)) for name in names]
+
+
+def show_job(job: Job, *, as_json: bool) -> None:
+    """Show a job's status, and its result or its error."""
+    result = (job.error and job.error.message) or job.result.get("summary", "")
+    show(job, [("job", job.id), ("status", job.status), ("result", result)], as_json=as_json)
 
 
 def finish(tempo: Tempo, job: Job, *, wait: bool, as_json: bool) -> None:
-    """Show a job, at its end if `wait`, and end the command as the job ended."""
-    if wait and not tempo.status().worker.alive:
-        story.print("no worker runs yet, the job waits for one; `tempo doctor` says more")
-    job = follow(tempo, job) if wait else job
-    told = (job.error and job.error.message) or job.result.get("summary", "")
-    show(job, [("job", job.id), ("status", job.status), ("result", told)], as_json=as_json)
-    if wait and job.status != "succeeded":
+    """Show a job; with `wait` follow it first, and end the command with the job's exit code."""
+    if not wait:
+        return show_job(job, as_json=as_json)
+    job = follow(tempo, job)
+    show_job(job, as_json=as_json)
+    if job.status != "succeeded":
         raise typer.Exit(FAILED)
-    if wait and job.result.get("decision") == "rejected":
-        raise typer.Exit(GATE)
+    if job.result.get("decision") == "rejected":
+        raise typer.Exit(REJECTED)
 
 
 def follow(tempo: Tempo, job: Job) -> Job:
-    """Tell a job's events and show its progress until it ends; Ctrl-C leaves it running."""
+    """Print a job's events and its progress until it ends; Ctrl-C leaves the job running."""
+    if not tempo.status().worker.alive:
+        messages.print("no worker runs yet, the job waits for one; `tempo doctor` says more")
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    last, told = None, ""
     try:
-        with Progress(*columns, console=story, disable=not story.is_terminal) as bar:
-            task = bar.add_task(job.mode, total=None)
-            while True:
-                job = tempo.jobs.retrieve(job.id)
-                for event in tempo.jobs.events(job.id, after=last):
-                    story.print(f"{clock(event.created_at)} {event.message}")
-                    last = event.id
-                done = job.progress
-                bar.update(task, completed=done.get("iteration", 0), total=done.get("of"))
-                text = f"{job.mode}: {done.get('phase', job.status)}"
-                bar.update(task, description=text)
-                text += f" {done['iteration']} of {done['of']}" if done.get("of") else ""
-                if not story.is_terminal and text != told:
-                    story.print(text)
-                told = text
-                if job.is_finished:
-                    return job
-                time.sleep(POLL_SECONDS)
+        with Progress(*columns, console=messages, disable=not messages.is_terminal) as bar:
+            return _follow(tempo, job, bar)
     except KeyboardInterrupt:
         fail(f"the job goes on; follow it again with `tempo watch {job.id}`", INTERRUPTED)
 
 
-def remark(line: dict[str, Any]) -> str:
-    """Return a remark of the server on one line of a file."""
-    more = f" and {line['count'] - 1} more" if line.get("count", 1) > 1 else ""
-    return f"line {line.get('line', '?')}{more}: {line.get('message', line)}"
+def _follow(tempo: Tempo, job: Job, bar: Progress) -> Job:
+    task = bar.add_task(job.mode, total=None)
+    last_event = None
+    last_line = ""
+    while True:
+        job = tempo.jobs.retrieve(job.id)
+        for event in tempo.jobs.events(job.id, after=last_event):
+            messages.print(f"{local_time(event.created_at)} {event.message}")
+            last_event = event.id
+        iteration = job.progress.get("iteration", 0)
+        total = job.progress.get("of")
+        line = f"{job.mode}: {job.progress.get('phase', job.status)}"
+        if total:
+            line += f" {iteration} of {total}"
+        bar.update(task, description=line, completed=iteration, total=total)
+        if not messages.is_terminal and line != last_line:
+            messages.print(line)
+        last_line = line
+        if job.is_finished:
+            return job
+        time.sleep(POLL_SECONDS)
 
 
-def clock(moment: int | None) -> str:
-    """Return a time of the server in this machine's zone."""
+def local_time(moment: int | None) -> str:
+    """Return a time of the server in this machine's time zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else "-"
 
 
 def _exit_code(error: errors.TempoError) -> int:
     if getattr(error, "code", None) == "gate_failed":
-        return GATE
-    no_access = errors.AuthenticationError, errors.PermissionDeniedError, errors.ConfigurationError
-    return AUTH if isinstance(error, no_access) else FAILED
+        return REJECTED
+    if isinstance(error, errors.AuthenticationError | errors.PermissionDeniedError):
+        return NO_ACCESS
+    return NO_ACCESS if isinstance(error, errors.ConfigurationError) else FAILED
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,164 @@
+"""The commands that start jobs and follow them, and the exit codes of all commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fake_api import EVENT, JOBS, job, page, run
+from typer.testing import CliRunner
+
+import tempo_client
+from tempo_client.cli.commands import app
+
+FILE = {
+    "id": "file-1",
+    "bytes": 9,
+    "created_at": 1,
+    "filename": "labeled.jsonl",
+    "tempo": {
+        "examples": 12,
+        "held_out": 2,
+        "warnings": [{"line": 3, "count": 5, "message": "again"}],
+    },
+}
+
+
+@pytest.fixture
+def labeled(tmp_path: Path) -> str:
+    path = tmp_path / "labeled.jsonl"
+    path.write_text("{}\n")
+    return str(path)
+
+
+def following(*states: dict[str, Any]) -> dict[str, Any]:
+    """Return answers for an upload and a job that goes through these states, with one event."""
+
+    def events(request: httpx.Request) -> dict[str, Any]:
+        return page() if "after" in request.url.params else page(EVENT)
+
+    return {
+        "POST /tempo/v1/files": FILE,
+        f"POST {JOBS}": job("queued"),
+        f"GET {JOBS}/ftjob-1": list(states),
+        f"GET {JOBS}/ftjob-1/events": events,
+    }
+
+
+def refusal(status: int, message: str = "no", **fields: Any) -> tuple[int, Any]:
+    return status, {"error": {"message": message, **fields}}
+
+
+# Jobs --------------------------------------------------------------------------------------------
+
+
+def test_recalibrate_uploads_and_follows_to_the_end(labeled: str) -> None:
+    states = job("running", progress={"iteration": 1, "of": 2}), job(result={"summary": "fit"})
+    result = run("recalibrate", labeled, answers=following(*states))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "job\tftjob-1\nstatus\tsucceeded\nresult\tfit\n"
+    assert "12 questions, 2 held out" in result.stderr
+    assert "line 3 and 4 more: again" in result.stderr
+    assert result.stderr.count("[E] done") == 1
+    assert "round: running 1 of 2\n" in result.stderr
+    assert "no worker runs yet" in result.stderr
+
+
+def test_a_terminal_sees_the_progress(labeled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    state = job(mode="recalibrate", progress={"iteration": 20, "of": 20, "phase": "e_step"})
+    assert "e_step" in run("recalibrate", labeled, answers=following(state)).stderr
+
+
+def test_json_is_alone_on_stdout(labeled: str) -> None:
+    result = run("recalibrate", labeled, "--json", answers=following(job()))
+    assert json.loads(result.stdout)["status"] == "succeeded"
+
+
+def test_a_dry_run_starts_nothing(labeled: str) -> None:
+    result = run("recalibrate", labeled, "--dry-run", answers={"POST /tempo/v1/files": FILE})
+    assert (result.exit_code, "examples\t12" in result.stdout) == (0, True), result.output
+
+
+def test_no_wait_returns_with_the_queued_job(labeled: str) -> None:
+    result = run("recalibrate", labeled, "--no-wait", answers=following())
+    assert (result.exit_code, "queued" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "text"),
+    [
+        (job("succeeded", result={"decision": "promoted", "summary": "better"}), 0, "better"),
+        (job("succeeded", result={"decision": "unchanged"}), 0, "succeeded"),
+        (job("succeeded", result={"decision": "rejected", "summary": "worse"}), 5, "worse"),
+        (job("failed", error={"code": "x", "message": "no rollouts"}), 1, "no rollouts"),
+        (job("cancelled"), 1, "cancelled"),
+    ],
+)
+def test_a_round_ends_as_its_job_does(end: dict[str, Any], code: int, text: str) -> None:
+    result = run("round", "--steps", "2", answers=following(end))
+    assert (result.exit_code, text in result.stdout) == (code, True)
+
+
+def test_watch_follows_the_running_job() -> None:
+    listing = page(job("queued") | {"id": "ftjob-2"}, job("running"), job() | {"id": "ftjob-0"})
+    result = run("watch", answers=following(job()) | {f"GET {JOBS}": listing})
+    assert (result.exit_code, "ftjob-1" in result.stdout) == (0, True)
+
+
+def test_watch_follows_a_job_that_is_named() -> None:
+    result = run("watch", "ftjob-1", answers=following(job(), job()))
+    assert (result.exit_code, "ftjob-1" in result.stdout) == (0, True)
+
+
+def test_watch_says_that_no_job_is_under_way() -> None:
+    result = run("watch", answers={f"GET {JOBS}": page(job())})
+    assert (result.exit_code, result.stdout) == (0, "no job is under way\n")
+
+
+# Exit codes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (refusal(401), 4),
+        (refusal(403), 4),
+        (refusal(404), 1),
+        (refusal(409, code="conflict"), 1),
+        (refusal(422, code="gate_failed"), 5),
+        (refusal(500), 1),
+        (httpx.ConnectError("refused"), 3),
+        (httpx.ReadTimeout("slow"), 3),
+    ],
+)
+def test_the_exit_code_says_what_kind_of_trouble_it_is(answer: Any, code: int) -> None:
+    route = "POST /tempo/v1/adapters/tempo-v3/promote"
+    result = run("adapters", "promote", "tempo-v3", answers={route: answer})
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith("tempo: ")
+
+
+def test_without_a_key_there_is_no_access() -> None:
+    def connect() -> tempo_client.Tempo:
+        raise tempo_client.ConfigurationError("no API key")
+
+    result = CliRunner().invoke(app, ["status"], obj=connect)
+    assert (result.exit_code, result.stderr) == (4, "tempo: no API key\n")
+
+
+def test_bad_lines_are_printed_once_as_the_server_sums_them_up(labeled: str) -> None:
+    message = "bad lines: 300\nlines 1-300: not JSON; write one object a line"
+    errors = [{"line": n, "message": "not JSON; write one object a line"} for n in range(1, 301)]
+    answers = {"POST /tempo/v1/files": refusal(400, message, line_errors=errors)}
+    result = run("recalibrate", labeled, answers=answers)
+    assert result.exit_code == 1
+    assert result.stderr == f"tempo: 400 on POST /tempo/v1/files: {message}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recalibrate", "/not/there"], ["round", "--steps", "0"], ["bogus"], ["jobs"]]
+)
+def test_wrong_usage_is_two(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2

@@ -1,0 +1,129 @@
+"""What the commands print: tables on a terminal, tabs elsewhere, JSON with `--json`."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from fake_api import ADAPTER, EVENT, JOBS, STATUS, job, page, run
+
+KEY = {"id": "0a1b", "name": "ci", "scopes": ["train"], "created_at": 1}
+SHOW = "GET /tempo/v1/adapters/tempo-v3"
+
+
+def test_json_has_all_that_the_server_sent_and_unknown_fields_too() -> None:
+    answer = json.loads(run("status", "--json").stdout)
+    assert answer["serving_adapter"] == "tempo-v3"
+    assert answer["questions"]["new_counter"] == 1
+    assert answer["last_error"]["message"] == "[E] done"
+
+
+def test_without_a_terminal_tabs_separate_the_cells() -> None:
+    lines = run("status").stdout.splitlines()
+    assert "training\tm_step, iteration 4" in lines
+    assert "questions\t7 captured, 5 distinct" in lines
+    assert "warning\t--max-loras is 1" in lines
+    assert lines[-1].endswith("[E] done")
+
+
+def test_the_status_says_once_that_training_is_paused() -> None:
+    paused = STATUS | {"paused": True, "phase": "paused", "iteration": None}
+    lines = run("status", answers={"GET /tempo/v1/status": paused}).stdout.splitlines()
+    assert "training\tpaused" in lines
+
+
+def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    output = run("adapters", "list", answers={"GET /tempo/v1/adapters": page(ADAPTER)}).stdout
+    header, row = output.splitlines()
+    assert "adapter" in header
+    assert "gate" in header
+    assert "\t" not in row
+    assert "tempo-v3" in row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "route", "answer", "text"),
+    [
+        ("questions", "GET /tempo/v1/status", STATUS, "captured\t7"),
+        ("status", "GET /tempo/v1/status", STATUS, "serving\ttempo-v3"),
+        ("pause --reason tests", "POST /tempo/v1/training/pause", {"paused": True}, "paused"),
+        ("resume", "POST /tempo/v1/training/resume", {"paused": False}, "paused\tFalse"),
+        ("learned 1+1", "POST /tempo/v1/questions/learned", {"adapters": ["tempo-v3"]}, "tempo-v3"),
+        ("erase ab", "DELETE /tempo/v1/questions", {"adapters": ["tempo-v3"]}, "learned\ttempo-v3"),
+        ("adapters list", "GET /tempo/v1/adapters", page(ADAPTER), "better by 0.04"),
+        ("adapters show tempo-v3", SHOW, ADAPTER, "tempo-v3"),
+        ("adapters promote tempo-v3", "POST /tempo/v1/adapters/tempo-v3/promote", ADAPTER, "v3"),
+        ("adapters rollback", "POST /tempo/v1/adapters/rollback", ADAPTER, "serving"),
+        ("jobs list", f"GET {JOBS}", page(job()), "ftjob-1\tround\tsucceeded"),
+        ("jobs show ftjob-1", f"GET {JOBS}/ftjob-1", job("failed"), "failed"),
+        ("jobs cancel ftjob-1", f"POST {JOBS}/ftjob-1/cancel", job("cancelled"), "cancelled"),
+        ("jobs events ftjob-1", f"GET {JOBS}/ftjob-1/events", page(EVENT), "info\t[E] done"),
+        ("keys list", "GET /tempo/v1/keys", page(KEY), "0a1b\tci\tread and train\t"),
+        ("keys create ci", "POST /tempo/v1/keys", KEY | {"key": "tk_s"}, "tk_s\n"),
+        ("keys revoke 0a1b", "DELETE /tempo/v1/keys/0a1b", KEY, "revoked\t0a1b"),
+    ],
+)
+def test_each_command_shows_the_answer_as_text_and_as_json(
+    arguments: str, route: str, answer: Any, text: str
+) -> None:
+    for option in ([], ["--json"]):
+        result = run(*arguments.split(), *option, answers={route: answer})
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout) if option else text in result.stdout
+
+
+def test_a_process_that_does_not_serve_the_version_yet_is_named() -> None:
+    late = ADAPTER | {"unacknowledged": ["host:1"]}
+    result = run("adapters", "rollback", answers={"POST /tempo/v1/adapters/rollback": late})
+    assert "host:1 does not answer with it yet" in result.stderr
+
+
+@pytest.mark.parametrize("scopes", [[], ["train"], ["train", "promote"]])
+def test_a_new_key_goes_to_stdout_and_its_rights_to_stderr(scopes: list[str]) -> None:
+    def create(request: httpx.Request) -> dict[str, Any]:
+        return KEY | json.loads(request.content) | {"key": "tk_s"}
+
+    options = [part for scope in scopes for part in ("--scope", scope)]
+    result = run("keys", "create", "ci", *options, answers={"POST /tempo/v1/keys": create})
+    assert result.stdout == "tk_s\n"
+    rights = " and ".join(["read", *scopes])
+    assert result.stderr == f"0a1b (ci) may {rights}; the key will not be shown again\n"
+
+
+def test_a_version_is_shown_with_its_origin() -> None:
+    lineage = {"checkpoint": "j-4", "code": {"torch": "2.13"}}
+    adapter = ADAPTER | {"lineage": lineage, "question_ids": ["q_1", "q_2"]}
+    output = run("adapters", "show", "tempo-v3", answers={SHOW: adapter}).stdout
+    assert "checkpoint\tj-4\n" in output
+    assert "code torch\t2.13\nlearned from\tq_1\nlearned from\tq_2\n" in output
+
+
+def test_a_version_is_shown_with_the_difference_that_decided() -> None:
+    report = {
+        "reason": "every bound holds",
+        "base_avg_at_k": 0.316,
+        "candidate_avg_at_k": 0.377,
+        "against_base": {"mean": 0.061, "low": 0.044, "high": 0.08},
+        "questions": 74,
+        "k": 8,
+        "probe": {"verdict": "unproven", "reason": "too small to tell"},
+    }
+    answers = {SHOW: ADAPTER | {"report": report}}
+    output = run("adapters", "show", "tempo-v3", answers=answers).stdout
+    assert "avg@8 0.377, base 0.316 (+0.061, at least +0.044) on 74 held-out questions" in output
+    assert "probe\tunproven: too small to tell" in output
+
+
+def test_the_version_needs_no_server() -> None:
+    assert json.loads(run("version", "--json").stdout)["vllm-tempo"]
+
+
+def test_each_count_of_questions_has_its_meaning() -> None:
+    rows = [line.split("\t") for line in run("questions").stdout.splitlines()]
+    names = ["captured", "distinct", "streamed", "spooled", "skipped", "opted out", "dropped"]
+    assert [name for name, _, _ in rows] == names
+    assert rows[0][1:] == ["7", "kept in the ledger, counted each time that a user asked"]
+    assert all(meaning for _, _, meaning in rows)
+    counts = json.loads(run("questions", "--json").stdout)
+    assert (counts["captured"], counts["streamed"], counts["new_counter"]) == (7, None, 1)
