@@ -1,1 +1,1 @@
-"""What must last: rows in SQL, questions in a stream, adapters in directories."""
+"""The store: rows in SQL, questions in a stream, adapters in directories."""

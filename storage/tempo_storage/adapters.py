@@ -2,9 +2,9 @@
 
     <root>/tempo-v7/adapter_config.json adapter_model.safetensors probe.json manifest.json
 
-`tempo-v<N>` are versions, `tempo-t<N>` the iterations' snapshots. A name is never used twice and
-a directory never changes: vLLM keys its prefix cache by name and path, and reads evicted adapters
-from disk again in the middle of a step.
+`tempo-v<N>` is version N, `tempo-t<N>` is a trial: a snapshot of an iteration. A name is never used
+twice and a directory never changes, because vLLM keys its prefix cache by name and path, and reads
+an evicted adapter from disk again in the middle of a step.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tempo_storage.directories import written_whole
 from tempo_storage.errors import (
@@ -24,11 +23,17 @@ from tempo_storage.errors import (
     NotFoundError,
 )
 
+BASE = 0  # version 0 is the base model without an adapter
+BASE_NAME = "tempo-v0"
 NAME = re.compile(r"tempo-([vt])(\d{1,9})")
-FILES = ("adapter_config.json", "adapter_model.safetensors")
-PROBE_FILE = "probe.json"  # what the trainer computes with it; a server compares what it serves
 FIRST_ID = {"v": 1_000_000, "t": 1_000_000_000}
 TRIALS_KEPT = 3
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
+PROBE_FILE = "probe.json"  # the adapter's effect in the trainer; a server compares its own with it
+MANIFEST_FILE = "manifest.json"
 
 
 def version_name(version: int) -> str:
@@ -37,12 +42,12 @@ def version_name(version: int) -> str:
 
 
 def trial_name(number: int) -> str:
-    """Return the name of an iteration's snapshot."""
+    """Return the name of a trial."""
     return f"tempo-t{number}"
 
 
 def version_of(name: str) -> int:
-    """Return N of `tempo-v<N>`; raise InvalidInputError for anything else."""
+    """Return N of `tempo-v<N>`; raise InvalidInputError for any other name."""
     match = NAME.fullmatch(name)
     if match is None or match[1] != "v":
         raise InvalidInputError(f"{name!r} is no adapter version; write tempo-v<number>")
@@ -51,82 +56,86 @@ def version_of(name: str) -> int:
 
 def lora_int_id(name: str) -> int:
     """Return vLLM's integer id of an adapter: unique per name, the same in every process."""
+    kind, number = _match(name).groups()
+    return FIRST_ID[kind] + int(number)
+
+
+def _match(name: str) -> re.Match[str]:
     match = NAME.fullmatch(name)
     if match is None:
         raise InvalidInputError(f"{name!r} is no adapter name; write tempo-v<number>")
-    return FIRST_ID[match[1]] + int(match[2])
+    return match
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a directory promises: hashes by file name, the rank and the base it belongs to."""
+    """The sha256 of each file in an adapter's directory, and the base and rank of the adapter."""
 
     name: str
     base: str
     rank: int
     sha256: dict[str, str]
     bytes: int
-    info: dict[str, Any]
 
 
 class AdapterStore:
-    """The directories under one root."""
+    """The adapter directories under one root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def path(self, name: str) -> Path:
-        """Return the directory of an adapter; raise NotFoundError when there is none."""
+        """Return the directory of an adapter; raise NotFoundError if there is none."""
         if NAME.fullmatch(name) is None or not (self.root / name).is_dir():
             raise NotFoundError(f"no adapter {name!r} under {self.root}")
         return self.root / name
 
     def names(self) -> list[str]:
         """Return the names of all complete adapters."""
-        found = self.root.iterdir() if self.root.is_dir() else ()
-        return sorted(p.name for p in found if NAME.fullmatch(p.name))
+        paths = self.root.iterdir() if self.root.is_dir() else ()
+        return sorted(path.name for path in paths if NAME.fullmatch(path.name))
 
-    def publish(
-        self, name: str, write: Callable[[Path], None], *, base: str, info: dict[str, Any]
-    ) -> Manifest:
-        """Write an adapter aside with `write(directory)` and make it visible at once and whole.
+    def publish(self, name: str, write: Callable[[Path], None], *, base: str) -> Manifest:
+        """Make an adapter visible at once and whole; `write(directory)` writes its files.
 
-        An identical directory that a killed worker left behind is replaced before anyone could
-        have loaded it: names are handed out together with the commit of their row.
+        It replaces a directory that a killed worker left under this name. Nobody can have loaded
+        that one: the ledger names an adapter only after its directory is complete.
         """
-        if NAME.fullmatch(name) is None:
-            raise InvalidInputError(f"{name!r} is no adapter name; write tempo-v<number>")
-        with written_whole(self.root / name) as aside:
-            write(aside)
-            manifest = _seal(aside, name, base, info)
+        _match(name)
+        with written_whole(self.root / name) as hidden:
+            write(hidden)
+            manifest = _write_manifest(hidden, name, base)
         return manifest
 
     def publish_trial(self, write: Callable[[Path], None], *, base: str) -> str:
-        """Publish a snapshot under the next number and return its name; old snapshots go."""
+        """Publish a trial under the next number, delete the oldest trials, return the name."""
         numbers = sorted(int(n.removeprefix("tempo-t")) for n in self.names() if "-t" in n)
         name = trial_name(numbers[-1] + 1 if numbers else 1)
-        self.publish(name, write, base=base, info={})
-        # The newest stay, so that a number is never handed out twice.
+        self.publish(name, write, base=base)
+        # The newest stay, so that no number is used twice.
         for number in numbers[: 1 - TRIALS_KEPT]:
             self.remove(trial_name(number))
         return name
 
     def manifest(self, name: str) -> Manifest:
-        """Return the manifest of an adapter; raise CorruptAdapterError when it cannot be read."""
+        """Return the manifest of an adapter; raise CorruptAdapterError if it cannot be read."""
         try:
-            return Manifest(**json.loads((self.path(name) / "manifest.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            record = json.loads((self.path(name) / MANIFEST_FILE).read_text())
+            record.pop("info", None)  # version 0.1 wrote it, and nobody read it
+            return Manifest(**record)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CorruptAdapterError(
-                f"{name}: manifest.json is damaged ({error}); roll back to another version"
+                f"{name}: {MANIFEST_FILE} is damaged ({error}); roll back to another version"
             ) from error
 
     def verify(self, name: str, *, base: str, rank: int) -> Path:
-        """Return the directory if it may be served.
+        """Return the directory of an adapter that a server of `base` may serve.
 
-        Raises CorruptAdapterError for a changed or missing file, and its AdapterMismatchError for
-        another base than `base` or a rank above `rank` (the server's --max-lora-rank).
+        `rank` is the server's --max-lora-rank. Raises CorruptAdapterError for a changed or missing
+        file, AdapterMismatchError for another base or a higher rank.
         """
-        manifest, directory = self.manifest(name), self.path(name)
+        manifest = self.manifest(name)
+        directory = self.path(name)
         for file in dict.fromkeys((*FILES, *manifest.sha256)):
             path = directory / file
             if not path.is_file() or manifest.sha256.get(file) != _sha256(path):
@@ -146,26 +155,25 @@ class AdapterStore:
         return directory
 
     def remove(self, name: str) -> None:
-        """Delete an adapter that no process serves or drains."""
+        """Delete an adapter. No process may serve it or still answer requests with it."""
         shutil.rmtree(self.path(name))
 
     def sweep_unfinished(self) -> None:
-        """Delete what a killed worker left half written."""
-        for aside in self.root.glob(".tempo-*"):
-            shutil.rmtree(aside, ignore_errors=True)
+        """Delete the hidden directories that a killed worker left unfinished."""
+        for hidden in self.root.glob(".tempo-*"):
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _seal(directory: Path, name: str, base: str, info: dict[str, Any]) -> Manifest:
+def _write_manifest(directory: Path, name: str, base: str) -> Manifest:
     files = sorted(path.name for path in directory.iterdir())
     manifest = Manifest(
         name=name,
         base=base,
-        rank=int(json.loads((directory / FILES[0]).read_text())["r"]),
+        rank=int(json.loads((directory / CONFIG_FILE).read_text())["r"]),
         sha256={file: _sha256(directory / file) for file in files},
         bytes=sum((directory / file).stat().st_size for file in files),
-        info=info,
     )
-    (directory / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1))
+    (directory / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=1))
     return manifest
 
 

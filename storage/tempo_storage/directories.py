@@ -1,4 +1,4 @@
-"""Directories that are whole or absent, a power cut included."""
+"""Write a directory so that it is whole or absent, even after a power cut."""
 
 import os
 import shutil
@@ -9,27 +9,29 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(final: Path) -> Iterator[Path]:
-    """Yield a directory to write to; after the block it is synced and renamed to `final`.
+    """Yield a hidden directory to write to; after the block, sync it and rename it to `final`.
 
-    What stood there is replaced. A block that fails leaves the hidden directory, for a sweep.
+    It replaces a directory of that name. If the block fails, the hidden directory stays until
+    somebody deletes it.
     """
-    aside = final.with_name(f".{final.name}-{os.getpid()}")
-    replaced = aside.with_name(f"{aside.name}-replaced")
-    for left in (aside, replaced):
-        shutil.rmtree(left, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    for path in (*aside.iterdir(), aside):
+    hidden = final.with_name(f".{final.name}-{os.getpid()}")
+    replaced = hidden.with_name(f"{hidden.name}-replaced")
+    for leftover in (hidden, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    hidden.mkdir(parents=True)
+    yield hidden
+    for path in (*hidden.iterdir(), hidden):
         fsync(path)
+    # Renamed, not deleted in place: a reader would see a half-deleted directory.
     with suppress(FileNotFoundError):
-        final.rename(replaced)  # to delete it in place would show a part of it
-    aside.rename(final)
+        final.rename(replaced)
+    hidden.rename(final)
     fsync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:
-    """Return when a file's content, or a directory's list of names, is on disk."""
+    """Return when the content of a file, or a directory's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

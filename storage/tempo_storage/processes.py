@@ -6,7 +6,10 @@ import sys
 
 
 def die_with_parent(with_signal: signal.Signals = signal.SIGTERM) -> None:
-    """Ask Linux for a signal when the parent dies, kill -9 included; elsewhere do nothing."""
+    """Have Linux signal this process when its parent ends, however it ends.
+
+    Other systems offer no such signal; there this does nothing.
+    """
     if sys.platform == "linux":
-        set_parent_death_signal = 1
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, with_signal)

@@ -1,4 +1,14 @@
-"""When two questions are the same, and which labeled ones are held out."""
+"""Two decisions about a question, both by the hash of its text: is it known, is it held out.
+
+Identity. Two questions are the same if their normalised texts are equal. The normalised text has
+no differences of form: Unicode variants, case, white space, punctuation, articles, courtesies. The
+sha256 of the normalised text is the question's content hash, and the ledger compares hashes.
+
+Held-out questions. A hash behaves like a random number that never changes. "The first 8 digits
+divided by 5 leave 0" therefore selects one labeled question in five, the same ones in every file
+and process, and nobody has to remember the choice. The next 8 digits are independent of the first;
+they give each held-out question to the gate or to the sentinel.
+"""
 
 import hashlib
 import re
@@ -19,16 +29,17 @@ ARTICLES = re.compile(r"\b(?:an?|the) (?=[^\W\d_]{2})")
 
 
 def content_hash(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the sha256 of what the last user text asks.
+    """Return the sha256 of the normalised text of the last user message.
 
-    Unicode form, case, white space, punctuation, articles and courtesies make no difference;
-    every number, sign and other word does. Not a similarity of word n-grams: a long instruction
-    with one short item in it is nearly the same text for every item, and yet another question.
+    Every number, every sign and every word that is no article and no courtesy changes the hash.
+    Similarity of texts would not do: a long instruction with one short item in it is nearly the
+    same text for every item, but each item makes another question.
     """
-    users = [m["content"] for m in messages if m.get("role") == "user"]
-    text = unicodedata.normalize("NFKC", str(users[-1]) if users else "").casefold()
+    contents = [message["content"] for message in messages if message.get("role") == "user"]
+    text = unicodedata.normalize("NFKC", str(contents[-1]) if contents else "").casefold()
     text = " ".join(text.split())
-    return hashlib.sha256((_gist(text) or text).encode()).hexdigest()
+    # A question that consists of courtesies only is its own normalised text.
+    return hashlib.sha256((_without_courtesies(text) or text).encode()).hexdigest()
 
 
 def is_held_out(question_hash: str) -> bool:
@@ -37,10 +48,11 @@ def is_held_out(question_hash: str) -> bool:
 
 
 def is_for_sentinel(question_hash: str) -> bool:
-    """Tell which half of the held-out questions is the sentinel's; the gate has the other."""
+    """Tell whether a held-out question is in the sentinel's half; the gate has the other half."""
     return int(question_hash[8:16], 16) % 2 == 0
 
 
-def _gist(text: str) -> str:
+def _without_courtesies(text: str) -> str:
+    """Return a text without punctuation, courtesies and articles; "what's" becomes "what is"."""
     plain = " ".join(PUNCTUATION.sub("", CONTRACTED_IS.sub(r"\1 is", text)).split())
     return ARTICLES.sub("", COURTESIES.sub("", plain)).strip()

@@ -3,7 +3,7 @@
 import difflib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
@@ -18,11 +18,11 @@ S = TypeVar("S", bound=BaseSettings)
 
 PREFIX = "TEMPO_"
 GROUP = "tempo.settings"
-# Names a directory whose files are settings too: tempo_database_url holds TEMPO_DATABASE_URL.
+# This variable names a directory whose files are settings, too: the file tempo_database_url holds
+# the value of TEMPO_DATABASE_URL.
 FILES = "TEMPO_SETTINGS_DIR"
-NOT_KNOWN = "unset it; `tempo settings` lists what there is"
 
-# Read by the SDK (which has no pydantic) or set by one of our processes for its child.
+# The SDK, which has no pydantic, reads some of these; a process sets the others for its child.
 OTHER_VARIABLES = frozenset(
     {"TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_BASE_URL", "TEMPO_DIE_WITH_PARENT", FILES}
 )
@@ -42,7 +42,7 @@ REMOVED_VARIABLES = {
 
 
 class StorageSettings(BaseSettings):
-    """Where things are kept, and the one property of adapters that both sides must agree on."""
+    """The places of all data, and the adapters' rank, on which server and trainer must agree."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -82,38 +82,43 @@ class StorageSettings(BaseSettings):
 
     @property
     def files_dir(self) -> Path:
-        """Uploaded files as they came."""
+        """Uploaded files, byte for byte."""
         return self.root / "files"
 
     @property
     def admin_key_path(self) -> Path:
-        """Where the first admin key is written (0600)."""
+        """The file of the first admin key, readable by its owner only."""
         return self.root / "admin.key"
 
 
 def installed_settings() -> list[type[BaseSettings]]:
-    """Return the settings of every installed role: one environment may serve several processes."""
+    """Return the settings classes of every installed role.
+
+    One environment may serve processes of several roles.
+    """
     return [point.load() for point in entry_points(group=GROUP)]
 
 
 def refuse_unknown_variables(
     *settings: type[BaseSettings], environ: Mapping[str, str] = os.environ
 ) -> None:
-    """Raise SettingsError for a variable or secret that no settings class knows.
+    """Raise SettingsError for a variable or a settings file that no settings class declares.
 
-    A variable that an earlier version read is a warning instead.
+    Log a warning for one that an earlier version read.
     """
-    known = OTHER_VARIABLES | {
-        PREFIX + name.upper() for cls in settings for name in cls.model_fields
+    variables = OTHER_VARIABLES | {
+        PREFIX + field.upper() for cls in settings for field in cls.model_fields
     }
-    names = sorted({*environ, *_files(environ.get(FILES))})
-    removed = REMOVED_VARIABLES - known
-    _warn_of_removed(names, removed)
-    for name in names:
-        if name.upper().startswith(PREFIX) and name.upper() not in known | removed:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            instead = f"did you mean {close[0]}" if close else NOT_KNOWN
-            raise SettingsError(f"unknown setting {name}; {instead}")
+    names = {name.upper(): name for name in (*environ, *_files(environ.get(FILES)))}
+    for variable, name in sorted(names.items()):
+        if not variable.startswith(PREFIX) or variable in variables:
+            continue
+        if variable in REMOVED_VARIABLES:
+            logger.warning("%s has no effect since version %s; remove it", variable, REMOVED_IN)
+            continue
+        close = difflib.get_close_matches(variable, variables, n=1)
+        remedy = f"did you mean {close[0]}" if close else "unset it; see `tempo settings`"
+        raise SettingsError(f"unknown setting {name}; {remedy}")
 
 
 def checked(role: type[S]) -> S:
@@ -128,17 +133,12 @@ def checked(role: type[S]) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"])).upper()
-        reason = first["msg"].removeprefix("Value error, ")  # pydantic's words before ours
+        reason = first["msg"].removeprefix("Value error, ")  # pydantic adds this to our message
         raise SettingsError(f"{PREFIX}{name} is {first['input']!r}; {reason}") from error
 
 
-def _warn_of_removed(names: Iterable[str], removed: Iterable[str]) -> None:
-    """Log one warning for each removed variable that is set."""
-    for variable in sorted({name.upper() for name in names}.intersection(removed)):
-        logger.warning("%s has no effect since version %s; remove it", variable, REMOVED_IN)
-
-
 def _files(directory: str | None) -> list[str]:
+    """Return the names of the settings files."""
     try:
         return os.listdir(directory) if directory else []
     except OSError as error:

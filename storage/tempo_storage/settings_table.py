@@ -1,6 +1,6 @@
 """List the settings: every TEMPO_ variable with its value, its default and its meaning.
 
-tempo settings [--json] [PART]       exit code 1 when one is set that cannot be used
+tempo settings [--json] [PART]       exit code 1 if a variable has an unknown name or a bad value
 tempo settings --markdown            the page server/docs/settings.md
 """
 
@@ -20,8 +20,8 @@ from tempo_storage.settings import FILES, PREFIX, StorageSettings, checked, inst
 
 HIDDEN = "***"
 SECRET = "_KEY"
-# User and password of a URL, and its query, where a password may stand too; where it cannot be told
-# which is which, all of it.
+# The user and the password of a URL, and its query, which may hold a password, too. A "?" before an
+# "@" may belong to the password or begin the query, so then everything is hidden.
 CREDENTIALS = re.compile(r"(?<=://).*\?.*@.*|(?<=://).*(?=@)|(?<=\?).*")
 FILES_MEANING = "Directory of files that are settings too: tempo_api_key holds TEMPO_API_KEY."
 INTRODUCTION = """\
@@ -47,7 +47,7 @@ TITLES = {"StorageSettings": "All processes"}
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A variable: what it is here, what it is by default, what it means."""
+    """A variable with its current value, its default and its meaning."""
 
     name: str
     value: str
@@ -56,25 +56,24 @@ class Setting:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the settings, then what is wrong with one of them; return 1 in that case."""
+    """Print the settings, then the first error in their values; return 1 if there is one."""
     parser = argparse.ArgumentParser(
         prog="tempo settings", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("part", nargs="?", default="", help="of a name or a meaning: only those")
-    parser.set_defaults(form=_text)
+    text = "list only the settings whose name or meaning contains this"
+    parser.add_argument("part", nargs="?", default="", help=text)
     forms = parser.add_mutually_exclusive_group()
-    for flag, form, text in (
-        ("--json", _json, "print JSON"),
-        ("--markdown", markdown, "print the page of the documentation"),
-    ):
-        forms.add_argument(flag, dest="form", action="store_const", const=form, help=text)
+    forms.add_argument("--json", action="store_true", help="print JSON")
+    text = "print the page of the documentation"
+    forms.add_argument("--markdown", action="store_true", help=text)
     options = parser.parse_args(arguments)
     part = options.part.lower()
-    found = [s for s in every() if part in f"{s.name} {s.meaning}".lower()]
+    show = _json if options.json else markdown if options.markdown else _text
+    settings = [s for s in describe_all() if part in f"{s.name} {s.meaning}".lower()]
     try:
-        if not found:
+        if not settings:
             raise SettingsError(f"no setting is about {part!r}; `tempo settings` lists them all")
-        print(options.form(found))
+        print(show(settings))
         checked(StorageSettings)
     except SettingsError as error:
         print(f"tempo: {error}", file=sys.stderr)
@@ -82,75 +81,68 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def every() -> list[Setting]:
+def describe_all() -> list[Setting]:
     """Return the settings of all installed roles, and the variable that names a directory."""
-    return [*described(*installed_settings()), _files()]
+    directory = str(StorageSettings.model_config.get("secrets_dir") or "")
+    return [*describe(*installed_settings()), Setting(FILES, directory, "", FILES_MEANING)]
 
 
-def described(*roles: type[BaseSettings]) -> list[Setting]:
-    """Return every variable that these roles read, once, with secrets hidden."""
-    found: dict[str, Setting] = {}
+def describe(*roles: type[BaseSettings]) -> list[Setting]:
+    """Return each variable that these roles read, once, with secrets hidden."""
+    settings: dict[str, Setting] = {}
     for role in roles:
-        given = _given(role)
+        values = _values(role)
         for field, info in role.model_fields.items():
             name, default = PREFIX + field.upper(), str(info.default)
-            value = _hidden(name, str(given.get(field, default)))
+            value = _without_secrets(name, str(values.get(field, default)))
             meaning = " ".join((info.description or "").split())
-            found.setdefault(name, Setting(name, value, default, meaning))
-    return list(found.values())
+            settings.setdefault(name, Setting(name, value, default, meaning))
+    return list(settings.values())
 
 
 def markdown(settings: Sequence[Setting]) -> str:
-    """Return a page of documentation: one table for each class that declares some of these.
+    """Return a page of the documentation, with a table for each class that declares settings.
 
-    It shows defaults only, so it is the same whatever is set.
+    It shows the defaults and no values, so it is the same in every environment.
     """
-    owners = _owners()
+    sections = _sections()
     lines = [INTRODUCTION]
-    for owner in dict.fromkeys(owners.values()):
-        rows = [_row(setting) for setting in settings if owners[setting.name] is owner]
+    for section in dict.fromkeys(sections.values()):
+        rows = [_row(setting) for setting in settings if sections[setting.name] == section]
         if rows:
-            head = [f"## {_title(owner)}", "", "| variable | default | meaning |", "|---|---|---|"]
+            head = [f"## {section}", "", "| variable | default | meaning |", "|---|---|---|"]
             lines += [*head, *rows, ""]
     return "\n".join(lines).rstrip()
 
 
 def shown(value: str) -> str:
-    """Return a value as a table has it."""
+    """Return a value as the tables show it."""
     return value or "(empty)"
 
 
-def _given(role: type[BaseSettings]) -> dict[str, Any]:
-    """Return what is set, as it is written: a value that is refused is shown, too."""
+def _values(role: type[BaseSettings]) -> dict[str, Any]:
+    """Return the values from variables and files as they are written, the invalid ones, too."""
     directory = role.model_config.get("secrets_dir")
     files = SecretsSettingsSource(role)() if Path(str(directory)).is_dir() else {}
     return files | EnvSettingsSource(role)()
 
 
-def _hidden(name: str, value: str) -> str:
+def _without_secrets(name: str, value: str) -> str:
     if name.endswith(SECRET):
         return HIDDEN if value else ""
     return CREDENTIALS.sub(HIDDEN, value) if "://" in value else value
 
 
-def _files() -> Setting:
-    directory = StorageSettings.model_config.get("secrets_dir")
-    return Setting(FILES, str(directory or ""), "", FILES_MEANING)
-
-
-def _owners() -> dict[str, type[BaseSettings]]:
-    """Return the class that declares each variable, the base classes first."""
-    owners: dict[str, type[BaseSettings]] = {FILES: StorageSettings}
+def _sections() -> dict[str, str]:
+    """Return by variable the title of the class that declares it, the base classes first."""
+    sections = {FILES: TITLES["StorageSettings"]}
     for role in installed_settings():
         for cls in reversed(role.__mro__):
             if issubclass(cls, BaseSettings):
+                title = TITLES.get(cls.__name__, cls.__name__.removesuffix("Settings"))
                 for field in cls.model_fields:
-                    owners.setdefault(PREFIX + field.upper(), cls)
-    return owners
-
-
-def _title(owner: type[BaseSettings]) -> str:
-    return TITLES.get(owner.__name__, owner.__name__.removesuffix("Settings"))
+                    sections.setdefault(PREFIX + field.upper(), title)
+    return sections
 
 
 def _row(setting: Setting) -> str:
@@ -158,18 +150,18 @@ def _row(setting: Setting) -> str:
     return f"| `{setting.name}` | {default} | {meaning} |"
 
 
-def _json(found: Sequence[Setting]) -> str:
-    return json.dumps([asdict(setting) for setting in found], indent=2)
+def _json(settings: Sequence[Setting]) -> str:
+    return json.dumps([asdict(setting) for setting in settings], indent=2)
 
 
-def _text(found: Sequence[Setting]) -> str:
-    """Return two lines for each on a terminal, else cells separated by tabs."""
+def _text(settings: Sequence[Setting]) -> str:
+    """Return two lines for each setting on a terminal, else one line with tabs."""
     if not sys.stdout.isatty():
-        rows = ((s.name, shown(s.value), shown(s.default), s.meaning) for s in found)
+        rows = ((s.name, shown(s.value), shown(s.default), s.meaning) for s in settings)
         return "\n".join("\t".join(row) for row in rows)
     return "\n".join(
         f"{s.name} = {shown(s.value)}"
         + (f"   (default: {shown(s.default)})" if s.value != s.default else "")
         + f"\n    {s.meaning}"
-        for s in found
+        for s in settings
     )

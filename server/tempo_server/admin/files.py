@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
 
 from tempo_server.admin import references
-from tempo_server.admin.route import Current, Keyed, Part
+from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery
 from tempo_server.admin.schemas import File, Page
 from tempo_server.context import Context
 from tempo_storage import ledger
@@ -24,12 +24,12 @@ from tempo_storage.errors import NotFoundError
 from tempo_storage.labeled.file import Labeled, parse
 from tempo_storage.ledger import models as rows
 
-router = APIRouter(route_class=Keyed)
+router = APIRouter(route_class=KeyRoute)
 
 
 @router.post("/files")
 def create_file(
-    context: Current,
+    context: CurrentContext,
     file: Annotated[UploadFile, FormFile()],
     purpose: Annotated[Literal["fine-tune"], Form()] = "fine-tune",
     dry_run: Annotated[bool, Form()] = False,
@@ -60,21 +60,21 @@ def create_file(
 
 
 @router.get("/files")
-def list_files(context: Current, part: Part) -> Page[File]:
+def list_files(context: CurrentContext, paging: PageQuery) -> Page[File]:
     """List the files, newest first."""
     with context.sessions() as s:
-        return part.page([File.model_validate(row) for row in ledger.labeled.files(s)])
+        return paging.page([File.model_validate(row) for row in ledger.labeled.files(s)])
 
 
 @router.get("/files/{file_id}")
-def get_file(context: Current, file_id: str) -> File:
+def get_file(context: CurrentContext, file_id: str) -> File:
     """Show one file."""
     with context.sessions() as s:
         return File.model_validate(ledger.labeled.file(s, file_id))
 
 
 @router.get("/files/{file_id}/content")
-def get_file_content(context: Current, file_id: str) -> FileResponse:
+def get_file_content(context: CurrentContext, file_id: str) -> FileResponse:
     """Return a file as it was uploaded."""
     row = get_file(context, file_id)
     path = context.settings.files_dir / row.id
@@ -95,7 +95,7 @@ def _settle(s: Session, row: rows.File, labeled: Labeled) -> None:
     """Compare a file with what is stored, and sum up."""
     labeled.drop_stored(ledger.labeled.references(s, list(labeled.examples)))
     labeled.raise_errors()
-    labeled.note_asked(ledger.pool.asked(s, list(labeled.examples)))
+    labeled.note_asked(ledger.pool.asked_hashes(s, list(labeled.examples)))
     row.summary = labeled.summary()
 
 

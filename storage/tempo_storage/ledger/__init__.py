@@ -1,32 +1,17 @@
-"""The ledger: what server and trainer ask of SQL. The caller's session decides when it commits.
+"""The ledger: the rows that server and trainer share. The caller's session decides when it commits.
 
 from tempo_storage import ledger
 with sessions() as s:
     job = ledger.jobs.get(s, job_id)
 """
 
-from tempo_storage.ledger import (
-    events,
-    jobs,
-    keys,
-    labeled,
-    leases,
-    lineage,
-    pool,
-    questions,
-    training,
-    versions,
-)
-
-__all__ = [
-    "events",
-    "jobs",
-    "keys",
-    "labeled",
-    "leases",
-    "lineage",
-    "pool",
-    "questions",
-    "training",
-    "versions",
-]
+from tempo_storage.ledger import events as events
+from tempo_storage.ledger import jobs as jobs
+from tempo_storage.ledger import keys as keys
+from tempo_storage.ledger import labeled as labeled
+from tempo_storage.ledger import leases as leases
+from tempo_storage.ledger import lineage as lineage
+from tempo_storage.ledger import pool as pool
+from tempo_storage.ledger import questions as questions
+from tempo_storage.ledger import training as training
+from tempo_storage.ledger import versions as versions

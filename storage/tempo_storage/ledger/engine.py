@@ -7,39 +7,43 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url
 
-BUSY_SECONDS = 5.0
-
-
-CONNECT_SECONDS = 5
-
-
+SQLITE_BUSY_SECONDS = 5.0  # how long a writer waits for another writer
+POSTGRESQL_CONNECT_SECONDS = 5
+# The option of a connection that only reads.
 READS = {"tempo_reads": True}
 
 
 def connect(url: str) -> Engine:
-    """Return an engine for `url`; SQLite's directory is made when it is missing."""
+    """Return an engine for `url`; create the directory of an SQLite file that does not exist."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        patience = {"connect_timeout": CONNECT_SECONDS}
-        return create_engine(url, pool_pre_ping=True, connect_args=patience, json_serializer=_json)
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": POSTGRESQL_CONNECT_SECONDS},
+            json_serializer=_json,
+        )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, json_serializer=_json)
+    timeout = {"timeout": SQLITE_BUSY_SECONDS}
+    engine = create_engine(url, connect_args=timeout, json_serializer=_json)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin)
     return engine
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun below, not guessed by the driver
-    # FULL: a commit that was acknowledged survives a power cut (4 ms instead of 14 µs).
+    # The driver would guess when a transaction begins; `_begin` says it.
+    connection.isolation_level = None
+    # FULL: an acknowledged commit survives a power cut (4 ms instead of 14 µs).
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin(connection: Any) -> None:
-    # A deferred transaction that turns writer can fail at once with "database is locked"; one that
-    # only reads sees the ledger as it was, whoever writes.
+    # A deferred transaction that starts to write can fail at once with "database is locked", so a
+    # writer takes the lock when it begins. A transaction that only reads needs no lock: it sees the
+    # ledger as it was when it began.
     reads = READS.items() <= connection.get_execution_options().items()
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
@@ -49,7 +53,7 @@ def _json(value: Any) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a value for JSON, which has no NaN: readers, and PostgreSQL, would refuse it."""
+    """Return a value with None for each NaN and infinity, which JSON and PostgreSQL lack."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

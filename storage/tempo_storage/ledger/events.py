@@ -1,4 +1,4 @@
-"""Events: the story of a deployment, in the order in which its lines were written."""
+"""Events: the deployment's log for its operator, oldest first."""
 
 from typing import Any
 

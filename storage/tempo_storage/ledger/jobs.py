@@ -1,18 +1,65 @@
 """Jobs and their iterations in the ledger."""
 
+import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import training
+from tempo_storage.ledger import events, training
 from tempo_storage.ledger.models import Adapter, Event, Iteration, Job
-from tempo_storage.ledger.rows import found
+from tempo_storage.ledger.rows import require
 
 ACTIVE = ("queued", "running")
-TRAINING = ("recalibrate", "round")  # what moves the checkpoint; a check does not
+TRAINING = ("recalibrate", "round")  # these jobs move the checkpoint; a check does not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """How a job ended: a report for people, and the facts that decide about later jobs."""
+
+    report: dict[str, Any]
+    checkpoint: str | None = None
+    """The checkpoint from which the next job that trains continues."""
+    sequence: int | None = None
+    """The next job continues there only if the serving pointer still has this sequence."""
+    auroc: float | None = None
+    """The critic's AUROC on held-out questions at the end of a round."""
+    checked_version: int | None = None
+    """The version that a check compared with the base."""
+    below_base: bool | None = None
+    """Whether the check found that version below the base."""
+
+    @classmethod
+    def read(cls, job: Job) -> Self:
+        """Return the result in a job's row."""
+        return cls(
+            report=job.result,
+            checkpoint=job.end_checkpoint,
+            sequence=job.end_sequence,
+            auroc=job.end_auroc,
+            checked_version=job.checked_version,
+            below_base=job.below_base,
+        )
+
+    def write(self, job: Job) -> None:
+        """Write the result into a job's row."""
+        job.result = self.report
+        job.end_checkpoint = self.checkpoint
+        job.end_sequence = self.sequence
+        job.end_auroc = self.auroc
+        job.checked_version = self.checked_version
+        job.below_base = self.below_base
+
+
+def queue(s: Session, mode: str, settings: dict[str, Any], *, message: str) -> Job:
+    """Add a queued job and an event that says why; call `training.lock` first."""
+    job = create(s, f"ftjob-{secrets.token_hex(12)}", mode, settings)
+    events.add(s, "job.queued", message, job_id=job.id)
+    return job
 
 
 def create(s: Session, job_id: str, mode: str, settings: dict[str, Any]) -> Job:
@@ -24,53 +71,54 @@ def create(s: Session, job_id: str, mode: str, settings: dict[str, Any]) -> Job:
 
 
 def get(s: Session, job_id: str, *, lock: bool = False) -> Job:
-    """Return one job or raise NotFoundError; lock it to decide by its status."""
-    return found(s.get(Job, job_id, with_for_update=lock), "job", job_id)
+    """Return one job or raise NotFoundError; lock its row before you decide by its status."""
+    return require(s.get(Job, job_id, with_for_update=lock), "job", job_id)
 
 
 def newest(s: Session, *modes: str) -> Job | None:
-    """Return the newest job of these modes, however it ended."""
-    query = select(Job).where(Job.mode.in_(modes)).order_by(Job.created_at.desc())
-    return s.scalars(query.limit(1)).first()
+    """Return the newest job of these modes, whatever its status."""
+    return next(iter(find(s, modes=modes, limit=1)), None)
 
 
 def find(
     s: Session, *, statuses: Sequence[str] = (), modes: Sequence[str] = (), limit: int = 100
 ) -> list[Job]:
-    """Return jobs, newest first, of the given statuses and modes or of all."""
+    """Return the jobs of these statuses and modes, newest first; empty means all."""
     query = select(Job).order_by(Job.created_at.desc()).limit(limit)
     query = query.where(Job.status.in_(statuses)) if statuses else query
     return list(s.scalars(query.where(Job.mode.in_(modes)) if modes else query))
 
 
 def runnable(s: Session) -> list[Job]:
-    """Return the queued jobs that may run now, the oldest first: a pause holds those that train."""
+    """Return the queued jobs that may run now, oldest first; during a pause only checks may."""
     modes = ("check",) if training.get(s).paused else ()
     return find(s, statuses=("queued",), modes=modes)[::-1]
 
 
 def delete_old(s: Session, mode: str, *, keep: int) -> None:
-    """Delete all but the newest jobs of a mode; of their events what was no error."""
-    newest = select(Job.id).where(Job.mode == mode).order_by(Job.created_at.desc()).limit(keep)
-    old = set(s.scalars(select(Job.id).where(Job.mode == mode, Job.id.not_in(newest))))
+    """Delete all but the newest jobs of a mode, with their events that are no errors."""
+    newest_ids = select(Job.id).where(Job.mode == mode).order_by(Job.created_at.desc()).limit(keep)
+    old = set(s.scalars(select(Job.id).where(Job.mode == mode, Job.id.not_in(newest_ids))))
     s.execute(delete(Event).where(Event.job_id.in_(old), Event.level != "error"))
     s.execute(delete(Job).where(Job.id.in_(old)))
 
 
 def reset_attempts(s: Session, job_id: str) -> None:
-    """Count a job's attempts anew: this one has come further than those before."""
+    """Count a job's attempts from 1 again, because this attempt got further than the last one."""
     s.execute(update(Job).where(Job.id == job_id).values(attempts=1))
 
 
 def finish(
-    s: Session, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str = ""
+    s: Session, job_id: str, status: str, *, result: JobResult | None = None, error: str = ""
 ) -> None:
-    """Record how a job ended; a cancelled one stays cancelled."""
-    row = get(s, job_id, lock=True)
-    if row.status in ACTIVE:
-        row.status, row.error = status, error or None
-    row.result = result or row.result
-    row.finished_at = time.time()
+    """Record how a job ended; a cancelled job stays cancelled."""
+    job = get(s, job_id, lock=True)
+    if job.status in ACTIVE:
+        job.status = status
+        job.error = error or None
+    if result is not None:
+        result.write(job)
+    job.finished_at = time.time()
 
 
 def iterations(s: Session, job_id: str) -> list[Iteration]:
@@ -80,16 +128,22 @@ def iterations(s: Session, job_id: str) -> list[Iteration]:
 
 
 def metrics(s: Session, checkpoint: str) -> dict[str, Any]:
-    """Return the metrics of the iteration that ended with a checkpoint; none of the untrained."""
+    """Return the metrics of the iteration that made a checkpoint; {} for the untrained state."""
     return s.scalar(select(Iteration.metrics).where(Iteration.checkpoint == checkpoint)) or {}
 
 
 def needed_checkpoints(s: Session) -> set[str]:
-    """Return the checkpoints that training may go on from: of versions, and of jobs."""
-    kept = (row for row in s.scalars(select(Adapter)) if "swept" not in row.report)
-    of_versions = [row.checkpoint for row in kept]
+    """Return the checkpoints from which training may continue.
+
+    These are the checkpoints of all versions that are not swept, of the last ten jobs that trained
+    with success, and of the last iteration of each job that has not ended.
+    """
+    versions = s.scalars(select(Adapter.checkpoint).where(Adapter.swept.is_(False)))
     ended = find(s, statuses=("succeeded",), modes=TRAINING, limit=10)
-    of_jobs = (job.result.get("checkpoint", "") for job in ended)
-    begun = [iterations(s, job.id)[-1:] for job in find(s, statuses=("queued", "running"))]
-    of_begun = [row.checkpoint for last in begun for row in last]
-    return {name for name in (*of_versions, *of_jobs, *of_begun) if name}
+    last_iterations = [iterations(s, job.id)[-1:] for job in find(s, statuses=ACTIVE)]
+    checkpoints = {
+        *versions,
+        *(job.end_checkpoint for job in ended),
+        *(row.checkpoint for rows in last_iterations for row in rows),
+    }
+    return {checkpoint for checkpoint in checkpoints if checkpoint}

@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tempo_storage.ledger.models import Key
-from tempo_storage.ledger.rows import found
+from tempo_storage.ledger.rows import require
 
 
 def find(s: Session) -> list[Key]:
@@ -13,5 +13,5 @@ def find(s: Session) -> list[Key]:
 
 
 def get(s: Session, key_id: str) -> Key:
-    """Return one admin key or raise NotFoundError."""
-    return found(next((row for row in find(s) if row.id == key_id), None), "key", key_id)
+    """Return one admin key; raise NotFoundError if there is none with this id."""
+    return require(next((row for row in find(s) if row.id == key_id), None), "key", key_id)

@@ -8,14 +8,15 @@ from sqlalchemy.orm import Session
 
 from tempo_storage.labeled.line import Example
 from tempo_storage.ledger.models import File, LabeledExample, Question
-from tempo_storage.ledger.rows import found
+from tempo_storage.ledger.rows import require
 from tempo_storage.questions import is_for_sentinel
 
-MIN_HALF = 64  # held-out questions: eight answers to each tell a loss of six points
+# Held-out questions of a half. With eight answers to each, 64 show a loss of six points.
+MIN_HALF = 64
 
 
 def add_file(s: Session, file: File, examples: Iterable[Example]) -> None:
-    """Store an uploaded file with its examples; what it labels leaves the unlabeled pool."""
+    """Store an uploaded file with its examples; delete their questions from the unlabeled pool."""
     s.add(file)
     s.add_all(
         LabeledExample(
@@ -41,30 +42,31 @@ def files(s: Session) -> list[File]:
 
 def file(s: Session, file_id: str) -> File:
     """Return one file or raise NotFoundError."""
-    return found(s.get(File, file_id), "file", file_id)
+    return require(s.get(File, file_id), "file", file_id)
 
 
 def examples(s: Session, split: str) -> list[LabeledExample]:
-    """Return the labeled examples of `train` or `held_out`, in a stable order."""
+    """Return the labeled examples of `train` or `held_out`, ordered by hash."""
     query = select(LabeledExample).where(LabeledExample.split == split)
     return list(s.scalars(query.order_by(LabeledExample.content_hash)))
 
 
 def held_out(
-    s: Session, reader: Literal["gate", "sentinel"], *, most: int
+    s: Session, reader: Literal["gate", "sentinel"], *, limit: int
 ) -> tuple[list[LabeledExample], str]:
-    """Return the held-out examples of the gate or the sentinel, and whether they are a half.
+    """Return up to `limit` held-out examples for the gate or the sentinel, and a note for people.
 
-    The sentinel judges by questions that let nothing pass. Where a half would be too few to judge
-    by, both read all. Of more than `most` those with the least hashes are taken, always the same.
+    Each has a half of its own: the sentinel uses questions that the gate did not use. If a half
+    has fewer than MIN_HALF questions, both use all of them. The note says which case holds. The
+    examples with the least hashes come first, so `limit` of them are the same ones each time.
     """
     every = examples(s, "held_out")
     halves: dict[str, list[LabeledExample]] = {"gate": [], "sentinel": []}
     for example in every:
         halves["sentinel" if is_for_sentinel(example.content_hash) else "gate"].append(example)
     if min(map(len, halves.values())) < MIN_HALF:
-        return every[:most], f"all {len(every)}, a half has fewer than {MIN_HALF}"
-    return halves[reader][:most], f"the {reader}'s half of {len(every)}"
+        return every[:limit], f"all {len(every)}, a half has fewer than {MIN_HALF}"
+    return halves[reader][:limit], f"the {reader}'s half of {len(every)}"
 
 
 def count(s: Session) -> dict[str, int]:
@@ -74,6 +76,6 @@ def count(s: Session) -> dict[str, int]:
 
 
 def references(s: Session, hashes: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the references of those contents that are labeled already."""
+    """Return by hash the reference of each of these questions that is labeled."""
     query = select(LabeledExample).where(LabeledExample.content_hash.in_(hashes))
-    return {e.content_hash: e.reference for e in s.scalars(query)}
+    return {example.content_hash: example.reference for example in s.scalars(query)}

@@ -1,4 +1,8 @@
-"""One worker trains: a lease in SQL whose epoch fences the commits of whoever held it before."""
+"""Let one worker train at a time.
+
+A lease is a row with an owner, an expiry and an epoch. Each new owner raises the epoch. A commit
+names the epoch that its worker holds and fails if another worker has taken the lease since.
+"""
 
 import time
 from collections.abc import Iterator
@@ -20,14 +24,16 @@ def acquire(s: Session, name: str, owner: str, ttl_seconds: float) -> int | None
     lease = s.get(Lease, name, with_for_update=True) or new
     if lease.expires_at > now and lease.owner != owner:
         return None
-    lease.epoch, lease.owner, lease.expires_at = lease.epoch + 1, owner, now + ttl_seconds
+    lease.epoch += 1
+    lease.owner = owner
+    lease.expires_at = now + ttl_seconds
     s.add(lease)
     s.flush()
     return lease.epoch
 
 
 def renew(s: Session, name: str, epoch: int, ttl_seconds: float) -> None:
-    """Extend the lease that `epoch` holds; raise LeaseLostError when it no longer does."""
+    """Extend the lease that `epoch` holds; raise LeaseLostError if it holds it no longer."""
     changed = s.execute(
         update(Lease)
         .where(Lease.name == name, Lease.epoch == epoch)
@@ -38,26 +44,24 @@ def renew(s: Session, name: str, epoch: int, ttl_seconds: float) -> None:
         raise LeaseLostError(f"lease {name!r} moved on from epoch {epoch}; stop training here")
 
 
-def assert_held(s: Session, name: str, epoch: int) -> None:
-    """Fence a commit: raise LeaseLostError unless `epoch` is still the lease's."""
-    held = s.execute(select(Lease.epoch).where(Lease.name == name).with_for_update()).scalar()
-    if held != epoch:
-        raise LeaseLostError(f"lease {name!r} is at epoch {held}, not {epoch}; commit refused")
-
-
 @contextmanager
 def fenced(sessions: sessionmaker[Session], epoch: int) -> Iterator[Session]:
-    """Open a transaction that commits only while `epoch` is still the trainer's."""
+    """Open a transaction; raise LeaseLostError unless `epoch` still holds the trainer's lease."""
     with sessions.begin() as s:
-        assert_held(s, TRAINER, epoch)
+        lease = select(Lease.epoch).where(Lease.name == TRAINER).with_for_update()
+        current = s.scalar(lease)
+        if current != epoch:
+            raise LeaseLostError(
+                f"lease {TRAINER!r} is at epoch {current}, not {epoch}; commit refused"
+            )
         yield s
 
 
 def release(s: Session, name: str, epoch: int) -> None:
-    """Give the lease back so that a waiting worker need not wait for its expiry."""
+    """End the lease that `epoch` holds, so that another worker need not wait for its expiry."""
     s.execute(update(Lease).where(Lease.name == name, Lease.epoch == epoch).values(expires_at=0.0))
 
 
 def get(s: Session, name: str) -> Lease | None:
-    """Return a lease, also an expired one."""
+    """Return a lease, expired or not; None if nobody has ever held it."""
     return s.get(Lease, name)

@@ -1,7 +1,8 @@
 """Which questions a version learned from, and which versions learned from a question.
 
-A version learned from the M-steps between the untrained state and its checkpoint. What they
-learned from is known by content too, so that it stays known when the question itself is gone.
+A version learned from all M-steps between the untrained state and its checkpoint. The ledger keeps
+the content hash of each question that an M-step used, so the answer stays known when the question
+itself is pruned or erased.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +15,17 @@ from tempo_storage.ledger.models import Adapter, Iteration, LearnedQuestion, Que
 from tempo_storage.questions import content_hash
 
 
-def record(s: Session, iteration: int, drawn: Sequence[Question]) -> None:
-    """Note what an iteration's M-step learned from, for each tenant that asked it.
+def record(s: Session, iteration: int, questions: Sequence[Question]) -> None:
+    """Store the questions that the M-step of an iteration used, for each tenant that asked them.
 
-    `drawn` are the rows as they were when they were drawn: what was erased since is noted, too.
+    `questions` are the rows as they were when they were drawn; some may have been erased since.
     """
-    contents = {question.content_hash for question in drawn} - {""}
+    hashes = {question.content_hash for question in questions} - {""}
     columns = func.min(Question.id), Question.content_hash, Question.tenant
-    asked = select(*columns).where(Question.content_hash.in_(contents))
-    others = s.execute(asked.group_by(Question.content_hash, Question.tenant))
+    same = select(*columns).where(Question.content_hash.in_(hashes))
+    others = s.execute(same.group_by(Question.content_hash, Question.tenant))
     rows = {question_id: (content, tenant) for question_id, content, tenant in others}
-    rows |= {question.id: (question.content_hash, question.tenant) for question in drawn}
+    rows |= {question.id: (question.content_hash, question.tenant) for question in questions}
     s.add_all(
         LearnedQuestion(
             iteration=iteration, question_id=question_id, content_hash=content, tenant=tenant
@@ -35,49 +36,53 @@ def record(s: Session, iteration: int, drawn: Sequence[Question]) -> None:
 
 def question_ids(s: Session, checkpoint: str) -> list[str]:
     """Return the ids of the questions that a version with this checkpoint learned from."""
-    learned = LearnedQuestion.iteration.in_(_ancestry(_steps(s), checkpoint))
+    learned = LearnedQuestion.iteration.in_(_ancestors(_steps(s), checkpoint))
     query = select(LearnedQuestion.question_id).where(learned).distinct()
     return list(s.scalars(query.order_by(LearnedQuestion.question_id)))
 
 
 def learned_from(s: Session, question: str) -> list[int]:
     """Return the versions that learned from a question: its id, its content hash or its text."""
-    contents = {question, content_hash([{"role": "user", "content": question}])}
-    for kind in (Question.id, LearnedQuestion.question_id):
-        contents |= set(s.scalars(select(kind.class_.content_hash).where(kind == question)))
+    hashes = {question, content_hash([{"role": "user", "content": question}])}
+    for id in (Question.id, LearnedQuestion.question_id):
+        hashes |= set(s.scalars(select(id.class_.content_hash).where(id == question)))
     same_id = LearnedQuestion.question_id == question
-    return _learned(s, same_id, LearnedQuestion.content_hash.in_(contents - {""}))
+    return _versions_that_learned(s, same_id, LearnedQuestion.content_hash.in_(hashes - {""}))
 
 
 def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
-    """Delete a tenant's questions; return how many, and the versions that learned from them.
+    """Delete a tenant's questions; return their number, and the versions that learned from them.
 
-    Those that learned from the same content are among them, whoever asked. What is still on its
-    way from the server to the ledger arrives later: erase once more when nothing is under way.
+    A version that learned from the same question of another tenant is among these versions. A
+    question that is still on its way from the server to the ledger arrives later, so erase again
+    when nothing is under way.
     """
     theirs = Question.tenant == tenant
     same = LearnedQuestion.content_hash.in_(select(Question.content_hash).where(theirs))
-    found = _learned(s, LearnedQuestion.tenant == tenant, same)
-    erased = s.scalar(select(func.count()).select_from(Question).where(theirs)) or 0
+    versions = _versions_that_learned(s, LearnedQuestion.tenant == tenant, same)
+    count = s.scalar(select(func.count()).select_from(Question).where(theirs)) or 0
     s.execute(delete(Question).where(theirs))
-    data = {"tenant": tenant, "questions": erased, "versions": found}
-    events.add(s, "questions.erased", f"{erased} questions of {tenant} are erased", data=data)
-    return erased, found
+    data = {"tenant": tenant, "questions": count, "versions": versions}
+    events.add(s, "questions.erased", f"{count} questions of {tenant} are erased", data=data)
+    return count, versions
 
 
-def _learned(s: Session, *which: ColumnElement[bool]) -> list[int]:
-    iterations = set(s.scalars(select(LearnedQuestion.iteration).where(or_(*which)).distinct()))
+def _versions_that_learned(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
+    query = select(LearnedQuestion.iteration).where(or_(*conditions))
+    iterations = set(s.scalars(query.distinct()))
     steps = _steps(s)
     rows = s.execute(select(Adapter.version, Adapter.checkpoint).order_by(Adapter.version))
-    return [v for v, checkpoint in rows if not iterations.isdisjoint(_ancestry(steps, checkpoint))]
+    return [v for v, checkpoint in rows if not iterations.isdisjoint(_ancestors(steps, checkpoint))]
 
 
 def _steps(s: Session) -> dict[str, tuple[str, int]]:
+    """Return by checkpoint its parent, and the number of the iteration that made it."""
     rows = s.execute(select(Iteration.checkpoint, Iteration.parent, Iteration.number))
     return {checkpoint: (parent, number) for checkpoint, parent, number in rows}
 
 
-def _ancestry(steps: Mapping[str, tuple[str, int]], checkpoint: str) -> Iterator[int]:
+def _ancestors(steps: Mapping[str, tuple[str, int]], checkpoint: str) -> Iterator[int]:
+    """Yield the iterations that led to a checkpoint, the last one first."""
     while checkpoint in steps:
         checkpoint, number = steps[checkpoint]
         yield number

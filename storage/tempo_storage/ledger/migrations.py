@@ -1,27 +1,42 @@
-"""Schema changes, applied in order and recorded by name; never edit one that has been released.
+"""Changes of the schema. Never edit one that has been released.
 
 python -m tempo_storage.ledger.migrations        # before the processes of a new release start
+
+A migration knows a table by the names of its columns only. The classes in models.py describe
+today's tables, and an old ledger has other columns.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, inspect, select, text
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Engine,
+    case,
+    column,
+    func,
+    insert,
+    literal,
+    select,
+    table,
+    text,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from tempo_storage.errors import TempoError
-from tempo_storage.ledger import lineage
 from tempo_storage.ledger.engine import connect
-from tempo_storage.ledger.models import Base, Iteration, Question, Serving, Training
+from tempo_storage.ledger.models import Base, Serving, Training
 from tempo_storage.settings import StorageSettings, checked
 
 Migration = Callable[[Connection], None]
 
 
 def m001_initial(connection: Connection) -> None:
-    """Create every table, and the rows of the two that hold exactly one."""
+    """Create today's tables, and the rows of the two tables that hold exactly one."""
     Base.metadata.create_all(connection)
     row = {"id": 1, "changed_at": time.time()}
     pointer = {"version": 0, "previous": 0, "sequence": 0, "reason": "start"}
@@ -30,64 +45,132 @@ def m001_initial(connection: Connection) -> None:
 
 
 def m002_lineage(connection: Connection) -> None:
-    """Keep what an iteration went on from and what its M-step learned from, also of those before.
+    """Store the parent of each iteration, and the questions that its M-step learned from.
 
-    An old iteration is taken to have gone on from the one before it: a version is then rather said
-    to have learned from a question than not.
+    Nothing tells the parent of an old iteration, so this takes the iteration before it. The lineage
+    of an old version may have a question too many, but never one too few.
     """
-    Base.metadata.create_all(connection)  # a new ledger has all of it, an old one lacks the table
-    _add_column(connection, "iterations", "parent", "VARCHAR NOT NULL DEFAULT ''")
-    _add_column(connection, "adapters", "lineage", "JSON NOT NULL DEFAULT '{}'")
-    before = (
-        "SELECT e.checkpoint FROM iterations e WHERE e.number < iterations.number "
-        "ORDER BY e.number DESC LIMIT 1"
+    _execute(
+        connection,
+        "CREATE TABLE learned_questions (iteration BIGINT NOT NULL, question_id VARCHAR NOT NULL, "
+        "content_hash VARCHAR NOT NULL, tenant VARCHAR NOT NULL, "
+        "PRIMARY KEY (iteration, question_id))",
+        "CREATE INDEX ix_learned_questions_question_id ON learned_questions (question_id)",
+        "CREATE INDEX ix_learned_questions_content_hash ON learned_questions (content_hash)",
+        "CREATE INDEX ix_learned_questions_tenant ON learned_questions (tenant)",
+        "ALTER TABLE iterations ADD COLUMN parent VARCHAR NOT NULL DEFAULT ''",
+        "UPDATE iterations SET parent = COALESCE((SELECT e.checkpoint FROM iterations e "
+        "WHERE e.number < iterations.number ORDER BY e.number DESC LIMIT 1), '')",
+        "ALTER TABLE adapters ADD COLUMN lineage JSON NOT NULL DEFAULT '{}'",
     )
-    connection.execute(text(f"UPDATE iterations SET parent = COALESCE(({before}), '')"))
-    columns = Iteration.number, Iteration.question_ids, Iteration.metrics
-    with Session(connection) as s, s.begin():
-        for number, question_ids, metrics in s.execute(select(*columns)).all():
-            drawn = question_ids if metrics.get("m_steps") else []
-            lineage.record(s, number, [s.get(Question, id) or _pruned(id) for id in drawn])
-
-
-def _pruned(question_id: str) -> Question:
-    return Question(id=question_id, content_hash="", tenant="")
+    # The questions that an M-step drew; some were pruned since, so only their ids are known.
+    insertion = text(
+        "INSERT INTO learned_questions "
+        "SELECT CAST(:iteration AS BIGINT), d.id, COALESCE(content_hash, ''), COALESCE(tenant, '') "
+        "FROM (SELECT CAST(:id AS VARCHAR) AS id) d LEFT JOIN questions ON questions.id = d.id"
+    )
+    iterations = table(
+        "iterations", column("number"), column("question_ids", JSON), column("metrics", JSON)
+    )
+    for number, ids, metrics in connection.execute(select(iterations)).all():
+        for question_id in dict.fromkeys(ids if metrics.get("m_steps") else ()):
+            connection.execute(insertion, {"iteration": number, "id": question_id})
+    # The same questions of other tenants.
+    _execute(
+        connection,
+        "INSERT INTO learned_questions "
+        "SELECT l.iteration, MIN(q.id), q.content_hash, q.tenant "
+        "FROM learned_questions l JOIN questions q ON q.content_hash = l.content_hash "
+        "WHERE l.content_hash <> '' GROUP BY l.iteration, q.content_hash, q.tenant "
+        "ON CONFLICT DO NOTHING",
+    )
 
 
 def m003_serving_sequence(connection: Connection) -> None:
-    """Note with each job what served when it began."""
-    _add_column(connection, "jobs", "serving_sequence", "BIGINT")
+    """Add the sequence that the serving pointer had when a job began."""
+    _execute(connection, "ALTER TABLE jobs ADD COLUMN serving_sequence BIGINT")
 
 
-def _add_column(connection: Connection, table: str, name: str, kind: str) -> None:
-    if name not in {column["name"] for column in inspect(connection).get_columns(table)}:
-        connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
+def m004_decisions_in_columns(connection: Connection) -> None:
+    """Copy the facts that decide something from JSON into columns; drop a column nobody reads."""
+    _execute(
+        connection,
+        "ALTER TABLE adapters ADD COLUMN swept BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE adapters ADD COLUMN forced BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE iterations ADD COLUMN refined BOOLEAN NOT NULL DEFAULT FALSE",
+        "ALTER TABLE server_processes ADD COLUMN held JSON NOT NULL DEFAULT '[]'",
+        "ALTER TABLE jobs ADD COLUMN end_checkpoint VARCHAR",
+        "ALTER TABLE jobs ADD COLUMN end_sequence BIGINT",
+        "ALTER TABLE jobs ADD COLUMN end_auroc DOUBLE PRECISION",
+        "ALTER TABLE jobs ADD COLUMN checked_version INTEGER",
+        "ALTER TABLE jobs ADD COLUMN below_base BOOLEAN",
+        "ALTER TABLE questions DROP COLUMN adapter_version",
+    )
+    report = column("report", JSON)
+    swept = report["swept"].as_string().is_not(None)
+    forced = report["forced"].as_string().is_not(None)
+    _update(connection, "adapters", swept=swept, forced=forced)
+    refined = func.coalesce(column("metrics", JSON)["m_steps"].as_integer(), 0) > 0
+    _update(connection, "iterations", refined=refined)
+    held: Any = column("counters", JSON)["held"]
+    held = case((held.as_string().is_(None), literal([], JSON)), else_=held)
+    _update(connection, "server_processes", held=held)
+    result = column("result", JSON)
+    _update(
+        connection,
+        "jobs",
+        end_checkpoint=result["checkpoint"].as_string(),
+        end_sequence=result["sequence"].as_integer(),
+        end_auroc=result["critic_auroc"].as_float(),
+        checked_version=result["version"].as_integer(),
+        below_base=result["below"].as_boolean(),
+    )
+    # Only a round's AUROC says whether the critic has to be recalibrated.
+    _execute(connection, "UPDATE jobs SET end_auroc = NULL WHERE mode <> 'round'")
 
 
-MIGRATIONS: list[Migration] = [m001_initial, m002_lineage, m003_serving_sequence]
+def _execute(connection: Connection, *statements: str) -> None:
+    for statement in statements:
+        connection.execute(text(statement))
+
+
+def _update(connection: Connection, name: str, **values: Any) -> None:
+    """Set columns of all rows of a table."""
+    connection.execute(update(table(name, *map(column, values))).values(values))
+
+
+MIGRATIONS: list[Migration] = [
+    m001_initial,
+    m002_lineage,
+    m003_serving_sequence,
+    m004_decisions_in_columns,
+]
 
 
 def migrate(engine: Engine) -> list[str]:
-    """Apply what is missing and return its names; safe when several processes start at once."""
-    applied_now = []
+    """Bring the ledger up to date, and return the names of the migrations that it lacked.
+
+    Processes that start together may all call it. A new ledger gets today's tables from the first
+    migration, so the later ones are only recorded.
+    """
     with engine.begin() as connection:
         _lock(connection)
-        connection.execute(
-            text("CREATE TABLE IF NOT EXISTS migrations (name VARCHAR(255) PRIMARY KEY)")
+        _execute(
+            connection,
+            "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR(255) PRIMARY KEY)",
         )
         applied = set(connection.execute(text("SELECT name FROM migrations")).scalars())
-        for migration in MIGRATIONS:
-            name = migration.__name__
-            if name not in applied:
-                migration(connection)
-                insertion = text("INSERT INTO migrations (name) VALUES (:name)")
-                connection.execute(insertion, {"name": name})
-                applied_now.append(name)
-    return applied_now
+        missing = [m for m in MIGRATIONS if m.__name__ not in applied]
+        for migration in missing if applied else [m001_initial]:
+            migration(connection)
+        for migration in missing:
+            insertion = text("INSERT INTO migrations (name) VALUES (:name)")
+            connection.execute(insertion, {"name": migration.__name__})
+    return [migration.__name__ for migration in missing]
 
 
 def _lock(connection: Connection) -> None:
-    # SQLite transactions are IMMEDIATE (engine.connect), which is lock enough.
+    """Let one process migrate at a time; on SQLite each transaction that writes holds a lock."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(2604192950)"))
 
@@ -99,8 +182,8 @@ def main() -> None:
         applied = migrate(engine)
     except (TempoError, SQLAlchemyError) as error:
         sys.exit(f"migrations: {error}")
-    where = engine.url.render_as_string(hide_password=True)
-    print(f"{where}: applied {', '.join(applied) or 'nothing, it is up to date'}")
+    url = engine.url.render_as_string(hide_password=True)
+    print(f"{url}: applied {', '.join(applied) or 'nothing, it is up to date'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""The ledger's tables. Times are unix seconds; JSON columns hold only what no query asks for."""
+"""The ledger's tables. Times are unix seconds.
+
+A fact that decides something has a column of its own. A JSON column holds a list, the arguments of
+a call (a job's `settings`, a question's `sampling`, an example's `details` for its verifier), or a
+report that only people read.
+"""
 
 import time
 from typing import Annotated, Any
@@ -10,16 +15,21 @@ from sqlalchemy.types import Integer
 Created = Annotated[float, mapped_column(default=time.time)]
 Items = Annotated[list[Any], mapped_column(JSON)]
 Data = Annotated[dict[str, Any], mapped_column(JSON, default=dict)]
-# SQLite gives row ids by itself only to INTEGER; PostgreSQL wants the wide type.
+# SQLite numbers rows by itself only if the type is INTEGER; PostgreSQL needs the wide type.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
-    """Declarative root."""
+    """The root of all tables."""
 
 
 class Question(Base):
-    """An unlabeled question, as captured: one row per request."""
+    """An unlabeled question as a user asked it: one row for each request.
+
+    `content_hash` is the same for questions that differ only in form (`tempo_storage.questions`).
+    `messages` is [] where TEMPO_CAPTURE=hash kept the hash only. `tenant` is a hash of the user's
+    API key.
+    """
 
     __tablename__ = "questions"
     __table_args__ = (Index("questions_by_content", "content_hash", "captured_at"),)
@@ -28,7 +38,6 @@ class Question(Base):
     messages: Mapped[Items]
     chat_template_kwargs: Mapped[Data]
     tenant: Mapped[str]
-    adapter_version: Mapped[int]
     sampling: Mapped[Data]
     captured_at: Mapped[float]
 
@@ -46,7 +55,7 @@ class File(Base):
 
 
 class LabeledExample(Base):
-    """A question with its reference; `split` is train or held_out."""
+    """A question with its accepted answers (`reference`); `split` is train or held_out."""
 
     __tablename__ = "labeled_examples"
     content_hash: Mapped[str] = mapped_column(primary_key=True)
@@ -59,7 +68,11 @@ class LabeledExample(Base):
 
 
 class Job(Base):
-    """A recalibration, a round or a check: queued, running, succeeded, failed or cancelled."""
+    """A recalibration, a round or a check: queued, running, succeeded, failed or cancelled.
+
+    `settings` holds the options of the request: `max_steps` limits the iterations, `auto_promote`
+    lets the gate promote. `training_file` is stored and shown, but a job learns from all files.
+    """
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -71,16 +84,26 @@ class Job(Base):
     error: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0)
     serving_sequence: Mapped[int | None] = mapped_column(BigInteger)
-    """The serving pointer's when the job began: what it learns from is what served then."""
+    """The sequence of the serving pointer when the job began."""
+    end_checkpoint: Mapped[str | None]
+    """The checkpoint from which the next job continues; None while no decision is committed."""
+    end_sequence: Mapped[int | None] = mapped_column(BigInteger)
+    """The next job continues there only if the serving pointer still has this sequence."""
+    end_auroc: Mapped[float | None]
+    """The critic's AUROC on held-out questions at the end of a round."""
+    checked_version: Mapped[int | None]
+    """The version that a check compared with the base."""
+    below_base: Mapped[bool | None]
+    """Whether the check found that version below the base."""
     created_at: Mapped[Created]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
 
 
 class Iteration(Base):
-    """A committed E-step with its M-step, and the checkpoint that holds what came of them.
+    """A committed E-step with its M-step, and the checkpoint that holds their result.
 
-    `parent` is the checkpoint that it went on from; "" is the untrained state.
+    `parent` is the checkpoint at which it began; "" is the untrained state.
     """
 
     __tablename__ = "iterations"
@@ -90,6 +113,8 @@ class Iteration(Base):
     position: Mapped[int]
     checkpoint: Mapped[str]
     parent: Mapped[str] = mapped_column(default="")
+    refined: Mapped[bool] = mapped_column(default=False)
+    """Whether it made an M-step, so that the policy learned from its questions."""
     question_ids: Mapped[Items]
     metrics: Mapped[Data]
     epoch: Mapped[int]
@@ -97,7 +122,10 @@ class Iteration(Base):
 
 
 class LearnedQuestion(Base):
-    """A question of an M-step; stays when the question itself is pruned or erased."""
+    """A question that an M-step learned from; it stays when the question's own row is deleted.
+
+    `content_hash` and `tenant` are "" where that row was gone before this one was written.
+    """
 
     __tablename__ = "learned_questions"
     iteration: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -107,7 +135,11 @@ class LearnedQuestion(Base):
 
 
 class Adapter(Base):
-    """A version: candidate, serving, retired, rejected or corrupt."""
+    """A version: candidate, serving, retired, rejected or corrupt.
+
+    `lineage` says how it was trained. `report` says how the gate, the probe and the sentinel found
+    it, and why it was rejected or corrupt.
+    """
 
     __tablename__ = "adapters"
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -117,13 +149,21 @@ class Adapter(Base):
     checkpoint: Mapped[str]
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
+    swept: Mapped[bool] = mapped_column(default=False)
+    """Whether its files were deleted to free disk space; it can never serve again."""
+    forced: Mapped[bool] = mapped_column(default=False)
+    """Whether a person promoted it although the gate rejected it. It becomes rejected again, not
+    retired, when another version replaces it."""
     lineage: Mapped[Data]
     report: Mapped[Data]
     created_at: Mapped[Created]
 
 
 class Serving(Base):
-    """The serving pointer, one row; `sequence` grows with every change."""
+    """The serving pointer: one row that says which version answers users.
+
+    `previous` served before `version`. Each change adds one to `sequence`.
+    """
 
     __tablename__ = "serving"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -135,7 +175,11 @@ class Serving(Base):
 
 
 class ServerProcess(Base):
-    """What an API process says that it serves."""
+    """An API process, and the version with which it says that it answers.
+
+    `error` says why it could not follow the serving pointer. `held` lists the adapters that it has
+    loaded or still answers requests with; their files must stay.
+    """
 
     __tablename__ = "server_processes"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -143,11 +187,12 @@ class ServerProcess(Base):
     sequence: Mapped[int]
     error: Mapped[str | None]
     counters: Mapped[Data]
+    held: Mapped[Items]
     seen_at: Mapped[float]
 
 
 class Training(Base):
-    """Whether training is paused, one row."""
+    """One row: whether training is paused, and why. `ledger.training.lock` locks it."""
 
     __tablename__ = "training"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -157,7 +202,7 @@ class Training(Base):
 
 
 class Event(Base):
-    """Something that an operator would want to know, in order of `number`."""
+    """A line of the deployment's log for its operator, in order of `number`."""
 
     __tablename__ = "events"
     __table_args__ = (Index("events_by_job", "job_id", "number"),)
@@ -171,7 +216,7 @@ class Event(Base):
 
 
 class Key(Base):
-    """An admin key, of which only the sha256 is kept."""
+    """An admin key. The ledger has only its sha256."""
 
     __tablename__ = "keys"
     sha256: Mapped[str] = mapped_column(primary_key=True)
@@ -181,12 +226,12 @@ class Key(Base):
 
     @property
     def id(self) -> str:
-        """What names it where its sha256 would be long."""
+        """A short name: the beginning of the sha256."""
         return self.sha256[:12]
 
 
 class Lease(Base):
-    """Who may train; a new owner raises the epoch, which fences the old one's commits."""
+    """The worker that may train. A new owner raises `epoch`, and commits of an older epoch fail."""
 
     __tablename__ = "leases"
     name: Mapped[str] = mapped_column(primary_key=True)

@@ -14,33 +14,36 @@ from tempo_storage.questions import content_hash
 def add(s: Session, captured: Sequence[dict[str, Any]]) -> int:
     """Store captured questions and return how many were new.
 
-    A question id that is already there is the stream's redelivery; a content that is labeled
-    never enters the pool (the label wins, and held-out questions must stay unseen).
+    A question whose id is stored already was delivered twice by the stream. A question that is
+    labeled is not stored either, because nothing unlabeled may train on a held-out question.
     """
-    rows = {c["id"]: _question(c) for c in captured}
-    known = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
-    known_labels = labeled.references(s, [q.content_hash for q in rows.values()])
-    new = [q for q in rows.values() if q.id not in known and q.content_hash not in known_labels]
+    rows = {record["id"]: _question(record) for record in captured}
+    stored_ids = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
+    labeled_hashes = labeled.references(s, [row.content_hash for row in rows.values()])
+    new = [
+        row
+        for row in rows.values()
+        if row.id not in stored_ids and row.content_hash not in labeled_hashes
+    ]
     s.add_all(new)
     s.flush()
     return len(new)
 
 
-def _question(captured: dict[str, Any]) -> Question:
+def _question(record: dict[str, Any]) -> Question:
     return Question(
-        id=captured["id"],
-        content_hash=captured.get("content_hash") or content_hash(captured["messages"]),
-        messages=captured["messages"],
-        chat_template_kwargs=captured.get("chat_template_kwargs") or {},
-        tenant=captured.get("tenant") or "",
-        adapter_version=captured.get("adapter_version", 0),
-        sampling=captured.get("sampling") or {},
-        captured_at=captured["captured_at"],
+        id=record["id"],
+        content_hash=record.get("content_hash") or content_hash(record["messages"]),
+        messages=record["messages"],
+        chat_template_kwargs=record.get("chat_template_kwargs") or {},
+        tenant=record.get("tenant") or "",
+        sampling=record.get("sampling") or {},
+        captured_at=record["captured_at"],
     )
 
 
 def count(s: Session) -> tuple[int, int]:
-    """Return how many questions were captured, and how many are distinct."""
+    """Return the number of captured questions, and the number of distinct ones."""
     counts = func.count(), func.count(func.distinct(Question.content_hash))
     captured, distinct = s.execute(select(*counts).select_from(Question)).one()
     return captured, distinct

@@ -1,4 +1,4 @@
-"""Sessions with the ledger: those that read wait for nobody, those that write are serialised."""
+"""Sessions with the ledger. Readers wait for nobody; writers wait for each other."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def open_database(url: str) -> sessionmaker[Session]:
 
 
 class Sessions(sessionmaker[Session]):
-    """`with sessions() as s` reads and waits for nobody, `with sessions.begin() as s` may write."""
+    """`with sessions() as s` only reads; `with sessions.begin() as s` may write."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.execution_options(**READS), expire_on_commit=False)
@@ -26,6 +26,6 @@ class Sessions(sessionmaker[Session]):
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
-        """Open a transaction that is committed at the end of the block, undone where it fails."""
+        """Open a transaction; commit it at the end of the block, or roll it back on an error."""
         with self(bind=self._writing) as s, s.begin():
             yield s

@@ -1,4 +1,4 @@
-"""Whether training is paused, and the row that lets one writer at a time through."""
+"""The row that says whether training is paused. It also serves as the ledger's lock."""
 
 import time
 
@@ -13,17 +13,20 @@ def get(s: Session) -> Training:
     return s.get_one(Training, 1)
 
 
-def lock(s: Session) -> Training:
-    """Let no other transaction that calls this go on until this one ends; return the same row.
+def lock(s: Session) -> None:
+    """Make every other transaction that calls this wait until this transaction ends.
 
-    Who adds a job or a labeled file first looks at what is there: two at once would both add it.
+    Call it before you add a job, a labeled file or a key whose condition you check first: two
+    transactions at once would both find that they may add it.
     """
-    return s.get_one(Training, 1, with_for_update=True)
+    s.get_one(Training, 1, with_for_update=True)
 
 
 def set_paused(s: Session, paused: bool, reason: str = "") -> Training:
-    """Pause or resume training; survives restarts."""
+    """Pause or resume training; this survives restarts."""
     row = get(s)
-    row.paused, row.reason, row.changed_at = paused, reason, time.time()
+    row.paused = paused
+    row.reason = reason
+    row.changed_at = time.time()
     events.add(s, "training.paused" if paused else "training.resumed", reason or "by request")
     return row

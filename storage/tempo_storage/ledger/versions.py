@@ -1,21 +1,22 @@
-"""Adapter versions and the serving pointer in the ledger."""
+"""Adapter versions, the serving pointer, and the API processes that follow it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from tempo_storage.adapters import version_of
-from tempo_storage.errors import ConflictError, GateRefusedError, NotFoundError
+from tempo_storage.adapters import BASE, version_name, version_of
+from tempo_storage.errors import ConflictError, GateRefusedError
 from tempo_storage.ledger import events
 from tempo_storage.ledger.models import Adapter, ServerProcess, Serving
+from tempo_storage.ledger.rows import require
 
-BASE = 0  # version 0 is the base model without an adapter
 UNSOUND = ("corrupt", "rejected")
-CANDIDATES_KEPT = 3  # the newest; an older one that nobody promoted ages like other versions
-SILENT_SECONDS = 3600.0  # after which a server process is taken to have ended
+# The files of the newest candidates stay; the sweep treats older ones like other versions.
+CANDIDATES_KEPT = 3
+SILENT_SECONDS = 3600.0  # a server process that says nothing for so long has ended
 
 
 def serving(s: Session) -> Serving:
@@ -24,31 +25,28 @@ def serving(s: Session) -> Serving:
 
 
 def locked_pointer(s: Session) -> Serving:
-    """Return the serving pointer as it stands, and let nobody else move it until the commit."""
+    """Return the current serving pointer; nobody else can move it until this transaction ends."""
     return s.get_one(Serving, 1, with_for_update=True, populate_existing=True)
 
 
 def adapter(s: Session, version: int) -> Adapter:
     """Return one version or raise NotFoundError."""
-    row = s.get(Adapter, version)
-    if row is None:
-        raise NotFoundError(f"no adapter tempo-v{version}; list the adapters to see which exist")
-    return row
+    return require(s.get(Adapter, version), "adapter", version_name(version))
 
 
 def adapters(s: Session, *, statuses: Sequence[str] = ()) -> list[Adapter]:
-    """Return the versions, newest first, of the given statuses or of all."""
+    """Return the versions of these statuses, newest first; empty means all."""
     query = select(Adapter).order_by(Adapter.version.desc())
     return list(s.scalars(query.where(Adapter.status.in_(statuses)) if statuses else query))
 
 
 def adapter_of_job(s: Session, job_id: str) -> Adapter | None:
-    """Return the version that came of a job, if one did."""
+    """Return the version that a job published, if it has published one."""
     return s.scalars(select(Adapter).where(Adapter.job_id == job_id)).first()
 
 
 def checkpoint_of(s: Session, version: int) -> str:
-    """Return the checkpoint from which training goes on where a version serves; "" of the base."""
+    """Return the checkpoint from which training continues a version; "" for the base."""
     return adapter(s, version).checkpoint if version != BASE else ""
 
 
@@ -65,11 +63,11 @@ def promote(
     reason: str = "",
     force: bool = False,
 ) -> Serving:
-    """Point serving at `version`, a candidate or an earlier one.
+    """Point serving at `version`: a candidate, an earlier version or the base.
 
     Raises NotFoundError for an unknown version, ConflictError when the serving version is not
-    `expected_current` or `version` is corrupt, and GateRefusedError when the gate rejected it and
-    `force` is false.
+    `expected_current` or `version` is corrupt or swept, and GateRefusedError when the gate rejected
+    it and `force` is false.
     """
     pointer = locked_pointer(s)
     if expected_current is not None and pointer.version != expected_current:
@@ -78,16 +76,19 @@ def promote(
         )
     if version != BASE:
         row = adapter(s, version)
-        _refuse_unfit(row, force)
+        _raise_if_unfit(row, force)
         if row.status == "rejected":
+            row.forced = True
             row.report = row.report | {"forced": reason or "no reason was given"}
     if version == pointer.version:
         return pointer
     _retire(s, pointer.version)
     _set_status(s, version, "serving")
-    pointer.previous, pointer.version = pointer.version, version
+    pointer.previous = pointer.version
+    pointer.version = version
     pointer.sequence += 1
-    pointer.reason, pointer.changed_at = reason, time.time()
+    pointer.reason = reason
+    pointer.changed_at = time.time()
     events.add(
         s,
         "adapter.promoted",
@@ -98,15 +99,17 @@ def promote(
 
 
 def roll_back(s: Session, *, to: int | None = None, reason: str = "") -> Serving:
-    """Point serving at `to`, or at the version that served before the present one."""
+    """Point serving at version `to`, by default at `version_before`."""
     return promote(s, version_before(s) if to is None else to, reason=reason or "rollback")
 
 
 def version_before(s: Session) -> int:
-    """Return what a rollback returns to: what served before, else what the version came from.
+    """Return the version to which a rollback returns.
 
-    Never forward: after a rollback, what served before is what was complained about; nor to what
-    was rejected. Raises ConflictError when the base serves.
+    This is the version that served before the present one. It is never a newer version, because
+    after a rollback the newer version is the one that was rolled back, and never a rejected,
+    corrupt or swept one; in these cases it is the nearest sound ancestor. Raises ConflictError
+    when the base serves.
     """
     pointer = serving(s)
     if pointer.version == BASE:
@@ -117,7 +120,10 @@ def version_before(s: Session) -> int:
 
 
 def sound_ancestor(s: Session, version: int) -> int:
-    """Return the nearest version that served before `version` was made and still may; or BASE."""
+    """Return the nearest ancestor of a version that may serve; the base may always serve.
+
+    The parent of a version is the version that served when it was trained.
+    """
     while version != BASE:
         version = adapter(s, version).parent
         if _is_sound(s, version):
@@ -127,54 +133,64 @@ def sound_ancestor(s: Session, version: int) -> int:
 
 def _is_sound(s: Session, version: int) -> bool:
     row = s.get(Adapter, version)
-    sound = row is not None and row.status not in UNSOUND and "swept" not in row.report
+    sound = row is not None and row.status not in UNSOUND and not row.swept
     return sound or version == BASE
 
 
 def in_use(s: Session) -> set[int]:
     """Return the versions whose files must stay.
 
-    Those that serve or may be returned to, the newest candidates, and what a server process serves,
-    has loaded or still answers requests with, also one that has been silent for a while.
+    These are the serving version, those to which a rollback may return, the newest candidates, and
+    all that a server process serves or holds. A process may hold a version for a while after its
+    last word, so a process counts until it has been silent for an hour.
     """
-    pointer, heard = serving(s), processes(s, alive_within_seconds=SILENT_SECONDS)
-    used = {pointer.version, pointer.previous, sound_ancestor(s, pointer.version)}
-    used |= {row.version for row in adapters(s, statuses=("candidate",))[:CANDIDATES_KEPT]}
-    used |= {process.version for process in heard}
-    held = [name for process in heard for name in process.counters.get("held", ())]
-    return used | {version_of(name) for name in held if "-v" in name}  # no snapshot's
+    pointer = serving(s)
+    alive = processes(s, alive_within_seconds=SILENT_SECONDS)
+    candidates = adapters(s, statuses=("candidate",))[:CANDIDATES_KEPT]
+    held = [name for process in alive for name in process.held]
+    return {
+        pointer.version,
+        pointer.previous,
+        sound_ancestor(s, pointer.version),
+        *(row.version for row in candidates),
+        *(process.version for process in alive),
+        *(version_of(name) for name in held if "-v" in name),  # not the trials
+    }
 
 
 def reject_serving(s: Session, version: int, *, to: int, reason: str) -> None:
-    """Point serving from `version` to `to`; only force lets it serve again."""
+    """Point serving from `version` to `to`, and let `version` serve again only by force."""
     pointer = promote(s, to, expected_current=version, reason=reason)
     pointer.previous = pointer.version
     _set_status(s, version, "rejected")
 
 
 def mark_corrupt(s: Session, version: int, message: str) -> None:
-    """Record that a version is not what was trained: it can never serve, nor be pointed at.
+    """Record that a version's files are damaged, so that it can never serve again.
 
-    Where it was promoted, the version before it is again: that one never stopped serving.
+    If the serving pointer is at this version, it returns to the version before, which has answered
+    users all the time: no server could load the damaged one.
     """
-    pointer, row = locked_pointer(s), adapter(s, version)
+    pointer = locked_pointer(s)
+    row = adapter(s, version)
     if row.status == "corrupt":
         return
-    row.status, row.report = "corrupt", row.report | {"corrupt": message}
+    row.status = "corrupt"
+    row.report = row.report | {"corrupt": message}
     events.add(s, "adapter.corrupt", message, level="error", data={"version": version})
     if pointer.version == version:
         before = s.get(Adapter, pointer.previous)
-        sound = before is not None and before.status != "corrupt"
-        promote(s, pointer.previous if sound else BASE, reason=message, force=True)
+        intact = before is not None and before.status != "corrupt"
+        promote(s, pointer.previous if intact else BASE, reason=message, force=True)
     if pointer.previous == version:
         pointer.previous = pointer.version
 
 
-def _refuse_unfit(row: Adapter, force: bool) -> None:
+def _raise_if_unfit(row: Adapter, force: bool) -> None:
     if row.status == "corrupt":
         reason = row.report.get("corrupt", "its files are damaged")
         raise ConflictError(f"tempo-v{row.version} is corrupt, promote another: {reason}")
-    if "swept" in row.report:
+    if row.swept:
         raise ConflictError(f"tempo-v{row.version} was swept, promote another: its files are gone")
     if row.status == "rejected" and not force:
         raise GateRefusedError(
@@ -183,9 +199,9 @@ def _refuse_unfit(row: Adapter, force: bool) -> None:
 
 
 def _retire(s: Session, version: int) -> None:
-    """Take a version out of service; one that was forced is as rejected as it was before."""
+    """Take a version out of service; one that served by force is rejected again."""
     row = s.get(Adapter, version)
-    was_forced = row is not None and "forced" in row.report
+    was_forced = row is not None and row.forced
     _set_status(s, version, "rejected" if was_forced else "retired")
 
 
@@ -202,23 +218,40 @@ def acknowledge(
     version: int,
     sequence: int,
     error: str | None = None,
-    counters: dict[str, Any] | None = None,
+    counters: Mapping[str, Any] | None = None,
+    held: Sequence[str] = (),
 ) -> None:
-    """Record which version an API process answers with, and why it could not follow."""
-    row = s.get(ServerProcess, process_id) or ServerProcess(id=process_id, counters={})
-    row.version, row.sequence, row.error = version, sequence, error
-    row.counters = row.counters if counters is None else counters
+    """Record which version an API process answers with, and why it could not follow the pointer.
+
+    `held` names the adapters that it has loaded or still answers requests with.
+    """
+    row = s.get(ServerProcess, process_id) or ServerProcess(id=process_id)
+    row.version = version
+    row.sequence = sequence
+    row.error = error
+    row.counters = dict(counters or {})
+    row.held = list(held)
     row.seen_at = time.time()
     s.add(row)
 
 
 def processes(s: Session, *, alive_within_seconds: float = 10.0) -> list[ServerProcess]:
-    """Return the API processes heard of lately."""
+    """Return the API processes that acknowledged a version within these seconds."""
     since = time.time() - alive_within_seconds
     return list(s.scalars(select(ServerProcess).where(ServerProcess.seen_at >= since)))
 
 
+def processes_behind(s: Session) -> list[ServerProcess]:
+    """Return the live API processes that do not answer with the serving version yet."""
+    pointer = serving(s)
+    return [
+        process
+        for process in processes(s)
+        if process.version != pointer.version or process.sequence < pointer.sequence
+    ]
+
+
 def forget_processes(s: Session, *, silent_for_seconds: float) -> None:
-    """Drop API processes that are long gone."""
+    """Delete the rows of API processes that have been silent for so long."""
     before = time.time() - silent_for_seconds
     s.execute(delete(ServerProcess).where(ServerProcess.seen_at < before))

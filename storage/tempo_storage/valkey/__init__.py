@@ -1,1 +1,1 @@
-"""Valkey: the questions' stream, the doorbell of jobs, and a server of our own."""
+"""Valkey: the stream of captured questions, the doorbell of jobs, and an embedded server."""

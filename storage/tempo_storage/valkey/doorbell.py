@@ -1,4 +1,4 @@
-"""Wake the worker for a job. The row in SQL is the order; a ring that gets lost costs time only."""
+"""Wake the worker for a job. The job is the row in SQL; a lost ring costs time and nothing else."""
 
 import logging
 
@@ -10,16 +10,18 @@ from tempo_storage.valkey.streams import QUEUE
 
 logger = logging.getLogger("vllm.tempo.doorbell")
 
-FUNCTION = "tempo_trainer.jobs.run_job"  # a name that the worker knows: nobody imports it
-# Seconds for which RQ keeps its own record of what ended; the ledger has the true one.
+# The worker looks this name up in its own table; nobody imports it.
+FUNCTION = "tempo_trainer.jobs.run_job"
+# RQ keeps its record of an ended job for so many seconds; the ledger has the record that counts.
 KEEP = {"result_ttl": 60, "failure_ttl": 60}
 NO_TIMEOUT = -1
 
 
 def ring(client: redis.Redis, job_id: str) -> bool:
-    """Queue `run_job(job_id)` and tell whether Valkey took it; the worker also looks into SQL.
+    """Queue `run_job(job_id)` and return whether Valkey took it.
 
-    Ringing twice is harmless: `run_job` looks at the job's row first.
+    The worker also looks for jobs in SQL. To ring twice is harmless, because `run_job` reads the
+    job's row first.
     """
     queue = Queue(QUEUE, connection=client, serializer=JSONSerializer)
     try:

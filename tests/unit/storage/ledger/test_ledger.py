@@ -1,72 +1,29 @@
-"""Rows: pointer, questions, leases, settings."""
+"""Sessions, questions, held-out examples, job results and leases in the ledger."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from ledgers import captured, labeled, labeled_file, user
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_storage.errors import ConflictError, LeaseLostError, NotFoundError, SettingsError
-from tempo_storage.ledger.engine import connect
-from tempo_storage.ledger.migrations import migrate
-from tempo_storage.ledger.models import Adapter, File, LabeledExample
+from tempo_storage.errors import LeaseLostError
+from tempo_storage.ledger.jobs import JobResult
 from tempo_storage.ledger.sessions import open_database
-from tempo_storage.questions import content_hash, is_held_out
-from tempo_storage.settings import StorageSettings, refuse_unknown_variables
+from tempo_storage.questions import content_hash, is_for_sentinel, is_held_out
+
+Sessions = sessionmaker[Session]
 
 
-@pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
+def test_the_directory_of_a_new_ledger_is_created(tmp_path: Path) -> None:
     made = open_database(f"sqlite:///{tmp_path / 'nested' / 'tempo.db'}")
-    yield made
+    with made() as s:
+        assert ledger.training.get(s).paused is False
     made.kw["bind"].dispose()
 
 
-def user(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-def captured(id: str, text: str) -> dict[str, Any]:
-    return {"id": id, "messages": user(text), "captured_at": time.time()}
-
-
-def candidate(version: int, status: str = "candidate") -> Adapter:
-    return Adapter(
-        version=version,
-        status=status,
-        parent=0,
-        job_id="j",
-        checkpoint="",
-        sha256="",
-        bytes=1,
-        report={},
-        created_at=0.0,
-    )
-
-
-def labeled(text: str, split: str = "train") -> LabeledExample:
-    return LabeledExample(
-        content_hash=content_hash(user(text)),
-        file_id="f",
-        messages=user(text),
-        reference=["4"],
-        verifier="exact",
-        details={},
-        split=split,
-    )
-
-
-def test_migrating_twice_changes_nothing(tmp_path: Path) -> None:
-    engine = connect(f"sqlite:///{tmp_path / 'a.db'}")
-    assert migrate(engine) == ["m001_initial", "m002_lineage", "m003_serving_sequence"]
-    assert migrate(engine) == []
-    engine.dispose()
-
-
-def test_reading_waits_for_no_writer(sessions: sessionmaker[Session]) -> None:
+def test_a_reader_waits_for_no_writer(sessions: Sessions) -> None:
     with sessions.begin() as writing:
         ledger.events.add(writing, "x", "under way")
         writing.flush()
@@ -78,190 +35,100 @@ def test_reading_waits_for_no_writer(sessions: sessionmaker[Session]) -> None:
         assert [event.message for event in ledger.events.find(s)] == ["under way"]
 
 
-def test_a_promotion_moves_the_pointer_and_a_rollback_returns(
-    sessions: sessionmaker[Session],
-) -> None:
-    with sessions.begin() as s:
-        s.add_all([candidate(1), candidate(2)])
-    with sessions.begin() as s:
-        ledger.versions.promote(s, 1, expected_current=0)
-        ledger.versions.promote(s, 2, expected_current=1)
-    with sessions.begin() as s:
-        assert ledger.versions.serving(s).version == 2
-        assert ledger.versions.adapter(s, 1).status == "retired"
-        assert ledger.versions.roll_back(s).version == 1
-        assert ledger.versions.serving(s).sequence == 3
-        assert ledger.versions.roll_back(s, to=0).version == 0
+# Questions ---------------------------------------------------------------------------------------
 
 
-def test_a_second_rollback_goes_further_back_and_never_forward(
-    sessions: sessionmaker[Session],
-) -> None:
-    with sessions.begin() as s:
-        s.add_all([candidate(1), candidate(2), candidate(3)])
-        versions_of = {row.version: row for row in s.new}
-        versions_of[2].parent, versions_of[3].parent = 1, 2
-        s.flush()
-        for version in (1, 2, 3):
-            ledger.versions.promote(s, version)
-        assert [ledger.versions.roll_back(s).version for _ in range(3)] == [2, 1, 0]
-        with pytest.raises(ConflictError, match="the base serves, there is nothing to roll back"):
-            ledger.versions.roll_back(s)
-
-
-def test_a_promotion_over_a_changed_pointer_is_refused(sessions: sessionmaker[Session]) -> None:
-    with sessions.begin() as s:
-        s.add(candidate(1))
-    with sessions.begin() as s, pytest.raises(ConflictError, match="tempo-v0 is serving"):
-        ledger.versions.promote(s, 1, expected_current=7)
-
-
-def test_rejected_needs_force_and_corrupt_never_serves(sessions: sessionmaker[Session]) -> None:
-    with sessions.begin() as s:
-        s.add_all([candidate(1, "rejected"), candidate(2)])
-        s.flush()
-        ledger.versions.mark_corrupt(s, 2, "flipped byte")
-    with sessions.begin() as s:
-        with pytest.raises(ConflictError, match="force=true"):
-            ledger.versions.promote(s, 1)
-        with pytest.raises(ConflictError, match="corrupt"):
-            ledger.versions.promote(s, 2, force=True)
-        with pytest.raises(NotFoundError):
-            ledger.versions.promote(s, 9)
-        assert ledger.versions.promote(s, 1, force=True).version == 1
-
-
-def test_a_served_version_found_corrupt_is_left_for_the_sound_one_before_it(
-    sessions: sessionmaker[Session],
-) -> None:
-    with sessions.begin() as s:
-        s.add_all([candidate(1), candidate(2)])
-        s.flush()
-        ledger.versions.promote(s, 1)
-        sequence = ledger.versions.promote(s, 2).sequence
-        ledger.versions.mark_corrupt(s, 2, "flipped byte")
-        pointer = ledger.versions.serving(s)
-        assert (pointer.version, pointer.previous, pointer.sequence) == (1, 1, sequence + 1)
-        assert pointer.reason == "flipped byte"
-        ledger.versions.mark_corrupt(s, 1, "cut short")
-        assert (pointer.version, pointer.previous) == (ledger.versions.BASE, ledger.versions.BASE)
-        with pytest.raises(ConflictError, match="corrupt, promote another: cut short"):
-            ledger.versions.promote(s, 1)
-
-
-def test_the_version_before_the_serving_one_is_forgotten_when_it_is_corrupt(
-    sessions: sessionmaker[Session],
-) -> None:
-    with sessions.begin() as s:
-        s.add_all([candidate(1), candidate(2)])
-        s.flush()
-        ledger.versions.promote(s, 1)
-        ledger.versions.promote(s, 2)
-        ledger.versions.mark_corrupt(s, 1, "flipped byte")
-        pointer = ledger.versions.serving(s)
-        assert (pointer.version, pointer.previous) == (2, 2)
-
-
-def test_gate_and_sentinel_share_no_question_unless_there_are_few(
-    sessions: sessionmaker[Session],
-) -> None:
-    with sessions.begin() as s:
-        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20)])
-        s.add(labeled("1 - 1", "train"))
-    with sessions.begin() as s:
-        gate, which = ledger.labeled.held_out(s, "gate", most=512)
-        assert gate == ledger.labeled.held_out(s, "sentinel", most=512)[0]
-        assert (len(gate), which) == (20, "all 20, a half has fewer than 64")
-        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20, 200)])
-    with sessions.begin() as s:
-        halves = [
-            ledger.labeled.held_out(s, reader, most=512)[0] for reader in ("gate", "sentinel")
-        ]
-        gate, sentinel = ({e.content_hash for e in half} for half in halves)
-        assert (len(gate | sentinel), gate & sentinel) == (200, set())
-        assert min(len(gate), len(sentinel)) > 64
-        few, which = ledger.labeled.held_out(s, "gate", most=5)
-        assert (len(few), {e.content_hash for e in few} < gate) == (5, True)
-        assert which == "the gate's half of 200"
-
-
-def test_what_serves_drains_or_may_be_returned_to_is_in_use(
-    sessions: sessionmaker[Session],
-) -> None:
-    with sessions.begin() as s:
-        s.add_all([candidate(n) for n in range(1, 9)])
-        s.flush()
-        for version in range(1, 8):
-            ledger.versions.adapter(s, version).parent = version - 1
-            ledger.versions.promote(s, version)
-        assert ledger.versions.in_use(s) == {8, 7, 6}  # the candidate, serving, previous
-        s.add_all([candidate(n) for n in range(9, 13)])
-        assert ledger.versions.in_use(s) == {12, 11, 10, 7, 6}  # of candidates the three newest
-        for version in range(9, 13):
-            ledger.versions.adapter(s, version).status = "rejected"
-        ledger.versions.promote(s, 5)
-        assert ledger.versions.in_use(s) == {8, 7, 5, 4}  # 4 is where the sentinel would return to
-        held = {"held": ["tempo-v0", "tempo-v2", "tempo-t9"]}
-        ledger.versions.acknowledge(s, "p", version=3, sequence=1, counters=held)
-        assert ledger.versions.in_use(s) == {8, 7, 5, 4, 3, 2, 0}
-        ledger.versions.adapter(s, 4).status = "corrupt"
-        assert ledger.versions.sound_ancestor(s, 5) == 3
-
-
-def test_what_was_swept_is_never_promoted(sessions: sessionmaker[Session]) -> None:
-    with sessions.begin() as s:
-        s.add(candidate(1))
-        s.flush()
-        ledger.versions.adapter(s, 1).report = {"swept": "beyond 20 versions"}
-        with pytest.raises(ConflictError, match="tempo-v1 was swept"):
-            ledger.versions.promote(s, 1, force=True)
-
-
-def test_a_redelivered_question_is_stored_once(sessions: sessionmaker[Session]) -> None:
+def test_a_redelivered_question_is_stored_once(sessions: Sessions) -> None:
     with sessions.begin() as s:
         assert ledger.questions.add(s, [captured("a", "1+1"), captured("b", "2+2")]) == 2
     with sessions.begin() as s:
         assert ledger.questions.add(s, [captured("a", "1+1"), captured("c", " 1+1 ")]) == 1
         assert ledger.questions.count(s) == (3, 2)
-        assert ledger.pool.distinct_hashes(s) == [
-            content_hash(user("1+1")),
-            content_hash(user("2+2")),
-        ]
+        hashes = [content_hash(user("1+1")), content_hash(user("2+2"))]
+        assert ledger.pool.distinct_hashes(s) == hashes
 
 
-def test_a_labeled_question_never_enters_the_pool(sessions: sessionmaker[Session]) -> None:
-    file = File(id="f", filename="x", bytes=1, sha256="", summary={}, created_at=0.0)
+def test_a_labeled_question_never_enters_the_pool(sessions: Sessions) -> None:
     with sessions.begin() as s:
         ledger.questions.add(s, [captured("a", "1+1"), captured("b", "2+2")])
-        ledger.labeled.add_file(s, file, [labeled("2+2")])
+        ledger.labeled.add_file(s, labeled_file(), [labeled("2+2")])
     with sessions.begin() as s:
         assert ledger.questions.add(s, [captured("c", "２+2")]) == 0
         assert ledger.pool.distinct_hashes(s) == [content_hash(user("1+1"))]
 
 
-def test_a_stale_epoch_cannot_commit(sessions: sessionmaker[Session]) -> None:
+def test_one_question_in_five_is_held_out_and_each_half_of_them_has_one_reader() -> None:
+    hashes = [content_hash(user(f"question {i}")) for i in range(2000)]
+    held_out = [h for h in hashes if is_held_out(h)]
+    assert 0.17 < len(held_out) / 2000 < 0.23
+    assert 0.4 < sum(map(is_for_sentinel, held_out)) / len(held_out) < 0.6
+
+
+def test_gate_and_sentinel_share_no_question_unless_there_are_few(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20)])
+        s.add(labeled("1 - 1", "train"))
+    with sessions.begin() as s:
+        gate, note = ledger.labeled.held_out(s, "gate", limit=512)
+        assert gate == ledger.labeled.held_out(s, "sentinel", limit=512)[0]
+        assert (len(gate), note) == (20, "all 20, a half has fewer than 64")
+        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20, 200)])
+    with sessions.begin() as s:
+        gate = ledger.labeled.held_out(s, "gate", limit=512)[0]
+        sentinel = ledger.labeled.held_out(s, "sentinel", limit=512)[0]
+        hashes = {e.content_hash for e in gate}
+        assert hashes.isdisjoint(e.content_hash for e in sentinel)
+        assert len(gate) + len(sentinel) == 200
+        assert min(len(gate), len(sentinel)) > 64
+
+
+def test_the_same_few_held_out_questions_are_read_each_time(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(200)])
+        every = ledger.labeled.held_out(s, "gate", limit=512)[0]
+        few, note = ledger.labeled.held_out(s, "gate", limit=5)
+        assert few == sorted(every, key=lambda e: e.content_hash)[:5]
+        assert note == "the gate's half of 200"
+
+
+# Jobs and leases ---------------------------------------------------------------------------------
+
+
+def test_the_result_of_a_job_is_read_as_it_was_written(sessions: Sessions) -> None:
+    result = JobResult(
+        report={"summary": "better"},
+        checkpoint="c",
+        sequence=3,
+        auroc=0.75,
+        checked_version=2,
+        below_base=False,
+    )
+    with sessions.begin() as s:
+        ledger.training.lock(s)
+        job = ledger.jobs.queue(s, "round", {"max_steps": 1}, message="by request")
+        ledger.jobs.finish(s, job.id, "succeeded", result=result)
+    with sessions() as s:
+        assert JobResult.read(ledger.jobs.get(s, job.id)) == result
+        assert [event.message for event in ledger.events.find(s, job_id=job.id)] == ["by request"]
+
+
+def test_a_stale_epoch_cannot_commit(sessions: Sessions) -> None:
     with sessions.begin() as s:
         assert ledger.leases.acquire(s, "trainer", "one", 0.01) == 1
     time.sleep(0.02)
     with sessions.begin() as s:
         assert ledger.leases.acquire(s, "trainer", "two", 30.0) == 2
         assert ledger.leases.acquire(s, "trainer", "three", 30.0) is None
-        ledger.leases.assert_held(s, "trainer", 2)
-        with pytest.raises(LeaseLostError):
-            ledger.leases.assert_held(s, "trainer", 1)
-        with pytest.raises(LeaseLostError):
+    with ledger.leases.fenced(sessions, 2) as s:
+        ledger.events.add(s, "x", "committed")
+    with (
+        pytest.raises(LeaseLostError, match="is at epoch 2, not 1; commit refused"),
+        ledger.leases.fenced(sessions, 1) as s,
+    ):
+        ledger.events.add(s, "x", "never committed")
+    with sessions.begin() as s:
+        assert [event.message for event in ledger.events.find(s)] == ["committed"]
+        with pytest.raises(LeaseLostError, match="moved on from epoch 1; stop training here"):
             ledger.leases.renew(s, "trainer", 1, 30.0)
         ledger.leases.release(s, "trainer", 2)
         assert ledger.leases.acquire(s, "trainer", "three", 30.0) == 3
-
-
-def test_a_misspelt_variable_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(SettingsError, match="did you mean TEMPO_REDIS_URL"):
-        refuse_unknown_variables(StorageSettings, environ={"TEMPO_REDIS_URI": "x", "HOME": "y"})
-    refuse_unknown_variables(StorageSettings, environ={"TEMPO_DATA_DIR": "x"})
-
-
-def test_one_question_in_five_is_held_out() -> None:
-    hashes = [content_hash(user(f"question {i}")) for i in range(2000)]
-    assert 0.17 < sum(map(is_held_out, hashes)) / 2000 < 0.23
-    assert content_hash(user("Ａ  b")) == content_hash(user("a B "))

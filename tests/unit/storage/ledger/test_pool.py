@@ -1,28 +1,15 @@
-"""The unlabeled pool: each question counts once, and it never outgrows its bound."""
+"""The unlabeled pool: each distinct question counts once, and the pool stays within its bound."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from ledgers import held_out, labeled_file, user
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_storage.ledger.models import File, LabeledExample, Question
-from tempo_storage.ledger.sessions import open_database
+from tempo_storage.ledger.models import Question
 from tempo_storage.questions import content_hash
-
-
-@pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
-    made = open_database(f"sqlite:///{tmp_path / 'tempo.db'}")
-    yield made
-    made.kw["bind"].dispose()
-
-
-def user(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
 
 
 def of(*texts: str) -> list[str]:
@@ -101,20 +88,20 @@ def test_a_question_that_was_asked_before_is_not_new(sessions: sessionmaker[Sess
         assert [ledger.pool.count_new(s, since) for since in (0, 1, 4, 5)] == [3, 2, 1, 0]
 
 
-def test_the_questions_that_were_asked_last_stay(
+def test_the_most_recently_asked_questions_stay(
     sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for at, text in enumerate(("first", "second", "third", "fourth", "first"), start=1):
         ask(sessions, text, at)
     assert prune(sessions, 4) == (5, 4)
-    monkeypatch.setattr(ledger.pool, "PRUNED_AT_ONCE", 1)
+    monkeypatch.setattr(ledger.pool, "MAX_DELETED", 1)
     assert prune(sessions, 2) == (4, 3)  # batch by batch
     assert prune(sessions, 2) == (3, 2)
     with sessions() as s:
         assert set(ledger.pool.distinct_hashes(s)) == set(of("fourth", "first"))
 
 
-def test_one_question_that_is_asked_for_ever_does_not_fill_the_pool(
+def test_one_question_that_is_asked_again_and_again_does_not_fill_the_pool(
     sessions: sessionmaker[Session],
 ) -> None:
     for at in range(20):
@@ -126,24 +113,16 @@ def test_one_question_that_is_asked_for_ever_does_not_fill_the_pool(
     assert kept == [0.5, 15, 16, 17, 18, 19]
 
 
-def test_what_is_worded_like_a_labeled_question_never_enters_the_pool(
+def test_a_labeled_question_in_other_words_never_enters_the_pool(
     sessions: sessionmaker[Session],
 ) -> None:
-    example = LabeledExample(
-        content_hash=of("What is the capital of France?")[0],
-        file_id="f",
-        messages=user("What is the capital of France?"),
-        reference=["Paris"],
-        verifier="exact",
-        details={},
-        split="held_out",
-    )
-    file = File(id="f", filename="x", bytes=1, sha256="", summary={}, created_at=0.0)
+    example = held_out("What is the capital of France?", reference=["Paris"])
     ask(sessions, "capital of France", 1)
     ask(sessions, "what's the capital of France", 2)
     with sessions.begin() as s:
-        assert ledger.pool.asked(s, [example.content_hash, "other"]) == {example.content_hash}
-        ledger.labeled.add_file(s, file, [example])
+        hashes = [example.content_hash, "other"]
+        assert ledger.pool.asked_hashes(s, hashes) == {example.content_hash}
+        ledger.labeled.add_file(s, labeled_file(), [example])
     ask(sessions, "What's the capital of France", 3)
     with sessions() as s:
         assert ledger.pool.distinct_hashes(s) == of("capital of France")

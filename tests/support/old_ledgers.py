@@ -1,0 +1,243 @@
+"""Ledgers as earlier releases left them, for the tests of the migrations.
+
+The tables are written out here: the classes in models.py describe today's.
+"""
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy.orm import Session
+
+from tempo_storage import ledger
+from tempo_storage.ledger.models import Adapter, Iteration, Job, LearnedQuestion, ServerProcess
+
+# The types whose names differ between the two databases.
+TYPES = {
+    "sqlite": {"row_id": "INTEGER", "float": "FLOAT"},
+    "postgresql": {"row_id": "BIGSERIAL", "float": "DOUBLE PRECISION"},
+}
+TABLES = (
+    "CREATE TABLE migrations (name VARCHAR(255) PRIMARY KEY)",
+    "CREATE TABLE questions (id VARCHAR NOT NULL PRIMARY KEY, content_hash VARCHAR NOT NULL, "
+    "messages JSON NOT NULL, chat_template_kwargs JSON NOT NULL, tenant VARCHAR NOT NULL, "
+    "adapter_version INTEGER NOT NULL, sampling JSON NOT NULL, captured_at {float} NOT NULL)",
+    "CREATE INDEX questions_by_content ON questions (content_hash, captured_at)",
+    "CREATE TABLE files (id VARCHAR NOT NULL PRIMARY KEY, filename VARCHAR NOT NULL, "
+    "bytes BIGINT NOT NULL, sha256 VARCHAR NOT NULL, summary JSON NOT NULL, "
+    "created_at {float} NOT NULL)",
+    "CREATE TABLE labeled_examples (content_hash VARCHAR NOT NULL PRIMARY KEY, "
+    "file_id VARCHAR NOT NULL, messages JSON NOT NULL, reference JSON NOT NULL, "
+    "verifier VARCHAR NOT NULL, details JSON NOT NULL, split VARCHAR NOT NULL)",
+    "CREATE TABLE jobs (id VARCHAR NOT NULL PRIMARY KEY, mode VARCHAR NOT NULL, "
+    "status VARCHAR NOT NULL, settings JSON NOT NULL, progress JSON NOT NULL, "
+    "result JSON NOT NULL, error VARCHAR, attempts INTEGER NOT NULL, created_at {float} NOT NULL, "
+    "started_at {float}, finished_at {float})",
+    "CREATE TABLE iterations (number {row_id} PRIMARY KEY, job_id VARCHAR NOT NULL, "
+    "position INTEGER NOT NULL, checkpoint VARCHAR NOT NULL, question_ids JSON NOT NULL, "
+    "metrics JSON NOT NULL, epoch INTEGER NOT NULL, created_at {float} NOT NULL, "
+    "UNIQUE (job_id, position))",
+    "CREATE TABLE adapters (version INTEGER NOT NULL PRIMARY KEY, status VARCHAR NOT NULL, "
+    "parent INTEGER NOT NULL, job_id VARCHAR NOT NULL, checkpoint VARCHAR NOT NULL, "
+    "sha256 VARCHAR NOT NULL, bytes BIGINT NOT NULL, report JSON NOT NULL, "
+    "created_at {float} NOT NULL)",
+    "CREATE TABLE serving (id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL, "
+    "previous INTEGER NOT NULL, sequence INTEGER NOT NULL, reason VARCHAR NOT NULL, "
+    "changed_at {float} NOT NULL)",
+    "CREATE TABLE server_processes (id VARCHAR NOT NULL PRIMARY KEY, version INTEGER NOT NULL, "
+    "sequence INTEGER NOT NULL, error VARCHAR, counters JSON NOT NULL, seen_at {float} NOT NULL)",
+    "CREATE TABLE training (id INTEGER NOT NULL PRIMARY KEY, paused BOOLEAN NOT NULL, "
+    "reason VARCHAR NOT NULL, changed_at {float} NOT NULL)",
+    "CREATE TABLE events (number {row_id} PRIMARY KEY, job_id VARCHAR, level VARCHAR NOT NULL, "
+    "type VARCHAR NOT NULL, message VARCHAR NOT NULL, data JSON NOT NULL, "
+    "created_at {float} NOT NULL)",
+    "CREATE TABLE keys (sha256 VARCHAR NOT NULL PRIMARY KEY, name VARCHAR NOT NULL, "
+    "scopes JSON NOT NULL, created_at {float} NOT NULL)",
+    "CREATE TABLE leases (name VARCHAR NOT NULL PRIMARY KEY, epoch INTEGER NOT NULL, "
+    "owner VARCHAR NOT NULL, expires_at {float} NOT NULL)",
+    "INSERT INTO serving VALUES (1, 2, 1, 5, 'better', 9.0)",
+    "INSERT INTO training VALUES (1, FALSE, '', 0.0)",
+    "INSERT INTO migrations VALUES ('m001_initial')",
+)
+# What the second and the third migration changed.
+M002 = (
+    "CREATE TABLE learned_questions (iteration BIGINT NOT NULL, question_id VARCHAR NOT NULL, "
+    "content_hash VARCHAR NOT NULL, tenant VARCHAR NOT NULL, "
+    "PRIMARY KEY (iteration, question_id))",
+    "ALTER TABLE iterations ADD COLUMN parent VARCHAR NOT NULL DEFAULT ''",
+    "ALTER TABLE adapters ADD COLUMN lineage JSON NOT NULL DEFAULT '{{}}'",
+    "INSERT INTO migrations VALUES ('m002_lineage')",
+)
+M003 = (
+    "ALTER TABLE jobs ADD COLUMN serving_sequence BIGINT",
+    "INSERT INTO migrations VALUES ('m003_serving_sequence')",
+)
+RELEASES: dict[str, tuple[str, ...]] = {
+    "m001_initial": TABLES,
+    "m002_lineage": TABLES + M002,
+    "m003_serving_sequence": TABLES + M002 + M003,
+}
+
+
+def create(engine: Engine, release: str) -> None:
+    """Create the ledger that the release whose last migration is `release` has written."""
+    types = TYPES[engine.dialect.name]
+    with engine.begin() as connection:
+        for statement in RELEASES[release]:
+            connection.execute(text(statement.format(**types)))
+        for name, rows in ROWS.items():
+            for row in rows:
+                _insert(connection, name, row)
+        if release != "m001_initial":
+            for number, parent in ((2, "a-1"), (3, "a-2")):
+                parents = f"UPDATE iterations SET parent = '{parent}' WHERE number = {number}"
+                connection.execute(text(parents))
+            for question_id, content_hash, tenant in LEARNED:
+                row = {"iteration": 1, "question_id": question_id, "content_hash": content_hash}
+                _insert(connection, "learned_questions", row | {"tenant": tenant})
+
+
+def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
+    values = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()}
+    json_columns = [k for k, v in row.items() if isinstance(v, dict | list)]
+    names = ", ".join(values)
+    parameters = ", ".join(f"CAST(:{k} AS JSON)" if k in json_columns else f":{k}" for k in values)
+    if connection.dialect.name == "sqlite":  # it has no type JSON to cast to
+        parameters = ", ".join(f":{k}" for k in values)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({parameters})"), values)
+
+
+def _question(id: str, content_hash: str, tenant: str) -> dict[str, Any]:
+    question = {"id": id, "content_hash": content_hash, "tenant": tenant, "captured_at": 1.0}
+    return question | {
+        "messages": [{"role": "user", "content": "?"}],
+        "chat_template_kwargs": {},
+        "adapter_version": 1,
+        "sampling": {},
+    }
+
+
+def _iteration(number: int, checkpoint: str, ids: list[str], **metrics: int) -> dict[str, Any]:
+    return {
+        "number": number,
+        "job_id": "round",
+        "position": number,
+        "checkpoint": checkpoint,
+        "question_ids": ids,
+        "metrics": {"e_steps": 1, **metrics},
+        "epoch": 1,
+        "created_at": 1.0,
+    }
+
+
+def _adapter(version: int, checkpoint: str, report: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "version": version,
+        "status": "retired",
+        "parent": version - 1,
+        "job_id": "round",
+        "checkpoint": checkpoint,
+        "sha256": "",
+        "bytes": 1,
+        "report": report,
+        "created_at": 1.0,
+    }
+
+
+def _job(id: str, mode: str, result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": id,
+        "mode": mode,
+        "status": "succeeded",
+        "settings": {"max_steps": 2},
+        "progress": {},
+        "result": result,
+        "attempts": 1,
+        "created_at": 1.0,
+    }
+
+
+LEARNED = (("q1", "one", "ann"), ("q2", "one", "bob"), ("pruned", "", ""))
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "questions": [
+        _question("q1", "one", "ann"),
+        _question("q2", "one", "bob"),
+        _question("q3", "three", "bob"),
+    ],
+    "iterations": [
+        _iteration(1, "a-1", ["q1", "pruned", "q1"], m_steps=1),
+        _iteration(2, "a-2", ["q3"], m_steps=0),
+        _iteration(3, "warm-up", []),
+    ],
+    "adapters": [
+        _adapter(1, "a-1", {"gate": "passed", "swept": "beyond 20 versions"}),
+        _adapter(2, "a-2", {"forced": "by hand"}),
+        _adapter(3, "", {}),
+    ],
+    "jobs": [
+        _job("round", "round", {"checkpoint": "a-2", "sequence": 5, "critic_auroc": 0.75}),
+        _job("recalibration", "recalibrate", {"checkpoint": "c", "critic_auroc": 0.5}),
+        _job("check", "check", {"version": 2, "below": True}),
+        _job("passed", "check", {"version": 2, "below": False}),
+        _job("queued", "round", {}),
+        _job("unknown", "round", {"critic_auroc": None, "sequence": None}),
+    ],
+    "server_processes": [
+        {
+            "id": "p",
+            "version": 1,
+            "sequence": 5,
+            "counters": {"captured": 3, "held": ["tempo-v1"]},
+            "seen_at": 1.0,
+        },
+        {"id": "q", "version": 1, "sequence": 5, "counters": {}, "seen_at": 1.0},
+    ],
+}
+
+
+def columns(engine: Engine) -> dict[str, set[str]]:
+    """Return the names of each table's columns."""
+    tables = inspect(engine).get_table_names()
+    return {t: {c["name"] for c in inspect(engine).get_columns(t)} for t in tables}
+
+
+def facts(engine: Engine) -> dict[str, Any]:
+    """Return what the migrated rows say; it is FACTS whatever release wrote the ledger."""
+    learned = LearnedQuestion.question_id, LearnedQuestion.content_hash, LearnedQuestion.tenant
+    ends = Job.end_checkpoint, Job.end_sequence, Job.end_auroc, Job.checked_version, Job.below_base
+    with Session(engine) as s:
+        return {
+            "parents": dict(s.execute(select(Iteration.checkpoint, Iteration.parent)).all()),
+            "refined": dict(s.execute(select(Iteration.checkpoint, Iteration.refined)).all()),
+            "learned": {tuple(row) for row in s.execute(select(*learned))},
+            "learned from q2": ledger.lineage.learned_from(s, "q2"),
+            "lineage": list(s.scalars(select(Adapter.lineage))),
+            "swept": dict(s.execute(select(Adapter.version, Adapter.swept)).all()),
+            "forced": dict(s.execute(select(Adapter.version, Adapter.forced)).all()),
+            "jobs": {row[0]: tuple(row[1:]) for row in s.execute(select(Job.id, *ends))},
+            "sequences": set(s.scalars(select(Job.serving_sequence))),
+            "held": dict(s.execute(select(ServerProcess.id, ServerProcess.held)).all()),
+            "serving": ledger.versions.serving(s).version,
+        }
+
+
+FACTS = {
+    "parents": {"a-1": "", "a-2": "a-1", "warm-up": "a-2"},
+    "refined": {"a-1": True, "a-2": False, "warm-up": False},
+    "learned": set(LEARNED),
+    "learned from q2": [1, 2],
+    "lineage": [{}, {}, {}],
+    "swept": {1: True, 2: False, 3: False},
+    "forced": {1: False, 2: True, 3: False},
+    "jobs": {
+        "round": ("a-2", 5, 0.75, None, None),
+        "recalibration": ("c", None, None, None, None),
+        "check": (None, None, None, 2, True),
+        "passed": (None, None, None, 2, False),
+        "queued": (None, None, None, None, None),
+        "unknown": (None, None, None, None, None),
+    },
+    "sequences": {None},
+    "held": {"p": ["tempo-v1"], "q": []},
+    "serving": 2,
+}
