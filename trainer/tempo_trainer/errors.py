@@ -1,4 +1,4 @@
-"""Why a job ends before its work is done.
+"""Reasons why a job ends before its work is done.
 
 TempoError
 ├── StoppedError (RuntimeError)
@@ -9,8 +9,8 @@ from tempo_storage.errors import TempoError
 
 
 class StoppedError(TempoError, RuntimeError):
-    """The worker was told to stop, or training was paused, between two iterations."""
+    """The worker stops, or training is paused; the job returns to the queue."""
 
 
 class CancelledError(TempoError, RuntimeError):
-    """Somebody cancelled the job or moved the serving version, or it gave way to another job."""
+    """An operator cancelled the job, the serving version changed, or a check gave way to a job."""

@@ -1,11 +1,12 @@
-"""After a promotion: is the serving version still no worse than the base? If it is, roll back.
+"""The sentinel: check a version after its promotion, and roll it back if it is below the base.
 
-A check lets both answer the sentinel's half of the held-out questions, afresh and behind
-the users, and gives way to other jobs twice in a row at most. The serving version is below the base
-where the paired bootstrap's upper 95 % bound of the difference in avg@k is below 0. Not where the
-mean is: that of a version exactly as good as the base is below 0 in half of all checks, three times
-in a row in one of eight. What the questions could show at all is reported as
-`detectable_difference`.
+In a check both answer the sentinel's half of the held-out questions, with fresh responses. A check
+gives way to a waiting job, but not three times in a row.
+
+The serving version is below the base if the paired bootstrap's upper 95 % bound of the difference
+in avg@k is below 0. The mean does not decide: the mean of a version exactly as good as the base is
+below 0 in half of all checks, and three times in a row in one case of eight. The figure
+`detectable_difference` says how large a difference the questions can show.
 """
 
 import itertools
@@ -16,112 +17,116 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
-from tempo_storage.adapters import version_name
-from tempo_storage.ledger.models import Job, LabeledExample
+from tempo_storage.adapters import BASE, version_name
+from tempo_storage.ledger.jobs import JobResult
 from tempo_trainer.algorithm.metrics import avg_at_n, detectable_difference, paired_bootstrap
-from tempo_trainer.errors import CancelledError, StoppedError
-from tempo_trainer.jobs.progress import set_progress
-from tempo_trainer.learning.learner import Learner
-from tempo_trainer.versions.gate import Answered
-from tempo_trainer.versions.promotion import BASE, answer
+from tempo_trainer.errors import CancelledError
+from tempo_trainer.jobs.running import RunningJob
+from tempo_trainer.sampling.responses import ResponseSource
+from tempo_trainer.versions.gate import Answers
+from tempo_trainer.versions.promotion import answer
+from tempo_trainer.worker_settings import WorkerSettings
 
-logger = logging.getLogger("tempo.sentinel")
-QUESTIONS_AT_ONCE = 8  # between two looks at whether another job waits
-MOST_YIELDS = 2  # in a row: the third check is made, however many jobs wait
+logger = logging.getLogger("tempo.jobs")
+QUESTIONS_AT_ONCE = 8  # between two looks for a waiting job
+MAX_YIELDS = 2  # in a row; the third check is made, however many jobs wait
 
 
-def check(learner: Learner, job: Job) -> dict[str, Any]:
+def check(job: RunningJob, settings: WorkerSettings, responses: ResponseSource) -> JobResult:
     """Compare the serving version with the base; roll back after `sentinel_checks` bad checks."""
-    with learner.world.sessions() as s:
+    with job.sessions.read() as s:
         version = ledger.versions.serving(s).version
-        most = learner.world.settings.gate_questions
-        examples, which = ledger.labeled.held_out(s, "sentinel", most=most)
+        examples, part = ledger.labeled.held_out(s, "sentinel", limit=settings.gate_questions)
     if version == BASE or not examples:
-        return {"summary": "there is nothing to check: the base serves, or nothing is held out"}
-    base, serving = _answers(learner, job, version, examples)
-    return _record(learner, job, version, compared(base, serving) | {"held_out": which})
+        summary = "there is nothing to check: the base serves, or no question is held out"
+        return JobResult(report={"summary": summary})
+    base = []
+    serving = []
+    for start in range(0, len(examples), QUESTIONS_AT_ONCE):
+        job.raise_if_stopped()
+        _give_way(job)
+        job.set_progress(phase="checking", iteration=start, of=len(examples))
+        some = examples[start : start + QUESTIONS_AT_ONCE]
+        base.append(answer(responses, BASE, some, n=settings.gate_samples))
+        serving.append(answer(responses, version, some, n=settings.gate_samples))
+    figures = compared(Answers.joined(base), Answers.joined(serving))
+    return _record(job, settings, version, figures | {"held_out": part})
 
 
-def compared(base: Answered, serving: Answered) -> dict[str, Any]:
-    """Return whether the serving version is below the base, and the figures that tell."""
+def compared(base: Answers, serving: Answers) -> dict[str, Any]:
+    """Return whether the serving version is below the base, and the figures that show it."""
     difference = avg_at_n(serving.outcomes) - avg_at_n(base.outcomes)
     against_base = paired_bootstrap(difference)
-    was, now = base.summary(), serving.summary()
+    before = base.summary()
+    now = serving.summary()
     return {
         "below": against_base.high < 0,
         "against_base": asdict(against_base),
         "detectable_difference": detectable_difference(difference),
-        "entropy_ratio": now["entropy"] / was["entropy"] if was["entropy"] else 1.0,
-        "length_ratio": now["mean_tokens"] / was["mean_tokens"] if was["mean_tokens"] else 1.0,
-        "samples": {"base": was, "serving": now},
+        "entropy_ratio": _ratio(now["entropy"], before["entropy"]),
+        "length_ratio": _ratio(now["mean_tokens"], before["mean_tokens"]),
+        "samples": {"base": before, "serving": now},
         "questions": len(difference),
     }
 
 
-def _answers(
-    learner: Learner, job: Job, version: int, examples: list[LabeledExample]
-) -> tuple[Answered, Answered]:
-    parts = []
-    for start in range(0, len(examples), QUESTIONS_AT_ONCE):
-        _give_way(learner, job.id)
-        set_progress(learner, job.id, phase="checking", iteration=start, of=len(examples))
-        some = examples[start : start + QUESTIONS_AT_ONCE]
-        parts.append([answer(learner, v, some) for v in (BASE, version)])
-    base, serving = zip(*parts, strict=True)
-    return Answered.joined(base), Answered.joined(serving)
+def _ratio(value: float, base: float) -> float:
+    return value / base if base else 1.0
 
 
-def _give_way(learner: Learner, job_id: str) -> None:
-    if learner.world.should_stop():
-        raise StoppedError("the worker was told to stop")
-    with learner.world.sessions() as s:
-        if ledger.jobs.get(s, job_id).status == "cancelled":
-            raise CancelledError(f"job {job_id} was cancelled")
-        if (waiting := ledger.jobs.runnable(s)) and not _gave_way_often(s, job_id):
-            raise CancelledError(f"gives way to {waiting[0].id}; the next check is not far")
+def _give_way(job: RunningJob) -> None:
+    """Raise CancelledError if another job waits and the last two checks were not both cancelled."""
+    with job.sessions.read() as s:
+        waiting = ledger.jobs.runnable(s)
+        checks = ledger.jobs.find(s, modes=("check",), limit=MAX_YIELDS + 1)
+    statuses = [check.status for check in checks if check.id != job.id][:MAX_YIELDS]
+    if waiting and statuses != ["cancelled"] * MAX_YIELDS:
+        raise CancelledError(f"gives way to {waiting[0].id}; the next check follows soon")
 
 
-def _gave_way_often(s: Session, job_id: str) -> bool:
-    before = ledger.jobs.find(s, modes=("check",), limit=MOST_YIELDS + 1)
-    statuses = [job.status for job in before if job.id != job_id][:MOST_YIELDS]
-    return statuses == ["cancelled"] * MOST_YIELDS
-
-
-def _record(learner: Learner, job: Job, version: int, figures: dict[str, Any]) -> dict[str, Any]:
-    world, name = learner.world, version_name(version)
-    mean, high = figures["against_base"]["mean"], figures["against_base"]["high"]
-    told = f"{name} against the base: {mean:+.3f}, at most {high:+.3f}"
-    with ledger.leases.fenced(world.sessions, world.epoch()) as s:
+def _record(
+    job: RunningJob, settings: WorkerSettings, version: int, figures: dict[str, Any]
+) -> JobResult:
+    mean = figures["against_base"]["mean"]
+    high = figures["against_base"]["high"]
+    summary = f"{version_name(version)} against the base: {mean:+.3f}, at most {high:+.3f}"
+    with job.sessions.write() as s:
         in_a_row = _below_before(s, version) + 1 if figures["below"] else 0
-        figures |= {"below_in_a_row": in_a_row, "refusals": _refusals(s)}
+        errors = [process.error for process in ledger.versions.processes(s) if process.error]
+        figures = figures | {"below_in_a_row": in_a_row, "refusals": errors}
         row = ledger.versions.adapter(s, version)
         row.report = row.report | {"sentinel": figures}
-        still = ledger.versions.serving(s).version == version
-        if still and in_a_row >= world.settings.sentinel_checks:
-            told += f"; {in_a_row} checks in a row were below it"
-            _roll_back(s, job.id, version, told, figures)
-    logger.info("sentinel: %s", told)
-    return {"version": version, "summary": told, **figures}
+        serves = ledger.versions.serving(s).version == version
+        if serves and in_a_row >= settings.sentinel_checks:
+            summary += f"; {in_a_row} checks in a row were below it"
+            _roll_back(s, job.id, version, summary, figures)
+    logger.info("job %s: %s", job.id, summary)
+    return JobResult(
+        report={"version": version, "summary": summary, **figures},
+        checked_version=version,
+        below_base=figures["below"],
+    )
 
 
-def _roll_back(s: Session, job_id: str, version: int, told: str, figures: dict[str, Any]) -> None:
-    to = ledger.versions.sound_ancestor(s, version)
-    ledger.versions.reject_serving(s, version, to=to, reason=told)
-    ledger.training.set_paused(s, True, f"the sentinel rolled back: {told}")
-    message, data = f"{told}; {version_name(to)} serves again", {"to": to, "from": version}
-    kinds = {"job_id": job_id, "level": "error"}
-    ledger.events.add(s, "sentinel.rolled_back", message, data=data | figures, **kinds)
+def _roll_back(
+    s: Session, job_id: str, version: int, summary: str, figures: dict[str, Any]
+) -> None:
+    target = ledger.versions.sound_ancestor(s, version)
+    ledger.versions.reject_serving(s, version, to=target, reason=summary)
+    ledger.training.set_paused(s, True, f"the sentinel rolled back: {summary}")
+    type = "sentinel.rolled_back"
+    message = f"{summary}; {version_name(target)} serves again"
+    data = {"to": target, "from": version} | figures
+    ledger.events.add(s, type, message, job_id=job_id, level="error", data=data)
 
 
 def _below_before(s: Session, version: int) -> int:
-    """Return how many checks in a row, up to now, found `version` below since it serves."""
+    """Return how many checks in a row found `version` below the base since it serves."""
     since = ledger.versions.serving(s).changed_at
     checks = ledger.jobs.find(s, statuses=("succeeded",), modes=("check",))
-    of_this = [job for job in checks if job.result.get("version") == version]
-    below = (job.result["below"] and job.created_at > since for job in of_this)
+    below = (
+        bool(check.below_base) and check.created_at > since
+        for check in checks
+        if check.checked_version == version
+    )
     return sum(1 for _ in itertools.takewhile(bool, below))
-
-
-def _refusals(s: Session) -> list[str]:
-    """Return why server processes could not load or probe what they should serve."""
-    return [process.error for process in ledger.versions.processes(s) if process.error]

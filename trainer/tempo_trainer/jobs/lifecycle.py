@@ -1,136 +1,136 @@
-"""What RQ calls by name, and what becomes of a job in the ledger.
+"""The life of a job in the ledger: a worker claims it, runs it, and records its end.
 
-| event                         | status in SQL                                  |
-|-------------------------------|------------------------------------------------|
-| posted                        | queued                                         |
-| a worker takes it             | running, attempts + 1                          |
-| an iteration is committed     | running, attempts = 1                          |
-| the worker is told to stop, or training is paused | queued, the iterations so far are committed |
-| the worker or the ledger dies | queued again by who holds the lease after that |
-| the third attempt dies or fails for want of vLLM | failed, with the reason     |
-| done                          | succeeded, with the result                     |
+| event                                             | status in SQL                            |
+|---------------------------------------------------|------------------------------------------|
+| an operator or the schedule queues it             | queued                                   |
+| a worker claims it                                | running, attempts + 1                    |
+| an iteration is committed                         | running, attempts = 1                    |
+| the worker stops, or training is paused           | queued; committed iterations stay        |
+| the worker or the ledger fails                    | queued again by the lease's next holder  |
+| the third attempt dies, or fails for want of vLLM | failed, with the reason                  |
+| the work is done                                  | succeeded, with the result               |
 """
 
 import logging
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import LeaseLostError, TempoError
+from tempo_storage.ledger.jobs import JobResult
 from tempo_storage.ledger.models import Job
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.sampling.sampler import SamplingError
 from tempo_trainer.sampling.verifier_pool import VerifierError
+from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker_settings import WorkerSettings
 
-if TYPE_CHECKING:  # torch is imported with the first job: the process must answer signals before
-    from tempo_trainer.learning.learner import Learner
+if TYPE_CHECKING:  # the first job imports torch: until then the process must answer signals
+    from tempo_trainer.jobs.rounds import Rounds
 
 logger = logging.getLogger("tempo.jobs")
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 
 
 class Jobs:
-    """The jobs of one worker process; the learner stays in memory between them."""
+    """The jobs of one worker process; the model stays in memory between them."""
 
     def __init__(
-        self,
-        settings: WorkerSettings,
-        sessions: sessionmaker[Session],
-        *,
-        epoch: Callable[[], int],
-        should_stop: Callable[[], bool],
+        self, settings: WorkerSettings, sessions: LeasedSessions, should_stop: Callable[[], bool]
     ) -> None:
         self._settings = settings
         self._sessions = sessions
-        self._epoch = epoch
         self._should_stop = should_stop
-        self._learner: Learner | None = None
+        self._rounds: Rounds | None = None
 
     def run(self, job_id: str) -> None:
-        """Run a queued job to its end; any other job is left alone (the doorbell rang twice)."""
+        """Run a queued job to its end; leave any other job alone, for the doorbell rings twice."""
         if self._should_stop() or not self._claim(job_id):
             return
         try:
             result = self._perform(job_id)
-        except (LeaseLostError, OperationalError) as error:  # queued again, by whoever may
+        except (LeaseLostError, OperationalError) as error:  # the lease's holder queues it again
             logger.warning("job %s: %s", job_id, error)
-            self.close()  # what it holds may be ahead of the ledger
+            self.close()  # the model in memory may be ahead of the ledger
         except StoppedError as error:
             self._requeue(job_id, str(error), counts=False)
         except CancelledError as error:
             self._finish(job_id, "cancelled", error=str(error))
-        except Exception as error:  # the job's border: a failure is the job's, not the worker's
+        except Exception as error:  # a failure ends the job, not the worker
             self._fail(job_id, error)
         else:
             self._finish(job_id, "succeeded", result=result)
 
     def requeue_abandoned(self) -> None:
-        """Queue again what a dead worker was running; the third such death fails the job."""
-        with self._sessions() as s:
+        """Queue the jobs of dead workers again; fail a job after its third such attempt."""
+        with self._sessions.read() as s:
             abandoned = ledger.jobs.find(s, statuses=("running",))
         for job in abandoned:
-            if job.attempts < ATTEMPTS:
+            if job.attempts < MAX_ATTEMPTS:
                 self._requeue(job.id, "its worker, or the ledger, was gone", counts=True)
             else:
                 message = f"{job.attempts} workers in a row died of it; see the worker's log"
                 self._finish(job.id, "failed", error=message)
 
     def close(self) -> None:
-        """Let go of the server and the verifiers."""
-        if self._learner is not None:
-            self._learner.world.close()
-            self._learner = None
+        """Forget the model, close the connections to the server and end the verifiers."""
+        if self._rounds is not None:
+            self._rounds.close()
+            self._rounds = None
 
-    def _perform(self, job_id: str) -> dict[str, Any]:
+    def _perform(self, job_id: str) -> JobResult:
+        from tempo_trainer.jobs.build import build_rounds
         from tempo_trainer.jobs.check import check
-        from tempo_trainer.jobs.rounds import recalibrate, round_
-        from tempo_trainer.learning.build import build_learner
+        from tempo_trainer.jobs.running import RunningJob
 
-        if self._learner is None:
-            self._learner = build_learner(
-                self._settings, self._sessions, epoch=self._epoch, should_stop=self._should_stop
-            )
-        with self._sessions() as s:
-            job = ledger.jobs.get(s, job_id)
-        work = {"recalibrate": recalibrate, "round": round_, "check": check}
-        return work[job.mode](self._learner, job)
+        if self._rounds is None:
+            self._rounds = build_rounds(self._settings, self._sessions, self._should_stop)
+        with self._sessions.read() as s:
+            row = ledger.jobs.get(s, job_id)
+        job = RunningJob(row, self._sessions, self._should_stop)
+        if row.mode == "check":
+            return check(job, self._settings, self._rounds.responses)
+        if row.mode == "recalibrate":
+            return self._rounds.recalibrate(job)
+        return self._rounds.run(job)
 
     def _claim(self, job_id: str) -> bool:
-        with ledger.leases.fenced(self._sessions, self._epoch()) as s:
+        """Mark a job as running and return True, unless it may not run now."""
+        with self._sessions.write() as s:
             job = s.get(Job, job_id, with_for_update=True)
             if job is None or job.status != "queued":
                 return False
             if job_id not in {waiting.id for waiting in ledger.jobs.runnable(s)}:
-                return False  # paused since the bell rang
+                return False  # an operator paused training after the bell rang
             if job.serving_sequence is None:
                 job.serving_sequence = ledger.versions.serving(s).sequence
-            job.status, job.attempts = "running", job.attempts + 1
+            job.status = "running"
+            job.attempts += 1
             job.started_at = job.started_at or time.time()
-            ledger.events.add(
-                s, "job.started", f"{job.mode}, attempt {job.attempts}", job_id=job_id
-            )
-        logger.info("job %s: started, attempt %d", job_id, job.attempts)
+            message = f"{job.mode}, attempt {job.attempts}"
+            ledger.events.add(s, "job.started", message, job_id=job_id)
+        logger.info("job %s: started: %s", job_id, message)
         return True
 
     def _requeue(self, job_id: str, reason: str, *, counts: bool) -> None:
-        with ledger.leases.fenced(self._sessions, self._epoch()) as s:
+        """Queue a running job again; the attempt `counts` towards the limit, or does not."""
+        with self._sessions.write() as s:
             job = ledger.jobs.get(s, job_id, lock=True)
             if job.status == "running":
-                job.status, job.attempts = "queued", job.attempts - int(not counts)
+                job.status = "queued"
+                job.attempts -= int(not counts)
                 ledger.events.add(s, "job.requeued", reason, job_id=job_id, level="warning")
-        logger.info("job %s: goes on later: %s", job_id, reason)
+        logger.info("job %s: is queued again: %s", job_id, reason)
 
     def _fail(self, job_id: str, error: Exception) -> None:
         self.close()
-        with self._sessions() as s:
+        with self._sessions.read() as s:
             attempts = ledger.jobs.get(s, job_id).attempts
-        if isinstance(error, SamplingError | VerifierError) and attempts < ATTEMPTS:
+        if isinstance(error, SamplingError | VerifierError) and attempts < MAX_ATTEMPTS:
             self._requeue(job_id, str(error), counts=True)
             return
         detail = str(error) if isinstance(error, TempoError) else traceback.format_exc()
@@ -138,9 +138,9 @@ class Jobs:
         self._finish(job_id, "failed", error=detail)
 
     def _finish(
-        self, job_id: str, status: str, *, result: dict[str, Any] | None = None, error: str = ""
+        self, job_id: str, status: str, *, result: JobResult | None = None, error: str = ""
     ) -> None:
-        with ledger.leases.fenced(self._sessions, self._epoch()) as s:
+        with self._sessions.write() as s:
             ledger.jobs.finish(s, job_id, status, result=result, error=error)
             level = "error" if status == "failed" else "info"
             message = (error.strip().splitlines() or [status])[-1]

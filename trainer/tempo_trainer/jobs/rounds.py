@@ -1,88 +1,175 @@
-"""The two kinds of job: recalibrate the critic, or a round of iterations that ends at the gate."""
+"""A round: iterations of sampling, recalibration and refinement; then the gate decides.
+
+A job of mode `recalibrate` is the first part of a round alone: the warm-up of the critic.
+"""
 
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError
-from tempo_storage.ledger.models import Iteration, Job
+from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import Iteration
 from tempo_trainer import clock
 from tempo_trainer.algorithm.fitness import suspicions, unknown_reason
-from tempo_trainer.algorithm.reports import EMReport
+from tempo_trainer.algorithm.reports import EMReport, Fitness
 from tempo_trainer.errors import StoppedError
-from tempo_trainer.jobs.progress import go_on, set_progress
-from tempo_trainer.learning.learner import Learner
-from tempo_trainer.versions.promotion import decide
+from tempo_trainer.jobs.running import RunningJob
+from tempo_trainer.learning.learner import WINDOW, Learner
+from tempo_trainer.sampling.responses import ResponseSource
+from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions.promotion import (
+    compare,
+    record_decision,
+    record_refusal,
+    wait_for_servers,
+)
+from tempo_trainer.versions.publishing import Publisher
+from tempo_trainer.worker_settings import WorkerSettings
 
-logger = logging.getLogger("tempo.rounds")
-PAUSE_SECONDS = 0.5
-DRAIN_SECONDS = 5.0  # what was asked a moment ago may still be on its way here
-WARM_UP = 0  # the position of the warm-up among a job's iterations
-SPOILED = 3  # optimiser steps in a row without a finite loss and gradient: training pauses
-
-
-def recalibrate(learner: Learner, job: Job) -> dict[str, Any]:
-    """Fit the critic to labeled questions, answered by the policy as it stands; refine nothing."""
-    learner.restore(starting_checkpoint(learner, job))
-    if not _committed(learner, job):
-        _warm_up(learner, job, job.settings.get("max_steps") or None)
-    metrics = _committed(learner, job)[0].metrics
-    return metrics | _unchanged(learner, job) | {"summary": metrics["message"]}
-
-
-def round_(learner: Learner, job: Job) -> dict[str, Any]:
-    """Iterate, then let the gate decide whether the policy may serve."""
-    learner.restore(starting_checkpoint(learner, job))
-    refuse_without_questions(learner)
-    steps = job.settings.get("max_steps") or learner.world.settings.iterations_per_round
-    if not (done := _committed(learner, job)) and learner.progress.e_steps == 0:
-        _warm_up(learner, job)
-        done = _committed(learner, job)
-    for position in range(done[-1].position + 1 if done else 1, steps + 1):
-        go_on(learner, job)
-        report, questions = learner.iterate()
-        held_back = {"rollouts/held_back_seconds": learner.world.sampler.take_held_back()}
-        counts = {"e_steps": 1, "m_steps": int(report.refined)}
-        curve = {"e_step/reliability": report.fitness.reliability}
-        metrics = report.metrics() | counts | held_back | curve | clock.take()
-        learner.commit(job.id, position, metrics=metrics, questions=questions)
-        _tell(learner, job.id, report, position, steps)
-    go_on(learner, job)
-    _watch(learner, job)
-    summary = _summary(learner, job)
-    if not summary["m_steps"]:
-        return summary | _unchanged(learner, job)
-    set_progress(learner, job.id, phase="gating", iteration=steps, of=steps)
-    return summary | decide(learner, job)
+logger = logging.getLogger("tempo.jobs")
+POLL_SECONDS = 0.5
+DRAIN_SECONDS = 5.0  # a question that a user just asked may be on its way to the ledger
+WARM_UP = 0  # position of the warm-up among the iterations of a job
+MAX_DISCARDED = 3  # optimiser steps in a row without a finite loss and gradient
 
 
-def starting_checkpoint(learner: Learner, job: Job) -> str:
-    """Return where a job goes on: its own last iteration, else where the last job ended.
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Makes rounds and recalibrations with one learner, which stays in memory between jobs."""
 
-    A rollback or a promotion by hand moves the serving pointer; training then goes on from the
-    checkpoint of the version that serves: what the last job came to may be what was rolled back.
-    """
-    if own := _committed(learner, job):
-        return own[-1].checkpoint
-    with learner.world.sessions() as s:
-        pointer = ledger.versions.serving(s)
-        for done in ledger.jobs.find(
-            s, statuses=("succeeded",), modes=ledger.jobs.TRAINING, limit=1
-        ):
-            if done.result.get("sequence") == pointer.sequence:
-                return str(done.result["checkpoint"])
-        return ledger.versions.checkpoint_of(s, pointer.version)
+    settings: WorkerSettings
+    learner: Learner
+    responses: ResponseSource
+    publisher: Publisher
+
+    def close(self) -> None:
+        """Close the connections to the server and end the verifiers."""
+        self.responses.close()
+
+    def run(self, job: RunningJob) -> JobResult:
+        """Make the iterations of a round, then let the gate decide on the policy.
+
+        A worker that takes the job from a dead one goes on after the last committed iteration.
+        """
+        decided = JobResult.read(job.row)
+        if decided.checkpoint is not None:
+            return decided  # its worker died after the gate's decision
+        self.learner.restore(job.starting_checkpoint())
+        raise_without_questions(job.sessions)
+        if not job.iterations() and self.learner.e_steps == 0:
+            self._warm_up(job, self.settings.warm_up_steps)
+        committed = job.iterations()
+        first = committed[-1].position + 1 if committed else WARM_UP + 1
+        last = job.row.settings.get("max_steps") or self.settings.iterations_per_round
+        for position in range(first, last + 1):
+            job.raise_if_training_stopped()
+            self._iterate(job, position, last)
+        job.raise_if_training_stopped()
+        committed = job.iterations()
+        _warn_if_suspicious(job, committed)
+        if not any(row.refined for row in committed):
+            reason = "no M-step was made; the job's events say why"
+            return self._unchanged(job, _summary(committed), reason)
+        job.set_progress(phase="gating", iteration=last, of=last)
+        return self._decide(job, _summary(committed))
+
+    def _warm_up(self, job: RunningJob, steps: int) -> None:
+        """Make E-steps on fresh labeled rollouts, and commit them together at position 0."""
+        job.set_progress(phase="e_step", iteration=0, of=steps)
+        adapter = self.publisher.publish_trial(self.learner)
+        before = self._fitness(adapter)
+        for step in range(1, steps + 1):
+            job.raise_if_training_stopped()
+            count = self.settings.warm_up_questions
+            self.learner.recalibrate(self.responses.labeled_rollouts("train", count, adapter))
+            job.set_progress(phase="e_step", iteration=step, of=steps)
+            raise_if_spoiled(job, self.learner)
+        after = self._fitness(adapter)
+        change = f"{before.auroc:.2f} → {after.auroc:.2f}"
+        message = f"the critic's AUROC on held-out questions: {change}"
+        if reason := unknown_reason(after):
+            message = f"{message}: {reason}"
+        figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
+        metrics = {"e_steps": steps, "message": message, **figures, **clock.take()}
+        job.commit(self.learner, WARM_UP, metrics)
+        level = "warning" if reason else "info"
+        job.add_event("critic.recalibrated", message, metrics, level=level)
+
+    def _fitness(self, adapter: str) -> Fitness:
+        count = WINDOW * self.settings.held_out_per_step
+        return self.learner.fitness(self.responses.labeled_rollouts("held_out", count, adapter))
+
+    def _iterate(self, job: RunningJob, position: int, last: int) -> None:
+        """Sample from the policy as it is, make an EM step, and commit it."""
+        settings = self.settings
+        adapter = self.publisher.publish_trial(self.learner)
+        sample = self.responses.labeled_rollouts
+        labeled = sample("train", settings.labeled_per_step, adapter)
+        held_out = sample("held_out", settings.held_out_per_step, adapter)
+        count = settings.unlabeled_per_step
+        unlabeled, questions = self.responses.unlabeled_rollouts(count, adapter)
+        report = self.learner.em_step(labeled=labeled, unlabeled=unlabeled, held_out=held_out)
+        metrics = (
+            report.metrics()
+            | {"e_steps": 1, "m_steps": int(report.refined)}
+            | {"e_step/reliability": report.fitness.reliability}
+            | {"rollouts/held_back_seconds": self.responses.take_held_back()}
+            | clock.take()
+        )
+        job.commit(self.learner, position, metrics, questions=questions, refined=report.refined)
+        _announce(job, report, position, last)
+        raise_if_spoiled(job, self.learner)
+
+    def _decide(self, job: RunningJob, summary: dict[str, Any]) -> JobResult:
+        """Publish the policy as a candidate, compare it with what serves, promote or reject it."""
+        sessions = job.sessions
+        checkpoint = self.learner.checkpoint
+        with sessions.read() as s:
+            published = ledger.versions.adapter_of_job(s, job.id)  # by a worker that died since
+        if published is None:
+            candidate = self.publisher.publish_candidate(self.learner, job.id)
+        else:
+            candidate = published.version
+        decision = compare(self.settings, sessions, self.responses, candidate)
+        result = record_decision(
+            sessions, job.row, candidate, decision, checkpoint=checkpoint, summary=summary
+        )
+        if result.report["decision"] == "promoted":
+            wait_for_servers(sessions, job.id, candidate)
+            result = record_refusal(sessions, job.id, candidate, result)
+        self.publisher.sweep(keep=checkpoint)
+        return result
+
+    def recalibrate(self, job: RunningJob) -> JobResult:
+        """Fit the critic to labeled questions, answered by the policy as it is; refine nothing."""
+        self.learner.restore(job.starting_checkpoint())
+        if not job.iterations():
+            self._warm_up(job, job.row.settings.get("max_steps") or self.settings.warm_up_steps)
+        metrics = job.iterations()[0].metrics
+        return self._unchanged(job, metrics, metrics["message"])
+
+    def _unchanged(self, job: RunningJob, report: dict[str, Any], summary: str) -> JobResult:
+        """Return the result of a job that made no candidate; the next job goes on from here."""
+        checkpoint = self.learner.checkpoint
+        sequence = job.row.serving_sequence
+        auroc = report.get("critic_auroc") if job.row.mode == "round" else None
+        report = report | {"decision": "unchanged", "summary": summary}
+        report = report | {"checkpoint": checkpoint, "sequence": sequence}
+        return JobResult(report=report, checkpoint=checkpoint, sequence=sequence, auroc=auroc)
 
 
-def refuse_without_questions(learner: Learner) -> None:
-    """Raise InvalidInputError when there is nothing to learn from: no M-step could follow."""
+def raise_without_questions(sessions: LeasedSessions) -> None:
+    """Raise InvalidInputError if there are no questions to learn from: no M-step could follow."""
     deadline = time.monotonic() + DRAIN_SECONDS
-    while not (questions := _pool_size(learner)) and time.monotonic() < deadline:
-        time.sleep(PAUSE_SECONDS)
-    with learner.world.sessions() as s:
+    while not (unlabeled := _pool_size(sessions)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    with sessions.read() as s:
         labeled = ledger.labeled.count(s)
-    if not questions:
+    if not unlabeled:
         raise InvalidInputError(
             "no unlabeled question was captured; send questions to the server with "
             "TEMPO_CAPTURE=on, then start the round again"
@@ -94,106 +181,65 @@ def refuse_without_questions(learner: Learner) -> None:
         )
 
 
-def _pool_size(learner: Learner) -> int:
-    with learner.world.sessions() as s:
-        return len(ledger.pool.distinct_hashes(s))
+def raise_if_spoiled(job: RunningJob, learner: Learner) -> None:
+    """Pause training and raise StoppedError if the last optimiser steps of a role were discarded.
 
-
-def _warm_up(learner: Learner, job: Job, steps: int | None = None) -> None:
-    steps = steps or learner.world.settings.warm_up_steps
-    set_progress(learner, job.id, phase="e_step", iteration=0, of=steps)
-    adapter = learner.publish_trial()
-    before = learner.fitness(adapter)
-    for step in range(steps):
-        go_on(learner, job)
-        learner.recalibrate_once(adapter)
-        set_progress(learner, job.id, phase="e_step", iteration=step + 1, of=steps)
-        _stop_if_spoiled(learner, job.id)
-    after = learner.fitness(adapter)
-    message = f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f}"
-    if why := unknown_reason(after):
-        message = f"{message}: {why}"
-    figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
-    metrics = {"e_steps": steps, "message": message, **figures, **clock.take()}
-    learner.commit(job.id, WARM_UP, metrics=metrics, questions=[])
-    level = "warning" if why else "info"
-    _event(learner, job.id, "critic.recalibrated", message, metrics, level=level)
-
-
-def _committed(learner: Learner, job: Job) -> list[Iteration]:
-    with learner.world.sessions() as s:
-        return ledger.jobs.iterations(s, job.id)
-
-
-def _unchanged(learner: Learner, job: Job) -> dict[str, Any]:
-    """Return the end of a job that made no candidate: the next one goes on from here."""
-    return {
-        "decision": "unchanged",
-        "summary": "no M-step was made; the job's events say why",
-        "checkpoint": learner.checkpoint,
-        "sequence": job.serving_sequence,
-    }
-
-
-def _summary(learner: Learner, job: Job) -> dict[str, Any]:
-    """Return what a round did, also before a crash, from its committed iterations."""
-    rows = _committed(learner, job)
-    last = rows[-1].metrics
-    return {
-        "iterations": sum(row.position > WARM_UP for row in rows),
-        "e_steps": sum(int(row.metrics["e_steps"]) for row in rows),
-        "m_steps": sum(int(row.metrics.get("m_steps", 0)) for row in rows),
-        "labeled_rows_in_policy": sum(
-            int(row.metrics.get("m_step/labeled_rows", 0)) for row in rows
-        ),
-        "critic_auroc": last.get("e_step/auroc", last.get("critic_auroc")),
-    }
-
-
-def _tell(learner: Learner, job_id: str, report: EMReport, position: int, steps: int) -> None:
-    metrics = report.metrics()
-    set_progress(learner, job_id, phase="m_step", iteration=position, of=steps, metrics=metrics)
-    logger.info(
-        "job %s: iteration %d of %d: critic AUROC %.3f, reward %.3f, %s",
-        *(job_id, position, steps, report.fitness.auroc, report.signal.reward),
-        report.refusal or "refined",
-    )
-    if report.refusal:
-        _event(learner, job_id, "m_step.refused", report.refusal, metrics, level="warning")
-    discarded = sum(int(v) for name, v in metrics.items() if name.endswith("/discarded"))
-    if discarded:
-        message = f"{discarded} optimiser steps had a loss or gradient that is no number"
-        _event(learner, job_id, "step.discarded", message, metrics, level="error")
-        _stop_if_spoiled(learner, job_id)
-
-
-def _stop_if_spoiled(learner: Learner, job_id: str) -> None:
-    """Pause training and raise StoppedError where more of the same would change nothing."""
+    More of the same steps would be discarded, too.
+    """
     for role in (learner.networks.critic, learner.networks.policy):
-        if (steps := role.optimiser.discarded) < SPOILED:
+        steps = role.optimiser.discarded
+        if steps < MAX_DISCARDED:
             continue
         reason = (
             f"{steps} optimiser steps of the {role.name} in a row had a loss or gradient that is no"
             f" number; cancel the job, or restart the worker with a lower"
             f" TEMPO_{role.name.upper()}_LEARNING_RATE, then resume training"
         )
-        role.optimiser.discarded = 0  # whoever resumes has three more
-        with ledger.leases.fenced(learner.world.sessions, learner.world.epoch()) as s:
+        role.optimiser.discarded = 0  # an operator who resumes training gives it three more
+        with job.sessions.write() as s:
             ledger.training.set_paused(s, True, reason)
-            ledger.events.add(s, "training.spoiled", reason, job_id=job_id, level="error")
+            ledger.events.add(s, "training.spoiled", reason, job_id=job.id, level="error")
         raise StoppedError(f"training is paused: {reason}")
 
 
-def _watch(learner: Learner, job: Job) -> None:
-    """Warn, before the gate decides, of a policy that has come to please its critic."""
-    rows = [row.metrics for row in _committed(learner, job) if row.position > WARM_UP]
-    if signs := suspicions(rows[0], rows[-1]):
-        _event(learner, job.id, "critic.suspect", signs, rows[-1], level="warning")
+def _pool_size(sessions: LeasedSessions) -> int:
+    with sessions.read() as s:
+        return len(ledger.pool.distinct_hashes(s))
 
 
-def _event(
-    learner: Learner, job_id: str, type: str, message: str, data: Any, *, level: str = "info"
-) -> None:
-    with learner.world.sessions.begin() as s:
-        ledger.events.add(s, type, message, job_id=job_id, level=level, data=data)
-    logger.info("job %s: %s: %s", job_id, type, message)
+def _announce(job: RunningJob, report: EMReport, position: int, last: int) -> None:
+    """Write an iteration's progress, and events if it was refused or had steps discarded."""
+    metrics = report.metrics()
+    job.set_progress(phase="m_step", iteration=position, of=last, metrics=metrics)
+    logger.info(
+        "job %s: iteration %d of %d: critic AUROC %.3f, reward %.3f, %s",
+        *(job.id, position, last, report.fitness.auroc, report.signal.reward),
+        report.refusal or "refined",
+    )
+    if report.refusal:
+        job.add_event("m_step.refused", report.refusal, metrics, level="warning")
+    discarded = sum(int(value) for name, value in metrics.items() if name.endswith("/discarded"))
+    if discarded:
+        message = f"{discarded} optimiser steps had a loss or gradient that is no number"
+        job.add_event("step.discarded", message, metrics, level="error")
+
+
+def _warn_if_suspicious(job: RunningJob, rows: Sequence[Iteration]) -> None:
+    """Add an event, before the gate decides, if the policy seems to please its critic alone."""
+    metrics = [row.metrics for row in rows if row.position > WARM_UP]
+    if signs := suspicions(metrics[0], metrics[-1]):
+        job.add_event("critic.suspect", signs, metrics[-1], level="warning")
+
+
+def _summary(rows: Sequence[Iteration]) -> dict[str, Any]:
+    """Return the report of a round's committed iterations, those before a crash included."""
+    last = rows[-1].metrics
+    return {
+        "iterations": sum(row.position > WARM_UP for row in rows),
+        "e_steps": sum(int(row.metrics["e_steps"]) for row in rows),
+        "m_steps": sum(row.refined for row in rows),
+        "labeled_rows_in_policy": sum(
+            int(row.metrics.get("m_step/labeled_rows", 0)) for row in rows
+        ),
+        "critic_auroc": last.get("e_step/auroc", last.get("critic_auroc")),
+    }

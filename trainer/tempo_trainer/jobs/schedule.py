@@ -1,127 +1,131 @@
-"""Start the job that is due: a round after enough new questions, a recalibration of a stale critic,
-a check of what serves.
+"""Start the job that is due: a round, a recalibration, or a check of the serving version.
 
-What is due is a function of counts and times. The job is an ordinary one: listed, watched and
-cancelled like those that a person starts.
+A round is due after enough new questions, a recalibration when the critic is stale or has drifted,
+a check some time after a promotion. The rules read counts and times from the ledger. The job is an
+ordinary one: an operator lists, watches and cancels it like any other.
 """
 
 import logging
-import secrets
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
-from tempo_storage.ledger.models import Job, Training
+from tempo_storage.adapters import BASE
+from tempo_storage.ledger.models import Job
 from tempo_trainer.worker_settings import WorkerSettings
 
-logger = logging.getLogger("tempo.schedule")
+logger = logging.getLogger("tempo.jobs")
 HOUR_SECONDS = 3600.0
 CHECKS_KEPT = 100
-RETRY_SECONDS = 60.0  # from a check that came to nothing to the next
+RETRY_SECONDS = 60.0  # from the end of a check that did not finish to the next check
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What decides whether a job is due."""
+    """The facts that decide whether a job is due."""
 
     now: float
     paused: bool
     busy: bool
     """A job is running, or queued and not held by a pause."""
     labeled: bool
-    """There are questions to calibrate the critic with, and others to judge it by."""
+    """There are labeled questions of both splits: the critic can be trained and measured."""
     new_questions: int
-    """Distinct ones that were first asked after the last round began, however it ended."""
+    """Distinct questions that were first asked after the last round was queued."""
     last_job_at: float
-    """When the last job of any kind was made: each recalibrates the critic. 0: never."""
+    """When the last round or recalibration was queued: each recalibrates the critic. 0: never."""
     auroc: float | None
-    """The critic's on held-out questions when the last round ended; None: recalibrated since."""
+    """The critic's held-out AUROC when the last round ended; None if recalibrated since."""
     checked_at: float | None = None
-    """When the serving version was promoted, or its last check was done; None: the base serves."""
+    """When the serving version was promoted or last checked; None if the base serves."""
     check_ended_at: float = 0.0
-    """When the last check ended, also one that gave way or failed."""
+    """When the last check ended, whether it finished, gave way or failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A job to be started, and why."""
+    """A job to be started, and the reason."""
 
     mode: str
     reason: str
 
 
-def due(seen: Outlook, settings: WorkerSettings) -> Due | None:
-    """Return the job that is to be started now, if one is.
+def due(outlook: Outlook, settings: WorkerSettings) -> Due | None:
+    """Return the job that must be started now; None if there is none.
 
-    A check comes first, or new questions would keep it away for ever; no pause stops it.
+    A check comes before training, because new questions would otherwise keep it away for ever. No
+    pause holds a check.
     """
-    if seen.busy or not seen.labeled:
+    if outlook.busy or not outlook.labeled:
         return None
-    return _check_due(seen, settings) or (None if seen.paused else _training_due(seen, settings))
+    if check := _check_due(outlook, settings):
+        return check
+    return None if outlook.paused else _training_due(outlook, settings)
 
 
-def _check_due(seen: Outlook, settings: WorkerSettings) -> Due | None:
-    if seen.checked_at is None or not settings.sentinel_seconds:
+def _check_due(outlook: Outlook, settings: WorkerSettings) -> Due | None:
+    interval = settings.sentinel_seconds
+    if outlook.checked_at is None or not interval:
         return None
-    seconds, interval = seen.now - seen.checked_at, settings.sentinel_seconds
-    if seconds < interval or seen.now - seen.check_ended_at < min(interval, RETRY_SECONDS):
+    unchecked = outlook.now - outlook.checked_at
+    since_last = outlook.now - outlook.check_ended_at
+    if unchecked < interval or since_last < min(interval, RETRY_SECONDS):
         return None
-    return Due("check", f"the serving version was not checked for {seconds:.0f} seconds")
+    return Due("check", f"the serving version was not checked for {unchecked:.0f} seconds")
 
 
-def _training_due(seen: Outlook, settings: WorkerSettings) -> Due | None:
-    hours = (seen.now - seen.last_job_at) / HOUR_SECONDS
+def _training_due(outlook: Outlook, settings: WorkerSettings) -> Due | None:
+    hours = (outlook.now - outlook.last_job_at) / HOUR_SECONDS
     if settings.recalibrate_hours and hours >= settings.recalibrate_hours:
-        since = f"for {hours:.1f} hours" if seen.last_job_at else "yet"
+        since = f"for {hours:.1f} hours" if outlook.last_job_at else "yet"
         return Due("recalibrate", f"the critic was not recalibrated {since}")
-    if not settings.round_questions or seen.new_questions < settings.round_questions:
+    if not settings.round_questions or outlook.new_questions < settings.round_questions:
         return None
-    least = settings.recalibrate_auroc
-    if seen.auroc is not None and seen.auroc < least:
-        return Due("recalibrate", f"held-out AUROC drifted to {seen.auroc:.2f}, below {least:.2f}")
-    return Due("round", f"{seen.new_questions} new questions since the last round")
+    bound = settings.recalibrate_auroc
+    if outlook.auroc is not None and outlook.auroc < bound:
+        reason = f"held-out AUROC drifted to {outlook.auroc:.2f}, below {bound:.2f}"
+        return Due("recalibrate", reason)
+    return Due("round", f"{outlook.new_questions} new questions since the last round")
 
 
 def look(s: Session, now: float) -> Outlook:
-    """Read the ledger."""
+    """Read the facts from the ledger."""
     last_round = ledger.jobs.newest(s, "round")
-    last = ledger.jobs.newest(s, *ledger.jobs.TRAINING)
+    last_job = ledger.jobs.newest(s, *ledger.jobs.TRAINING)
     pointer = ledger.versions.serving(s)
-    checked, done = _ended(s, "succeeded"), _ended(s)
+    checked_at = max(pointer.changed_at, _last_check_end(s, "succeeded"))
     return Outlook(
         now=now,
         paused=ledger.training.get(s).paused,
         busy=bool(ledger.jobs.find(s, statuses=("running",), limit=1) or ledger.jobs.runnable(s)),
         labeled=all(ledger.labeled.count(s).values()),
         new_questions=ledger.pool.count_new(s, last_round.created_at if last_round else 0.0),
-        last_job_at=last.created_at if last else 0.0,
-        auroc=last.result.get("critic_auroc") if last and last.mode == "round" else None,
-        checked_at=None
-        if pointer.version == ledger.versions.BASE
-        else max(pointer.changed_at, checked),
-        check_ended_at=done,
+        last_job_at=last_job.created_at if last_job else 0.0,
+        auroc=last_job.end_auroc if last_job and last_job.mode == "round" else None,
+        checked_at=None if pointer.version == BASE else checked_at,
+        check_ended_at=_last_check_end(s),
     )
 
 
-def _ended(s: Session, *statuses: str) -> float:
-    """Return when the last check of these statuses ended; 0 if there was none."""
-    last = ledger.jobs.find(s, statuses=statuses, modes=("check",), limit=1)
-    return max((job.finished_at or job.created_at for job in last), default=0.0)
+def _last_check_end(s: Session, *statuses: str) -> float:
+    """Return when the last check with one of these statuses ended; 0 if there was none."""
+    checks = ledger.jobs.find(s, statuses=statuses, modes=("check",), limit=1)
+    return max((check.finished_at or check.created_at for check in checks), default=0.0)
 
 
 def start_due_job(s: Session, settings: WorkerSettings) -> Job | None:
-    """Queue the job that is due, with an event that says why; the caller rings for it."""
-    s.get_one(Training, 1, with_for_update=True)  # one creator at a time, here or in a server
-    found = due(look(s, time.time()), settings)
-    if found is None:
+    """Queue the job that is due, with an event that gives the reason; the caller rings for it."""
+    ledger.training.lock(s)
+    next_job = due(look(s, time.time()), settings)
+    if next_job is None:
         return None
-    options = {"max_steps": None, "auto_promote": True, "training_file": None}
-    job_id = f"ftjob-{secrets.token_hex(12)}"
-    job = ledger.jobs.create(s, job_id, found.mode, options | {"schedule": found.reason})
+    options: dict[str, Any] = {"max_steps": None, "auto_promote": True, "training_file": None}
+    options["schedule"] = next_job.reason
+    message = f"{next_job.mode} is queued by the schedule: {next_job.reason}"
+    job = ledger.jobs.queue(s, next_job.mode, options, message=message)
     ledger.jobs.delete_old(s, "check", keep=CHECKS_KEPT)
-    message = f"{found.mode} is queued by the schedule: {found.reason}"
-    ledger.events.add(s, "job.queued", message, job_id=job_id)
-    logger.info("job %s: %s", job_id, message)
+    logger.info("job %s: %s", job.id, message)
     return job

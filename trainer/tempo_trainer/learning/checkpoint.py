@@ -14,13 +14,13 @@ FILE = "state.pt"
 
 
 def save(root: Path, name: str, state: dict[str, Any]) -> None:
-    """Write the whole of `state` to `<root>/<name>`, or nothing; replace an unfinished try."""
+    """Write `state` to `<root>/<name>`, whole or not at all; replace what stood there."""
     with written_whole(root / name) as directory:
         torch.save(state, directory / FILE)
 
 
 def load(root: Path, name: str) -> dict[str, Any]:
-    """Return the state of a committed iteration; raise NotFoundError when it is gone."""
+    """Return the state of a committed iteration; raise NotFoundError if its file is gone."""
     path = root / name / FILE
     if not path.is_file():
         raise NotFoundError(f"no checkpoint {name!r} under {root}; start a new round from the base")
@@ -29,7 +29,7 @@ def load(root: Path, name: str) -> dict[str, Any]:
 
 
 def names(root: Path) -> set[str]:
-    """Return every checkpoint there is, finished or not."""
+    """Return the names of all checkpoints, unfinished ones included."""
     return {directory.name for directory in root.iterdir()} if root.is_dir() else set()
 
 

@@ -1,1 +1,1 @@
-"""Get responses from vLLM, and verdicts on them from verifiers."""
+"""Sample responses from vLLM, and verify them."""

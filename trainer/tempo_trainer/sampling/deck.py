@@ -2,21 +2,38 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
+DECKS = ("train", "held_out", "unlabeled")
 
 
 def draw(items: Sequence[T], count: int, *, start: int, seed: int) -> list[T]:
     """Return `count` items from position `start` of an endless deck, shuffled anew each pass.
 
-    A pure function of its arguments: a resumed run draws what the killed one would have drawn.
+    The result depends on the arguments alone: a resumed run draws the questions that the killed
+    run would have drawn.
     """
     count = min(count, len(items))
-    drawn: list[T] = []
-    while len(drawn) < count:
-        pass_number, offset = divmod(start + len(drawn), len(items))
+    cards: list[T] = []
+    while len(cards) < count:
+        pass_number, offset = divmod(start + len(cards), len(items))
         shuffled = list(items)
         random.Random(f"{seed}:{pass_number}").shuffle(shuffled)
-        drawn += shuffled[offset : offset + count - len(drawn)]
-    return drawn
+        cards += shuffled[offset : offset + count - len(cards)]
+    return cards
+
+
+@dataclass(slots=True)
+class Decks:
+    """The positions in the decks of questions; a checkpoint stores and restores them."""
+
+    drawn: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DECKS, 0))
+    """Number of questions drawn from each deck so far."""
+
+    def draw(self, deck: str, items: Sequence[T], count: int, *, seed: int) -> list[T]:
+        """Return the next `count` items of a deck; fewer if it holds fewer."""
+        cards = draw(items, count, start=self.drawn[deck], seed=seed)
+        self.drawn[deck] += len(cards)
+        return cards

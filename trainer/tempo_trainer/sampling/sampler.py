@@ -1,42 +1,42 @@
 """Sample responses from the served policy over HTTP: token ids in, token ids and log-probs out.
 
-The server renders and tokenises each question, and its token ids are used as they are: a second
-renderer, or re-tokenised text, would train on something that nobody sampled.
+The server renders and tokenises each question, and its token ids are used as they are. A second
+renderer, or text that is tokenised again, would train on something that nobody sampled.
 
-Users come first. A rollout request is sent only while nothing queues in vLLM, whoever it is: when
-`vllm:num_requests_waiting` is above 0 the engine is full, and one more rollout could only lengthen
-what a user waits for. Rollouts that queue there themselves need no exception, since more of them
-would wait as well. vLLM cannot pause what already runs; that much is bounded by
-`requests_in_flight`, and what it has queued stands behind users by its priority.
+Users come first. A rollout request is sent only while no request queues in vLLM, whoever sent it:
+while `vllm:num_requests_waiting` is above 0 the engine is full, and one more rollout could only
+lengthen a user's wait. Rollouts that queue need no exception, since more of them would wait as
+well. vLLM cannot pause a running request. `requests_in_flight` bounds these, and a rollout that
+queues in vLLM stands behind users by its priority.
 """
 
 import logging
-import math
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
+from tempo_storage.adapters import BASE_NAME
 from tempo_storage.errors import TempoError
-from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.worker_settings import WorkerSettings
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("tempo.sampling")
 PRIORITY = 10  # behind users, who have 0
 RETRY_SECONDS = 1.0
 REQUEST_SECONDS = 600.0
-CACHED_PROMPTS = 4096
-QUEUE_SECONDS = 0.25  # how old a look at vLLM's queue may be
+MAX_CACHED_PROMPTS = 4096
+QUEUE_SECONDS = 0.25  # longest age of the last look at vLLM's queue
+RETRIED_STATUSES = (429, 502, 503, 504)
 WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 class SamplingError(TempoError, RuntimeError):
-    """vLLM refused a rollout or stayed away; the message has its words."""
+    """vLLM refused a rollout or did not answer; the message quotes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +57,8 @@ class Sample:
     finish_reason: str
 
 
-class Rollouts(Protocol):
-    """Where training's responses come from."""
-
-    def sample(
-        self, prompts: Sequence[Prompt], *, adapter: str, n: int, draw: int
-    ) -> list[list[Sample]]:
-        """Return `n` responses of `adapter` for each prompt, in order; `draw` names the draw."""
-        ...
-
-
 class Sampler:
-    """Bounded requests at low priority, none while users queue; waits out a server's restart."""
+    """Sends a few requests at once, none while users queue, and waits while a server restarts."""
 
     def __init__(
         self,
@@ -92,8 +82,8 @@ class Sampler:
         self._threads = ThreadPoolExecutor(settings.requests_in_flight, "sampler")
         self._prompts: dict[str, Prompt | None] = {}
         self._lock = threading.Lock()
-        self._seen_at = -QUEUE_SECONDS
-        self._queued = False
+        self._queue_read_at = -QUEUE_SECONDS
+        self._queue_length = 0.0
         self._held_back = 0.0
 
     def close(self) -> None:
@@ -102,34 +92,35 @@ class Sampler:
         self._client.close()
 
     def prompts(self, questions: Sequence[Any]) -> list[Prompt]:
-        """Return the questions as the server tokenises them; each content is asked for once.
+        """Return the questions as the server tokenises them; it tokenises equal contents once.
 
-        A question is a row with `content_hash`, `messages` and `chat_template_kwargs`. One that
-        leaves no room for a response of `max_response_tokens` is left out.
+        A question is a row with `content_hash`, `messages` and `chat_template_kwargs`. A question
+        that leaves no room for a response of `max_response_tokens` is left out.
         """
-        known = self._prompts
-        if len(known) > CACHED_PROMPTS:
-            known.clear()
-        missing = {q.content_hash: q for q in questions if q.content_hash not in known}
-        known.update(zip(missing, self._threads.map(self._tokenize, missing.values()), strict=True))
-        return [prompt for q in questions if (prompt := known[q.content_hash]) is not None]
+        if len(self._prompts) > MAX_CACHED_PROMPTS:
+            self._prompts.clear()
+        missing = {q.content_hash: q for q in questions if q.content_hash not in self._prompts}
+        prompts = self._threads.map(self._tokenize, missing.values())
+        self._prompts.update(zip(missing, prompts, strict=True))
+        cached = (self._prompts[question.content_hash] for question in questions)
+        return [prompt for prompt in cached if prompt is not None]
 
-    def sample(
-        self, prompts: Sequence[Prompt], *, adapter: str, n: int, draw: int = 0
-    ) -> list[list[Sample]]:
-        """Return `n` responses of `adapter` for each prompt, at temperature 1, in order.
+    def sample(self, prompts: Sequence[Prompt], *, adapter: str, n: int) -> list[list[Sample]]:
+        """Return `n` responses of `adapter` to each prompt, at temperature 1, in order.
 
-        `draw` changes nothing here: it is for whom records what was drawn.
+        Raises SamplingError if vLLM refuses, stays away for `patience_seconds`, or lets another
+        version answer.
         """
         size = self._settings.prompts_per_request
         chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-        answered = self._threads.map(lambda chunk: self._complete(chunk, adapter, n), chunks)
-        return [group for groups in answered for group in groups]
+        replies = self._threads.map(lambda chunk: self._complete(chunk, adapter, n), chunks)
+        return [group for groups in replies for group in groups]
 
     def take_held_back(self) -> float:
         """Return the seconds, summed over requests, that users have cost since the last call."""
         with self._lock:
-            seconds, self._held_back = self._held_back, 0.0
+            seconds = self._held_back
+            self._held_back = 0.0
         return seconds
 
     def _tokenize(self, question: Any) -> Prompt | None:
@@ -139,7 +130,8 @@ class Sampler:
             "chat_template_kwargs": getattr(question, "chat_template_kwargs", None) or None,
         }
         reply = self._post("/tokenize", body)
-        ids, room = tuple(reply["tokens"]), reply["max_model_len"]
+        ids = tuple(reply["tokens"])
+        room = reply["max_model_len"]
         longest = self._settings.max_response_tokens
         if longest >= room:
             raise SamplingError(
@@ -147,15 +139,18 @@ class Sampler:
                 f" vLLM's --max-model-len of {room}; lower the one or raise the other"
             )
         if len(ids) + longest > room:
-            text = "rollouts: a question of %d tokens and a response of %d are more than %d tokens"
-            logger.warning(text, len(ids), longest, room)
+            logger.warning(
+                "a question of %d tokens is left out: with a response of %d it is longer"
+                " than vLLM's --max-model-len of %d",
+                *(len(ids), longest, room),
+            )
             return None
         return Prompt(question.content_hash, ids)
 
     def _complete(self, prompts: Sequence[Prompt], adapter: str, n: int) -> list[list[Sample]]:
         # No seed: vLLM gives the i-th response of a request seed + i, whatever its prompt, so that
-        # the responses to different questions would be one draw; and it samples such rows one by
-        # one, which users beside them would wait for.
+        # the responses to different questions would be one draw. It also samples seeded rows one
+        # by one, and users beside them would wait.
         body = {
             "model": adapter,
             "prompt": [list(p.ids) for p in prompts],
@@ -164,57 +159,63 @@ class Sampler:
             "priority": PRIORITY,
             "logprobs": 0,
             "return_token_ids": True,
-            # All set on purpose: what is left out comes from the model's generation_config.json.
+            # All are set, because vLLM takes an absent one from generation_config.json.
             **{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
             **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
         }
-        self._let_users_pass()
+        self._wait_while_users_queue()
         reply = self._post("/v1/completions", body)
-        choices = [_sample(c) for c in sorted(reply["choices"], key=lambda c: c["index"])]
-        if reply["model"] != adapter and adapter != "tempo-v0":
-            raise SamplingError(f"asked {adapter} and {reply['model']} answered; stop training")
-        return [choices[i * n : (i + 1) * n] for i in range(len(prompts))]
+        samples = [_sample(c) for c in sorted(reply["choices"], key=lambda c: c["index"])]
+        if reply["model"] != adapter and adapter != BASE_NAME:
+            raise SamplingError(
+                f"{reply['model']} answered a request for {adapter}; check that TEMPO_BASE_URL,"
+                f" {self._settings.base_url}, is the server with the tempo plugin"
+            )
+        return [samples[i * n : (i + 1) * n] for i in range(len(prompts))]
 
-    def _let_users_pass(self) -> None:
+    def _wait_while_users_queue(self) -> None:
         deadline = time.monotonic() + self._settings.patience_seconds
-        while self._something_queues() and not self._should_stop():
+        while self._recent_queue_length() > 0 and not self._should_stop():
             if time.monotonic() > deadline:
-                logger.warning("rollouts: vLLM's queue is never empty; going on behind its users")
+                logger.warning(
+                    "requests queued in vLLM for %.0f s; rollouts go on behind its users",
+                    self._settings.patience_seconds,
+                )
                 return
             time.sleep(QUEUE_SECONDS)
             with self._lock:
                 self._held_back += QUEUE_SECONDS
 
-    def _something_queues(self) -> bool:
+    def _recent_queue_length(self) -> float:
         with self._lock:  # one look serves all threads: reading the metrics costs the server time
-            if time.monotonic() - self._seen_at >= QUEUE_SECONDS:
-                self._queued = self._read_queue() > 0
-                self._seen_at = time.monotonic()
-            return self._queued
+            if time.monotonic() - self._queue_read_at >= QUEUE_SECONDS:
+                self._queue_length = self._read_queue_length()
+                self._queue_read_at = time.monotonic()
+            return self._queue_length
 
-    def _read_queue(self) -> float:
-        """Return how many requests queue; 0 where the server does not say."""
+    def _read_queue_length(self) -> float:
+        """Return how many requests queue; 0 if the server does not say."""
         try:
             text = self._client.get("/metrics", timeout=RETRY_SECONDS).text
         except httpx.ReadTimeout:
-            return 1.0  # too busy to say so
+            return 1.0  # a server too busy to answer has a queue
         except httpx.TransportError:
             return 0.0  # the request itself waits for a server that is away
         return sum(float(value) for value in WAITING.findall(text))
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = self._patiently(path, body)
+        response = self._post_with_patience(path, body)
         if response.status_code != 200:
             raise SamplingError(f"vLLM answered {response.status_code} to {path}: {response.text}")
-        parsed: dict[str, Any] = response.json()
-        return parsed
+        reply: dict[str, Any] = response.json()
+        return reply
 
-    def _patiently(self, path: str, body: dict[str, Any]) -> httpx.Response:
+    def _post_with_patience(self, path: str, body: dict[str, Any]) -> httpx.Response:
         deadline = time.monotonic() + self._settings.patience_seconds
         while True:
             try:
                 response = self._client.post(path, json=body)
-                if response.status_code not in (429, 502, 503, 504):
+                if response.status_code not in RETRIED_STATUSES:
                     return response
                 reason = f"status {response.status_code}"
             except httpx.TransportError as error:
@@ -234,34 +235,3 @@ def _sample(choice: dict[str, Any]) -> Sample:
         text=choice["text"],
         finish_reason=choice["finish_reason"] or "abort",
     )
-
-
-def rollouts_of(
-    prompts: Sequence[Prompt],
-    groups: Sequence[Sequence[Sample]],
-    adapter: str,
-    outcomes: Sequence[Sequence[float]] | None,
-) -> list[Rollout]:
-    """Return responses as rows, but not empty or aborted ones; without outcomes: unlabeled.
-
-    Raises SamplingError, after which a job is tried again, where no response of any is left.
-    """
-    rows = [
-        Rollout(
-            question_id=prompt.question_id,
-            prompt_ids=prompt.ids,
-            response_ids=sample.ids,
-            logprobs=sample.logprobs,
-            group=index,
-            adapter=adapter,
-            finish_reason=sample.finish_reason,
-            labeled=outcomes is not None,
-            outcome=math.nan if outcomes is None else outcomes[index][member],
-        )
-        for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True))
-        for member, sample in enumerate(group)
-        if sample.ids and sample.finish_reason != "abort"
-    ]
-    if not rows and (count := sum(map(len, groups))):
-        raise SamplingError(f"{adapter}: each of {count} responses was aborted or empty")
-    return rows

@@ -1,4 +1,4 @@
-"""What the trainer must know of the server before it can sample: its key and its base model."""
+"""The two facts about the server that sampling needs: an admin key and the base model."""
 
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from tempo_trainer.worker_settings import WorkerSettings
 
 
 def admin_key(settings: WorkerSettings) -> str:
-    """Return the key with which the worker proves itself to the server."""
+    """Return the key that the worker sends to the server; raise SettingsError if there is none."""
     if settings.api_key:
         return settings.api_key
-    given = settings.api_key_file
-    path = Path(given).expanduser() if given else settings.admin_key_path
+    path = settings.admin_key_path
+    if settings.api_key_file:
+        path = Path(settings.api_key_file).expanduser()
     try:
         return path.read_text().strip()
     except OSError as error:
@@ -25,11 +26,13 @@ def admin_key(settings: WorkerSettings) -> str:
 
 
 def served_base(settings: WorkerSettings, key: str) -> str:
-    """Return the model that the server was started with: a directory or a hub id."""
+    """Return the model that the server was started with: a directory or a hub id.
+
+    Raises SamplingError if the server does not answer.
+    """
     try:
         with Tempo(base_url=settings.base_url, api_key=key) as tempo:
             return tempo.status().model
     except APIError as error:
-        raise SamplingError(f"{error}; is vLLM with the tempo plugin at {settings.base_url}") from (
-            error
-        )
+        message = f"{error}; is vLLM with the tempo plugin at {settings.base_url}"
+        raise SamplingError(message) from error

@@ -1,4 +1,4 @@
-"""Killable children that verify responses: a hanging verifier costs one verdict and two seconds."""
+"""Child processes that verify responses; a verifier that hangs is killed after two seconds."""
 
 import json
 import queue
@@ -15,24 +15,27 @@ from tempo_storage.errors import TempoError
 from tempo_trainer.sampling.verifiers import Metadata, References, Verdict
 
 START_SECONDS = 120.0
+COMMAND = (sys.executable, "-P", "-m", "tempo_trainer.sampling.verifiers", "serve")
 TIMED_OUT = Verdict(False, None, "timeout", failed=True)
-MOST_FAILED, FEWEST_JUDGED = 0.5, 16
+MAX_FAILED_SHARE = 0.5
+MIN_VERDICTS = 16  # fewer are too few to tell a broken verifier from a few odd responses
 
 
 class VerifierError(TempoError, RuntimeError):
-    """A verifier does not start, or fails on most responses: nothing may be learned from it."""
+    """A verifier does not start, or fails on most responses; nothing is learned from them."""
 
 
-def refuse_failing(verdicts: Sequence[Verdict]) -> None:
-    """Raise VerifierError where most of 16 responses or more came to no verdict.
+def raise_if_failed(verdicts: Sequence[Verdict]) -> None:
+    """Raise VerifierError if verifiers failed on more than half of 16 responses or more.
 
-    They would all count as incorrect, and the critic would learn that they are.
+    These responses would all count as incorrect, and the critic would learn that they are.
     """
-    failed = [verdict.reason for verdict in verdicts if verdict.failed]
-    if len(verdicts) >= FEWEST_JUDGED and len(failed) > MOST_FAILED * len(verdicts):
+    reasons = [verdict.reason for verdict in verdicts if verdict.failed]
+    if len(verdicts) >= MIN_VERDICTS and len(reasons) > MAX_FAILED_SHARE * len(verdicts):
         raise VerifierError(
-            f"the verifiers gave no verdict on {len(failed)} of {len(verdicts)} responses, at last:"
-            f" {failed[-1]!r}; mend the verifier, or give the worker more processor time"
+            f"the verifiers gave no verdict on {len(reasons)} of {len(verdicts)} responses; the"
+            f" last reason is {reasons[-1]!r}; mend the verifier, or give the worker more processor"
+            " time"
         )
 
 
@@ -47,7 +50,10 @@ class Item:
 
 
 class VerifierPool:
-    """`size` children, each with the verifiers of `preload`; one thread at a time may `verify`."""
+    """`size` children that have loaded the verifiers `preload`.
+
+    Only one thread at a time may call `verify`.
+    """
 
     def __init__(
         self, preload: Sequence[str], *, size: int = 1, timeout_seconds: float = 2.0
@@ -73,7 +79,7 @@ class VerifierPool:
     def verify(self, items: Sequence[Item]) -> list[Verdict]:
         """Return the verdicts in order; one that takes too long is incorrect, reason `timeout`.
 
-        Raises VerifierError when a child that was killed does not start again.
+        Raises VerifierError if a child that was killed does not start again.
         """
         with ThreadPoolExecutor(len(self._children)) as threads:
             return list(threads.map(self._verify_one, items))
@@ -95,18 +101,11 @@ class _Child:
     """A process that verifies one item at a time, started anew after it was killed."""
 
     def __init__(self, preload: Sequence[str]) -> None:
-        self._command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "tempo_trainer.sampling.verifiers",
-            "serve",
-            *preload,
-        ]
+        self._command = [*COMMAND, *preload]
         self._process = self._start()
 
     def verify(self, item: Item, timeout_seconds: float) -> Verdict | None:
-        """Return the verdict, or None after killing a process that gave none in time."""
+        """Return the verdict; kill a process that gives none in time and return None."""
         if self._process.poll() is not None:
             self._process = self._start()
             self.wait()
@@ -132,7 +131,7 @@ class _Child:
         """End the process, whatever it does."""
         self._process.kill()
         with suppress(BrokenPipeError), self._process:
-            pass  # closes its pipes, with what it did not read, and reaps it
+            pass  # closes its pipes, unread input included, and reaps it
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -140,7 +139,7 @@ class _Child:
         )
 
     def _read(self, timeout_seconds: float) -> str | None:
-        # One line is awaited at a time, so a readable pipe is about to hold the whole of it.
+        # A child writes whole lines, one for each item, so a readable pipe soon holds a whole one.
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout_seconds)
         return self._process.stdout.readline() or None if ready else None

@@ -1,11 +1,12 @@
-"""Verifiers: does a response agree with a reference; run only inside a child process of their own.
+"""Verifiers decide whether a response agrees with a reference. They run in child processes only.
 
-Math-verify can hang past its own time-outs, so nothing here is called in the worker or the server:
+Math-verify can hang past its own time-outs, so neither worker nor server calls a verifier. A child
+reads items as JSON lines until standard input ends, and answers each with one line:
 
-    python -m tempo_trainer.sampling.verifiers serve math exact  one verdict a line until stdin ends
-    python -m tempo_trainer.sampling.verifiers check              what is wrong with each reference
+    python -m tempo_trainer.sampling.verifiers serve math exact   with the verdict on a response
+    python -m tempo_trainer.sampling.verifiers check              with the fault of a reference
 
-Operators add their own through the entry-point group `tempo.verifiers`.
+Operators add verifiers of their own through the entry-point group `tempo.verifiers`.
 """
 
 import json
@@ -26,12 +27,12 @@ from tempo_storage.boxed import boxed
 
 GROUP = "tempo.verifiers"
 MEMORY_BYTES = 2 << 30  # address space, not resident
-ORPHAN_SECONDS = 120  # a child that hangs with nobody left to kill it ends after this
-TAIL_CHARACTERS = 4096
-SHOWN_CHARACTERS = 200
+ORPHAN_SECONDS = 120  # after which a hanging child ends, if no parent is left to kill it
+MAX_TAIL_CHARACTERS = 4096
+MAX_SHOWN_CHARACTERS = 200
 
 MARKED = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)+\s*(.+)", re.IGNORECASE)
-# A choice that is named as the answer, and one that only stands alone: (B), or B on its own line.
+# A choice may be named as the answer, or only stand alone: (B), or B on a line of its own.
 NAMED_CHOICE = re.compile(
     r"\\boxed\{[^A-Za-z]*(?:\\[a-z]+\{\W*)?([A-Ja-j])(?![A-Za-z])"
     r"|(?i:answer|option|choice)\W*(?:(?i:is|be|option|choice)\W+)*(?:\(([a-j])\)|([A-J])(?![\w'’]))"
@@ -48,39 +49,39 @@ Metadata = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a verifier found; `extracted` is the answer it read, if any."""
+    """The verifier's decision; `extracted` is the answer that it read in the response, if any."""
 
     correct: bool
     extracted: str | None = None
     reason: str = ""
     failed: bool = False
-    """The verifier gave no verdict: it raised, or took too long. Counts as incorrect."""
+    """The verifier raised an error or took too long; the response counts as incorrect."""
 
     @property
     def outcome(self) -> float:
-        """I of the formulas: 1 or -1."""
+        """I in the formulas: 1 or -1."""
         return 1.0 if self.correct else -1.0
 
 
 class Verifier(Protocol):
-    """The contract of an entry point: a class without constructor arguments."""
+    """The contract of an entry point, which names a class without constructor arguments."""
 
     name: str
 
     def check_reference(self, reference: References) -> str | None:
-        """Say what is wrong with a reference, or None."""
+        """Return the fault of a reference, or None if it has none."""
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare a response with the accepted references."""
 
 
 def final_text(response: str) -> str:
-    """Return what follows the reasoning, at most the last 4,096 characters."""
-    return response.rpartition("</think>")[2][-TAIL_CHARACTERS:]
+    """Return the text after the reasoning, at most its last 4,096 characters."""
+    return response.rpartition("</think>")[2][-MAX_TAIL_CHARACTERS:]
 
 
 def answer(response: str) -> str:
-    """Return the boxed answer, else what follows "answer is", else the last line."""
+    """Return the boxed answer, else the text after "answer is", else the last line."""
     text = final_text(response)
     if (inside := boxed(text)) is not None:
         return inside
@@ -97,13 +98,13 @@ def normalise(text: str) -> str:
 
 
 def number(text: str) -> float | None:
-    """Return the last number in a text, thousands separators and fractions understood."""
-    found = NUMBER.findall(unicodedata.normalize("NFKC", text))
-    if not found:
+    """Return the last number in a text, which may have thousands separators or be a fraction."""
+    numbers = NUMBER.findall(unicodedata.normalize("NFKC", text))
+    if not numbers:
         return None
-    numerator, _, denominator = found[-1].replace(",", "").replace(" ", "").partition("/")
-    below = float(denominator) if denominator else 1.0
-    return float(numerator) / below if below else None
+    numerator, _, denominator = numbers[-1].replace(",", "").replace(" ", "").partition("/")
+    divisor = float(denominator) if denominator else 1.0
+    return float(numerator) / divisor if divisor else None
 
 
 class Exact:
@@ -112,13 +113,13 @@ class Exact:
     name = "exact"
 
     def check_reference(self, reference: References) -> str | None:
-        """Refuse references that normalise to nothing."""
+        """Name an empty reference."""
         return None if all(map(normalise, reference)) else "an empty reference matches nothing"
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare the extracted answer."""
-        found = answer(response)
-        return Verdict(normalise(found) in map(normalise, reference), found)
+        extracted = answer(response)
+        return Verdict(normalise(extracted) in map(normalise, reference), extracted)
 
 
 class Numeric:
@@ -127,19 +128,19 @@ class Numeric:
     name = "numeric"
 
     def check_reference(self, reference: References) -> str | None:
-        """Refuse references without a number."""
-        bad = [r for r in reference if number(r) is None]
-        return f"no number in {bad[0]!r}" if bad else None
+        """Name a reference without a number."""
+        faulty = [r for r in reference if number(r) is None]
+        return f"no number in {faulty[0]!r}" if faulty else None
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare the last number of the extracted answer."""
-        found = number(answer(response))
-        if found is None:
+        value = number(answer(response))
+        if value is None:
             return Verdict(False, None, "no number")
         tolerance = float(metadata.get("tolerance", 1e-6))
-        wanted = [w for r in reference if (w := number(r)) is not None]
-        close = any(abs(found - w) <= tolerance * max(1.0, abs(w)) for w in wanted)
-        return Verdict(close, repr(found))
+        accepted = [a for r in reference if (a := number(r)) is not None]
+        close = any(abs(value - a) <= tolerance * max(1.0, abs(a)) for a in accepted)
+        return Verdict(close, repr(value))
 
 
 class Choice:
@@ -148,19 +149,19 @@ class Choice:
     name = "choice"
 
     def check_reference(self, reference: References) -> str | None:
-        """Refuse references that are not one letter."""
-        bad = [r for r in reference if not CHOICE.fullmatch(r)]
-        return f"{bad[0]!r} is not one letter from A to J" if bad else None
+        """Name a reference that is not one letter."""
+        faulty = [r for r in reference if not CHOICE.fullmatch(r)]
+        return f"{faulty[0]!r} is not one letter from A to J" if faulty else None
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Compare the last letter that is named as the answer, else the last that stands alone."""
         text = final_text(response)
-        found = NAMED_CHOICE.findall(text) or LONE_CHOICE.findall(text)
-        if not found:
+        choices = NAMED_CHOICE.findall(text) or LONE_CHOICE.findall(text)
+        if not choices:
             return Verdict(False, None, "no choice")
-        letter = "".join(found[-1]).upper()
-        wanted = {m[1].upper() for r in reference if (m := CHOICE.fullmatch(r))}
-        return Verdict(letter in wanted, letter)
+        letter = "".join(choices[-1]).upper()
+        accepted = {m[1].upper() for r in reference if (m := CHOICE.fullmatch(r))}
+        return Verdict(letter in accepted, letter)
 
 
 class Math:
@@ -171,82 +172,87 @@ class Math:
     def __init__(self) -> None:
         from math_verify import parse, verify
 
-        # Each process would warn once that nobody bounds its time; the pool does.
+        # math-verify warns once that nothing bounds its time; the pool of processes does.
         logging.getLogger("math_verify").setLevel(logging.ERROR)
-        self._parse, self._verify = parse, verify
+        self._parse = parse
+        self._verify = verify
         self._read = lru_cache(maxsize=1024)(self._read_reference)
         self.verify("$1+1$", ["2"], {})  # the grammar's first use takes a tenth of a second
 
     def check_reference(self, reference: References) -> str | None:
-        """Refuse references that do not parse."""
-        bad = [r for r in reference if not self._read(r)]
-        return f"cannot read {bad[0]!r} as mathematics" if bad else None
+        """Name a reference that does not parse."""
+        faulty = [r for r in reference if not self._read(r)]
+        return f"cannot read {faulty[0]!r} as mathematics" if faulty else None
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Parse both sides without math-verify's alarms and compare."""
-        found = self._parse(final_text(response), parsing_timeout=None)
-        for accepted in reference:
-            if found and self._verify(self._read(accepted), found, timeout_seconds=None):
-                return Verdict(True, str(found[-1]))
-        return Verdict(False, str(found[-1]) if found else None)
+        parsed = self._parse(final_text(response), parsing_timeout=None)
+        if not parsed:
+            return Verdict(False, None)
+        correct = any(
+            self._verify(self._read(accepted), parsed, timeout_seconds=None)
+            for accepted in reference
+        )
+        return Verdict(correct, str(parsed[-1]))
 
     def _read_reference(self, reference: str) -> Any:
         return self._parse(f"\\boxed{{{reference}}}", parsing_timeout=None)
 
 
 def names() -> list[str]:
-    """Return the verifiers that are installed."""
+    """Return the names of the installed verifiers."""
     return sorted(entry.name for entry in entry_points(group=GROUP))
 
 
 def load(name: str) -> Verifier:
     """Instantiate a verifier; raise LookupError with the installed names for an unknown one."""
     for entry in entry_points(group=GROUP, name=name):
-        made: Verifier = entry.load()()
-        return made
+        verifier: Verifier = entry.load()()
+        return verifier
     raise LookupError(f"no verifier {name!r}; installed are {', '.join(names())}")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Answer JSON lines on standard input, one for one, until it closes."""
+    """Answer each JSON line on standard input with one on standard output, until it closes."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     mode, *preload = arguments
     answer_line = {"check": _check, "serve": _verify}[mode]
-    loaded = cache(load)
+    load_once = cache(load)
     for name in preload:
-        loaded(name)
-    # Whatever a verifier prints must not be read as a verdict.
+        load_once(name)
+    # A verifier's own prints go to standard error: nobody must read them as a verdict.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     if mode == "serve":
         print("ready", file=replies)
     for text in sys.stdin:
-        # The kernel's clock, for arithmetic that never gives the interpreter a chance to look.
+        # The kernel ends a hanging child: Python's own timers do not run in the middle of one
+        # long multiplication.
         signal.alarm(ORPHAN_SECONDS)
-        print(json.dumps(answer_line(json.loads(text), loaded)), file=replies)
+        print(json.dumps(answer_line(json.loads(text), load_once)), file=replies)
         signal.alarm(0)
 
 
-def _check(line: dict[str, Any], loaded: Callable[[str], Verifier]) -> dict[str, Any]:
+def _check(line: dict[str, Any], load_once: Callable[[str], Verifier]) -> dict[str, Any]:
     try:
-        error = loaded(line["verifier"]).check_reference(line["reference"])
+        error = load_once(line["verifier"]).check_reference(line["reference"])
     except Exception as failure:
         error = _shown(failure)
     return {"line": line["line"], "error": error}
 
 
-def _verify(line: dict[str, Any], loaded: Callable[[str], Verifier]) -> dict[str, Any]:
+def _verify(line: dict[str, Any], load_once: Callable[[str], Verifier]) -> dict[str, Any]:
     try:
-        verifier = loaded(line["verifier"])
+        verifier = load_once(line["verifier"])
         verdict = verifier.verify(line["response"], line["reference"], line["metadata"])
     except Exception as failure:  # a verifier's own failure is a verdict, not a crash
         verdict = Verdict(False, None, _shown(failure), failed=True)
-    extracted = verdict.extracted and verdict.extracted[:SHOWN_CHARACTERS]
+    extracted = verdict.extracted and verdict.extracted[:MAX_SHOWN_CHARACTERS]
     return asdict(replace(verdict, extracted=extracted))
 
 
 def _shown(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}"[:SHOWN_CHARACTERS]
+    return f"{type(failure).__name__}: {failure}"[:MAX_SHOWN_CHARACTERS]
 
 
 if __name__ == "__main__":

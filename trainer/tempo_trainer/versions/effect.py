@@ -1,8 +1,9 @@
-"""Store with a version what the trainer computes, so that each server can compare what it serves.
+"""Store with a version the trainer's own log-probabilities; a server compares its own with them.
 
     probe.json: {"sequences": [{"prompt", "response", "policy", "base"}, …]}
 
-Token ids, and each response token's log-probability with the adapter and without.
+`prompt` and `response` are token ids. `policy` and `base` are the log-probabilities of each
+response token with the adapter and without it.
 """
 
 import json
@@ -15,15 +16,15 @@ from tempo_trainer.algorithm.batch import Batch, Rollout, forward_no_grad
 from tempo_trainer.algorithm.networks import Networks
 
 SEQUENCES = 8
-LONGEST_RESPONSE = 128  # the beginning of a long one shows the effect as well, for less
-LONGEST = 512
+MAX_RESPONSE = 128  # the beginning of a long response shows the effect as well, and costs less
+MAX_SEQUENCE = 512
 
 
 def choose(rollouts: Iterable[Rollout]) -> list[Rollout]:
     """Return one rollout, cut to size, of each of the first few questions that are short enough."""
     chosen: dict[str, Rollout] = {}
     for rollout in rollouts:
-        room = min(LONGEST_RESPONSE, LONGEST - len(rollout.prompt_ids))
+        room = min(MAX_RESPONSE, MAX_SEQUENCE - len(rollout.prompt_ids))
         if rollout.response_ids and room > 0 and rollout.question_id not in chosen:
             chosen[rollout.question_id] = replace(
                 rollout, response_ids=rollout.response_ids[:room], logprobs=rollout.logprobs[:room]
@@ -34,7 +35,10 @@ def choose(rollouts: Iterable[Rollout]) -> list[Rollout]:
 def write(
     directory: Path, networks: Networks, rollouts: Iterable[Rollout], *, max_tokens: int
 ) -> None:
-    """Write what policy and base say of a few rollouts; nothing when none is short enough."""
+    """Write the log-probabilities of a few rollouts; write nothing if none is short enough.
+
+    A forward pass takes at most `max_tokens` padded tokens.
+    """
     chosen = choose(rollouts)
     if not chosen:
         return

@@ -1,4 +1,4 @@
-"""What a version came of, as far as the ledger does not say it elsewhere."""
+"""The lineage of a version: the data, the settings and the code that it was trained with."""
 
 import hashlib
 import json
@@ -7,25 +7,24 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
-from tempo_storage.installed import installed
+from tempo_storage.installed import package_versions
 from tempo_storage.settings import StorageSettings
-from tempo_trainer.learning.learner import Learner
 from tempo_trainer.settings import TrainerSettings
 
-# Not where things are kept: a URL may hold a password.
+# The settings that decide what is learned; not the places of data, whose URLs may hold a password.
 SETTINGS = {*TrainerSettings.model_fields} - {*StorageSettings.model_fields} | {"lora_rank"}
 
 
-def lineage_of(learner: Learner, s: Session) -> dict[str, Any]:
-    """Return what the learner's policy was trained with; its critic is in the same checkpoint."""
+def lineage_of(s: Session, checkpoint: str, base: str, settings: TrainerSettings) -> dict[str, Any]:
+    """Return the lineage of the policy in a checkpoint; its critic is in the same checkpoint."""
     held_out = ledger.labeled.examples(s, "held_out")
     digest = hashlib.sha256(json.dumps([[e.content_hash, e.reference] for e in held_out]).encode())
     return {
-        "checkpoint": learner.checkpoint,
-        "base": learner.world.base,
+        "checkpoint": checkpoint,
+        "base": base,
         "labeled files": {file.id: file.sha256 for file in ledger.labeled.files(s)},
         "held out": {"questions": len(held_out), "sha256": digest.hexdigest()},
-        "settings": learner.world.settings.model_dump(mode="json", include=SETTINGS),
-        "code": installed(),
-        "metrics": ledger.jobs.metrics(s, learner.checkpoint),
+        "settings": settings.model_dump(mode="json", include=SETTINGS),
+        "code": package_versions(),
+        "metrics": ledger.jobs.metrics(s, checkpoint),
     }

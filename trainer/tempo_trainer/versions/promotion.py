@@ -1,56 +1,36 @@
-"""From a round's policy to a version: publish it, let the gate compare it, promote or reject it."""
+"""The end of a round: compare the candidate with what serves, promote or reject it, wait.
+
+The functions stand in the order in which a round calls them.
+"""
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
-from tempo_storage.adapters import version_name
-from tempo_storage.ledger.models import Adapter, Job, LabeledExample, ServerProcess
+from tempo_storage.adapters import BASE, version_name
+from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import Job, LabeledExample, ServerProcess
 from tempo_trainer.errors import CancelledError
-from tempo_trainer.learning.learner import Learner
-from tempo_trainer.versions import effect
-from tempo_trainer.versions.gate import Answered, GateDecision, gate
-from tempo_trainer.versions.lineage import lineage_of
-from tempo_trainer.versions.sweep import sweep
+from tempo_trainer.sampling.responses import ResponseSource
+from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions.gate import Answers, GateDecision, gate
+from tempo_trainer.worker_settings import WorkerSettings
 
-logger = logging.getLogger("tempo.promotion")
-ACKNOWLEDGE_SECONDS = 90.0  # servers may probe for 60
-BASE = ledger.versions.BASE
-
-
-def decide(learner: Learner, job: Job) -> dict[str, Any]:
-    """Publish the policy as a candidate, compare it at the gate, and promote it if it may serve.
-
-    Returns the decision, and the checkpoint from which the next round goes on: a candidate that is
-    worse than the serving version beyond doubt is no start for it. The decision is committed with
-    the promotion, so that a worker which dies after it does not decide again.
-    """
-    with learner.world.sessions() as s:
-        serving = ledger.versions.serving(s).version
-        known = ledger.versions.adapter_of_job(s, job.id)
-        if known is not None and known.report:
-            return ledger.jobs.get(s, job.id).result
-        refuse_if_moved(s, job)
-    version = known.version if known else publish_candidate(learner, job, serving)
-    result = _record(learner, job, version, serving, compare(learner, version, serving))
-    if result["decision"] == "promoted":
-        wait_for_servers(learner, job.id, version)
-        result = _unless_refused(learner, job, version, result)
-    sweep(learner.world, keep=learner.checkpoint)
-    return result
+logger = logging.getLogger("tempo.versions")
+ACKNOWLEDGE_SECONDS = 90.0  # a server process may probe a new version for 60
+POLL_SECONDS = 0.2
 
 
-def refuse_if_moved(s: Session, job: Job) -> None:
-    """Raise CancelledError when another version was made to serve since the job began.
+def raise_if_moved(s: Session, job: Job) -> None:
+    """Raise CancelledError if the serving version changed after the job began.
 
-    It learned from what served then, which may be what was rolled back.
+    The job trained the version that served then, which an operator may have rolled back.
     """
     pointer = ledger.versions.serving(s)
     if pointer.sequence != job.serving_sequence:
@@ -59,134 +39,134 @@ def refuse_if_moved(s: Session, job: Job) -> None:
         )
 
 
-def publish_candidate(learner: Learner, job: Job, parent: int) -> int:
-    """Write the policy as the next version and return its number; nobody is served by it yet."""
-    world = learner.world
-    with world.sessions() as s:
-        version, lineage = ledger.versions.next_version(s), lineage_of(learner, s)
-    manifest = world.store.publish(
-        version_name(version),
-        lambda directory: _write(learner, directory),
-        base=world.base,
-        info={"job": job.id, "parent": version_name(parent), "checkpoint": learner.checkpoint},
-    )
-    row = Adapter(
-        version=version,
-        status="candidate",
-        parent=parent,
-        job_id=job.id,
-        checkpoint=learner.checkpoint,
-        sha256=manifest.sha256["adapter_model.safetensors"],
-        bytes=manifest.bytes,
-        lineage=lineage,
-    )
-    with ledger.leases.fenced(world.sessions, world.epoch()) as s:
-        s.add(row)
-    return version
-
-
-def _write(learner: Learner, directory: Path) -> None:
-    networks, settings = learner.networks, learner.world.settings
-    newest_first = [rollout for rows in reversed(learner.window) for rollout in rows]
-    with networks.policy.scaled(settings.serving_scale):
-        networks.policy.export(directory)
-        max_tokens = settings.tokens_per_microbatch
-        effect.write(directory, networks, newest_first, max_tokens=max_tokens)
-
-
-def compare(learner: Learner, candidate: int, serving: int) -> GateDecision:
-    """Let base, serving version and candidate answer the held-out questions under vLLM."""
-    first, settings, started = serving == BASE, learner.world.settings, time.monotonic()
-    with learner.world.sessions() as s:
-        examples, which = ledger.labeled.held_out(s, "gate", most=settings.gate_questions)
-    answers = {v: answer(learner, v, examples) for v in sorted({BASE, serving, candidate})}
-    decision = gate(
-        answers[BASE], answers[serving], answers[candidate], first=first, settings=settings
-    )
-    responses = sum(answered.outcomes.size for answered in answers.values())
-    cost = {"responses": responses, "seconds": round(time.monotonic() - started, 1)}
-    return replace(decision, held_out=which, cost=cost)
-
-
-def answer(learner: Learner, version: int, examples: Sequence[LabeledExample]) -> Answered:
-    """Return a version's answers to held-out questions."""
-    n = learner.world.settings.gate_samples
-    _, groups, verdicts = learner.judged(examples, version_name(version), n=n)
-    lengths = [len(sample.ids) for group in groups for sample in group]
-    return Answered(
-        outcomes=np.array([[v.outcome for v in row] for row in verdicts]).reshape(-1, n),
-        answers=[[v.extracted or "" for v in row] for row in verdicts],
-        mean_tokens=sum(lengths) / max(1, len(lengths)),  # of eight questions all may be too long
+def answer(
+    responses: ResponseSource, version: int, examples: Sequence[LabeledExample], *, n: int
+) -> Answers:
+    """Return a version's `n` answers to each held-out question that is not too long."""
+    verified = responses.sample_and_verify(examples, version_name(version), n=n)
+    lengths = [len(sample.ids) for group in verified.samples for sample in group]
+    return Answers(
+        outcomes=np.array(verified.outcomes).reshape(-1, n),
+        texts=[[verdict.extracted or "" for verdict in row] for row in verified.verdicts],
+        mean_tokens=sum(lengths) / max(1, len(lengths)),  # all questions may be too long
     )
 
 
-def wait_for_servers(learner: Learner, job_id: str, version: int) -> None:
-    """Return when every live server process answers with `version`; say which does not in time."""
-    deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
-    behind: Sequence[ServerProcess] = ()
-    while time.monotonic() < deadline:
-        with learner.world.sessions() as s:
-            if ledger.versions.adapter(s, version).status == "corrupt":
-                return
-            sequence = ledger.versions.serving(s).sequence
-            behind = [p for p in ledger.versions.processes(s) if p.version != version]
-        if not behind:
-            return
-        if all(p.error and p.sequence >= sequence for p in behind):
-            break  # all have refused it
-        time.sleep(0.2)
-    reasons = "; ".join(dict.fromkeys(p.error or p.id for p in behind))
-    message = f"{version_name(version)} is promoted, but not everywhere: {reasons}"
-    with learner.world.sessions.begin() as s:
-        ledger.events.add(s, "adapter.behind", message, job_id=job_id, level="error")
-    logger.error("promotion: %s", message)
+def compare(
+    settings: WorkerSettings, sessions: LeasedSessions, responses: ResponseSource, candidate: int
+) -> GateDecision:
+    """Let base, serving version and candidate answer under vLLM, and return the gate's decision."""
+    started = time.monotonic()
+    with sessions.read() as s:
+        serving = ledger.versions.serving(s).version
+        examples, part = ledger.labeled.held_out(s, "gate", limit=settings.gate_questions)
+    answers = {
+        version: answer(responses, version, examples, n=settings.gate_samples)
+        for version in sorted({BASE, serving, candidate})
+    }
+    three = (answers[BASE], answers[serving], answers[candidate])
+    decision = gate(*three, first=serving == BASE, settings=settings)
+    sampled = sum(each.outcomes.size for each in answers.values())
+    cost = {"responses": sampled, "seconds": round(time.monotonic() - started, 1)}
+    return replace(decision, held_out=part, cost=cost)
 
 
-def _record(
-    learner: Learner, job: Job, version: int, serving: int, decision: GateDecision
-) -> dict[str, Any]:
-    world, report = learner.world, asdict(decision)
-    with ledger.leases.fenced(world.sessions, world.epoch()) as s:
-        ledger.versions.locked_pointer(s)
-        refuse_if_moved(s, job)
-        row = ledger.versions.adapter(s, version)
-        row.report = report
-        if not decision.promote:
-            row.status = verdict = "rejected"
-        elif job.settings.get("auto_promote", True):
-            reason = f"job {job.id}: {decision.reason}"
-            ledger.versions.promote(s, version, expected_current=serving, reason=reason)
-            verdict = "promoted"
-        else:
-            verdict = "candidate"
-        message = f"{version_name(version)} {verdict}: {decision.reason}"
-        drop = decision.against_serving.high < 0
-        result = {
-            "decision": verdict,
-            "adapter": version_name(version),
-            "summary": message,
-            "checkpoint": ledger.versions.checkpoint_of(s, serving) if drop else learner.checkpoint,
-            "sequence": ledger.versions.serving(s).sequence,
-            "gate": report,
-        }
-        ledger.jobs.get(s, job.id).result = result
-        ledger.events.add(s, f"gate.{verdict}", message, job_id=job.id, data=report)
-    logger.info("promotion: %s", message)
+def record_decision(
+    sessions: LeasedSessions,
+    job: Job,
+    candidate: int,
+    decision: GateDecision,
+    *,
+    checkpoint: str,
+    summary: dict[str, Any],
+) -> JobResult:
+    """Commit the gate's decision with the promotion, so that no later worker decides again.
+
+    Returns the round's `summary` with the decision, and the checkpoint from which the next round
+    goes on. That is `checkpoint`, the candidate's, unless the candidate is certainly worse than the
+    serving version: then it is the serving version's. Raises CancelledError if the serving version
+    changed meanwhile.
+    """
+    with sessions.write() as s:
+        serving = ledger.versions.locked_pointer(s).version
+        raise_if_moved(s, job)
+        outcome = _apply(s, job, candidate, decision)
+        if decision.against_serving.high < 0:
+            checkpoint = ledger.versions.checkpoint_of(s, serving)
+        message = f"{version_name(candidate)} {outcome}: {decision.reason}"
+        figures = asdict(decision)
+        report = summary | {"adapter": version_name(candidate), "gate": figures}
+        result = JobResult(report=report, auroc=summary["critic_auroc"])
+        result = _write_result(s, job.id, result, outcome, message, checkpoint)
+        ledger.events.add(s, f"gate.{outcome}", message, job_id=job.id, data=figures)
+    logger.info("job %s: %s", job.id, message)
     return result
 
 
-def _unless_refused(
-    learner: Learner, job: Job, version: int, result: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the result of a promotion, or what became of it when a server refused the version."""
-    with learner.world.sessions.begin() as s:
-        row, pointer = ledger.versions.adapter(s, version), ledger.versions.serving(s)
-        if row.status == "corrupt":
-            result = result | {
-                "decision": "refused",
-                "summary": row.report["corrupt"],
-                "checkpoint": ledger.versions.checkpoint_of(s, pointer.version),
-                "sequence": pointer.sequence,
-            }
-            ledger.jobs.get(s, job.id).result = result
+def _apply(s: Session, job: Job, candidate: int, decision: GateDecision) -> str:
+    """Promote the candidate, reject it, or leave it to an operator; return the outcome."""
+    row = ledger.versions.adapter(s, candidate)
+    row.report = asdict(decision)
+    if not decision.promote:
+        row.status = "rejected"
+        return "rejected"
+    if not job.settings.get("auto_promote", True):
+        return "candidate"
+    ledger.versions.promote(s, candidate, reason=f"job {job.id}: {decision.reason}")
+    return "promoted"
+
+
+def wait_for_servers(sessions: LeasedSessions, job_id: str, version: int) -> None:
+    """Return when every live server process answers with `version`.
+
+    After 90 seconds, or as soon as all have refused it, an event names those that do not.
+    """
+    deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
+    behind: Sequence[ServerProcess] = ()
+    while time.monotonic() < deadline:
+        with sessions.read() as s:
+            if ledger.versions.adapter(s, version).status == "corrupt":
+                return
+            sequence = ledger.versions.serving(s).sequence
+            behind = ledger.versions.processes_behind(s)
+        if not behind:
+            return
+        if all(process.error and process.sequence >= sequence for process in behind):
+            break
+        time.sleep(POLL_SECONDS)
+    reasons = "; ".join(dict.fromkeys(process.error or process.id for process in behind))
+    message = f"{version_name(version)} is promoted, but not everywhere: {reasons}"
+    with sessions.write() as s:
+        ledger.events.add(s, "adapter.behind", message, job_id=job_id, level="error")
+    logger.error("job %s: %s", job_id, message)
+
+
+def record_refusal(
+    sessions: LeasedSessions, job_id: str, version: int, result: JobResult
+) -> JobResult:
+    """Return the result of a promotion; if a server found `version` corrupt, record that first."""
+    with sessions.write() as s:
+        row = ledger.versions.adapter(s, version)
+        if row.status != "corrupt":
+            return result
+        serving = ledger.versions.serving(s).version
+        checkpoint = ledger.versions.checkpoint_of(s, serving)
+        return _write_result(s, job_id, result, "refused", row.report["corrupt"], checkpoint)
+
+
+def _write_result(
+    s: Session, job_id: str, result: JobResult, decision: str, message: str, checkpoint: str
+) -> JobResult:
+    """Write a decision into the job's row, and return the result that has it."""
+    sequence = ledger.versions.serving(s).sequence
+    fields = {
+        "decision": decision,
+        "summary": message,
+        "checkpoint": checkpoint,
+        "sequence": sequence,
+    }
+    result = replace(
+        result, report=result.report | fields, checkpoint=checkpoint, sequence=sequence
+    )
+    result.write(ledger.jobs.get(s, job_id))
     return result

@@ -1,4 +1,4 @@
-"""Do something again and again beside the thread that works."""
+"""Repeat a step in a thread beside the main thread."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ JOIN_SECONDS = 10.0
 def repeated(step: Callable[[], float], pause_seconds: float = 0.0) -> Iterator[None]:
     """Call `step` in a thread until the block ends, each time after a pause.
 
-    The first pause is given, each later one is what `step` returned.
+    The first pause is `pause_seconds`; each later pause is the number that `step` returned.
     """
     ended = threading.Event()
 

@@ -1,6 +1,7 @@
-"""Drain the question stream into the ledger, also while a step is running."""
+"""Move captured questions from the stream into the ledger, while a job runs as well."""
 
 import logging
+from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -9,48 +10,48 @@ from tempo_storage import ledger
 from tempo_storage.errors import StreamUnavailableError
 from tempo_storage.valkey.streams import QuestionStream
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("tempo.worker")
 IDLE_SECONDS = 0.2
 OUTAGE_SECONDS = 1.0
 REQUIRED = {"id", "messages", "captured_at"}  # an entry without them would block the stream
 
 
+@dataclass(slots=True)
 class Drain:
-    """What a thread of the worker that holds the lease does.
+    """Drains the stream in a thread of the worker that holds the lease.
 
-    An entry is acknowledged after its row is committed, so a crash between the two delivers it
-    again and the row's id absorbs it. With each batch goes what the pool has too much of.
+    An entry is acknowledged after its row is committed. A crash between the two delivers it again,
+    and the id of the row keeps it from being stored twice. Each batch also deletes some of the
+    pool's surplus beyond `keep` questions.
     """
 
-    def __init__(
-        self, stream: QuestionStream, sessions: sessionmaker[Session], *, keep: int
-    ) -> None:
-        self._stream = stream
-        self._sessions = sessions
-        self._keep = keep
-        self._failing = False
+    stream: QuestionStream
+    sessions: sessionmaker[Session]
+    keep: int
+    is_failing: bool = False
+    """Whether the last batch failed; only the first failure in a row is logged."""
 
     def step(self) -> float:
-        """Move one batch; return the seconds after which the next one is to be looked for."""
+        """Move one batch; return the seconds until the next look at the stream."""
         try:
             moved = self.drain_once()
         except (StreamUnavailableError, SQLAlchemyError) as error:
-            if not self._failing:
+            if not self.is_failing:
                 logger.warning("drain: questions wait in the stream: %s", error)
-            self._failing = True
+            self.is_failing = True
             return OUTAGE_SECONDS
-        self._failing = False
+        self.is_failing = False
         return 0.0 if moved else IDLE_SECONDS
 
     def drain_once(self) -> int:
         """Move one batch and return its size."""
-        entries = self._stream.read()
+        entries = self.stream.read()
         if entries:
-            whole = [question for _, question in entries if question.keys() >= REQUIRED]
-            if len(whole) < len(entries):
-                logger.error("drain: dropped %d malformed entries", len(entries) - len(whole))
-            with self._sessions.begin() as s:
-                ledger.questions.add(s, whole)
-                ledger.pool.prune(s, self._keep)
-            self._stream.acknowledge([entry_id for entry_id, _ in entries])
+            questions = [question for _, question in entries if question.keys() >= REQUIRED]
+            if len(questions) < len(entries):
+                logger.error("drain: dropped %d malformed entries", len(entries) - len(questions))
+            with self.sessions.begin() as s:
+                ledger.questions.add(s, questions)
+                ledger.pool.prune(s, self.keep)
+            self.stream.acknowledge([entry_id for entry_id, _ in entries])
         return len(entries)

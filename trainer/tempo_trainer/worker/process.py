@@ -1,6 +1,8 @@
-"""The worker process: one of many holds the lease, drains the stream and runs the jobs.
+"""The worker process: among several, the one that holds the lease drains the stream and runs jobs.
 
-python -m tempo_trainer.worker        # SIGTERM: commit the iteration at hand, then exit 0
+    python -m tempo_trainer.worker
+
+SIGTERM lets it commit the current iteration, then it exits with 0.
 """
 
 import logging
@@ -26,6 +28,7 @@ from tempo_storage.valkey.embedded import keep_running
 from tempo_storage.valkey.streams import QUEUE, QuestionStream, redis_client
 from tempo_trainer.jobs import schedule
 from tempo_trainer.jobs.lifecycle import Jobs
+from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker.background import repeated
 from tempo_trainer.worker.drain import Drain
 from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
@@ -33,7 +36,7 @@ from tempo_trainer.worker_settings import WorkerSettings
 
 logger = logging.getLogger("tempo.worker")
 WAIT_SECONDS = 1.0
-REDIS_SECONDS = 5.0
+REDIS_TIMEOUT_SECONDS = 5.0
 
 
 class Worker:
@@ -45,19 +48,18 @@ class Worker:
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.stopping = threading.Event()
         self.epoch = 0
-        self._lost = threading.Event()
+        self._lost = threading.Event()  # another worker took the lease
         self._settings = settings
         self._sessions = sessions
         self._redis_url = redis_url
         self._jobs = Jobs(
             settings,
-            sessions,
-            epoch=lambda: self.epoch,
+            LeasedSessions(sessions, lambda: self.epoch),
             should_stop=lambda: self.stopping.is_set() or self._lost.is_set(),
         )
 
     def run(self) -> None:
-        """Return after SIGTERM or SIGINT."""
+        """Wait for the lease, work, and wait again, until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
         while not self.stopping.is_set():
@@ -70,7 +72,7 @@ class Worker:
     def _work(self) -> None:
         stream = QuestionStream(redis_client(self._redis_url))
         drain = Drain(stream, self._sessions, keep=self._settings.pool_questions)
-        connection = redis_client(self._redis_url, timeout_seconds=REDIS_SECONDS)
+        connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
         with repeated(drain.step), self._kept_lease():
             while not (self.stopping.is_set() or self._lost.is_set()):
                 self._ring_for_waiting(connection)
@@ -85,8 +87,9 @@ class Worker:
             self.stopping.wait(WAIT_SECONDS)
 
     def _ring_for_waiting(self, connection: redis.Redis) -> None:
-        # Jobs that are due, and those whose bell was lost with Valkey or rang for a dead worker.
-        # Nothing runs between two bells: what the ledger takes for running was cut short.
+        # This rings for jobs that are due, and for jobs whose bell was lost with Valkey or rang for
+        # a dead worker. No job runs between two bells, so one that the ledger calls running was
+        # cut short.
         try:
             self._jobs.requeue_abandoned()
             with self._sessions.begin() as s:
@@ -97,7 +100,7 @@ class Worker:
         except redis.RedisError:
             logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
         except (SQLAlchemyError, LeaseLostError) as error:
-            logger.warning("worker %s: the jobs are not looked after: %s", self.owner, error)
+            logger.warning("worker %s: cannot look for jobs in the ledger: %s", self.owner, error)
 
     # The lease ----------------------------------------------------------------------------------
 
@@ -129,12 +132,12 @@ class Worker:
             logger.warning("worker %s: %s", self.owner, error)
             self._lost.set()
         except SQLAlchemyError as error:
-            logger.warning("worker %s: lease not renewed: %s", self.owner, error)
+            logger.warning("worker %s: cannot renew the lease: %s", self.owner, error)
         return HEARTBEAT_SECONDS
 
 
 def main() -> None:
-    """Run a worker until it is told to stop; exit 1 with one line when it cannot start."""
+    """Run a worker until a signal ends it; exit 1 with one line if it cannot start."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -146,5 +149,5 @@ def main() -> None:
         redis_url = settings.redis_url or keep_running(settings.root)
         Worker(settings, open_database(settings.resolved_database_url), redis_url).run()
     except (TempoError, SQLAlchemyError) as error:
-        logger.error("worker: %s", error)
+        logger.error("the worker cannot run: %s", error)
         sys.exit(1)

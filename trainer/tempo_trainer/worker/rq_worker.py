@@ -1,8 +1,8 @@
-"""RQ's worker with a resident model: it heartbeats during a job and runs one function only.
+"""An RQ worker whose model stays in memory: it sends heartbeats and runs one function only.
 
-Not RQ's Worker: forking breaks CUDA and would load the model for each job. Not its SimpleWorker as
-it is: that one keeps silent during a job, and a killed one is noticed only after the job's own
-time-out. RQ's bookkeeping is a doorbell; what is true of a job stands in SQL.
+It is not RQ's Worker, because a fork breaks CUDA and would load the model for each job. It is not
+the stock SimpleWorker, because that one sends no heartbeat during a job, and RQ notices its death
+only after the job's own time-out. RQ is a doorbell here; the truth about a job is in SQL.
 """
 
 import logging
@@ -20,7 +20,7 @@ from tempo_storage.valkey.doorbell import FUNCTION as ALLOWED
 from tempo_storage.valkey.streams import QUEUE
 from tempo_trainer.worker.background import repeated
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("tempo.worker")
 HEARTBEAT_SECONDS = 5.0
 LEASE_SECONDS = 15
 WORKER_TTL_SECONDS = 20  # RQ looks after its registries only between blocking reads of this length
@@ -28,21 +28,21 @@ IDLE_SECONDS = 2
 
 
 class TempoJob(Job):
-    """A job that can only be ours: JSON decides nothing about which function runs."""
+    """A job that always runs the worker's own function, whatever its JSON in Valkey says."""
 
     @property
     def func(self) -> Callable[..., Any] | None:
-        """Return the one function; raise InvalidInputError for any other, or for callbacks."""
+        """Return the worker's function; raise InvalidInputError for another, or for callbacks."""
         extras = (self._success_callback_name, self._failure_callback_name, self.webhooks)
         if self.func_name != ALLOWED or any(extras):
             raise InvalidInputError(
                 f"job {self.id} calls {self.func_name!r} with callbacks {extras}; only {ALLOWED} "
-                "runs here: someone else writes to this Valkey"
+                "runs here: another program writes to this Valkey; give it a Valkey of its own"
             )
         return self.run_job
 
     run_job: Callable[..., Any] | None = None
-    """The function of the worker that took this job; the name in Valkey imports nothing."""
+    """Set by the worker that takes the job; the function's name in Valkey imports nothing."""
 
 
 class LeaseWorker(SimpleWorker):
@@ -63,19 +63,19 @@ class LeaseWorker(SimpleWorker):
         )
 
     def work_until_idle(self) -> None:
-        """Run what is queued and return when nothing came for two seconds."""
+        """Run the queued jobs; return when the queue was empty for two seconds."""
         self.work(max_idle_time=IDLE_SECONDS, logging_level="WARNING")
 
     def _install_signal_handlers(self) -> None:
-        # The process has its own: RQ's would raise in whatever the main thread is doing.
+        # The process has handlers of its own. RQ's would raise in the middle of a training step.
         pass
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Return how long RQ believes in a silent worker, in seconds."""
+        """Return the seconds of silence after which RQ takes the worker for dead."""
         return LEASE_SECONDS
 
     def perform_job(self, job: Job, queue: Queue, execution: Any) -> bool:
-        """Run the job while a thread tells RQ that it is alive."""
+        """Run the job while a thread sends heartbeats to RQ."""
         job.run_job = self._run_job
         with repeated(lambda: self._beat(job, execution), HEARTBEAT_SECONDS):
             return bool(super().perform_job(job, queue, execution))

@@ -1,46 +1,50 @@
-"""What becomes of a job in the ledger, whatever happens to its worker."""
+"""The status of a job in the ledger, whatever happens to its worker."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
+from ledgers import hold_lease
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError, LeaseLostError
-from tempo_storage.ledger.sessions import open_database
+from tempo_storage.ledger.jobs import JobResult
 from tempo_trainer.errors import CancelledError, StoppedError
-from tempo_trainer.jobs.lifecycle import ATTEMPTS, Jobs
+from tempo_trainer.jobs.lifecycle import MAX_ATTEMPTS, Jobs
 from tempo_trainer.sampling.sampler import SamplingError
 from tempo_trainer.sampling.verifier_pool import VerifierError
+from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker_settings import WorkerSettings
+
+DONE = JobResult(report={"done": True})
 
 
 class ScriptedJobs(Jobs):
     """Jobs whose work is a function of the test."""
 
-    work: Callable[[], dict[str, Any]] = staticmethod(lambda: {"done": True})
+    work: Callable[[], JobResult]
 
-    def _perform(self, job_id: str) -> dict[str, Any]:
+    def _perform(self, job_id: str) -> JobResult:
         return self.work()
 
 
 @pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[sessionmaker[Session]]:
-    made = open_database(f"sqlite:///{tmp_path / 'tempo.db'}")
-    with made.begin() as s:
-        assert ledger.leases.acquire(s, ledger.leases.TRAINER, "me", 60.0) == 1
+def queued(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
+    """A ledger with the job `j`, which nobody has claimed."""
+    with sessions.begin() as s:
         ledger.jobs.create(s, "j", "round", {})
-    yield made
-    made.kw["bind"].dispose()
+    return sessions
 
 
-def jobs(sessions: sessionmaker[Session], work: Callable[[], dict[str, Any]]) -> ScriptedJobs:
-    made = ScriptedJobs(WorkerSettings(), sessions, epoch=lambda: 1, should_stop=lambda: False)
-    made.work = work
-    return made
+def jobs(sessions: sessionmaker[Session], work: Callable[[], JobResult]) -> ScriptedJobs:
+    epoch = hold_lease(sessions)
+    leased = LeasedSessions(sessions, lambda: epoch)
+    scripted = ScriptedJobs(WorkerSettings(), leased, should_stop=lambda: False)
+    scripted.work = work
+    return scripted
 
 
 def status(sessions: sessionmaker[Session]) -> tuple[str, int, str | None]:
@@ -49,112 +53,121 @@ def status(sessions: sessionmaker[Session]) -> tuple[str, int, str | None]:
         return job.status, job.attempts, job.error
 
 
-def raising(error: Exception) -> Callable[[], dict[str, Any]]:
-    def work() -> dict[str, Any]:
+def raising(error: Exception) -> Callable[[], JobResult]:
+    def work() -> JobResult:
         raise error
 
     return work
 
 
-def test_a_job_runs_once_however_often_the_doorbell_rings(sessions: sessionmaker[Session]) -> None:
+def test_a_job_runs_once_however_often_the_doorbell_rings(queued: sessionmaker[Session]) -> None:
     runs: list[int] = []
-    made = jobs(sessions, lambda: {"runs": runs.append(1) or len(runs)})
-    made.run("j")
-    made.run("j")
-    made.run("unknown")
+
+    def work() -> JobResult:
+        runs.append(1)
+        return DONE
+
+    worker = jobs(queued, work)
+    worker.run("j")
+    worker.run("j")
+    worker.run("unknown")
     assert runs == [1]
-    assert status(sessions)[:2] == ("succeeded", 1)
+    assert status(queued)[:2] == ("succeeded", 1)
 
 
 def test_a_stopped_worker_leaves_the_job_queued_without_a_mark(
-    sessions: sessionmaker[Session],
+    queued: sessionmaker[Session],
 ) -> None:
-    jobs(sessions, raising(StoppedError("stop"))).run("j")
-    assert status(sessions) == ("queued", 0, None)
+    jobs(queued, raising(StoppedError("stop"))).run("j")
+    assert status(queued) == ("queued", 0, None)
 
 
-def test_a_job_says_at_its_first_start_what_served_and_starts_in_no_pause(
-    sessions: sessionmaker[Session],
+def test_a_job_records_the_serving_sequence_of_its_first_start_and_starts_in_no_pause(
+    queued: sessionmaker[Session],
 ) -> None:
-    made = jobs(sessions, raising(StoppedError("training is paused")))
-    with sessions.begin() as s:
+    worker = jobs(queued, raising(StoppedError("training is paused")))
+    with queued.begin() as s:
         ledger.training.set_paused(s, True)
-    made.run("j")
-    assert status(sessions) == ("queued", 0, None)
-    for paused in (False, False):
-        with sessions.begin() as s:
-            ledger.training.set_paused(s, paused)
-        made.run("j")
-        with sessions.begin() as s:
+    worker.run("j")
+    assert status(queued) == ("queued", 0, None)
+    with queued.begin() as s:
+        ledger.training.set_paused(s, False)
+    for _ in range(2):
+        worker.run("j")
+        with queued.begin() as s:
             assert ledger.jobs.get(s, "j").serving_sequence == 0
             ledger.versions.serving(s).sequence += 1
-    with sessions() as s:
-        reasons = [event.message for event in ledger.events.find(s, job_id="j")]
-    assert reasons == ["round, attempt 1", "training is paused"] * 2
+    with queued() as s:
+        messages = [event.message for event in ledger.events.find(s, job_id="j")]
+    assert messages == ["round, attempt 1", "training is paused"] * 2
 
 
-def test_a_cancelled_job_stays_cancelled(sessions: sessionmaker[Session]) -> None:
-    def work() -> dict[str, Any]:
-        with sessions.begin() as s:
+def test_a_cancelled_job_stays_cancelled(queued: sessionmaker[Session]) -> None:
+    def work() -> JobResult:
+        with queued.begin() as s:
             ledger.jobs.finish(s, "j", "cancelled")
         raise CancelledError("j")
 
-    jobs(sessions, work).run("j")
-    assert status(sessions)[0] == "cancelled"
+    jobs(queued, work).run("j")
+    assert status(queued)[0] == "cancelled"
 
 
 @pytest.mark.parametrize("error", [SamplingError, VerifierError])
-def test_a_server_or_verifier_that_is_away_fails_the_third_attempt(
-    sessions: sessionmaker[Session], error: type[Exception]
+def test_an_absent_server_or_verifier_fails_the_third_attempt(
+    queued: sessionmaker[Session], error: type[Exception]
 ) -> None:
-    made = jobs(sessions, raising(error("no answer")))
-    for attempt in range(1, ATTEMPTS + 1):
-        made.run("j")
-        assert status(sessions)[:2] == ("failed" if attempt == ATTEMPTS else "queued", attempt)
-    assert status(sessions)[2] == "no answer"
+    worker = jobs(queued, raising(error("no answer")))
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        worker.run("j")
+        expected = "failed" if attempt == MAX_ATTEMPTS else "queued"
+        assert status(queued)[:2] == (expected, attempt)
+    assert status(queued)[2] == "no answer"
 
 
 def test_bad_input_fails_with_its_message_and_a_bug_with_its_traceback(
-    sessions: sessionmaker[Session],
+    queued: sessionmaker[Session],
 ) -> None:
-    jobs(sessions, raising(InvalidInputError("no unlabeled question was captured"))).run("j")
-    assert status(sessions)[2] == "no unlabeled question was captured"
-    with sessions.begin() as s:
+    jobs(queued, raising(InvalidInputError("no unlabeled question was captured"))).run("j")
+    assert status(queued)[2] == "no unlabeled question was captured"
+    with queued.begin() as s:
         ledger.jobs.get(s, "j").status = "queued"
-    jobs(sessions, raising(ZeroDivisionError("oops"))).run("j")
-    assert "Traceback" in (status(sessions)[2] or "")
+    jobs(queued, raising(ZeroDivisionError("oops"))).run("j")
+    assert "Traceback" in (status(queued)[2] or "")
 
 
 def test_a_dead_worker_s_job_is_queued_again_and_a_poison_job_fails(
-    sessions: sessionmaker[Session],
+    queued: sessionmaker[Session],
 ) -> None:
-    made = jobs(sessions, lambda: {})
-    for attempt in range(1, ATTEMPTS + 1):
-        assert made._claim("j")
-        made.requeue_abandoned()
-        assert status(sessions)[0] == ("failed" if attempt == ATTEMPTS else "queued")
-    assert "3 workers in a row died" in (status(sessions)[2] or "")
+    worker = jobs(queued, lambda: DONE)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert worker._claim("j")
+        worker.requeue_abandoned()
+        assert status(queued)[0] == ("failed" if attempt == MAX_ATTEMPTS else "queued")
+    assert "3 workers in a row died" in (status(queued)[2] or "")
 
 
-def test_a_job_that_the_ledger_failed_is_queued_again(sessions: sessionmaker[Session]) -> None:
-    made = jobs(sessions, raising(OperationalError("select", {}, Exception("it is locked"))))
-    made.run("j")
-    assert status(sessions) == ("running", 1, None)
-    made.requeue_abandoned()
-    assert status(sessions)[:2] == ("queued", 1)
+def test_a_job_that_the_ledger_failed_is_queued_again(queued: sessionmaker[Session]) -> None:
+    worker = jobs(queued, raising(OperationalError("select", {}, Exception("it is locked"))))
+    worker.run("j")
+    assert status(queued) == ("running", 1, None)
+    worker.requeue_abandoned()
+    assert status(queued)[:2] == ("queued", 1)
 
 
-def test_a_worker_that_lost_the_lease_commits_nothing(sessions: sessionmaker[Session]) -> None:
-    made = jobs(sessions, lambda: {})
-
-    def work() -> dict[str, Any]:
-        with sessions.begin() as s:
+def test_a_worker_that_lost_the_lease_commits_nothing(queued: sessionmaker[Session]) -> None:
+    def lose_the_lease() -> JobResult:
+        with queued.begin() as s:
             ledger.leases.release(s, ledger.leases.TRAINER, 1)
-        with sessions.begin() as s:
-            assert ledger.leases.acquire(s, ledger.leases.TRAINER, "another", 60.0) == 2
-        return {"stale": True}
+        assert hold_lease(queued, "another") == 2
+        return DONE
 
-    made.work = work
+    worker = jobs(queued, lose_the_lease)
     with pytest.raises(LeaseLostError):
-        made.run("j")
-    assert status(sessions)[0] == "running"
+        worker.run("j")
+    assert status(queued)[0] == "running"
+
+
+def test_a_worker_imports_torch_with_its_first_job_only() -> None:
+    script = "import sys, tempo_trainer.worker.process; print('torch' in sys.modules)"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert child.stdout == "False\n", child.stderr

@@ -1,4 +1,4 @@
-"""The sampler asks vLLM for token ids by version name, and waits out a restart."""
+"""The sampler asks vLLM for token ids by version name, behind users, and waits for a restart."""
 
 import json
 import time
@@ -68,32 +68,32 @@ def test_responses_come_back_in_the_order_of_the_prompts() -> None:
 
 
 def test_a_request_pins_the_version_the_temperature_and_the_priority() -> None:
-    seen: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request)
+        requests.append(request)
         return completions(request)
 
     sampler(answer).sample([Prompt("a", (1, 2))], adapter="tempo-t9", n=2)
-    body = json.loads(seen[-1].content)
-    assert seen[-1].headers["x-tempo-key"] == "tk_x"
+    body = json.loads(requests[-1].content)
+    assert requests[-1].headers["x-tempo-key"] == "tk_x"
     assert (body["model"], body["priority"]) == ("tempo-t9", PRIORITY)
     assert "seed" not in body
     assert (body["temperature"], body["top_p"], body["top_k"]) == (1.0, 1.0, 0)
     assert body["return_token_ids"] is True
 
 
-def test_another_version_s_answer_is_refused() -> None:
+def test_an_answer_of_another_version_is_an_error() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/metrics":
             return metrics(0)
         return httpx.Response(200, json={**completions(request).json(), "model": "base"})
 
-    with pytest.raises(SamplingError, match=r"asked tempo-t1 and base answered"):
+    with pytest.raises(SamplingError, match="base answered a request for tempo-t1; check"):
         sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-t1", n=1)
 
 
-def test_a_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sampler_waits_for_a_server_that_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempo_trainer.sampling.sampler.RETRY_SECONDS", 0.01)
     failures = iter([httpx.ConnectError("refused"), httpx.ReadError("gone"), 503])
 
@@ -109,7 +109,7 @@ def test_a_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
     assert sampler(answer).sample([Prompt("a", (1,))], adapter="tempo-v0", n=1)
 
 
-def test_a_server_that_stays_away_fails_the_job_with_its_address() -> None:
+def test_a_server_that_stays_away_is_an_error_with_its_address() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
@@ -117,7 +117,7 @@ def test_a_server_that_stays_away_fails_the_job_with_its_address() -> None:
         sampler(answer, patience_seconds=0.0).sample([Prompt("a", (1,))], adapter="tempo-v0", n=1)
 
 
-def test_a_refusal_is_reported_in_vllm_s_words() -> None:
+def test_an_error_quotes_vllm_s_refusal() -> None:
     with pytest.raises(SamplingError, match="400 to /v1/completions: too long"):
         sampler(lambda _: httpx.Response(400, text="too long")).sample(
             [Prompt("a", (1,))], adapter="tempo-v0", n=1
@@ -125,27 +125,27 @@ def test_a_refusal_is_reported_in_vllm_s_words() -> None:
 
 
 def test_each_content_is_tokenised_once_and_a_too_long_one_left_out() -> None:
-    asked: list[str] = []
+    texts: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         text = json.loads(request.content)["messages"][0]["content"]
-        asked.append(text)
+        texts.append(text)
         return httpx.Response(200, json={"tokens": list(range(len(text))), "max_model_len": 10})
 
-    made = sampler(answer)
+    client = sampler(answer)
     questions = [
         Question(text, [{"role": "user", "content": text}]) for text in ("abc", "far too long")
     ]
     for _ in range(2):
-        assert made.prompts(questions) == [Prompt("abc", (0, 1, 2))]
-    assert sorted(asked) == ["abc", "far too long"]
+        assert client.prompts(questions) == [Prompt("abc", (0, 1, 2))]
+    assert sorted(texts) == ["abc", "far too long"]
 
 
 def test_a_response_as_long_as_the_model_is_an_error_that_names_both() -> None:
     reply = httpx.Response(200, json={"tokens": [1], "max_model_len": 4})
-    made = sampler(lambda _: reply)
+    client = sampler(lambda _: reply)
     with pytest.raises(SamplingError, match=r"TEMPO_MAX_RESPONSE_TOKENS, 4, .* of 4; lower"):
-        made.prompts([Question("a", [{"role": "user", "content": "a"}])])
+        client.prompts([Question("a", [{"role": "user", "content": "a"}])])
 
 
 # Users come first --------------------------------------------------------------------------------
@@ -153,14 +153,14 @@ def test_a_response_as_long_as_the_model_is_an_error_that_names_both() -> None:
 
 @dataclass
 class Vllm:
-    """A server whose queue the test fills; it notes what it was asked, in order."""
+    """A server whose queue the test fills; it notes the paths of its requests, in order."""
 
     waiting: Callable[[], int]
-    asked: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request.url.path)
-        return metrics(self.waiting()) if self.asked[-1] == "/metrics" else completions(request)
+        self.paths.append(request.url.path)
+        return metrics(self.waiting()) if self.paths[-1] == "/metrics" else completions(request)
 
 
 @pytest.fixture
@@ -168,57 +168,57 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempo_trainer.sampling.sampler.QUEUE_SECONDS", 0.01)
 
 
-def sample(made: Sampler, prompts: int = 1) -> list[list[Any]]:
-    asked = [Prompt(str(i), (i,)) for i in range(prompts)]
-    return made.sample(asked, adapter="tempo-t1", n=1)
+def sample(client: Sampler, prompts: int = 1) -> list[list[Any]]:
+    every = [Prompt(str(i), (i,)) for i in range(prompts)]
+    return client.sample(every, adapter="tempo-t1", n=1)
 
 
 @pytest.mark.usefixtures("fast")
 def test_no_rollout_is_sent_while_somebody_queues() -> None:
     queue = iter([3, 1, 0])
     vllm = Vllm(lambda: next(queue))
-    made = sampler(vllm)
-    assert len(sample(made)) == 1
-    assert vllm.asked == ["/metrics"] * 3 + ["/v1/completions"]
-    assert made.take_held_back() >= 0.02
-    assert made.take_held_back() == 0.0
+    client = sampler(vllm)
+    assert len(sample(client)) == 1
+    assert vllm.paths == ["/metrics"] * 3 + ["/v1/completions"]
+    assert client.take_held_back() >= 0.02
+    assert client.take_held_back() == 0.0
 
 
 def test_rollouts_stop_within_a_second_after_users_begin_to_queue() -> None:
-    began: list[float] = []
+    starts: list[float] = []  # of the users' queue; one or none
     sent: list[float] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         now = time.monotonic()
         if request.url.path == "/metrics":
-            return metrics(int(bool(began) and began[0] < now < began[0] + 2.0))
+            return metrics(int(bool(starts) and starts[0] < now < starts[0] + 2.0))
         sent.append(now)
         if len(sent) == 20:
-            began.append(now)
+            starts.append(now)
         time.sleep(0.01)
         return completions(request)
 
     sample(sampler(answer, prompts_per_request=1), prompts=100)
     assert len(sent) == 100
-    assert [t for t in sent if began[0] + 1.0 < t < began[0] + 2.0] == []
+    assert [t for t in sent if starts[0] + 1.0 < t < starts[0] + 2.0] == []
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_queue_that_is_never_empty_is_not_waited_for_longer_than_patience() -> None:
+def test_rollouts_go_on_after_patience_if_the_queue_is_never_empty() -> None:
     vllm = Vllm(lambda: 1)
-    made = sampler(vllm, patience_seconds=0.3)
-    assert len(sample(made)) == 1
-    assert 0 < made.take_held_back() < 5.0
+    client = sampler(vllm, patience_seconds=0.3)
+    assert len(sample(client)) == 1
+    assert 0 < client.take_held_back() < 5.0
 
 
-def test_a_worker_that_is_told_to_stop_holds_nothing_back() -> None:
-    made = sampler(Vllm(lambda: 1), should_stop=lambda: True)
-    assert len(sample(made)) == 1
-    assert made.take_held_back() < 1.0
+def test_a_worker_that_stops_holds_nothing_back() -> None:
+    client = sampler(Vllm(lambda: 1), should_stop=lambda: True)
+    assert len(sample(client)) == 1
+    assert client.take_held_back() < 1.0
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_a_server_that_does_not_show_its_queue_is_sampled(status: int) -> None:
+def test_a_server_that_does_not_show_its_queue_is_sampled_at_once(status: int) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         is_metrics = request.url.path == "/metrics"
         return httpx.Response(status, text="nothing") if is_metrics else completions(request)
@@ -227,7 +227,7 @@ def test_a_server_that_does_not_show_its_queue_is_sampled(status: int) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_server_too_busy_to_show_its_queue_is_spared_one_that_is_away_is_asked() -> None:
+def test_rollouts_wait_for_a_server_too_busy_to_show_its_queue() -> None:
     failures = iter([httpx.ReadTimeout("busy"), httpx.ConnectError("away")])
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -235,13 +235,13 @@ def test_a_server_too_busy_to_show_its_queue_is_spared_one_that_is_away_is_asked
             raise next(failures)
         return completions(request)
 
-    made = sampler(answer)
-    assert len(sample(made)) == 1
-    assert made.take_held_back() > 0
+    client = sampler(answer)
+    assert len(sample(client)) == 1
+    assert client.take_held_back() > 0
     assert next(failures, None) is None
 
 
 def test_one_look_at_the_queue_serves_all_requests() -> None:
     vllm = Vllm(lambda: 0)
     sample(sampler(vllm, prompts_per_request=1), prompts=20)
-    assert vllm.asked.count("/metrics") < vllm.asked.count("/v1/completions") == 20
+    assert vllm.paths.count("/metrics") < vllm.paths.count("/v1/completions") == 20

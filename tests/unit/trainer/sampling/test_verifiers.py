@@ -1,4 +1,4 @@
-"""What counts as the answer, and when it agrees with a reference."""
+"""Verifiers read the answer in a response, and compare it with the references."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_the_last_box_is_the_answer_with_balanced_braces() -> None:
 
 
 @pytest.mark.parametrize(
-    ("response", "found"),
+    ("response", "extracted"),
     [
         (r"so the answer is 3, or \boxed{4}", "4"),
         ("The final answer is: 42.", "42"),
@@ -37,8 +37,8 @@ def test_the_last_box_is_the_answer_with_balanced_braces() -> None:
         ("", ""),
     ],
 )
-def test_the_answer_is_boxed_or_named_or_the_last_line(response: str, found: str) -> None:
-    assert answer(response) == found
+def test_the_answer_is_boxed_or_named_or_the_last_line(response: str, extracted: str) -> None:
+    assert answer(response) == extracted
 
 
 def test_only_the_end_of_a_long_response_is_read() -> None:

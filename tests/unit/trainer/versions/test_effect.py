@@ -1,4 +1,4 @@
-"""What is stored with a version is what the trainer computes of it."""
+"""The log-probabilities stored with a version are those of its exported adapter."""
 
 import json
 import math
@@ -22,7 +22,6 @@ def rollout(question: str, prompt: int = 3, response: int = 5, *, first: int = 2
         response_ids=ids,
         logprobs=[-1.0] * response,
         group=0,
-        adapter="tempo-t1",
         finish_reason="stop",
         labeled=True,
         outcome=math.nan,
@@ -42,7 +41,7 @@ def test_one_rollout_a_question_is_chosen_and_cut() -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [8, 1000])
-def test_what_is_stored_is_what_peft_computes_of_the_exported_adapter(
+def test_the_stored_log_probabilities_are_those_of_peft_on_the_exported_adapter(
     tmp_path: Path, max_tokens: int
 ) -> None:
     networks = tiny.networks()
@@ -54,10 +53,10 @@ def test_what_is_stored_is_what_peft_computes_of_the_exported_adapter(
     effect.write(tmp_path, networks, rollouts, max_tokens=max_tokens)
     sequences = json.loads((tmp_path / "probe.json").read_text())["sequences"]
     policy = PeftModel.from_pretrained(tiny.model(), str(tmp_path))
-    for sequence, asked in zip(sequences, rollouts, strict=True):
-        assert (sequence["prompt"], sequence["response"]) == (asked.prompt_ids, asked.response_ids)
-        assert sequence["policy"] == pytest.approx(logprobs(policy, asked), abs=1e-4)
-        assert sequence["base"] == pytest.approx(logprobs(tiny.model(), asked), abs=1e-4)
+    for sequence, row in zip(sequences, rollouts, strict=True):
+        assert (sequence["prompt"], sequence["response"]) == (row.prompt_ids, row.response_ids)
+        assert sequence["policy"] == pytest.approx(logprobs(policy, row), abs=1e-4)
+        assert sequence["base"] == pytest.approx(logprobs(tiny.model(), row), abs=1e-4)
         assert sequence["policy"] != pytest.approx(sequence["base"], abs=0.01)
 
 
@@ -66,9 +65,9 @@ def test_nothing_is_written_when_no_rollout_is_short_enough(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def logprobs(model: Any, asked: Rollout) -> list[float]:
-    ids = torch.tensor([[*asked.prompt_ids, *asked.response_ids]])
+def logprobs(model: Any, row: Rollout) -> list[float]:
+    ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
     with torch.no_grad():
         table = model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
-    found: list[float] = table.gather(1, ids[0, 1:, None])[len(asked.prompt_ids) - 1 :, 0].tolist()
-    return found
+    values: list[float] = table.gather(1, ids[0, 1:, None])[len(row.prompt_ids) - 1 :, 0].tolist()
+    return values

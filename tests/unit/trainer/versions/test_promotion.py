@@ -1,208 +1,141 @@
-"""A candidate is published with its probe, and a promotion that every server refuses is told."""
+"""A decision is committed with its promotion; the servers then follow, or an event names them."""
 
-import hashlib
-import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import tiny
-import torch
-from safetensors.torch import load_file
+from learners import Parts
+from ledgers import candidate
+from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_storage.adapters import PROBE_FILE, AdapterStore
-from tempo_storage.ledger.models import Adapter, File, Iteration, Job, LabeledExample
-from tempo_storage.ledger.sessions import open_database
-from tempo_storage.questions import is_for_sentinel
-from tempo_trainer.algorithm.batch import Rollout
+from tempo_storage.adapters import BASE
+from tempo_storage.errors import LeaseLostError
+from tempo_storage.ledger.jobs import JobResult
 from tempo_trainer.errors import CancelledError
-from tempo_trainer.sampling.sampler import Sample
-from tempo_trainer.sampling.verifiers import Verdict
-from tempo_trainer.versions import promotion
-from tempo_trainer.versions.gate import Answered, GateDecision, gate
-from tempo_trainer.versions.promotion import publish_candidate, wait_for_servers
-from tempo_trainer.worker_settings import WorkerSettings
+from tempo_trainer.jobs.running import RunningJob
+from tempo_trainer.versions.gate import Answers, GateDecision, gate
+from tempo_trainer.versions.promotion import record_decision, record_refusal, wait_for_servers
 
-WINDOW = [[Rollout(name, [2, 3], [4, 5], [-1.0, -1.0], 0, "t", "stop", True, 1.0)] for name in "ab"]
+SUMMARY = {"iterations": 3, "critic_auroc": 0.8}
 
 
 @pytest.fixture
-def learner(tmp_path: Path) -> Any:
-    sessions = open_database(f"sqlite:///{tmp_path / 'tempo.db'}")
+def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
+    """Version 1 serves, version 2 is a candidate."""
     with sessions.begin() as s:
-        epoch = ledger.leases.acquire(s, ledger.leases.TRAINER, "me", 60.0)
-        assert epoch is not None
-    world = SimpleNamespace(
-        sessions=sessions,
-        store=AdapterStore(tmp_path / "adapters"),
-        settings=WorkerSettings(data_dir=tmp_path, lora_rank=8, critic_rank=4, device="cpu"),
-        base="tiny",
-        epoch=lambda: epoch,
+        s.add_all([candidate(1, checkpoint="c1"), candidate(2, parent=1, checkpoint="c2")])
+        s.flush()
+        ledger.versions.promote(s, 1)
+    return Parts(sessions, tmp_path)
+
+
+def decision(share: float) -> GateDecision:
+    """Return the gate's decision on a candidate with this share of right answers; base: a half."""
+    right = np.arange(8) < 4
+    half = Answers(np.tile(np.where(right, 1.0, -1.0), (16, 1)), [["a", "b"] * 4] * 16)
+    own = np.where(np.arange(8) < 8 * share, 1.0, -1.0)
+    answers = Answers(np.tile(own, (16, 1)), [["a", "b"] * 4] * 16)
+    return gate(half, half, answers, first=False, settings=tiny.settings())
+
+
+def record(parts: Parts, job: RunningJob, share: float) -> JobResult:
+    return record_decision(
+        parts.leased, job.row, 2, decision(share), checkpoint="c2", summary=SUMMARY
     )
-    return SimpleNamespace(world=world, networks=tiny.networks(), window=WINDOW, checkpoint="c")
 
 
-def test_a_candidate_is_published_with_what_a_server_probes_it_with(learner: Any) -> None:
-    version = publish_candidate(learner, Job(id="job_1"), 0)
-    assert version == 1
-    assert set(learner.world.store.manifest("tempo-v1").sha256) >= {PROBE_FILE}
-    learner.world.store.verify("tempo-v1", base="tiny", rank=8)
+def status(parts: Parts, version: int) -> str:
+    with parts.sessions() as s:
+        return ledger.versions.adapter(s, version).status
 
 
-def test_a_version_serves_with_its_share_of_the_adapter_and_training_keeps_all(
-    learner: Any,
+def test_a_candidate_that_passes_is_promoted_and_the_next_round_goes_on_from_it(
+    parts: Parts,
 ) -> None:
-    for name, parameter in learner.networks.adapter_parameters("policy").items():
-        torch.nn.init.constant_(parameter, 0.1 if ".lora_B." in name else 0.2)
-    exported, probed = [], []
-    for version, scale in ((1, 1.0), (2, 0.5)):
-        settings = learner.world.settings
-        learner.world.settings = settings.model_copy(update={"serving_scale": scale})
-        publish_candidate(learner, Job(id="job_1"), 0)
-        folder = learner.world.store.path(f"tempo-v{version}")
-        exported.append(load_file(folder / "adapter_model.safetensors"))
-        probed.append(json.loads((folder / PROBE_FILE).read_text())["sequences"][0]["policy"])
-    whole, half = exported
-    for name in whole:
-        assert torch.allclose(half[name], whole[name] * (0.5 if "lora_B" in name else 1.0))
-    assert probed[0] != probed[1]
-    weights = learner.networks.adapter_parameters("policy")
-    assert all(bool((p == 0.1).all()) for name, p in weights.items() if ".lora_B." in name)
+    job = parts.job("job_1")
+    result = record(parts, job, 0.75)
+    assert (result.report["decision"], result.report["iterations"]) == ("promoted", 3)
+    assert (result.checkpoint, result.sequence, result.auroc) == ("c2", 2, 0.8)
+    with parts.sessions() as s:
+        assert JobResult.read(ledger.jobs.get(s, "job_1")) == result
+        assert ledger.versions.serving(s).version == 2
+        assert ledger.versions.adapter(s, 2).report["promote"] is True
 
 
-def test_a_candidate_says_what_it_came_of_and_no_password(learner: Any) -> None:
-    file = File(id="file_1", filename="x", bytes=1, sha256="ab", summary={}, created_at=0.0)
-    with learner.world.sessions.begin() as s:
-        ledger.labeled.add_file(s, file, [held_out("h1")])
-        s.add(Iteration(job_id="j", position=1, checkpoint="c", question_ids=[], epoch=1))
-    digests = []
-    for version in (1, 2):
-        assert publish_candidate(learner, Job(id="job_1"), 0) == version
-        with learner.world.sessions.begin() as s:
-            found = ledger.versions.adapter(s, version).lineage
-            digests.append(found["held out"].pop("sha256"))
-            s.add(held_out(f"h{version + 1}"))
-    assert found["labeled files"] == {"file_1": "ab"}
-    assert (found["checkpoint"], found["base"], found["metrics"]) == ("c", "tiny", {})
-    assert found["held out"] == {"questions": 2}
-    assert len(set(digests)) == 2
-    assert (found["settings"]["lora_rank"], found["settings"]["group_size"]) == (8, 8)
-    assert not {"database_url", "redis_url", "api_key"} & found["settings"].keys()
-    assert "torch" in found["code"]
+@pytest.mark.parametrize(("share", "start"), [(0.5, "c2"), (0.25, "c1")])
+def test_a_rejected_candidate_is_a_start_unless_it_is_certainly_worse(
+    parts: Parts, share: float, start: str
+) -> None:
+    result = record(parts, parts.job("job_1"), share)
+    assert (result.report["decision"], result.checkpoint) == ("rejected", start)
+    assert "avg@k against the base" in result.report["summary"]
+    assert status(parts, 2) == "rejected"
 
 
-def held_out(name: str) -> LabeledExample:
-    return LabeledExample(
-        content_hash=name,
-        file_id="file_1",
-        messages=[],
-        reference=["1"],
-        verifier="exact",
-        details={},
-        split="held_out",
-    )
+def test_without_auto_promote_a_candidate_waits_for_an_operator(parts: Parts) -> None:
+    result = record(parts, parts.job("job_1", auto_promote=False), 0.75)
+    assert result.report["decision"] == "candidate"
+    assert (status(parts, 1), status(parts, 2)) == ("serving", "candidate")
 
 
-def test_a_promotion_that_every_server_refuses_is_told_at_once(learner: Any) -> None:
-    publish_candidate(learner, Job(id="job_1"), 0)
-    with learner.world.sessions.begin() as s:
-        sequence = ledger.versions.promote(s, 1).sequence
+def test_a_round_whose_start_was_rolled_back_is_not_promoted(parts: Parts) -> None:
+    job = parts.job("job_1")
+    with parts.sessions.begin() as s:
+        ledger.versions.roll_back(s, to=BASE)
+    with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
+        record(parts, job, 0.75)
+    with parts.sessions() as s:
+        assert ledger.versions.serving(s).version == BASE
+        assert ledger.jobs.get(s, "job_1").result == {}
+
+
+def test_a_worker_without_the_lease_promotes_nothing(parts: Parts) -> None:
+    job = parts.job("job_1")
+    parts.epoch = 7
+    with pytest.raises(LeaseLostError):
+        record(parts, job, 0.75)
+    assert status(parts, 2) == "candidate"
+
+
+def test_an_event_says_at_once_that_every_server_refuses_a_promotion(parts: Parts) -> None:
+    with parts.sessions.begin() as s:
+        sequence = ledger.versions.promote(s, 2).sequence
         for process in "ab":
             ledger.versions.acknowledge(
-                s, process, version=0, sequence=sequence, error="no LoRA here"
+                s, process, version=1, sequence=sequence, error="no LoRA here"
             )
     started = time.monotonic()
-    wait_for_servers(learner, "job_1", 1)
+    wait_for_servers(parts.leased, "job_1", 2)
     assert time.monotonic() - started < 2
-    with learner.world.sessions() as s:
-        (event,) = [e for e in ledger.events.find(s) if e.type == "adapter.behind"]
-    assert event.message == "tempo-v1 is promoted, but not everywhere: no LoRA here"
+    with parts.sessions() as s:
+        [event] = [event for event in ledger.events.find(s) if event.type == "adapter.behind"]
+    assert event.message == "tempo-v2 is promoted, but not everywhere: no LoRA here"
 
 
-def test_a_promotion_of_a_version_that_a_server_finds_corrupt_is_no_promotion(
-    learner: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_promotion_is_complete_when_every_server_answers_with_it(parts: Parts) -> None:
+    with parts.sessions.begin() as s:
+        sequence = ledger.versions.promote(s, 2).sequence
+        ledger.versions.acknowledge(s, "a", version=2, sequence=sequence)
+    wait_for_servers(parts.leased, "job_1", 2)
+    with parts.sessions() as s:
+        assert "adapter.behind" not in [event.type for event in ledger.events.find(s)]
+
+
+def test_a_promoted_version_that_a_server_finds_corrupt_makes_the_round_refused(
+    parts: Parts,
 ) -> None:
-    sessions = learner.world.sessions
-
-    def servers_refuse(learner: Any, job_id: str, version: int) -> None:
-        with sessions.begin() as s:
-            ledger.versions.mark_corrupt(s, version, "vLLM does not serve what was trained")
-
-    monkeypatch.setattr(promotion, "compare", lambda *_: passed_gate())
-    monkeypatch.setattr(promotion, "wait_for_servers", servers_refuse)
-    with sessions.begin() as s:
-        job = ledger.jobs.create(s, "job_1", "round", {})
-        job.serving_sequence = 0
-    result = promotion.decide(learner, job)
-    assert (result["decision"], result["sequence"], result["checkpoint"]) == ("refused", 2, "")
-    assert result["summary"] == "vLLM does not serve what was trained"
-    with sessions() as s:
-        assert ledger.jobs.get(s, "job_1").result == result
-        assert ledger.versions.serving(s).version == 0
-
-
-def test_a_round_whose_start_was_taken_back_is_not_promoted(
-    learner: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sessions = learner.world.sessions
-
-    def rolled_back_meanwhile(*_: object) -> GateDecision:
-        with sessions.begin() as s:
-            ledger.versions.roll_back(s, to=ledger.versions.BASE)
-        return passed_gate()
-
-    with sessions.begin() as s:
-        row = Adapter(version=1, parent=0, status="candidate", job_id="j", sha256="")
-        row.checkpoint, row.bytes = "c1", 0
-        s.add(row)
-        s.flush()
-        job = ledger.jobs.create(s, "job_1", "round", {})
-        job.serving_sequence = ledger.versions.promote(s, 1).sequence
-    monkeypatch.setattr(promotion, "compare", rolled_back_meanwhile)
-    with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
-        promotion.decide(learner, job)
-    with sessions() as s:
-        assert ledger.versions.serving(s).version == ledger.versions.BASE
-        assert ledger.jobs.get(s, "job_1").result == {}
-    with pytest.raises(CancelledError):
-        promotion.decide(learner, job)
-
-
-def test_the_gate_asks_its_half_and_says_what_it_took(learner: Any) -> None:
-    file = File(id="file_1", filename="x", bytes=1, sha256="ab", summary={}, created_at=0.0)
-    names = [hashlib.sha256(bytes([n])).hexdigest() for n in range(200)]
-    asked: dict[str, set[str]] = {}
-
-    def judged(examples: Any, adapter: str, *, n: int) -> Any:
-        asked[adapter] = {example.content_hash for example in examples}
-        outcome = 1.0 if adapter == "tempo-v2" else -1.0
-        samples = [[Sample((1, 2, 3), (), "", "stop")] * n for _ in examples]
-        return [], samples, [[Verdict(outcome > 0, "4", "")] * n for _ in examples]
-
-    learner.world.settings = WorkerSettings(gate_samples=4)
-    learner.judged = judged
-    with learner.world.sessions.begin() as s:
-        ledger.labeled.add_file(s, file, [held_out(name) for name in names])
-    decision = promotion.compare(learner, 2, 1)
-    assert len(set(map(frozenset, asked.values()))) == 1
-    assert asked.keys() == {"tempo-v0", "tempo-v1", "tempo-v2"}
-    mine = {name for name in names if not is_for_sentinel(name)}
-    assert (asked["tempo-v2"], decision.questions) == (mine, len(mine))
-    assert decision.held_out == "the gate's half of 200"
-    assert decision.cost["responses"] == 3 * 4 * len(mine)
-    assert decision.samples["candidate"] == {
-        "avg_at_k": 1.0,
-        "pass_at_k": 1.0,
-        "entropy": 0.0,
-        "mean_tokens": 3.0,
-    }
-    assert decision.samples["serving"]["avg_at_k"] == 0.0
-
-
-def passed_gate() -> GateDecision:
-    better = Answered(outcomes=np.ones((4, 2)), answers=[["a", "b"]] * 4)
-    return gate(better, better, better, first=True, settings=tiny.settings())
+    result = record(parts, parts.job("job_1"), 0.75)
+    assert record_refusal(parts.leased, "job_1", 2, result) == result  # nobody refused it yet
+    with parts.sessions.begin() as s:
+        ledger.versions.mark_corrupt(s, 2, "vLLM does not serve what was trained")
+    wait_for_servers(parts.leased, "job_1", 2)
+    refused = record_refusal(parts.leased, "job_1", 2, result)
+    assert (refused.report["decision"], refused.sequence) == ("refused", 3)
+    assert refused.report["summary"] == "vLLM does not serve what was trained"
+    assert refused.checkpoint == "c1"
+    with parts.sessions() as s:
+        assert JobResult.read(ledger.jobs.get(s, "job_1")) == refused
+        assert ledger.versions.serving(s).version == 1

@@ -1,0 +1,123 @@
+"""The trainer's parts on a ledger in a temporary directory: a tiny model, no server.
+
+def test_x(tmp_path, sessions):
+    parts = Parts(sessions, tmp_path)                   # holds the lease
+    job = parts.job("a")                                # a claimed round
+    job.commit(parts.learner, 1, {}, refined=True)
+    parts.rounds.run(job)                               # with parts.responses, which a test scripts
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tiny
+from ledgers import hold_lease
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import ledger
+from tempo_storage.adapters import AdapterStore
+from tempo_storage.ledger.models import LabeledExample, Question
+from tempo_trainer.algorithm.batch import Rollout
+from tempo_trainer.jobs.rounds import Rounds
+from tempo_trainer.jobs.running import RunningJob
+from tempo_trainer.learning.learner import Learner
+from tempo_trainer.sampling.responses import VerifiedResponses
+from tempo_trainer.sampling.sampler import Prompt, Sample
+from tempo_trainer.sampling.verifiers import Verdict
+from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions.publishing import Publisher
+from tempo_trainer.worker_settings import WorkerSettings
+
+
+def rollout(
+    question: str = "q", *, group: int = 0, outcome: float = 1.0, token: int = 4
+) -> Rollout:
+    """Return a labeled rollout of two response tokens."""
+    return Rollout(question, [2, 3], [token, 5], [-1.0, -1.0], group, "stop", True, outcome)
+
+
+@dataclass
+class ScriptedResponses:
+    """Stands for the served adapters: `skill` is the share of right responses by adapter."""
+
+    skill: dict[str, float] = field(default_factory=dict)
+    meanwhile: Callable[[], object] = lambda: None
+    """Called before each request."""
+    too_long: Iterable[str] = ()
+    """Hashes of questions that leave no room for a response."""
+    adapters: list[str] = field(default_factory=list)
+    """The adapters that were asked, one for each request."""
+    hashes: set[str] = field(default_factory=set)
+    """The held-out questions that were asked."""
+    questions: list[Question] = field(default_factory=list)
+    """The captured questions that each iteration learns from."""
+
+    def sample_and_verify(
+        self, examples: Sequence[LabeledExample], adapter: str, *, n: int
+    ) -> VerifiedResponses:
+        """Return responses of three tokens, right ones first."""
+        self.meanwhile()
+        self.adapters.append(adapter)
+        hashes = [e.content_hash for e in examples if e.content_hash not in self.too_long]
+        self.hashes.update(hashes)
+        right = round(self.skill.get(adapter, 0.5) * n)
+        verdicts = [Verdict(i < right, str(i < right)) for i in range(n)]
+        samples = [Sample((1, 2, 3), (0.0,) * 3, "", "stop")] * n
+        prompts = [Prompt(name, (1,)) for name in hashes]
+        return VerifiedResponses(prompts, [samples] * len(hashes), [verdicts] * len(hashes))
+
+    def labeled_rollouts(self, split: str, count: int, adapter: str) -> list[Rollout]:
+        """Return a right and a wrong rollout of one question."""
+        self.meanwhile()
+        self.adapters.append(adapter)
+        return [rollout(outcome=1.0), rollout(outcome=-1.0, token=7)]
+
+    def unlabeled_rollouts(self, count: int, adapter: str) -> tuple[list[Rollout], list[Question]]:
+        """Return the same rollouts, with the questions of the script."""
+        return self.labeled_rollouts("unlabeled", count, adapter), self.questions
+
+    def take_held_back(self) -> float:
+        """Return no seconds."""
+        return 0.0
+
+
+class Parts:
+    """The parts of one worker, which holds the lease."""
+
+    def __init__(self, sessions: sessionmaker[Session], directory: Path, **settings: Any) -> None:
+        small = {"lora_rank": 2, "critic_rank": 2, "device": "cpu", "data_dir": directory}
+        self.settings = WorkerSettings(**(small | settings))
+        self.sessions = sessions
+        self.epoch = hold_lease(sessions)
+        self.leased = LeasedSessions(sessions, lambda: self.epoch)
+        self.stops = False
+        self.store = AdapterStore(self.settings.adapters_dir)
+        self.responses = ScriptedResponses()
+
+    @cached_property
+    def learner(self) -> Learner:
+        return Learner(tiny.networks(lora_rank=2, critic_rank=2), self.settings)
+
+    @property
+    def publisher(self) -> Publisher:
+        return Publisher(self.settings, self.leased, self.store, "tiny")
+
+    @property
+    def rounds(self) -> Rounds:
+        return Rounds(self.settings, self.learner, self.responses, self.publisher)
+
+    def job(self, id: str, mode: str = "round", **options: Any) -> RunningJob:
+        """Queue a job and claim it."""
+        with self.sessions.begin() as s:
+            row = ledger.jobs.create(s, id, mode, options)
+            row.status = "running"
+            row.serving_sequence = ledger.versions.serving(s).sequence
+        return RunningJob(row, self.leased, lambda: self.stops)
+
+    def claimed_again(self, job: RunningJob) -> RunningJob:
+        """Return a job as another worker claims it."""
+        with self.sessions() as s:
+            return RunningJob(ledger.jobs.get(s, job.id), self.leased, lambda: self.stops)

@@ -1,0 +1,234 @@
+"""A round samples, learns and commits, lets the gate decide once, and stops where it must."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from learners import Parts
+from ledgers import candidate, captured, held_out, iteration, labeled, labeled_file
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import ledger
+from tempo_storage.errors import InvalidInputError
+from tempo_storage.ledger.jobs import JobResult
+from tempo_trainer.errors import CancelledError, StoppedError
+from tempo_trainer.jobs import rounds
+from tempo_trainer.jobs.running import RunningJob
+from tempo_trainer.versions.promotion import record_decision
+
+ANYTHING_PASSES = {
+    "fitness_auroc": 0,
+    "fitness_cosine": -1,
+    "minimum_advantage_std": 0,
+    "gate_delta": 1,
+    "gate_pass_k_margin": 1,
+    "gate_entropy_ratio": 0,
+    "gate_samples": 4,
+    "warm_up_steps": 2,
+    "iterations_per_round": 2,
+}
+
+
+@pytest.fixture
+def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
+    with sessions.begin() as s:
+        ledger.labeled.add_file(s, labeled_file(), [])
+        s.add_all([labeled("1 + 1"), held_out("2 + 2")])
+        ledger.questions.add(s, [captured("a", "3 + 3")])
+    return Parts(sessions, tmp_path, **ANYTHING_PASSES)
+
+
+def events(parts: Parts, job: RunningJob) -> list[Any]:
+    with parts.sessions() as s:
+        return ledger.events.find(s, job_id=job.id)
+
+
+def test_a_round_learns_commits_each_iteration_and_lets_the_gate_promote(parts: Parts) -> None:
+    job = parts.job("a")
+    result = parts.rounds.run(job)
+    assert [(row.position, row.refined) for row in job.iterations()] == [
+        (0, False),
+        (1, True),
+        (2, True),
+    ]
+    assert result.report["decision"] == "promoted"
+    assert (result.report["e_steps"], result.report["m_steps"]) == (4, 2)
+    assert (result.checkpoint, result.sequence) == ("a-2", 1)
+    # The second iteration samples from the policy of the first M-step, and the gate from both.
+    assert parts.responses.adapters[-5:] == ["tempo-t1"] * 3 + ["tempo-v0", "tempo-v1"]
+    with parts.sessions() as s:
+        assert ledger.versions.serving(s).version == 1
+        assert ledger.versions.adapter(s, 1).checkpoint == "a-2"
+    types = [event.type for event in events(parts, job)]
+    assert types == ["critic.recalibrated", "gate.promoted"]
+
+
+def test_a_round_of_a_dead_worker_goes_on_after_its_last_commit(parts: Parts) -> None:
+    def die(*_: object) -> None:
+        if len(job.iterations()) == 2:
+            raise RuntimeError("kill -9")
+
+    job = parts.job("a")
+    parts.responses.meanwhile = lambda: die()
+    with pytest.raises(RuntimeError):
+        parts.rounds.run(job)
+    numbers = [row.number for row in job.iterations()]
+    parts.responses.meanwhile = lambda: None
+    assert parts.rounds.run(parts.claimed_again(job)).report["iterations"] == 2
+    assert [row.number for row in job.iterations()][:2] == numbers
+    assert [row.position for row in job.iterations()] == [0, 1, 2]
+
+
+def test_a_round_whose_worker_died_after_the_decision_is_not_decided_again(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_and_die(*arguments: Any, **options: Any) -> JobResult:
+        recorded.append(record_decision(*arguments, **options))
+        raise RuntimeError("kill -9")
+
+    recorded: list[JobResult] = []
+    job = parts.job("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "record_decision", record_and_die)
+        with pytest.raises(RuntimeError):
+            parts.rounds.run(job)
+    asked = len(parts.responses.adapters)
+    result = parts.rounds.run(parts.claimed_again(job))
+    assert (result.checkpoint, result.sequence) == (recorded[0].checkpoint, recorded[0].sequence)
+    assert result.report["decision"] == "promoted"
+    assert len(parts.responses.adapters) == asked
+
+
+def test_a_round_without_warm_up_steps_goes_on_after_its_first_commit(parts: Parts) -> None:
+    job = parts.job("a")
+    job.commit(parts.learner, rounds.WARM_UP, {"e_steps": 0})
+    parts.stops = True
+    with pytest.raises(StoppedError, match="the worker stops"):  # and no second warm-up
+        parts.rounds.run(job)
+    assert parts.responses.adapters == []
+
+
+def test_a_round_in_which_no_m_step_was_made_changes_nothing(
+    sessions: sessionmaker[Session], parts: Parts
+) -> None:
+    parts.settings = parts.settings.model_copy(update={"fitness_auroc": 1.0})
+    parts.learner.settings = parts.settings.model_copy(update={"minimum_advantage_std": 99.0})
+    job = parts.job("a")
+    result = parts.rounds.run(job)
+    assert (result.report["decision"], result.report["m_steps"]) == ("unchanged", 0)
+    assert (result.checkpoint, result.sequence) == ("a-2", 0)
+    refused = [event for event in events(parts, job) if event.type == "m_step.refused"]
+    assert len(refused) == 2
+    with sessions() as s:
+        assert ledger.versions.adapters(s) == []
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("questions", "no unlabeled question was captured; send questions"),
+        ("held_out", "1 labeled questions train the critic and 0 are held out; upload a file"),
+    ],
+)
+def test_a_round_without_questions_fails_with_the_remedy(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, remove: str, message: str
+) -> None:
+    monkeypatch.setattr(rounds, "DRAIN_SECONDS", 0.0)
+    with parts.sessions.begin() as s:
+        if remove == "questions":
+            ledger.pool.prune(s, 0)
+        else:
+            [example] = ledger.labeled.examples(s, "held_out")
+            s.delete(example)
+    with pytest.raises(InvalidInputError, match=message):
+        parts.rounds.run(parts.job("a"))
+
+
+def test_a_paused_warm_up_leaves_the_worker_to_other_jobs(parts: Parts) -> None:
+    def pause() -> None:
+        if len(parts.responses.adapters) == 1:  # the first E-step's rollouts
+            with parts.sessions.begin() as s:
+                ledger.training.set_paused(s, True)
+
+    parts.responses.meanwhile = pause
+    job = parts.job("a", "recalibrate")
+    with pytest.raises(StoppedError, match="training is paused"):
+        parts.rounds.recalibrate(job)
+    assert parts.responses.adapters == ["tempo-v0"] * 2
+    assert job.iterations() == []
+
+
+def test_a_recalibration_commits_its_e_steps_and_refines_nothing(parts: Parts) -> None:
+    job = parts.job("a", "recalibrate", max_steps=3)
+    result = parts.rounds.recalibrate(job)
+    [row] = job.iterations()
+    assert (row.position, row.refined, row.metrics["e_steps"]) == (rounds.WARM_UP, False, 3)
+    assert result.report["summary"].startswith("the critic's AUROC on held-out questions: ")
+    assert (result.report["decision"], result.checkpoint, result.auroc) == (
+        "unchanged",
+        "a-0",
+        None,
+    )
+    again = parts.rounds.recalibrate(job)  # its worker died before the job's end
+    assert (again, len(job.iterations())) == (result, 1)
+
+
+@pytest.mark.fault(
+    12,
+    "a loss or gradient is not a number",
+    promise="the step is discarded and counted; three in a row pause training",
+)
+def test_three_discarded_steps_in_a_row_pause_training(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([math.nan, math.nan, 0.5, math.nan, math.nan, math.nan, math.nan])
+
+    def recalibrate(labeled: object) -> None:
+        parts.learner.networks.critic.optimiser.step(next(losses))
+
+    monkeypatch.setattr(parts.learner, "recalibrate", recalibrate)
+    job = parts.job("a", "recalibrate", max_steps=20)
+    with pytest.raises(StoppedError, match="training is paused: 3 optimiser steps of the critic"):
+        parts.rounds.recalibrate(job)
+    assert next(losses) is math.nan  # nobody made the last step
+    [event] = [event for event in events(parts, job) if event.level == "error"]
+    with parts.sessions() as s:
+        assert ledger.training.get(s).reason == event.message
+    assert "with a lower TEMPO_CRITIC_LEARNING_RATE" in event.message
+
+
+@pytest.mark.parametrize(("brier", "warnings"), [(0.2, 0), (0.3, 1)])
+def test_a_round_that_ends_suspiciously_warns_once(
+    parts: Parts, brier: float, warnings: int
+) -> None:
+    job = parts.job("j")
+    briers = (0.9, 0.2, 0.25, brier)  # the warm-up does not count
+    rows = [
+        iteration("j", position, metrics={"e_step/brier": figure})
+        for position, figure in enumerate(briers)
+    ]
+    rounds._warn_if_suspicious(job, rows)
+    assert [event.type for event in events(parts, job)] == ["critic.suspect"] * warnings
+    assert all("rose from 0.200 to 0.300" in event.message for event in events(parts, job))
+
+
+def test_a_round_whose_start_was_rolled_back_is_cancelled_not_promoted(parts: Parts) -> None:
+    def roll_back() -> None:
+        if parts.responses.adapters[-1:] == ["tempo-v9"]:  # at the gate
+            with parts.sessions.begin() as s:
+                ledger.versions.roll_back(s, to=0)
+
+    with parts.sessions.begin() as s:
+        s.add(candidate(9))
+        s.flush()
+        ledger.versions.promote(s, 9)
+    parts.responses.meanwhile = roll_back
+    job = parts.job("a")
+    with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
+        parts.rounds.run(job)
+    with parts.sessions() as s:
+        assert ledger.versions.serving(s).version == 0
+        assert ledger.jobs.get(s, "a").result == {}
+    with pytest.raises(CancelledError):
+        parts.rounds.run(parts.claimed_again(job))

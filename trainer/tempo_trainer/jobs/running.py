@@ -1,0 +1,126 @@
+"""A running job: reasons for it to stop, its progress and events, and its committed iterations.
+
+An iteration counts from its commit on. Whatever a worker computed after its last commit, the next
+worker computes again.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tempo_storage import ledger
+from tempo_storage.ledger.models import Iteration, Job, Question
+from tempo_trainer.errors import CancelledError, StoppedError
+from tempo_trainer.learning import checkpoint
+from tempo_trainer.learning.learner import Learner
+from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions.promotion import raise_if_moved
+
+logger = logging.getLogger("tempo.jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """A job that this worker has claimed; `row` is its row as it was then."""
+
+    row: Job
+    sessions: LeasedSessions
+    should_stop: Callable[[], bool]
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self.row.id
+
+    def raise_if_stopped(self) -> None:
+        """Raise StoppedError if the worker stops, CancelledError if the job was cancelled."""
+        if self.should_stop():
+            raise StoppedError("the worker stops")
+        with self.sessions.read() as s:
+            if ledger.jobs.get(s, self.id).status == "cancelled":
+                raise CancelledError(f"job {self.id} was cancelled")
+
+    def raise_if_training_stopped(self) -> None:
+        """Do the same; stop also in a pause, and cancel if the serving version changed.
+
+        Call this between two iterations, where nothing is lost, or between two E-steps of a
+        warm-up, which begins anew. A stopped job returns to the queue, and the worker is free for
+        checks, which no pause stops.
+        """
+        self.raise_if_stopped()
+        with self.sessions.read() as s:
+            if ledger.training.get(s).paused:
+                raise StoppedError("training is paused")
+            raise_if_moved(s, self.row)
+
+    def set_progress(self, **progress: Any) -> None:
+        """Write the job's progress, which `tempo jobs` shows."""
+        with self.sessions.write() as s:
+            ledger.jobs.get(s, self.id).progress = progress
+
+    def add_event(
+        self, type: str, message: str, data: dict[str, Any], *, level: str = "info"
+    ) -> None:
+        """Add an event about the job, and a line to the log."""
+        with self.sessions.write() as s:
+            ledger.events.add(s, type, message, job_id=self.id, level=level, data=data)
+        logger.info("job %s: %s: %s", self.id, type, message)
+
+    def iterations(self) -> list[Iteration]:
+        """Return the committed iterations of the job, those before a crash included."""
+        with self.sessions.read() as s:
+            return ledger.jobs.iterations(s, self.id)
+
+    def starting_checkpoint(self) -> str:
+        """Return the checkpoint that the job goes on from: its own last one, else the last job's.
+
+        A rollback or a promotion by an operator changes the serving version. Training then goes on
+        from the checkpoint of that version, because the last job's may be what was rolled back.
+        """
+        if rows := self.iterations():
+            return rows[-1].checkpoint
+        with self.sessions.read() as s:
+            pointer = ledger.versions.serving(s)
+            modes = ledger.jobs.TRAINING
+            for last in ledger.jobs.find(s, statuses=("succeeded",), modes=modes, limit=1):
+                if last.end_sequence == pointer.sequence and last.end_checkpoint is not None:
+                    return last.end_checkpoint
+            return ledger.versions.checkpoint_of(s, pointer.version)
+
+    def commit(
+        self,
+        learner: Learner,
+        position: int,
+        metrics: Mapping[str, Any],
+        *,
+        questions: Sequence[Question] = (),
+        refined: bool = False,
+    ) -> None:
+        """Write the learner's checkpoint, then make the iteration count, in one transaction.
+
+        `questions` are those of the unlabeled rollouts; the policy learned from them if it was
+        `refined`. Checkpoints that nothing needs any more are deleted. Their names are read first:
+        a worker that lost the lease while it slept deletes nothing that its successor wrote.
+        """
+        root = learner.settings.checkpoints_dir
+        old = checkpoint.names(root)
+        parent = learner.checkpoint
+        learner.save(f"{self.id}-{position}")
+        row = Iteration(
+            job_id=self.id,
+            position=position,
+            checkpoint=learner.checkpoint,
+            parent=parent,
+            question_ids=[question.id for question in questions],
+            metrics=dict(metrics),
+            refined=refined,
+            epoch=self.sessions.epoch(),
+        )
+        with self.sessions.write() as s:
+            s.add(row)
+            s.flush()
+            ledger.jobs.reset_attempts(s, self.id)
+            ledger.lineage.record(s, row.number, questions if refined else [])
+            needed = {learner.checkpoint, *ledger.jobs.needed_checkpoints(s)}
+        checkpoint.remove(root, old - needed)
