@@ -1,15 +1,25 @@
-"""The fault table: what `make chaos` prints of the tests that carry the marker `fault`."""
+"""The path to tests/support, an empty ledger, and the fault table of `make chaos`."""
 
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 FAULTS = 21
 KEY = "fault"
-sys.path.append(str(Path(__file__).parent / "support"))  # what several test files share
+sys.path.append(str(Path(__file__).parent / "support"))  # modules that several test files share
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Iterator[Any]:
+    """An empty ledger in SQLite, in a directory that opening it creates."""
+    from ledgers import sqlite_ledger
+
+    with sqlite_ledger(tmp_path / "ledger") as made:
+        yield made
 
 
 # Programs that a machine may lack ----------------------------------------------------------------
@@ -41,7 +51,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @dataclass
 class Row:
-    """One fault, and what its tests found."""
+    """One fault, and the outcomes of the tests that inject it."""
 
     observed: list[str] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)
@@ -53,20 +63,21 @@ class Row:
         return "yes" if "passed" in self.outcomes else "not run"
 
     @property
-    def told(self) -> str:
-        plain = {"yes": "held", "NO": "broken"}.get(self.verdict, "")
-        return "; ".join(dict.fromkeys(self.observed)) or plain
+    def observation(self) -> str:
+        """Return the figures that the tests recorded, or one word where they recorded none."""
+        word = {"yes": "held", "NO": "broken"}.get(self.verdict, "")
+        return "; ".join(dict.fromkeys(self.observed)) or word
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each report say which faults its test was about."""
+    """Put the marker's arguments into each test's report."""
     for item in items:
         for mark in item.iter_markers(KEY):
             item.user_properties.append((KEY, (*mark.args, mark.kwargs["promise"])))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table where the faults were asked for."""
+    """Print the table when `-m` selected the faults."""
     options = terminalreporter.config.option
     if KEY not in options.markexpr.split() or options.collectonly:
         return
@@ -83,14 +94,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line("| # | fault | promise | observed | ok |")
     terminalreporter.write_line("|---|---|---|---|---|")
     for (number, fault, promise), row in sorted(rows.items()):
-        cells = (str(number), fault, promise, row.told, row.verdict)
+        cells = (str(number), fault, promise, row.observation, row.verdict)
         terminalreporter.write_line(f"| {' | '.join(cells)} |")
     if missing := set(range(1, FAULTS + 1)) - {number for number, *_ in rows}:
         terminalreporter.write_line(f"no test ran for: {', '.join(map(str, sorted(missing)))}")
 
 
 def _reports(terminalreporter: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
-    """Yield the reports of the calls, and of whatever else failed or was skipped."""
+    """Yield the reports of the calls, and of every phase that failed or was skipped."""
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport) and (

