@@ -1,13 +1,15 @@
-"""Upload labeled questions: a file is checked whole, then stored whole, on disk and in SQL."""
+"""Upload labeled questions: a file is checked whole, then stored whole, on disk and in SQL.
+
+The steps of the check are those of `tempo_storage.labeled.file`; each returns a value.
+"""
 
 import contextlib
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, UploadFile
 from fastapi import File as FormFile
@@ -21,7 +23,14 @@ from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.directories import fsync
 from tempo_storage.errors import NotFoundError
-from tempo_storage.labeled.file import Labeled, parse
+from tempo_storage.labeled.file import (
+    MAX_FILE_BYTES,
+    MIN_EXAMPLES,
+    ParsedFile,
+    parse,
+    raise_if_unusable,
+    reconcile,
+)
 from tempo_storage.ledger import models as rows
 
 router = APIRouter(route_class=KeyRoute)
@@ -34,28 +43,27 @@ def create_file(
     purpose: Annotated[Literal["fine-tune"], Form()] = "fine-tune",
     dry_run: Annotated[bool, Form()] = False,
 ) -> File:
-    """Store a labeled file; one that is stored already, byte for byte, is answered as it is.
+    """Store a labeled file. If the same bytes are stored already, return that file.
 
     A dry run checks everything and stores nothing.
     """
-    labeled = parse(file.file, references.installed())
-    if (same := _same_file(context, labeled.sha256)) is not None:
+    content = file.file.read(MAX_FILE_BYTES + 1)
+    parsed = parse(content, references.installed())
+    if (same := _same_file(context, parsed.sha256)) is not None:
         return File.model_validate(same)
-    labeled.errors += references.check(list(labeled.examples.values()))
-    labeled.raise_errors()
-    labeled.raise_if_few()
+    checked = parsed.with_errors(references.check(parsed.examples))
     row = rows.File(
         id="file-dry-run" if dry_run else f"file-{secrets.token_hex(12)}",
         filename=(file.filename or "labeled.jsonl")[-255:],
-        bytes=labeled.bytes,
-        sha256=labeled.sha256,
+        bytes=checked.bytes,
+        sha256=checked.sha256,
         created_at=time.time(),
     )
-    if dry_run:
-        with context.sessions.begin() as s:
-            _settle(s, row, labeled)
+    if dry_run or checked.errors:  # with errors it raises here, before anything is written
+        with context.sessions() as s:
+            row.summary = _usable(s, checked).summary()
     else:
-        _store(context, row, labeled, file.file)
+        _store(context, row, checked, content)
     return File.model_validate(row)
 
 
@@ -83,20 +91,23 @@ def get_file_content(context: CurrentContext, file_id: str) -> FileResponse:
     return FileResponse(path, media_type="application/octet-stream", filename=row.filename)
 
 
-def _store(context: Context, row: rows.File, labeled: Labeled, content: BinaryIO) -> None:
+def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes) -> None:
+    """Write the file to disk, and the file and its new examples to the ledger."""
     path = context.settings.files_dir / row.id
-    with _kept(path, content), context.sessions.begin() as s:
+    with _file_on_disk(path, content), context.sessions.begin() as s:
         ledger.training.lock(s)
-        _settle(s, row, labeled)
-        ledger.labeled.add_file(s, row, labeled.examples.values())
+        usable = _usable(s, checked)
+        row.summary = usable.summary()
+        ledger.labeled.add_file(s, row, usable.examples)
 
 
-def _settle(s: Session, row: rows.File, labeled: Labeled) -> None:
-    """Compare a file with what is stored, and sum up."""
-    labeled.drop_stored(ledger.labeled.references(s, list(labeled.examples)))
-    labeled.raise_errors()
-    labeled.note_asked(ledger.pool.asked_hashes(s, list(labeled.examples)))
-    row.summary = labeled.summary()
+def _usable(s: Session, checked: ParsedFile) -> ParsedFile:
+    """Return the file without the examples of the ledger; raise LabeledFileError for errors."""
+    hashes = [example.content_hash for example in checked.examples]
+    stored = ledger.labeled.references(s, hashes)
+    usable = reconcile(checked, stored, ledger.pool.asked_hashes(s, hashes))
+    raise_if_unusable(usable, min_questions=MIN_EXAMPLES)
+    return usable
 
 
 def _same_file(context: Context, sha256: str) -> rows.File | None:
@@ -105,13 +116,12 @@ def _same_file(context: Context, sha256: str) -> rows.File | None:
 
 
 @contextlib.contextmanager
-def _kept(path: Path, content: BinaryIO) -> Iterator[None]:
-    """Keep `content` at `path`, safe from a power cut, unless the block fails."""
+def _file_on_disk(path: Path, content: bytes) -> Iterator[None]:
+    """Write a file that survives a power cut; delete it if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("xb") as file:
-            content.seek(0)
-            shutil.copyfileobj(content, file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         fsync(path.parent)

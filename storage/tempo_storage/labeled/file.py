@@ -1,16 +1,22 @@
-"""Read a file of labeled questions, JSON Lines, one line at a time; all or nothing.
+"""Read a file of labeled questions in JSON Lines. A file is used whole or not at all.
 
     {"messages": [{"role": "user", "content": "6*7?"}], "reference_answer": "42",
      "verifier": "math", "id": "…", "metadata": {…}}
 
-The last three are optional, and the lines of GSM8K and MATH are accepted as they are. What is
-refused is refused with the number of its line.
+The last three fields are optional. The lines of GSM8K and MATH are accepted as they are.
+
+Uploads, dry runs and studies read a file in the same steps, and each step returns a value:
+
+    parse               the bytes → a ParsedFile: distinct examples, line errors, warnings
+    with_errors         + the errors of the verifiers, which the server asks about each reference
+    reconcile           − the examples that the ledger has; + conflicts with it
+    raise_if_unusable   LabeledFileError with all line errors
 """
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from tempo_storage.errors import InvalidInputError, TooLargeError
 from tempo_storage.labeled.line import Example, LineRefusedError, Note, read_line
@@ -19,14 +25,19 @@ MAX_FILE_BYTES = 32 * 1024 * 1024
 MAX_LINES = 20_000
 MIN_EXAMPLES = 8
 FEW_EXAMPLES = 64
-TOLD_FAULTS = 20
-TOLD_RUNS = 10
+MAX_LISTED_MESSAGES = 20
+MAX_LISTED_RUNS = 10
 BOM = b"\xef\xbb\xbf"
+
+BYTE_ORDER_MARK = Note("byte_order_mark", "the byte order mark is ignored")
+DUPLICATE = Note("duplicate", "the question is there already; kept once")
+ASKED = Note("asked", "users asked it: it leaves the unlabeled pool")
+FEW = Note("few_examples", f"fewer than {FEW_EXAMPLES}: the gate sees little")
 
 
 @dataclass(frozen=True, slots=True)
 class LineError:
-    """Why a line is refused."""
+    """The reason why a line is refused."""
 
     line: int
     code: str
@@ -35,120 +46,151 @@ class LineError:
 
 
 class LabeledFileError(InvalidInputError):
-    """A file cannot be used; correct it and upload the whole file again."""
+    """The file cannot be used; correct it and pass the whole file again."""
 
     def __init__(self, message: str = "", *, errors: Iterable[LineError] = ()) -> None:
         super().__init__(message)
         self.errors = list(errors)
 
 
-@dataclass(slots=True)
-class Labeled:
-    """What a file holds: examples by content hash, and what is to be said about its lines."""
+@dataclass(frozen=True, slots=True)
+class ParsedFile:
+    """The content of a file, with the errors and warnings about its lines."""
 
-    examples: dict[str, Example] = field(default_factory=dict)
-    errors: list[LineError] = field(default_factory=list)
-    warnings: dict[Note, list[int]] = field(default_factory=dict)
-    duplicates: int = 0
-    bytes: int = 0
-    sha256: str = ""
+    examples: tuple[Example, ...]
+    """One example for each distinct question, in the order of the file."""
+    errors: tuple[LineError, ...]
+    warnings: tuple[tuple[int, Note], ...]
+    """Each with the number of its line."""
+    questions: int
+    """The number of distinct questions, with those that the ledger has already."""
+    bytes: int
+    sha256: str
 
-    def add(self, example: Example) -> None:
-        """Keep an example unless the file has its question already."""
-        first = self.examples.setdefault(example.content_hash, example)
-        if first is not example:
-            self._compare(example, first.reference, f"line {first.line}")
-
-    def drop_stored(self, references: Mapping[str, list[Any]]) -> None:
-        """Forget the examples that an earlier file has labeled: `references` by content hash."""
-        for content_hash, reference in references.items():
-            example = self.examples.pop(content_hash)
-            try:
-                self._compare(example, reference, "an earlier file")
-            except LineRefusedError as error:
-                self.refuse(example.line, error)
-
-    def note_asked(self, asked: set[str]) -> None:
-        """Note which questions users have asked: `asked` by content hash."""
-        for content_hash in asked & self.examples.keys():
-            note = Note("asked", "users asked it: it leaves the unlabeled pool")
-            self.warn(self.examples[content_hash].line, note)
-
-    def refuse(self, line: int, error: LineRefusedError) -> None:
-        """Note why a line is refused."""
-        self.errors.append(LineError(line, error.code, error.param, str(error)))
-
-    def warn(self, line: int, note: Note) -> None:
-        """Note on which line something was accepted that its author may not have meant."""
-        self.warnings.setdefault(note, []).append(line)
-
-    def raise_errors(self) -> None:
-        """Raise LabeledFileError if a line was refused."""
-        if self.errors:
-            told = (
-                f"lines that cannot be used: {len(self.errors)}; nothing was stored, correct them "
-                "and upload the whole file again",
-                *_told(self.errors),
-            )
-            raise LabeledFileError("\n".join(told), errors=self.errors)
-
-    def raise_if_few(self) -> None:
-        """Raise LabeledFileError if a critic cannot be calibrated on so little."""
-        if len(self.examples) < MIN_EXAMPLES:
-            raise LabeledFileError(
-                f"{len(self.examples)} distinct questions are too few; "
-                f"give at least {MIN_EXAMPLES}, better {FEW_EXAMPLES}"
-            )
+    def with_errors(self, errors: Iterable[LineError]) -> "ParsedFile":
+        """Return the file with more line errors."""
+        return replace(self, errors=(*self.errors, *errors))
 
     def summary(self) -> dict[str, Any]:
-        """Return what the ledger keeps beside the file."""
+        """Return counts and warnings; each warning has its first line and the number of lines."""
+        lines: dict[Note, list[int]] = {}
+        for line, note in self.warnings:
+            lines.setdefault(note, []).append(line)
         return {
             "examples": len(self.examples),
-            "held_out": sum(e.split == "held_out" for e in self.examples.values()),
-            "duplicates": self.duplicates,
+            "held_out": sum(example.split == "held_out" for example in self.examples),
+            "duplicates": len(lines.get(DUPLICATE, ())),
             "warnings": [
-                asdict(note) | {"line": lines[0], "count": len(lines)}
-                for note, lines in self.warnings.items()
+                asdict(note) | {"line": numbers[0], "count": len(numbers)}
+                for note, numbers in lines.items()
             ],
         }
 
-    def _compare(self, example: Example, reference: list[Any], where: str) -> None:
-        if set(reference) != set(example.reference):
-            raise LineRefusedError(
-                f"{where} has this question with another reference; keep one",
-                code="conflicting_reference",
-                param="reference_answer",
-            )
-        self.duplicates += 1
-        self.warn(example.line, Note("duplicate", "the question is there already; kept once"))
 
+def parse(
+    content: bytes, verifiers: Collection[str], *, needs_reference: bool = True
+) -> ParsedFile:
+    """Read the lines of a file; raise TooLargeError for one beyond the limits.
 
-def parse(file: BinaryIO, verifiers: Collection[str]) -> Labeled:
-    """Read a file; a refused line is noted, a file beyond the limits raises TooLargeError."""
-    labeled, digest = Labeled(), hashlib.sha256()
-    for number, raw in enumerate(file, start=1):
-        digest.update(raw)
-        labeled.bytes += len(raw)
-        if number > MAX_LINES or labeled.bytes > MAX_FILE_BYTES:
-            raise TooLargeError("the file has more than 20,000 lines or 32 MiB; split it")
+    `verifiers` are the names of the installed ones. Without `needs_reference` a line may have a
+    question and no answer, as in a file of unlabeled questions.
+    """
+    lines = content.removeprefix(BOM).removesuffix(b"\n").split(b"\n", MAX_LINES)
+    if len(lines) > MAX_LINES or len(content) > MAX_FILE_BYTES:
+        raise TooLargeError("the file has more than 20,000 lines or 32 MiB; split it")
+    examples: dict[str, Example] = {}
+    errors: list[LineError] = []
+    warnings = [(1, BYTE_ORDER_MARK)] if content.startswith(BOM) else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
-            _read(labeled, number, raw, verifiers)
+            example, notes = read_line(
+                line, number, verifiers=verifiers, needs_reference=needs_reference
+            )
         except LineRefusedError as error:
-            labeled.refuse(number, error)
-    labeled.sha256 = digest.hexdigest()
-    if len(labeled.examples) < FEW_EXAMPLES:
-        labeled.warn(1, Note("few_examples", f"fewer than {FEW_EXAMPLES}: the gate sees little"))
-    return labeled
+            errors.append(LineError(number, error.code, error.param, str(error)))
+            continue
+        warnings += [(number, note) for note in notes]
+        first = examples.setdefault(example.content_hash, example)
+        if first is example:
+            continue
+        if _conflicts(example, first.reference):
+            errors.append(_conflict_error(example, f"line {first.line}"))
+        else:
+            warnings.append((number, DUPLICATE))
+    return ParsedFile(
+        examples=tuple(examples.values()),
+        errors=tuple(errors),
+        warnings=tuple(warnings),
+        questions=len(examples),
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
 
 
-def _told(errors: Iterable[LineError]) -> list[str]:
-    """Return each fault once, with the lines that have it: a wrong file has it on all of them."""
+def reconcile(
+    file: ParsedFile, references: Mapping[str, Sequence[Any]], asked: Collection[str]
+) -> ParsedFile:
+    """Return the file without the examples that an earlier file has labeled.
+
+    `references` has, by content hash, the references in the ledger; another reference for the same
+    question is a line error. `asked` has the hashes of the questions that users asked.
+    """
+    known = [example for example in file.examples if example.content_hash in references]
+    new = [example for example in file.examples if example.content_hash not in references]
+    errors = list(file.errors)
+    warnings = list(file.warnings)
+    if file.questions < FEW_EXAMPLES:
+        warnings.append((1, FEW))
+    for example in known:
+        if _conflicts(example, references[example.content_hash]):
+            errors.append(_conflict_error(example, "an earlier file"))
+        else:
+            warnings.append((example.line, DUPLICATE))
+    warnings += [(example.line, ASKED) for example in new if example.content_hash in asked]
+    return replace(file, examples=tuple(new), errors=tuple(errors), warnings=tuple(warnings))
+
+
+def raise_if_unusable(file: ParsedFile, *, min_questions: int = 0) -> None:
+    """Raise LabeledFileError, with all line errors, if a line was refused.
+
+    Raise it also for fewer than `min_questions` questions: a critic cannot be calibrated on them.
+    """
+    if file.errors:
+        errors = sorted(file.errors, key=lambda error: error.line)
+        message = (
+            f"lines that cannot be used: {len(errors)}; nothing was stored, correct them "
+            "and pass the whole file again"
+        )
+        raise LabeledFileError("\n".join([message, *_listing(errors)]), errors=errors)
+    if file.questions < min_questions:
+        raise LabeledFileError(
+            f"{file.questions} distinct questions are too few; "
+            f"give at least {min_questions}, better {FEW_EXAMPLES}"
+        )
+
+
+def _conflicts(example: Example, reference: Sequence[Any]) -> bool:
+    """Tell whether a question has another reference here; no answer conflicts with none."""
+    if not reference or not example.reference:
+        return False
+    return set(reference) != set(example.reference)
+
+
+def _conflict_error(example: Example, place: str) -> LineError:
+    message = f"{place} has this question with another reference; keep one"
+    return LineError(example.line, "conflicting_reference", "reference_answer", message)
+
+
+def _listing(errors: Iterable[LineError]) -> list[str]:
+    """Return each message once, with all lines that have it: a wrong file has it on all lines."""
     lines: dict[str, list[int]] = {}
-    for error in sorted(errors, key=lambda e: e.line):
+    for error in errors:
         lines.setdefault(error.message, []).append(error.line)
-    told = [f"{_runs(found)}: {message}" for message, found in lines.items()]
-    more = len(told) - TOLD_FAULTS
-    return [*told[:TOLD_FAULTS], f"and {more} other faults"] if more > 0 else told
+    listing = [f"{_runs(numbers)}: {message}" for message, numbers in lines.items()]
+    more = len(listing) - MAX_LISTED_MESSAGES
+    return [*listing[:MAX_LISTED_MESSAGES], f"and {more} other errors"] if more > 0 else listing
 
 
 def _runs(lines: Sequence[int]) -> str:
@@ -159,17 +201,6 @@ def _runs(lines: Sequence[int]) -> str:
             runs[-1][1:] = [line]
         else:
             runs.append([line])
-    listed = ", ".join("-".join(map(str, run)) for run in runs[:TOLD_RUNS])
-    more = sum(run[-1] - run[0] + 1 for run in runs[TOLD_RUNS:])
+    listed = ", ".join("-".join(map(str, run)) for run in runs[:MAX_LISTED_RUNS])
+    more = sum(run[-1] - run[0] + 1 for run in runs[MAX_LISTED_RUNS:])
     return f"line{'s' * (len(lines) > 1)} {listed}" + (f" and {more} more" if more else "")
-
-
-def _read(labeled: Labeled, number: int, raw: bytes, verifiers: Collection[str]) -> None:
-    if number == 1 and raw.startswith(BOM):
-        raw = raw.removeprefix(BOM)
-        labeled.warn(1, Note("byte_order_mark", "the byte order mark is ignored"))
-    if raw.strip():
-        example, notes = read_line(raw, number, verifiers=verifiers)
-        for note in notes:
-            labeled.warn(number, note)
-        labeled.add(example)

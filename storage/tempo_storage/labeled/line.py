@@ -1,4 +1,4 @@
-"""One line of a labeled file: what is accepted, under which names, within which bounds."""
+"""Read one line of a labeled file: its accepted fields and names, and the bounds of its values."""
 
 import json
 import math
@@ -17,12 +17,14 @@ MAX_TEXT_CHARACTERS = 32_768
 MAX_REFERENCE_CHARACTERS = 2_048
 MAX_REFERENCES = 64
 MAX_DEPTH = 16
-TAIL_CHARACTERS = 4_096  # a worked solution ends with its answer
+MAX_SHOWN_CHARACTERS = 64  # of a name in a message
+TAIL_CHARACTERS = 4_096  # the end of a worked solution, where its answer is
 
 DEFAULT_VERIFIER = "math"
 ROLES = ("system", "user", "assistant")
 FIELDS = frozenset({"messages", "reference_answer", "verifier", "id", "metadata"})
-# Where a line has several, the first wins and the others are kept under metadata.
+# The names of other data sets are accepted, too. If a line has several of them, the first one in
+# this order counts; the others are kept under metadata, as every unknown field is.
 QUESTION_NAMES = ("messages", "question", "prompt", "problem")
 REFERENCE_NAMES = ("reference_answer", "answer", "solution", "label", "ground_truth")
 GSM8K_MARK = "####"
@@ -30,16 +32,20 @@ PLAIN_NUMBER = re.compile(r"[-+]?\$?[\d,]*\.?\d+%?")
 
 
 class LineRefusedError(TempoError, ValueError):
-    """This line cannot be used; the whole file is refused, with the line's number."""
+    """This line cannot be used, so the whole file is refused; the message says why."""
 
     def __init__(self, message: str = "", *, code: str = "", param: str | None = None) -> None:
         super().__init__(message)
-        self.code, self.param = code, param
+        self.code = code
+        self.param = param
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A labeled question of a file; `details` is what its verifier gets as metadata."""
+    """A question of a file with its accepted answers, `reference`.
+
+    `reference` is [] for a question without an answer. The verifier gets `details` as metadata.
+    """
 
     line: int
     messages: list[dict[str, str]]
@@ -50,41 +56,53 @@ class Example:
 
     @property
     def split(self) -> str:
-        """Whether it trains or decides promotions."""
+        """`held_out` if the example decides promotions, `train` if the critic learns from it."""
         return "held_out" if is_held_out(self.content_hash) else "train"
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something accepted that its author may not have meant."""
+    """A remark on an accepted line that its author may have meant otherwise."""
 
     code: str
     message: str
     param: str | None = None
 
 
-def read_line(raw: bytes, number: int, *, verifiers: Collection[str]) -> tuple[Example, list[Note]]:
-    """Return the example of a line and the notes on it; raise LineRefusedError."""
+def read_line(
+    raw: bytes, number: int, *, verifiers: Collection[str], needs_reference: bool = True
+) -> tuple[Example, list[Note]]:
+    """Return the example of line `number` and the notes on it; raise LineRefusedError.
+
+    `verifiers` are the names of the installed ones. Without `needs_reference` the line may have a
+    question and no answer.
+    """
     record = _decode(raw)
-    _refuse_odd_values(record)
-    question, asked = _first(record, QUESTION_NAMES, code="missing_messages")
-    reference, answered = _first(record, REFERENCE_NAMES, code="missing_reference")
-    final, suited = _final_answer(reference, answered)
-    unknown = {key: record[key] for key in sorted(record.keys() - FIELDS - {asked, answered})}
-    messages = _messages(question)
+    _refuse_unstorable(record)
+    question_name = _first_name(record, QUESTION_NAMES)
+    if question_name is None:
+        _refuse("missing_messages", "no 'messages'; add it", "messages")
+    reference_name = _first_name(record, REFERENCE_NAMES)
+    if reference_name is None and needs_reference:
+        _refuse("missing_reference", "no 'reference_answer'; add it", "reference_answer")
+    answer = None if reference_name is None else record[reference_name]
+    final_answer, verifier = _final_answer(answer, reference_name)
+    known = FIELDS | {question_name, reference_name}
+    unknown = {name: record[name] for name in sorted(record.keys() - known)}
+    messages = _messages(record[question_name])
     example = Example(
         line=number,
         messages=messages,
-        reference=_reference(final),
-        verifier=_verifier(record, verifiers, suited=suited),
+        reference=[] if reference_name is None else _reference(final_answer),
+        verifier=_verifier(record, verifiers, default=verifier),
         details=_details(record, unknown),
         content_hash=content_hash(messages),
     )
-    aliases = ((asked, "messages"), (answered, "reference_answer"))
-    notes = [Note("alias", f"{a!r} is read as {n!r}", a) for a, n in aliases if a != n]
-    if final is not reference:
-        notes.append(Note("worked_solution", "the reference is its final answer", answered))
-    notes += [Note("unknown_field", "kept under metadata", key[:64]) for key in unknown]
+    aliases = ((question_name, "messages"), (reference_name, "reference_answer"))
+    notes = [Note("alias", f"{a!r} is read as {n!r}", a) for a, n in aliases if a not in (n, None)]
+    if final_answer is not answer:
+        notes.append(Note("worked_solution", "the reference is its final answer", reference_name))
+    notes += [Note("unknown_field", "kept under metadata", _shortened(name)) for name in unknown]
     return example, notes
 
 
@@ -112,12 +130,12 @@ def _decode(raw: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in made if names.count(name) > 1)[:64]
-        _refuse("duplicate_key", f"{twice!r} is there twice; keep one", twice)
-    return made
+        name = _shortened(next(name for name in record if names.count(name) > 1))
+        _refuse("duplicate_key", f"{name!r} is there twice; keep one", name)
+    return record
 
 
 def _float(text: str) -> float:
@@ -127,20 +145,20 @@ def _float(text: str) -> float:
     return value
 
 
-def _refuse_odd_values(value: Any, depth: int = 1) -> None:
-    """Refuse what databases, templates and tokenizers choke on, wherever in the line it is."""
+def _refuse_unstorable(value: Any, depth: int = 1) -> None:
+    """Refuse values that databases, templates or tokenizers cannot take, wherever they stand."""
     if depth > MAX_DEPTH:
         _refuse("too_deep", f"nested deeper than {MAX_DEPTH}; flatten it")
     if isinstance(value, str):
-        _refuse_odd_text(value)
+        _refuse_unstorable_text(value)
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list):
         for item in value:
-            _refuse_odd_values(item, depth + 1)
+            _refuse_unstorable(item, depth + 1)
 
 
-def _refuse_odd_text(text: str) -> None:
+def _refuse_unstorable_text(text: str) -> None:
     if "\0" in text:
         _refuse("nul_character", "holds a NUL character; remove it")
     try:
@@ -152,11 +170,9 @@ def _refuse_odd_text(text: str) -> None:
 # Fields ----------------------------------------------------------------------------------------
 
 
-def _first(record: dict[str, Any], names: tuple[str, ...], *, code: str) -> tuple[Any, str]:
-    for name in names:
-        if record.get(name) is not None:
-            return record[name], name
-    _refuse(code, f"no {names[0]!r}; add it", names[0])
+def _first_name(record: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """Return the first of these names that has a value in the record, if one has."""
+    return next((name for name in names if record.get(name) is not None), None)
 
 
 def _messages(value: Any) -> list[dict[str, str]]:
@@ -179,32 +195,32 @@ def _reference(value: Any) -> list[str]:
     accepted = value if isinstance(value, list) else [value]
     if not 1 <= len(accepted) <= MAX_REFERENCES:
         _refuse_reference(f"give 1 to {MAX_REFERENCES} accepted references")
-    if any(isinstance(a, bool) or not isinstance(a, str | int | float) for a in accepted):
+    if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in accepted):
         _refuse_reference("a reference is text, a number, or a list of those")
-    texts = [str(a) for a in accepted]
+    texts = [str(one) for one in accepted]
     if not all(text.strip() and len(text) <= MAX_REFERENCE_CHARACTERS for text in texts):
         _refuse_reference(f"a reference has 1 to {MAX_REFERENCE_CHARACTERS} characters")
     return texts
 
 
-def _final_answer(value: Any, name: str) -> tuple[Any, str]:
-    """Return what a worked solution ends with, and the verifier that suits it.
+def _final_answer(value: Any, name: str | None) -> tuple[Any, str]:
+    """Return the final answer of a worked solution, and the verifier that suits it.
 
-    GSM8K closes with `#### 42`, MATH has the answer in `\\boxed{…}`. A `reference_answer` is taken
-    as it is.
+    A solution of GSM8K ends with `#### 42`, one of MATH has its answer in `\\boxed{…}`. Any other
+    value, and each `reference_answer`, is returned unchanged.
     """
     if name == REFERENCE_NAMES[0] or not isinstance(value, str):
         return value, DEFAULT_VERIFIER
-    _, mark, last = value.rpartition(GSM8K_MARK)
-    if mark and last.strip():
-        return last.strip(), "numeric" if PLAIN_NUMBER.fullmatch(last.strip()) else DEFAULT_VERIFIER
+    last = value.rpartition(GSM8K_MARK)[2].strip()
+    if GSM8K_MARK in value and last:
+        return last, "numeric" if PLAIN_NUMBER.fullmatch(last) else DEFAULT_VERIFIER
     return boxed(value[-TAIL_CHARACTERS:]) or value, DEFAULT_VERIFIER
 
 
-def _verifier(record: dict[str, Any], verifiers: Collection[str], *, suited: str) -> str:
-    name = record.get("verifier", suited)
+def _verifier(record: dict[str, Any], verifiers: Collection[str], *, default: str) -> str:
+    name = record.get("verifier", default)
     if not isinstance(name, str) or name not in verifiers:
-        message = f"no such verifier; installed are {', '.join(sorted(verifiers))}"
+        message = f"no verifier {_shortened(name)!r}; installed are {', '.join(sorted(verifiers))}"
         _refuse("unknown_verifier", message, "verifier")
     return name
 
@@ -213,8 +229,12 @@ def _details(record: dict[str, Any], unknown: dict[str, Any]) -> dict[str, Any]:
     metadata = record.get("metadata") or {}
     if not isinstance(metadata, dict):
         _refuse("invalid_metadata", "metadata must be an object", "metadata")
-    given = {"id": str(record["id"])} if record.get("id") is not None else {}
-    return unknown | metadata | given
+    line_id = {"id": str(record["id"])} if record.get("id") is not None else {}
+    return unknown | metadata | line_id
+
+
+def _shortened(name: Any) -> str:
+    return str(name)[:MAX_SHOWN_CHARACTERS]
 
 
 def _refuse_messages(message: str) -> NoReturn:

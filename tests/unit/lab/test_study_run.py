@@ -29,26 +29,26 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines without their times, which no two runs share."""
-    read_lines = [json.loads(text) for text in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines]
+    """Return the lines without their seconds, which differ from run to run."""
+    every = [json.loads(text) for text in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in every]
 
 
-def trained(lines_of: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what training came to, without what was measured."""
-    return [{k: v for k, v in line.items() if "_step/" in k} for line in lines_of]
+def training_figures(every: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the figures of training in each line, without those of measurements."""
+    return [{k: v for k, v in line.items() if "_step/" in k} for line in every]
 
 
 def weights(folder: Path, stem: str) -> dict[str, torch.Tensor]:
-    (name,) = (p.name for p in (folder / "state" / stem).iterdir())
-    found: dict[str, torch.Tensor] = checkpoint.load(folder / "state" / stem, name)["networks"][
-        "weights"
-    ]
-    return found
+    """Return the weights in the only saved state of a run."""
+    states = folder / "state" / stem
+    (name,) = (path.name for path in states.iterdir())
+    tensors: dict[str, torch.Tensor] = checkpoint.load(states, name)["networks"]["weights"]
+    return tensors
 
 
 class StoppedError(Exception):
-    """Stands for whatever ends a process."""
+    """The interruption of a run."""
 
 
 def interrupt_at(last: int) -> Any:
@@ -74,7 +74,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(method: str, tmp_path: Path) -> 
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_time_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_adds_to_the_seconds_of_the_interrupted_one(tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path, method="ttrl")
     with pytest.raises(StoppedError):
         run(spec, tmp_path, interrupt_at(4))
@@ -86,7 +86,8 @@ def test_time_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path, method="random", iterations=2)
     path = run(spec, tmp_path)
-    before, reports = path.read_text(), []
+    before = path.read_text()
+    reports: list[int] = []
     run(spec, tmp_path, reports.append)
     assert path.read_text() == before
     assert reports == [2]
@@ -95,14 +96,14 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 def test_the_seed_decides_the_run(tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path, method="ttrl", iterations=2)
     first, again, other = (
-        trained(lines(run(replace(spec, seed=seed), tmp_path / folder)))
+        training_figures(lines(run(replace(spec, seed=seed), tmp_path / folder)))
         for seed, folder in ((0, "a"), (0, "b"), (1, "c"))
     )
     assert first == again
     assert first != other
 
 
-def test_every_method_begins_at_the_same_base(tmp_path: Path) -> None:
+def test_all_methods_begin_at_the_same_base(tmp_path: Path) -> None:
     firsts = [
         lines(run(study_data.spec(tmp_path, method=m, iterations=1), tmp_path))[0]
         for m in ("tempo", "supervised")
@@ -117,15 +118,16 @@ def test_tempo_is_the_product_s_own_iteration(changed: dict[str, Any], tmp_path:
     spec = study_data.spec(tmp_path, settings=study_data.SETTINGS | changed)
     data = Data.load(spec.labeled, spec.unlabeled)
     ours, product = (Lab(spec, data, study_data.Verifiers(["numeric"])) for _ in range(2))
-    s, before = product.settings, product.networks.state_dict()["weights"]
+    s = product.settings
+    before = product.networks.state_dict()["weights"]
     for _ in range(2):  # the second one replays the first
         tempo(ours)
         labeled = product.labeled(s.labeled_per_step)
         em_step(
             product.networks,
             labeled=[labeled, *product.replay],
-            held_out=product.judging(),
-            unlabeled=product.batch(product.draw("unlabeled", s.unlabeled_per_step)),
+            held_out=product.held_out_window(),
+            unlabeled=product.batch(product.sample_next("unlabeled", s.unlabeled_per_step)),
             settings=s,
         )
         product.replay.insert(0, labeled)
@@ -134,7 +136,7 @@ def test_tempo_is_the_product_s_own_iteration(changed: dict[str, Any], tmp_path:
     assert not all(torch.equal(a[name], before[name]) for name in a if ".policy." in name)
 
 
-def test_every_method_samples_as_much(tmp_path: Path) -> None:
+def test_all_methods_sample_the_same_number_of_responses(tmp_path: Path) -> None:
     sampled = {}
     for method in METHODS:
         spec = study_data.spec(tmp_path, method=method, iterations=1)
@@ -144,7 +146,7 @@ def test_every_method_samples_as_much(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [*BLIND, "oracle"])
-def test_hidden_answers_change_nothing_but_the_oracle(method: str, tmp_path: Path) -> None:
+def test_hidden_answers_change_only_the_oracle(method: str, tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path, method=method, iterations=2, samples=1)
     shown = run(spec, tmp_path / "shown")
     rows = [json.loads(text) for text in Path(spec.unlabeled).read_text().splitlines()]
@@ -155,7 +157,9 @@ def test_hidden_answers_change_nothing_but_the_oracle(method: str, tmp_path: Pat
         hide["none"] = [{k: v for k, v in row.items() if "answer" not in k} for row in rows]
     for name, others in hide.items():
         other = replace(spec, unlabeled=study_data.write(tmp_path / f"{name}.jsonl", others))
-        alike = trained(lines(run(other, tmp_path / name))) == trained(lines(shown))
+        alike = training_figures(lines(run(other, tmp_path / name))) == training_figures(
+            lines(shown)
+        )
         a, b = (weights(tmp_path / folder, spec.stem) for folder in ("shown", name))
         assert alike is (method != "oracle")
         assert all(torch.equal(a[key], b[key]) for key in a) is (method != "oracle")
@@ -179,7 +183,7 @@ def test_without_hidden_answers_the_held_out_questions_measure(tmp_path: Path) -
     assert not data.train.answers.keys() & data.held_out.answers.keys()
 
 
-def test_what_was_learned_from_is_not_unseen_and_part_of_the_answers_is_refused(
+def test_unseen_questions_are_in_no_other_file_and_need_all_their_answers(
     tmp_path: Path,
 ) -> None:
     rows = [equation.labeled_row(e) for e in equation.draw(1, 40)]
@@ -202,7 +206,7 @@ def test_what_was_learned_from_is_not_unseen_and_part_of_the_answers_is_refused(
     ("text", "message"),
     [
         ("{", "line 1"),
-        ('{"answer": "4"}', "write"),
+        ('{"answer": "4"}', "line 1: no 'messages'; add it"),
         ("[]", "line 1"),
         ("", "0 answers to 0 questions"),
     ],
@@ -214,13 +218,13 @@ def test_a_file_that_cannot_be_read_is_refused(text: str, message: str, tmp_path
         Data.load(str(path), str(path)) if not text else read(str(path))
 
 
-def test_measured_figures_are_those_of_each_question() -> None:
+def test_each_question_has_its_own_figures() -> None:
     outcomes = [[1.0, -1.0, -1.0, -1.0], [-1.0] * 4]
-    found = by_question(outcomes, [["7", "3", "3", "4"], ["1", "1", "", ""]])
-    assert found["avg"] == [0.25, 0.0]
-    assert found["pass"] == [1.0, 0.0]
-    assert found["maj"] == [0.0, 0.0]
-    assert found["entropy"] == [1.0397, 0.6931]  # 2, 1, 1 of four; two and two
+    figures = by_question(outcomes, [["7", "3", "3", "4"], ["1", "1", "", ""]])
+    assert figures["avg"] == [0.25, 0.0]
+    assert figures["pass"] == [1.0, 0.0]
+    assert figures["maj"] == [0.0, 0.0]
+    assert figures["entropy"] == [1.0397, 0.6931]  # 2, 1, 1 of four; two and two
 
 
 def test_equally_common_answers_share_the_majority() -> None:

@@ -1,19 +1,23 @@
-"""The questions of a study, read from JSON lines; hidden answers are kept apart from them.
+"""The questions of a study; hidden answers are kept apart from them.
+
+The files are read by the reader of uploads, so a study takes every line that an upload takes:
 
 {"question": "…", "answer": "42"}
 {"messages": […], "reference_answer": […], "verifier": "exact", "metadata": {…}}
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tempo_storage.errors import InvalidInputError
-from tempo_storage.questions import content_hash, is_held_out
+from tempo_storage.labeled.file import parse, raise_if_unusable
+from tempo_storage.questions import is_held_out
+from tempo_trainer.sampling import verifiers
 
 FORM = '{"question": "…", "answer": "…"}'
+ALL_OR_NONE = " of its own; answer all, so that they measure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,16 @@ class QuestionSet:
         return len(self.answers) == len(self.questions) > 0
 
     def where(self, holds: Callable[[Question], bool]) -> "QuestionSet":
-        """Return the questions of which something holds."""
-        kept = tuple(question for question in self.questions if holds(question))
-        answers = {q.id: self.answers[q.id] for q in kept if q.id in self.answers}
-        return QuestionSet(kept, answers)
+        """Return the questions for which `holds` is true."""
+        questions = tuple(question for question in self.questions if holds(question))
+        answers = {q.id: self.answers[q.id] for q in questions if q.id in self.answers}
+        return QuestionSet(questions, answers)
+
+    def raise_unless_answered(self, path: str, remedy: str) -> None:
+        """Raise InvalidInputError unless every question of the file has an answer."""
+        if not self.answered:
+            counts = f"{len(self.answers)} answers to {len(self.questions)} questions"
+            raise InvalidInputError(f"{path}: {counts}{remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,47 +72,42 @@ class Data:
     def load(cls, labeled: str, unlabeled: str, unseen: str = "") -> "Data":
         """Read three files; one labeled question in five is held out, as in the worker.
 
-        A question counts where it stands first: labeled, unlabeled, unseen.
+        A question that is in several files counts in the first of them: labeled, unlabeled, unseen.
+        Raises InvalidInputError for a file that cannot be used.
         """
-        known = read(labeled)
-        if not known.answered:
-            found = f"{len(known.answers)} answers to {len(known.questions)} questions"
-            raise InvalidInputError(f"{labeled}: {found}; write {FORM} on each line")
-        train = known.where(lambda q: not is_held_out(q.id))
-        judging = known.where(lambda q: is_held_out(q.id))
-        asked = read(unlabeled).where(lambda q: q.id not in known.answers)
-        for part, what in ((train, "train on"), (judging, "be held out"), (asked, "adapt to")):
+        with_labels = read(labeled, needs_answers=True)
+        with_labels.raise_unless_answered(labeled, f"; write {FORM} on each line")
+        train = with_labels.where(lambda q: not is_held_out(q.id))
+        held_out = with_labels.where(lambda q: is_held_out(q.id))
+        adapted = read(unlabeled).where(lambda q: q.id not in with_labels.answers)
+        for part, purpose in ((train, "train on"), (held_out, "hold out"), (adapted, "adapt to")):
             if not part.questions:
                 raise InvalidInputError(
-                    f"no question of {labeled}, {unlabeled} to {what}; add some"
+                    f"{labeled} and {unlabeled} have no question to {purpose}; add some"
                 )
-        used = {*known.answers, *(q.id for q in asked.questions)}
+        used = {*with_labels.answers, *(q.id for q in adapted.questions)}
         others = read(unseen).where(lambda q: q.id not in used) if unseen else QuestionSet((), {})
-        for path, part, wanted in ((unlabeled, asked, False), (unseen, others, bool(unseen))):
-            if (part.answers or wanted) and not part.answered:
-                found = f"{len(part.answers)} answers to {len(part.questions)} questions of its own"
-                raise InvalidInputError(f"{path}: {found}; answer all, so that they measure")
-        sets = {"adapted": asked, "unseen": others}
+        if adapted.answers:
+            adapted.raise_unless_answered(unlabeled, ALL_OR_NONE)
+        if unseen:
+            others.raise_unless_answered(unseen, ALL_OR_NONE)
+        sets = {"adapted": adapted, "unseen": others}
         measured = {name: questions for name, questions in sets.items() if questions.answered}
-        return cls(train, judging, asked, measured or {"held_out": judging})
+        return cls(train, held_out, adapted, measured or {"held_out": held_out})
 
 
-def read(path: str) -> QuestionSet:
-    """Read a file; a question that comes twice counts once, as it came first."""
-    questions: dict[str, Question] = {}
-    answers: dict[str, Sequence[str]] = {}
-    for number, text in enumerate(Path(path).read_text().splitlines(), start=1):
-        try:
-            row: dict[str, Any] = json.loads(text)
-            asked = row.get("messages") or [{"role": "user", "content": row["question"]}]
-        except (ValueError, KeyError, AttributeError) as error:
-            raise InvalidInputError(f"{path}, line {number}: {error!r}; write {FORM}") from error
-        own = content_hash(asked)
-        if own in questions:
-            continue
-        verifier, metadata = row.get("verifier", "math"), row.get("metadata", {})
-        questions[own] = Question(own, asked, verifier, metadata)
-        if (reference := row.get("reference_answer", row.get("answer"))) is not None:
-            accepted = reference if isinstance(reference, list) else [reference]
-            answers[own] = [str(one) for one in accepted]
-    return QuestionSet(tuple(questions.values()), answers)
+def read(path: str, *, needs_answers: bool = False) -> QuestionSet:
+    """Read a file as an upload reads it; a question that is in it twice counts once.
+
+    Without `needs_answers` a line may have a question and no answer. Raises InvalidInputError with
+    all lines that cannot be used. Unlike an upload, it does not ask the verifiers about answers.
+    """
+    try:
+        file = parse(Path(path).read_bytes(), verifiers.names(), needs_reference=needs_answers)
+        raise_if_unusable(file)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from error
+    return QuestionSet(
+        tuple(Question(e.content_hash, e.messages, e.verifier, e.details) for e in file.examples),
+        {e.content_hash: e.reference for e in file.examples if e.reference},
+    )
