@@ -1,18 +1,15 @@
-"""Build what one API process runs with, in the order in which the plugin needs it."""
+"""Build the parts of one API process; the plugin calls these functions in order."""
 
 import logging
 from collections.abc import Sequence
 from typing import Any
 
-from tempo_server import keys
-from tempo_server.capture.capture import Capture
-from tempo_server.capture.spool import Counters, Spool
+from tempo_server.capture.spool import Counters
 from tempo_server.context import Context
 from tempo_server.errors import StartError
 from tempo_server.serving.bindings import Bindings
-from tempo_server.serving.endpoints import Runtime
 from tempo_server.serving.follower import Follower
-from tempo_server.serving.probe import Probe, engine_score
+from tempo_server.serving.probe import Probe, engine_scorer
 from tempo_server.settings import ServerSettings
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.ledger.sessions import open_database
@@ -21,19 +18,20 @@ from tempo_storage.valkey.streams import QuestionStream, redis_client
 
 logger = logging.getLogger("vllm.tempo")
 
-FEWEST_SLOTS = 3  # serving, candidate, draining
+MIN_SLOTS = 3  # vLLM's places for the serving version, for a candidate, and for a draining version
 
 
-def check(vllm_config: Any) -> list[str]:
-    """Refuse a vLLM that cannot serve adapters; return warnings of one that serves them badly."""
+def check_vllm(vllm_config: Any) -> list[str]:
+    """Return warnings about flags with which vLLM serves badly; raise StartError without LoRA."""
     if vllm_config.lora_config is None:
         raise StartError(
             "vLLM was started without LoRA; add --enable-lora --max-loras 5 --max-cpu-loras 16"
         )
     warnings = []
-    slots, policy = vllm_config.lora_config.max_loras, vllm_config.scheduler_config.policy
-    if slots < FEWEST_SLOTS:
-        warnings.append(f"--max-loras is {slots}: requests wait while versions change hands; use 5")
+    slots = vllm_config.lora_config.max_loras
+    if slots < MIN_SLOTS:
+        warnings.append(f"--max-loras is {slots}: requests wait while versions change; use 5")
+    policy = vllm_config.scheduler_config.policy
     if policy != "priority":
         warnings.append(f"--scheduling-policy is {policy}: rollouts delay users; use priority")
     for warning in warnings:
@@ -41,8 +39,8 @@ def check(vllm_config: Any) -> list[str]:
     return warnings
 
 
-def context(base: str, *, warnings: Sequence[str] = ()) -> Context:
-    """Open the stores."""
+def open_context(base: str, *, warnings: Sequence[str] = ()) -> Context:
+    """Open the stores that the settings name; `base` is vLLM's --model."""
     settings = ServerSettings()
     settings.root.mkdir(parents=True, exist_ok=True)
     client = redis_client(settings.redis_url or keep_running(settings.root))
@@ -53,19 +51,16 @@ def context(base: str, *, warnings: Sequence[str] = ()) -> Context:
         stream=QuestionStream(client),
         redis=client,
         base=base,
-        counters=Counters(),
         warnings=tuple(warnings),
     )
 
 
-def runtime(context: Context, engine: Any, state: Any) -> Runtime:
-    """Bind the names of vLLM's models, and open the spool."""
+def bind_names(context: Context, engine: Any, state: Any) -> Bindings:
+    """Give vLLM's table of models our names; `state` is `app.state`."""
     from vllm.entrypoints.openai.models.protocol import BaseModelPath  # vLLM runs already
     from vllm.lora.request import LoRARequest
 
-    settings = context.settings
-    spool = Spool(settings.root / "spool", context.counters, limit_bytes=settings.spool_bytes)
-    bindings = Bindings(
+    return Bindings(
         engine,
         state.openai_serving_models,
         lora_request=LoRARequest,
@@ -73,25 +68,24 @@ def runtime(context: Context, engine: Any, state: Any) -> Runtime:
         store=context.store,
         base=context.base,
         rank=engine.vllm_config.lora_config.max_lora_rank,
-        aliases=settings.alias_names,
+        aliases=context.settings.alias_names,
     )
-    longest = engine.vllm_config.model_config.max_model_len - 1
-    probe = Probe(context.store, engine_score(engine), longest=longest)
-    return Runtime(
-        bindings=bindings,
-        capture=Capture(settings, spool, context.counters),
-        spool=spool,
-        follower=Follower(context, bindings, probe),
-        is_known_key=lambda key: keys.is_known_key(context, key),
-    )
+
+
+def new_follower(context: Context, bindings: Bindings, counters: Counters) -> Follower:
+    """Return the follower of the serving pointer; it reports `counters` to the ledger."""
+    engine = bindings.engine
+    max_tokens = engine.vllm_config.model_config.max_model_len - 1
+    probe = Probe(context.store, engine_scorer(engine), max_tokens=max_tokens)
+    return Follower(context, bindings, probe, counters)
 
 
 async def warm_up(engine: Any) -> None:
-    """Ask for log-probabilities, as rollouts do: the first time stalls the engine for seconds."""
+    """Request log-probabilities once, as rollouts do: the first request stalls vLLM for seconds."""
     from vllm import SamplingParams, TokensPrompt
 
     sampling = SamplingParams(max_tokens=1, logprobs=0)
-    for length in (4, 6):  # from the second length on, vLLM's kernel takes any
+    for length in (4, 6):  # at the second length vLLM compiles a kernel that takes any length
         prompt = TokensPrompt(prompt_token_ids=[0] * length)
         async for _ in engine.generate(prompt, sampling, f"tempo-warm-up-{length}"):
             pass

@@ -1,4 +1,4 @@
-"""What the plugin's parts share, made once before HTTP opens."""
+"""The context: the settings and stores that all parts of the plugin share."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,6 @@ import redis
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.requests import HTTPConnection
 
-from tempo_server.capture.spool import Counters
 from tempo_server.errors import NotReadyError
 from tempo_server.settings import ServerSettings
 from tempo_storage.adapters import AdapterStore
@@ -16,7 +15,7 @@ from tempo_storage.valkey.streams import QuestionStream
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The stores, the settings and this process's counters; `app.state.tempo`."""
+    """One process's settings and stores; `app.state.tempo` once the server is ready."""
 
     settings: ServerSettings
     sessions: sessionmaker[Session]
@@ -24,16 +23,15 @@ class Context:
     stream: QuestionStream
     redis: redis.Redis
     base: str
-    """vLLM's --model as given: what manifests call the base."""
-    counters: Counters
+    """The value of vLLM's --model: the name that manifests give the base."""
     warnings: tuple[str, ...] = ()
-    """What of vLLM's flags makes it serve badly."""
-    known_keys: dict[str, list[str]] = field(default_factory=dict)
-    """The scopes of each admin key by its sha256, as the ledger was last read."""
+    """vLLM's flags with which it serves badly, one sentence each."""
+    key_scopes: dict[str, list[str]] = field(default_factory=dict)
+    """The scopes of each admin key, by the key's sha256, as of the last reading of the ledger."""
 
 
-def prepared(name: str, connection: HTTPConnection) -> Any:
-    """Return what the plugin has put into `app.state`; raise NotReadyError before it has."""
+def from_state(connection: HTTPConnection, name: str) -> Any:
+    """Return what the plugin stored in `app.state`; raise NotReadyError while it starts."""
     if not hasattr(connection.app.state, name):
         raise NotReadyError("the server is starting; try again shortly")
     return getattr(connection.app.state, name)

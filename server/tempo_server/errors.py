@@ -1,4 +1,4 @@
-"""Errors of the server, and the one table from exception to HTTP status.
+"""The server's errors, and the one table from exception to HTTP status.
 
 TempoError
 ├── StartError (RuntimeError)
@@ -6,10 +6,10 @@ TempoError
 ├── AuthenticationError (PermissionError)
 ├── InsufficientScopeError (PermissionError)
 ├── VerifierUnavailableError (RuntimeError)
-├── ConflictError (ValueError)      of tempo_storage
+├── ConflictError (ValueError)            in tempo_storage
 │   └── JobRunningError
-└── UnservableAdapterError (ValueError)   of tempo_storage
-    └── CorruptAdapterError
+└── UnservableAdapterError (ValueError)   in tempo_storage
+    └── CorruptAdapterError               in tempo_storage
         └── ProbeFailedError
 """
 
@@ -32,11 +32,11 @@ class NotReadyError(TempoError, RuntimeError):
 
 
 class AuthenticationError(TempoError, PermissionError):
-    """The request carries no key, or one that is not known."""
+    """The request carries no key, or a key that the server does not have."""
 
 
 class InsufficientScopeError(TempoError, PermissionError):
-    """The key is known, but may not do this; use one with the scope that the message names."""
+    """The key lacks the scope that the message names; use a key that has it."""
 
 
 class VerifierUnavailableError(TempoError, RuntimeError):
@@ -44,7 +44,7 @@ class VerifierUnavailableError(TempoError, RuntimeError):
 
 
 class JobRunningError(stored.ConflictError):
-    """A job of this mode has not ended yet; wait for it or cancel it."""
+    """Another job of this mode is queued or runs; wait for it or cancel it."""
 
 
 class ProbeFailedError(stored.CorruptAdapterError):
@@ -74,32 +74,32 @@ TYPES = {
     409: "conflict_error",
     422: "conflict_error",
 }
-# OpenAI's client would try a 409 or a 507 again, in vain.
-IN_VAIN = {"x-should-retry": "false"}
-HEADERS = {409: IN_VAIN, 507: IN_VAIN, 503: {"Retry-After": "1"}}
+# Without this header OpenAI's client would send a request that got 409 or 507 again, in vain.
+NO_RETRY = {"x-should-retry": "false"}
+HEADERS = {409: NO_RETRY, 507: NO_RETRY, 503: {"Retry-After": "1"}}
 
 
 def error_response(error: Exception, *, param: str | None = None) -> JSONResponse:
-    """Return OpenAI's shape of an error, with the status that the table gives it."""
+    """Return the HTTP response for an exception: the table's status, else 500."""
     message = str(error)
     if isinstance(error, OperationalError):  # its text holds the statement and its parameters
         message = "the database does not answer; try again, and check TEMPO_DATABASE_URL"
     for kind, status, code in TABLE:
         if isinstance(error, kind):
-            return refusal(status, message, code, param=param)
-    return refusal(500, message, "internal_error")
+            return json_error(status, message, code, param=param)
+    return json_error(500, message, "internal_error")
 
 
-def refusal(
-    status: int, message: str, code: str, *, param: str | None = None, **more: Any
+def json_error(
+    status: int, message: str, code: str, *, param: str | None = None, **details: Any
 ) -> JSONResponse:
-    """Return an error as OpenAI's clients read it."""
+    """Return an error in the form that OpenAI's clients read."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    error = {"message": message, "type": kind, "param": param, "code": code, **more}
+    error = {"message": message, "type": kind, "param": param, "code": code, **details}
     return JSONResponse({"error": error}, status, headers=HEADERS.get(status))
 
 
 def install(app: FastAPI) -> None:
-    """Answer our errors, from whichever route, through the table."""
+    """Let the table answer our errors on every route of the app."""
     for kind in (TempoError, OperationalError):
         app.add_exception_handler(kind, lambda _, error: error_response(error))

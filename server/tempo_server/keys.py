@@ -1,7 +1,7 @@
-"""Admin keys: the first is written to a file, of each only the sha256 is kept.
+"""Admin keys. The first one is written to a file; the ledger keeps only the sha256 of each key.
 
-Which keys exist is kept in memory, so that a look-up costs no SQL on vLLM's event loop; the
-follower reads it again at each poll.
+The scopes of all keys are kept in memory, so that a look-up costs no SQL on vLLM's event loop.
+The follower reads them again at each poll.
 """
 
 import contextlib
@@ -9,38 +9,36 @@ import hashlib
 import logging
 import os
 import secrets
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, get_args
 
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from tempo_server.context import Context
 from tempo_server.errors import AuthenticationError, InsufficientScopeError
 from tempo_storage import ledger
 from tempo_storage.errors import ConflictError
-from tempo_storage.ledger.models import Key, Training
+from tempo_storage.ledger.models import Key
 
-logger = logging.getLogger("vllm.tempo.auth")
+logger = logging.getLogger("vllm.tempo.keys")
 
 Scope = Literal["train", "promote"]
-PREFIX = "tk_"
 SCOPES = get_args(Scope)
-MOST_KEYS = 100
+PREFIX = "tk_"
+MAX_KEYS = 100
 
 
 def ensure_admin_key(context: Context) -> Path:
-    """Make the admin key file unless it is there, and see that the ledger knows its key."""
+    """Write the admin key's file unless it exists, and add its key to the ledger."""
     path = context.settings.admin_key_path
     if not path.exists():
         _write_key(path)
         logger.info("admin key: %s", path)
-    digest = _digest(path.read_text().strip())
+    digest = _digest_of_file(path)
     with contextlib.suppress(IntegrityError), context.sessions.begin() as s:
         if s.get(Key, digest) is None:  # another process may insert it at the same moment
-            s.add(Key(sha256=digest, name="admin", scopes=[*SCOPES], created_at=time.time()))
+            s.add(Key(sha256=digest, name="admin", scopes=[*SCOPES]))
     read_keys(context)
     return path
 
@@ -48,60 +46,79 @@ def ensure_admin_key(context: Context) -> Path:
 def create_key(
     context: Context, name: str, scopes: Collection[str], *, creator: str
 ) -> tuple[Key, str]:
-    """Add a key with scopes that the creator's has; return its row, and the key itself."""
+    """Add a key with scopes that the creator's key has; return its row and the key itself.
+
+    Raises AuthenticationError or InsufficientScopeError if the creator's key has not all of them,
+    and ConflictError if the name is taken or there are MAX_KEYS keys.
+    """
     key = _new_key()
-    granted = [scope for scope in SCOPES if scope in scopes]
+    scopes = [scope for scope in SCOPES if scope in scopes]
     with context.sessions.begin() as s:
-        s.get_one(Training, 1, with_for_update=True)  # one creator at a time
-        _check_creator(s, creator, granted)
+        ledger.training.lock(s)
+        for scope in scopes or [""]:  # under the lock, so that a revoked key creates no other
+            check_scope(context, creator, scope)
         _check_room(ledger.keys.find(s), name)
-        row = Key(sha256=_digest(key), name=name, scopes=granted, created_at=time.time())
+        row = Key(sha256=_digest(key), name=name, scopes=scopes)
         s.add(row)
-        told = f"key {row.id} ({name}) is made; it may {' and '.join(granted) or 'only read'}"
-        ledger.events.add(s, "key.created", told)
+        message = f"key {row.id} ({name}) was created; it may {' and '.join(scopes) or 'only read'}"
+        ledger.events.add(s, "key.created", message)
     read_keys(context)
     return row, key
 
 
 def revoke_key(context: Context, key_id: str) -> Key:
-    """Delete a key; raise ConflictError for the one in this server's admin.key."""
+    """Delete a key; raise ConflictError for the key in this server's admin.key."""
     path = context.settings.admin_key_path
     with context.sessions.begin() as s:
-        s.get_one(Training, 1, with_for_update=True)  # one at a time
+        ledger.training.lock(s)
         row = ledger.keys.get(s, key_id)
-        if path.exists() and row.sha256 == _digest(path.read_text().strip()):
+        if path.exists() and row.sha256 == _digest_of_file(path):
             raise ConflictError(
-                f"{row.id} is the key in {path}, which the server adds again when it starts; "
-                "delete that file, restart the server, and revoke the key then"
+                f"{row.id} is the key in {path}, and the server adds it again when it starts; "
+                "delete that file, restart the server, then revoke the key"
             )
         s.delete(row)
-        ledger.events.add(s, "key.revoked", f"key {row.id} ({row.name}) is revoked")
+        ledger.events.add(s, "key.revoked", f"key {row.id} ({row.name}) was revoked")
     read_keys(context)
     return row
 
 
-def is_known_key(context: Context, key: str) -> bool:
-    """Tell whether `key` is an admin key, from memory."""
-    return _digest(key) in context.known_keys
+def is_admin_key(context: Context, key: str) -> bool:
+    """Tell from memory whether `key` is an admin key, whatever its scopes."""
+    return _digest(key) in context.key_scopes
 
 
 def has_scope(context: Context, key: str, scope: str) -> bool:
-    """Tell whether `key` is an admin key that may do what `scope` names; "" is to read."""
-    scopes = context.known_keys.get(_digest(key))
+    """Tell from memory whether `key` is an admin key with a scope; every key has the scope ""."""
+    scopes = context.key_scopes.get(_digest(key))
     return scopes is not None and (not scope or scope in scopes)
 
 
+def check_scope(context: Context, key: str, scope: str) -> None:
+    """Raise AuthenticationError or InsufficientScopeError for a key without the scope."""
+    read_keys(context)
+    if not is_admin_key(context, key):
+        raise AuthenticationError(
+            "this server has no such key; send the one in the server's admin.key file"
+        )
+    if not has_scope(context, key, scope):
+        raise InsufficientScopeError(
+            f"the key lacks the scope {scope!r}; send a key that has it, for example the one in "
+            "the server's admin.key file"
+        )
+
+
 def read_keys(context: Context) -> None:
-    """Read again which keys exist, for instance after another machine has added its own."""
+    """Read all keys from the ledger: another process may have added or revoked some."""
     with context.sessions() as s:
-        known = {key.sha256: key.scopes for key in ledger.keys.find(s)}
-    context.known_keys.update(known)  # first: a key that stays is never unknown in between
-    for gone in context.known_keys.keys() - known.keys():
-        context.known_keys.pop(gone, None)
+        key_scopes = {key.sha256: key.scopes for key in ledger.keys.find(s)}
+    context.key_scopes.update(key_scopes)  # first: a key that stays is never missing in between
+    for revoked in context.key_scopes.keys() - key_scopes.keys():
+        context.key_scopes.pop(revoked, None)
 
 
 def bearer(authorization: str | None) -> str:
-    """Return the key of an Authorization header; raise AuthenticationError where it has none."""
+    """Return the key in an Authorization header; raise AuthenticationError if it has none."""
     scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise AuthenticationError(
@@ -110,23 +127,11 @@ def bearer(authorization: str | None) -> str:
     return key.strip()
 
 
-def _check_creator(s: Session, creator: str, scopes: Collection[str]) -> None:
-    # The ledger is asked, not memory: a key that was revoked a moment ago leaves no successor.
-    row = s.get(Key, _digest(creator))
-    if row is None:
-        raise AuthenticationError("the key has been revoked; send one that is still listed")
-    for scope in scopes:
-        if scope not in row.scopes:
-            raise InsufficientScopeError(
-                f"the key lacks the scope {scope!r} and cannot grant it; send one that has it"
-            )
-
-
 def _check_room(keys: Collection[Key], name: str) -> None:
     if any(key.name == name for key in keys):
-        raise ConflictError(f"there is a key named {name!r}; choose another name, or revoke it")
-    if len(keys) >= MOST_KEYS:
-        raise ConflictError(f"there are {len(keys)} keys, the most there may be; revoke one")
+        raise ConflictError(f"a key named {name!r} exists; choose another name, or revoke that key")
+    if len(keys) >= MAX_KEYS:
+        raise ConflictError(f"there are {len(keys)} keys, and no more are allowed; revoke one")
 
 
 def _new_key() -> str:
@@ -134,8 +139,8 @@ def _new_key() -> str:
 
 
 def _write_key(path: Path) -> None:
-    # Linked into place: of several processes that start together one wins, and nobody reads a
-    # half-written key.
+    # The file is written under another name, then linked. If several processes start together,
+    # one of them wins, and nobody reads a half-written key.
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -146,6 +151,10 @@ def _write_key(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(aside, path)
     aside.unlink()
+
+
+def _digest_of_file(path: Path) -> str:
+    return _digest(path.read_text().strip())
 
 
 def _digest(key: str) -> str:

@@ -1,10 +1,12 @@
-"""What vLLM calls: routes before its engine is known, state before HTTP opens.
+"""The plugin that vLLM loads: it adds routes while vLLM starts, and its state before HTTP opens.
 
-Imports the standard library only: vLLM swallows what an import or a factory raises and would serve
-without us. Every refusal is raised in `attach_router` or `init_state`, where it stops the server.
+This module imports the standard library only. vLLM swallows whatever the import or the factory of a
+plugin raises, and would serve without us. Each refusal is raised in `attach_router` or `init_state`
+instead, where it stops the server.
 """
 
 import asyncio
+import functools
 import importlib
 import logging
 from argparse import Namespace
@@ -15,21 +17,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vllm.tempo")
 
-OLDEST_VLLM = (0, 32)
+MIN_VLLM = (0, 32)
 
 
 class TempoPlugin:
-    """The `vllm.endpoint_plugins` entry point."""
+    """The entry point `vllm.endpoint_plugins`."""
 
     name = "tempo"
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
-        self._tasks: list[asyncio.Task[None]] = []  # asyncio itself keeps weak references only
+        self._tasks: list[asyncio.Task[None]] = []  # asyncio itself keeps only weak references
 
     def attach_router(self, app: "FastAPI") -> None:
-        """Add the admin routes and wrap vLLM's; refuse to start where that cannot work."""
-        _require_extra()
+        """Add the admin routes and wrap vLLM's routes; vLLM calls this before it has an engine.
+
+        Raises RuntimeError, SettingsError or StartError where the server could not work.
+        """
+        _require_packages()
         from tempo_server import errors
         from tempo_server.admin.router import router
         from tempo_server.serving import endpoints
@@ -43,24 +48,34 @@ class TempoPlugin:
         endpoints.wrap(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Build the context, serve what was promoted, start the two tasks."""
+        """Serve the promoted version, start the background tasks, then fill `app.state`."""
         from tempo_server import assemble, keys
-        from tempo_server.capture.spool import drain
+        from tempo_server.capture.capture import Capture
+        from tempo_server.capture.spool import Spool, drain
+        from tempo_server.serving.endpoints import EndpointContext
 
-        warnings = assemble.check(engine_client.vllm_config)
-        context = assemble.context(args.model, warnings=warnings)
+        warnings = assemble.check_vllm(engine_client.vllm_config)
+        context = assemble.open_context(args.model, warnings=warnings)
+        settings = context.settings
         keys.ensure_admin_key(context)
-        runtime = assemble.runtime(context, engine_client, state)
-        await runtime.follower.restore()
+        spool = Spool(settings.root / "spool", limit_bytes=settings.spool_bytes)
+        bindings = assemble.bind_names(context, engine_client, state)
+        follower = assemble.new_follower(context, bindings, spool.counters)
+        await follower.restore()
         await assemble.warm_up(engine_client)
         self._tasks = [
-            asyncio.create_task(runtime.follower.run()),
-            asyncio.create_task(drain(runtime.spool, context.stream)),
+            asyncio.create_task(follower.run()),
+            asyncio.create_task(drain(spool, context.stream)),
         ]
-        state.tempo, state.tempo_runtime = context, runtime
+        state.tempo = context
+        state.tempo_endpoints = EndpointContext(
+            bindings=bindings,
+            capture=Capture(settings, spool),
+            is_admin_key=functools.partial(keys.is_admin_key, context),
+        )
 
 
-def _require_extra() -> None:
+def _require_packages() -> None:
     try:
         for name in ("pydantic_settings", "redis", "rq", "sqlalchemy"):
             importlib.import_module(name)
@@ -73,9 +88,9 @@ def _require_extra() -> None:
 def _require_vllm() -> None:
     from vllm.version import __version__, __version_tuple__
 
-    if OLDEST_VLLM > __version_tuple__[:2] > (0, 0):  # (0, 0) is a build from source
-        wanted = ".".join(map(str, OLDEST_VLLM))
+    if MIN_VLLM > __version_tuple__[:2] > (0, 0):  # (0, 0) is a build from source
+        minimum = ".".join(map(str, MIN_VLLM))
         raise RuntimeError(
-            f"vllm-tempo needs vLLM {wanted} or newer, not {__version__}; "
-            f"pip install 'vllm>={wanted}'"
+            f"vllm-tempo needs vLLM {minimum} or newer, not {__version__}; "
+            f"pip install 'vllm>={minimum}'"
         )

@@ -1,4 +1,4 @@
-"""The server's settings: what is captured, under which names, within which bounds."""
+"""The server's settings: what it captures, under which names it serves, and its limits."""
 
 from typing import Literal
 
@@ -8,28 +8,28 @@ from tempo_storage.settings import StorageSettings
 
 
 class ServerSettings(StorageSettings):
-    """What the plugin reads beside the shared settings."""
+    """The settings that the plugin reads beside the shared ones."""
 
     aliases: str = "tempo"
-    """Model names, separated by commas, that the serving adapter answers."""
+    """Model names, separated by commas, that the serving version answers."""
     capture: Literal["off", "hash", "on"] = "on"
-    """Whether questions are kept: on, only their content hashes, or not at all."""
+    """`on` keeps users' questions, `hash` keeps only their content hashes, `off` keeps nothing."""
     poll_seconds: float = Field(default=1.0, ge=0.05, le=60)
-    """How often the serving pointer and the admin keys are read again."""
+    """Seconds between two readings of the serving pointer and of the admin keys."""
     max_question_bytes: int = Field(default=32 * 1024, ge=1, le=1024 * 1024)
     """Longer questions are skipped."""
     spool_bytes: int = Field(default=1 << 30, ge=1 << 20)
-    """Most bytes that wait on disk while Valkey is down; beyond it questions are dropped."""
+    """Limit on the bytes that wait on disk while Valkey is down; further questions are dropped."""
 
     @property
     def alias_names(self) -> tuple[str, ...]:
-        """The aliases, one by one."""
+        """The aliases as a tuple, without blanks and repetitions."""
         names = map(str.strip, self.aliases.split(","))
         return tuple(dict.fromkeys(filter(None, names)))
 
 
 class DoctorSettings(ServerSettings):
-    """What `tempo doctor` reads beside what the server reads."""
+    """The settings that `tempo doctor` reads beside the server's."""
 
     base_url: str = "http://127.0.0.1:8000"
     """The server that is examined."""
@@ -38,4 +38,4 @@ class DoctorSettings(ServerSettings):
     api_key_file: str = ""
     """File with an admin key; empty: admin.key in the data directory."""
     vllm_plugins: str | None = Field(default=None, validation_alias="VLLM_PLUGINS")
-    """Plugins that vLLM may load here; None where nobody says, as under `tempo serve`."""
+    """Plugins that vLLM may load; None: the variable is not set, and `tempo serve` sets it."""

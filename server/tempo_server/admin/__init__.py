@@ -1,1 +1,1 @@
-"""The admin API: /tempo/v1/… for operators, and the probes of an orchestrator."""
+"""The admin API: /tempo/v1/… for operators, and the health routes for an orchestrator."""

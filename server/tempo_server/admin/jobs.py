@@ -1,9 +1,9 @@
-"""Training jobs: a row in the ledger, then a ring at the worker's door."""
+"""Training jobs. A job is a row in the ledger; a message through Valkey wakes the worker."""
 
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
-from tempo_server.admin.route import Current, Keyed, Part
+from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery
 from tempo_server.admin.schemas import EVENT_PREFIX, Event, Job, JobRequest, Page
 from tempo_server.context import Context
 from tempo_server.errors import JobRunningError
@@ -12,53 +12,54 @@ from tempo_storage.adapters import version_name
 from tempo_storage.errors import ConflictError, InvalidInputError, NotFoundError
 from tempo_storage.valkey.doorbell import ring
 
-MOST_JOBS = 10_000
+MAX_JOBS = 10_000
+MAX_EVENT_DIGITS = 18  # a number with more is too large for the database
 
-
-router = APIRouter(route_class=Keyed)
+router = APIRouter(route_class=KeyRoute)
 
 
 @router.post("/fine_tuning/jobs")
-def create_job(context: Current, body: JobRequest) -> Job:
-    """Queue a recalibration or a round; one of each at a time."""
+def create_job(context: CurrentContext, body: JobRequest) -> Job:
+    """Queue a recalibration or a round; at most one of each is queued or runs."""
     _check_model(context, body.model)
+    mode = body.tempo.mode
     options = body.tempo.model_dump(exclude={"mode"}) | {"training_file": body.training_file}
     with context.sessions.begin() as s:
         ledger.training.lock(s)
         _check_data(s, body.training_file)
-        for active in ledger.jobs.find(s, statuses=ledger.jobs.ACTIVE):
-            if active.mode == body.tempo.mode:
-                raise JobRunningError(
-                    f"{active.id} ({active.mode}) is {active.status}; follow it with "
-                    "`tempo watch`, or cancel it"
-                )
-        message = f"{body.tempo.mode} is queued"
-        row = ledger.jobs.queue(s, body.tempo.mode, options, message=message)
+        if active := ledger.jobs.find(s, statuses=ledger.jobs.ACTIVE, modes=[mode]):
+            raise JobRunningError(
+                f"{active[0].id} ({mode}) is {active[0].status}; follow it with `tempo watch`, or "
+                "cancel it"
+            )
+        row = ledger.jobs.queue(s, mode, options, message=f"{mode} is queued")
     ring(context.redis, row.id)
     return Job.of(row, base=context.base, adapter=None)
 
 
 @router.get("/fine_tuning/jobs")
-def list_jobs(context: Current, part: Part) -> Page[Job]:
+def list_jobs(context: CurrentContext, paging: PageQuery) -> Page[Job]:
     """List the jobs, newest first."""
     with context.sessions() as s:
-        found, adapters = ledger.jobs.find(s, limit=MOST_JOBS), _adapters(s)
-    return part.page(
-        [Job.of(row, base=context.base, adapter=adapters.get(row.id)) for row in found]
-    )
+        rows = ledger.jobs.find(s, limit=MAX_JOBS)
+        adapters = {row.job_id: version_name(row.version) for row in ledger.versions.adapters(s)}
+    jobs = [Job.of(row, base=context.base, adapter=adapters.get(row.id)) for row in rows]
+    return paging.page(jobs)
 
 
 @router.get("/fine_tuning/jobs/{job_id}")
-def get_job(context: Current, job_id: str) -> Job:
+def get_job(context: CurrentContext, job_id: str) -> Job:
     """Show one job."""
     with context.sessions() as s:
-        row, adapters = ledger.jobs.get(s, job_id), _adapters(s)
-    return Job.of(row, base=context.base, adapter=adapters.get(job_id))
+        row = ledger.jobs.get(s, job_id)
+        version = ledger.versions.adapter_of_job(s, job_id)
+    adapter = None if version is None else version_name(version.version)
+    return Job.of(row, base=context.base, adapter=adapter)
 
 
 @router.post("/fine_tuning/jobs/{job_id}/cancel")
-def cancel_job(context: Current, job_id: str) -> Job:
-    """Cancel a job; the worker stops at the next step, and keeps what is committed."""
+def cancel_job(context: CurrentContext, job_id: str) -> Job:
+    """Cancel a job; the worker stops after the current step and keeps the committed ones."""
     with context.sessions.begin() as s:
         row = ledger.jobs.get(s, job_id, lock=True)
         if row.status in ledger.jobs.ACTIVE:
@@ -70,20 +71,20 @@ def cancel_job(context: Current, job_id: str) -> Job:
 
 
 @router.get("/fine_tuning/jobs/{job_id}/events")
-def list_events(context: Current, job_id: str, part: Part) -> Page[Event]:
+def list_events(context: CurrentContext, job_id: str, paging: PageQuery) -> Page[Event]:
     """List a job's events, oldest first."""
-    after = _number(part.after)
+    after = _event_number(paging.after)
     with context.sessions() as s:
         ledger.jobs.get(s, job_id)
-        told = ledger.events.find(s, job_id=job_id, after=after, limit=part.limit + 1)
-        found = [Event.model_validate(row) for row in told]
-    return Page(data=found[: part.limit], has_more=len(found) > part.limit)
+        rows = ledger.events.find(s, job_id=job_id, after=after, limit=paging.limit + 1)
+        events = [Event.model_validate(row) for row in rows]
+    return Page(data=events[: paging.limit], has_more=len(events) > paging.limit)
 
 
 def _check_model(context: Context, model: str | None) -> None:
-    trained = {context.base, *context.settings.alias_names}
-    if model is not None and model not in trained:
-        raise NotFoundError(f"{model!r} is not trained here; name one of {sorted(trained)}")
+    names = {context.base, *context.settings.alias_names}
+    if model is not None and model not in names:
+        raise NotFoundError(f"{model!r} is not trained here; name one of {sorted(names)}")
 
 
 def _check_data(s: Session, training_file: str | None) -> None:
@@ -96,13 +97,8 @@ def _check_data(s: Session, training_file: str | None) -> None:
         )
 
 
-def _adapters(s: Session) -> dict[str, str]:
-    """Return the name of the adapter that came of each job."""
-    return {row.job_id: version_name(row.version) for row in ledger.versions.adapters(s)}
-
-
-def _number(event_id: str | None) -> int:
+def _event_number(event_id: str | None) -> int:
     number = (event_id or f"{EVENT_PREFIX}0").removeprefix(EVENT_PREFIX)
-    if not number.isdecimal() or len(number) > 18:
+    if not number.isdecimal() or len(number) > MAX_EVENT_DIGITS:
         raise InvalidInputError(f"{event_id!r} is no event id; give the last event's, or none")
     return int(number)

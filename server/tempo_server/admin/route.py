@@ -1,7 +1,7 @@
-"""What every admin route has in common: a request id, a key, a bounded body, errors as JSON.
+"""The admin routes' common part: a request id, a key, a bounded body, errors as JSON.
 
-A route class, not app-wide handlers and middleware: vLLM's own are app-wide, and the key must be
-known to be good before a byte of an upload is read.
+These are classes of routes. Handlers and middleware of the app would change vLLM's routes too, and
+the key must be checked before a byte of an upload is read.
 """
 
 import errno
@@ -22,44 +22,39 @@ from starlette.exceptions import HTTPException  # FastAPI's own derives from it
 from starlette.types import Message, Receive
 
 from tempo_server.admin.schemas import Page, Resource
-from tempo_server.context import Context, prepared
-from tempo_server.errors import (
-    AuthenticationError,
-    InsufficientScopeError,
-    error_response,
-    refusal,
-)
-from tempo_server.keys import bearer, has_scope, is_known_key, read_keys
+from tempo_server.context import Context, from_state
+from tempo_server.errors import error_response, json_error
+from tempo_server.keys import bearer, check_scope, has_scope
 from tempo_storage.errors import NotFoundError, TempoError, TooLargeError
 from tempo_storage.labeled.file import LabeledFileError
 
 logger = logging.getLogger("vllm.tempo.admin")
 
 MAX_BODY_BYTES = 33 * 1024 * 1024  # a file of 32 MiB and its envelope
+MAX_LISTED_ERRORS = 200
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
-LISTED_LINES = 200
 PROMOTE = {"x-scope": "promote"}
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-Listed = TypeVar("Listed", bound=Resource)
+Item = TypeVar("Item", bound=Resource)
 
 
 async def _context(request: Request) -> Context:
-    context: Context = prepared("tempo", request)
+    context: Context = from_state(request, "tempo")
     return context
 
 
-Current = Annotated[Context, Depends(_context)]
+CurrentContext = Annotated[Context, Depends(_context)]
 """The context of the running server, as an argument of an endpoint."""
 
 
 class Paging(BaseModel):
-    """Which part of a list is asked for."""
+    """The page of a list that a request asks for."""
 
     after: str | None = None
     limit: int = Field(default=20, ge=1, le=100)
 
-    def page(self, items: Sequence[Listed]) -> Page[Listed]:
+    def page(self, items: Sequence[Item]) -> Page[Item]:
         """Return the `limit` items that follow the one whose id is `after`."""
         ids = [item.id for item in items]
         if self.after is not None and self.after not in ids:
@@ -69,19 +64,14 @@ class Paging(BaseModel):
         return Page(data=list(items[start:end]), has_more=end < len(items))
 
 
-Part = Annotated[Paging, Query()]
+PageQuery = Annotated[Paging, Query()]
 
 
-class Open(APIRoute):
+class PublicRoute(APIRoute):
     """A route of the admin API that needs no key."""
 
-    needs_key = False
-
-    @property
-    def scope(self) -> str:
-        """The scope that a key must have: what the route declares as `x-scope`, else `train`."""
-        default = "" if self.methods <= {"GET"} else "train"
-        return str((self.openapi_extra or {}).get("x-scope", default))
+    async def authorize(self, context: Context, request: Request) -> None:
+        """Let every request through."""
 
     def get_route_handler(self) -> Handler:
         """Return FastAPI's handler with ours around it."""
@@ -90,12 +80,10 @@ class Open(APIRoute):
         async def answer(request: Request) -> Response:
             request_id = _request_id(request)
             try:
-                context = await _context(request)
-                if self.needs_key:
-                    await _authenticate(context, request, self.scope)
+                await self.authorize(await _context(request), request)
                 response = await handle(Request(request.scope, _bounded(request.receive)))
             except Exception as error:
-                response = _refused(error, request_id)
+                response = _error_response(error, request_id)
             response.headers["x-request-id"] = request_id
             response.headers["x-content-type-options"] = "nosniff"
             return response
@@ -103,80 +91,73 @@ class Open(APIRoute):
         return answer
 
 
-class Keyed(Open):
-    """A route of the admin API that needs a key: any to read, else one with its scope."""
+class KeyRoute(PublicRoute):
+    """A route of the admin API that needs a key: any key to read, else one with its scope."""
 
-    needs_key = True
+    @property
+    def scope(self) -> str:
+        """The scope that a key needs: the route's `x-scope`; else `train`, and "" for GET."""
+        default = "" if self.methods <= {"GET"} else "train"
+        return str((self.openapi_extra or {}).get("x-scope", default))
 
-
-async def _authenticate(context: Context, request: Request, scope: str) -> None:
-    key = bearer(request.headers.get("authorization"))
-    if has_scope(context, key, scope):
-        return
-    await run_in_threadpool(read_keys, context)
-    if has_scope(context, key, scope):
-        return
-    if not is_known_key(context, key):
-        raise AuthenticationError(
-            "the key is not known here; send the one in the server's admin.key file"
-        )
-    raise InsufficientScopeError(
-        f"the key lacks the scope {scope!r}; send one that has it, as that in the server's "
-        "admin.key file does"
-    )
+    async def authorize(self, context: Context, request: Request) -> None:
+        """Raise AuthenticationError or InsufficientScopeError unless the key has the scope."""
+        key = bearer(request.headers.get("authorization"))
+        if not has_scope(context, key, self.scope):  # another process may have added it
+            await run_in_threadpool(check_scope, context, key, self.scope)
 
 
 def _bounded(receive: Receive) -> Receive:
-    received = 0
+    received_bytes = 0
 
-    async def counted() -> Message:
-        nonlocal received
+    async def bounded() -> Message:
+        nonlocal received_bytes
         message = await receive()
-        received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > MAX_BODY_BYTES:
             raise TooLargeError("the request is larger than 33 MiB; split the file")
         return message
 
-    return counted
+    return bounded
 
 
 def _request_id(request: Request) -> str:
-    given = request.headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    request_id = request.headers.get("x-request-id", "")
+    return request_id if REQUEST_ID.fullmatch(request_id) else f"req_{uuid.uuid4().hex}"
 
 
-def _refused(error: Exception, request_id: str) -> JSONResponse:
+def _error_response(error: Exception, request_id: str) -> JSONResponse:
     if isinstance(error, HTTPException) and isinstance(error.__cause__, TempoError):
-        error = error.__cause__  # FastAPI makes its own of what is raised while it reads a body
+        error = error.__cause__  # FastAPI wraps an exception that is raised while it reads a body
     match error:
         case RequestValidationError():
-            return _malformed(error)
+            return _invalid_request(error)
         case LabeledFileError():
             return _line_errors(error)
         case HTTPException():
-            return refusal(error.status_code, str(error.detail), "invalid_request")
+            return json_error(error.status_code, str(error.detail), "invalid_request")
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return refusal(507, "the server's disk is full; free space", "insufficient_storage")
+            return json_error(507, "the server's disk is full; free space", "insufficient_storage")
     response = error_response(error)
     if response.status_code != 500:
         return response
     logger.error("request %s failed", request_id, exc_info=error)
-    message = f"the server failed; its log has the cause under {request_id}"
-    return refusal(500, message, "internal_error")
+    message = f"the server failed; look for {request_id} in its log"
+    return json_error(500, message, "internal_error")
 
 
-def _malformed(error: RequestValidationError) -> JSONResponse:
+def _invalid_request(error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return refusal(400, "the body is not valid JSON; send an object", "invalid_json")
-    where = ".".join(str(part) for part in first["loc"][1:]) or None
+        return json_error(400, "the body is not valid JSON; send an object", "invalid_json")
+    field = ".".join(str(part) for part in first["loc"][1:]) or None
     code = "missing_field" if first["type"] == "missing" else "invalid_value"
-    return refusal(400, f"{where or 'body'}: {first['msg']}", code, param=where)
+    return json_error(400, f"{field or 'body'}: {first['msg']}", code, param=field)
 
 
 def _line_errors(error: LabeledFileError) -> JSONResponse:
     code = "line_errors" if error.errors else "too_few_examples"
-    ordered = sorted(error.errors, key=lambda e: e.line)
-    listed = [asdict(line) for line in ordered[:LISTED_LINES]]
-    more = {"line_errors": listed, "errors_total": len(ordered)}
-    return refusal(400, str(error), code, param="file", **more)
+    errors = sorted(error.errors, key=lambda line_error: line_error.line)
+    listed = [asdict(line_error) for line_error in errors[:MAX_LISTED_ERRORS]]
+    details = {"line_errors": listed, "errors_total": len(errors)}
+    return json_error(400, str(error), code, param="file", **details)

@@ -1,23 +1,23 @@
-"""Bodies of the admin API: OpenAI's shapes of files and jobs, with our own fields below `tempo`."""
+"""Bodies of the admin API: OpenAI's form of files and jobs, with our own fields below `tempo`."""
 
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tempo_server.keys import Scope
-from tempo_storage.adapters import version_name
+from tempo_storage.adapters import BASE_NAME, version_name
 from tempo_storage.ledger import models
 
 Item = TypeVar("Item")
 Json = dict[str, Any]
-# JSON can carry NUL and half a surrogate pair, a database cannot: the pattern refuses both.
+# JSON can carry NUL and half a surrogate pair, but a database cannot: the pattern refuses both.
 Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
 Seconds = Annotated[int, BeforeValidator(int)]
 Version = Annotated[str, BeforeValidator(version_name)]
 
 
 class Page(BaseModel, Generic[Item]):
-    """A part of a list; the next begins `after` the id of its last item."""
+    """A part of a list; to get the next part, send the last item's id as `after`."""
 
     object: Literal["list"] = "list"
     data: list[Item]
@@ -25,19 +25,19 @@ class Page(BaseModel, Generic[Item]):
 
 
 class Row(BaseModel):
-    """What is shown of a row of the ledger, or of a part of it."""
+    """A row of the ledger, or a part of one."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class Resource(Row):
-    """What can be listed."""
+    """A row that lists can contain."""
 
     id: str
 
 
 class FileDetails(BaseModel):
-    """What an uploaded file brought."""
+    """The counts of a file's examples, and the warnings about its lines."""
 
     examples: int
     held_out: int
@@ -46,7 +46,7 @@ class FileDetails(BaseModel):
 
 
 class File(Resource):
-    """An uploaded labeled file."""
+    """An uploaded file of labeled questions."""
 
     object: Literal["file"] = "file"
     bytes: int
@@ -58,13 +58,13 @@ class File(Resource):
 
 
 class Body(BaseModel):
-    """A request's body: a field that we do not honour is refused, not ignored."""
+    """A request's body; the server refuses a field that it does not honour."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class JobOptions(Body):
-    """What to train: recalibrate is one E-step, a round is iterations and then the gate."""
+    """The training to do: `recalibrate` is one E-step; `round` is iterations, then the gate."""
 
     mode: Literal["recalibrate", "round"] = "round"
     max_steps: int | None = Field(default=None, ge=1)
@@ -72,7 +72,7 @@ class JobOptions(Body):
 
 
 class JobRequest(Body):
-    """OpenAI's body, as far as it means something here."""
+    """A job to create, with those of OpenAI's fields that have a meaning here."""
 
     model: Text | None = None
     training_file: Text | None = None
@@ -80,7 +80,7 @@ class JobRequest(Body):
 
 
 class JobError(BaseModel):
-    """Why a job failed."""
+    """The reason why a job failed."""
 
     code: str
     message: str
@@ -88,7 +88,7 @@ class JobError(BaseModel):
 
 
 class JobDetails(Row):
-    """How far a job is and what came of it."""
+    """A job's progress and its result."""
 
     mode: str
     settings: Json
@@ -98,7 +98,7 @@ class JobDetails(Row):
 
 
 class Job(Resource):
-    """A training job; what OpenAI's shape has and we do not is null or empty."""
+    """A training job; OpenAI's fields that have no meaning here are null or empty."""
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     status: str
@@ -118,7 +118,7 @@ class Job(Resource):
 
     @classmethod
     def of(cls, row: models.Job, *, base: str, adapter: str | None) -> Self:
-        """Show a row; `adapter` is the candidate that came of it."""
+        """Return a job from its row; `adapter` is the name of the candidate that it made."""
         return cls(
             id=row.id,
             status=row.status,
@@ -137,7 +137,7 @@ EventId = Annotated[str, BeforeValidator(lambda number: f"{EVENT_PREFIX}{number}
 
 
 class Event(Resource):
-    """One line of a story."""
+    """A message about a job, or about the deployment."""
 
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     id: EventId = Field(validation_alias="number")
@@ -149,7 +149,7 @@ class Event(Resource):
 
 
 class PromoteRequest(Body):
-    """Make an adapter serve, if `expected_current` still does."""
+    """A promotion; the server refuses it if another version than `expected_current` serves."""
 
     expected_current: Text | None = None
     force: bool = False
@@ -157,29 +157,30 @@ class PromoteRequest(Body):
 
 
 class RollbackRequest(Body):
-    """Return to an adapter, or to the one that served before."""
+    """A rollback to a version, to `base`, or by default to the version that served before."""
 
     to: Text | None = None
     reason: Text = ""
 
 
 class Adapter(Resource):
-    """A version; `unacknowledged` names the API processes that do not answer with it yet.
+    """A version. `unacknowledged` has the ids of the API processes that do not answer with it yet.
 
-    `question_ids`, of those that it learned from, are left out of lists.
+    Lists leave out `question_ids`, the ids of the questions that it learned from. The defaults are
+    those of the base, version 0, which was not trained.
     """
 
     object: Literal["adapter"] = "adapter"
     id: Version = Field(validation_alias="version")
     version: int
     status: str
-    created_at: Seconds
-    parent: Version
-    sha256: str
-    bytes: int
-    created_by_job: str = Field(validation_alias="job_id")
-    report: Json
-    lineage: Json
+    created_at: Seconds = 0
+    parent: Version = BASE_NAME
+    sha256: str = ""
+    bytes: int = 0
+    created_by_job: str = Field(default="", validation_alias="job_id")
+    report: Json = {}
+    lineage: Json = {}
     question_ids: list[str] = []
     unacknowledged: list[str] = []
 
@@ -191,7 +192,7 @@ class QuestionRequest(Body):
 
 
 class Learned(BaseModel):
-    """Which adapters learned from questions, and how many questions were erased."""
+    """The adapters that learned from questions, and the number of questions that were erased."""
 
     object: Literal["learned"] = "learned"
     adapters: list[str]
@@ -199,14 +200,14 @@ class Learned(BaseModel):
 
 
 class KeyRequest(Body):
-    """A key to make; without scopes it only reads."""
+    """A key to create; without scopes it can only read."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
     scopes: list[Scope] = []
 
 
 class Key(Resource):
-    """An admin key; `key` is the secret, there in the answer to its creation alone."""
+    """An admin key; `key` is the secret, and only the answer to its creation has it."""
 
     object: Literal["key"] = "key"
     name: str
@@ -216,7 +217,7 @@ class Key(Resource):
 
 
 class PauseRequest(Body):
-    """Why training is paused."""
+    """The reason for a pause."""
 
     reason: Text = ""
 
@@ -231,7 +232,11 @@ class Training(Row):
 
 
 class QuestionCounts(BaseModel):
-    """What became of the questions: in the ledger, in the stream, and as each process counts."""
+    """Counts of users' questions.
+
+    `captured` and `distinct` are in the ledger, `streamed` in Valkey (null while it does not
+    answer), the others are sums over the API processes.
+    """
 
     captured: int
     distinct: int
@@ -243,14 +248,14 @@ class QuestionCounts(BaseModel):
 
 
 class LabeledCounts(BaseModel):
-    """Labeled examples by split."""
+    """Counts of the labeled examples by split."""
 
     train: int
     held_out: int
 
 
 class Worker(BaseModel):
-    """The worker that holds the lease, if one does."""
+    """The worker that holds the lease, and so may train; not alive if none does."""
 
     alive: bool = False
     owner: str | None = None
@@ -258,7 +263,7 @@ class Worker(BaseModel):
 
 
 class ServerProcess(Resource):
-    """One API process, and the version it has acknowledged."""
+    """An API process, and the version that it has acknowledged."""
 
     version: int
     sequence: int
@@ -266,7 +271,7 @@ class ServerProcess(Resource):
 
 
 class Status(BaseModel):
-    """The whole deployment at one moment."""
+    """The state of the whole deployment."""
 
     object: Literal["status"] = "status"
     model: str

@@ -1,4 +1,4 @@
-"""The deployment at one glance, the pause switch, and the probes of an orchestrator."""
+"""The status of the whole deployment, the pause of training, and the health routes."""
 
 import time
 
@@ -7,27 +7,28 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from tempo_server.admin import schemas
-from tempo_server.admin.route import Current, Keyed, Open
+from tempo_server.admin.route import CurrentContext, KeyRoute, PublicRoute
 from tempo_server.admin.schemas import Event, Health, PauseRequest, ServerProcess, Status, Training
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import StreamUnavailableError
-from tempo_storage.installed import installed
+from tempo_storage.installed import package_versions
 from tempo_storage.ledger import models as rows
 from tempo_storage.ledger.leases import TRAINER
 
-COUNTED = ("spooled", "skipped", "opted_out", "dropped")
-router = APIRouter(route_class=Keyed)
-probes = APIRouter(route_class=Open)
+COUNTERS = ("spooled", "skipped", "opted_out", "dropped")
+router = APIRouter(route_class=KeyRoute)
+health_router = APIRouter(route_class=PublicRoute)
 
 
 @router.get("/status")
-def get_status(context: Current) -> Status:
-    """Say what serves, what trains, and what became of the questions."""
-    streamed = _streamed(context)
+def get_status(context: CurrentContext) -> Status:
+    """Show the serving version, the training, and the counts of questions."""
+    streamed = _backlog(context)
     with context.sessions() as s:
-        pointer, paused = ledger.versions.serving(s), ledger.training.get(s).paused
+        pointer = ledger.versions.serving(s)
+        paused = ledger.training.get(s).paused
         processes = ledger.versions.processes(s)
         phase, iteration = _phase(s, paused)
         error = ledger.events.last_error(s)
@@ -43,37 +44,36 @@ def get_status(context: Current) -> Status:
             worker=_worker(s),
             last_error=Event.model_validate(error) if error else None,
             processes=[ServerProcess.model_validate(row) for row in processes],
-            versions=installed(),
+            versions=package_versions(),
             warnings=list(context.warnings),
         )
 
 
 @router.post("/training/pause")
-def pause(context: Current, body: PauseRequest | None = None) -> Training:
-    """Stop training after the step under way; survives restarts."""
+def pause(context: CurrentContext, body: PauseRequest | None = None) -> Training:
+    """Pause training after the current step; restarts keep it paused."""
+    reason = body.reason if body else ""
     with context.sessions.begin() as s:
-        return Training.model_validate(
-            ledger.training.set_paused(s, True, body.reason if body else "")
-        )
+        return Training.model_validate(ledger.training.set_paused(s, True, reason))
 
 
 @router.post("/training/resume")
-def resume(context: Current) -> Training:
-    """Let training go on."""
+def resume(context: CurrentContext) -> Training:
+    """Resume paused training."""
     with context.sessions.begin() as s:
         return Training.model_validate(ledger.training.set_paused(s, False))
 
 
-@probes.get("/healthz")
+@health_router.get("/healthz")
 async def healthz() -> Health:
-    """Say that the process answers."""
+    """Answer, and so show that the process runs."""
     return Health(status="ok")
 
 
-@probes.get("/readyz")
-def readyz(context: Current, response: Response) -> Health:
-    """Say whether users can be served; without Valkey or a worker they can."""
-    checks = {"database": True, "valkey": _streamed(context) is not None}
+@health_router.get("/readyz")
+def readyz(context: CurrentContext, response: Response) -> Health:
+    """Tell whether users can be served. This needs the database, but no Valkey and no worker."""
+    checks = {"database": True, "valkey": _backlog(context) is not None}
     try:
         with context.sessions() as s:
             checks["worker"] = _worker(s).alive
@@ -92,8 +92,8 @@ def _phase(s: Session, paused: bool) -> tuple[str, int | None]:
 
 def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, int]:
     captured, distinct = ledger.questions.count(s)
-    counted = {name: sum(p.counters.get(name, 0) for p in processes) for name in COUNTED}
-    return {"captured": captured, "distinct": distinct} | counted
+    counts = {name: sum(p.counters.get(name, 0) for p in processes) for name in COUNTERS}
+    return {"captured": captured, "distinct": distinct} | counts
 
 
 def _worker(s: Session) -> schemas.Worker:
@@ -103,7 +103,8 @@ def _worker(s: Session) -> schemas.Worker:
     return schemas.Worker(alive=True, owner=lease.owner, lease_expires_at=int(lease.expires_at))
 
 
-def _streamed(context: Context) -> int | None:
+def _backlog(context: Context) -> int | None:
+    """Return the number of questions in Valkey; None while it does not answer."""
     try:
         return context.stream.backlog()
     except StreamUnavailableError:

@@ -1,1 +1,1 @@
-"""Keep users' questions: what is kept of a request, and the files in which it waits."""
+"""Capture: turn a request into a question, and keep it in files until Valkey has it."""

@@ -1,7 +1,7 @@
-"""Copy the question of an accepted request to the spool; never slow it down, never fail it.
+"""Write the question of an accepted request to the spool; never delay or fail the request.
 
-Only text is kept, and only when a user speaks last; the answer is not. A question's text is
-never logged.
+Capture keeps a question only if it is all text and a user speaks last. It does not keep the answer.
+It never logs a question's text.
 """
 
 import hashlib
@@ -16,72 +16,72 @@ from typing import Any
 from fastapi import Request
 
 from tempo_server.capture.question import Question
-from tempo_server.capture.spool import Counters, Spool
+from tempo_server.capture.spool import Spool
 from tempo_server.settings import ServerSettings
 from tempo_storage.questions import content_hash
 
 logger = logging.getLogger("vllm.tempo.capture")
 
-Shape = Callable[[Any], Question | None]
+ReadQuestion = Callable[[Any], Question | None]
 
 OPT_OUT_HEADER = "x-tempo-opt-out"
-NOT_STORED = ("false", "f", "0", "off", "no", "n")  # as pydantic reads a bool
+FALSE_VALUES = ("false", "f", "0", "off", "no", "n")  # those that pydantic reads as false
 
 
-async def opts_out(raw_request: Request) -> bool:
-    """Tell whether a request says that it must not be kept, by header or by `store: false`.
+async def is_opted_out(raw_request: Request) -> bool:
+    """Tell whether a request forbids its capture, by the header or by `store: false`.
 
-    To be asked before vLLM answers. The parsed request does not tell: Anthropic's shape has no
-    `store`, and vLLM itself sets that of a response to false. FastAPI has read the body and keeps
-    it, so nothing is waited for and nothing is taken away.
+    Call this before vLLM answers. The parsed request cannot tell: Anthropic's form has no `store`,
+    and vLLM itself sets that of a response to false. FastAPI has read the body and keeps it, so
+    this neither waits for the network nor takes the body from vLLM.
     """
     if raw_request.headers.get(OPT_OUT_HEADER, "0") != "0":
         return True
     try:
         body = await raw_request.json()
-    except ValueError:  # whatever vLLM made of it, we cannot tell
+    except ValueError:  # vLLM accepted a body that is not JSON, so nobody knows what it forbids
         return True
-    return isinstance(body, dict) and str(body.get("store")).lower() in NOT_STORED
+    return isinstance(body, dict) and str(body.get("store")).lower() in FALSE_VALUES
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """Decides what is kept of a request, and spools it."""
+    """Decides what to keep of a request, and writes it to the spool."""
 
     settings: ServerSettings
     spool: Spool
-    counters: Counters
 
     def keep(
         self,
         request: Any,
-        shape: Shape,
+        read_question: ReadQuestion,
         *,
         headers: Mapping[str, str],
         version: int,
-        opted_out: bool,
+        is_opted_out: bool,
     ) -> None:
         """Keep the question of a request that `tempo-v<version>` answers; never raise."""
+        counters = self.spool.counters
         if self.settings.capture == "off":
             return
-        if opted_out:
-            self.counters.opted_out += 1
+        if is_opted_out:
+            counters.opted_out += 1
             return
         try:
-            question = shape(request)
+            question = read_question(request)
             if question is None or not self._fits(question):
-                self.counters.skipped += 1
+                counters.skipped += 1
                 return
             self.spool.append(self._record(question, headers, version))
-        except Exception as error:  # whatever it is, the request must not feel it
-            self.counters.dropped += 1
-            # The class alone: an error's text may quote the question.
+        except Exception as error:  # no error of ours may reach the request
+            counters.dropped += 1
+            # The class only: an error's text may quote the question.
             logger.warning("a question was dropped (%s)", type(error).__name__)
 
     def _fits(self, question: Question) -> bool:
         try:
             size = len(json.dumps(question.messages, ensure_ascii=False).encode())
-        except UnicodeEncodeError:  # a lone surrogate: no database takes it
+        except UnicodeEncodeError:  # half a surrogate pair: no database takes it
             return False
         return size <= self.settings.max_question_bytes
 
@@ -92,7 +92,7 @@ class Capture:
             "id": f"q_{uuid.uuid4().hex}",
             "messages": question.messages,
             "chat_template_kwargs": question.template_arguments,
-            "tenant": _tenant(headers),
+            "tenant": _tenant_hash(headers),
             "adapter_version": version,
             "sampling": question.sampling,
             "captured_at": time.time(),
@@ -103,7 +103,7 @@ class Capture:
         return record
 
 
-def _tenant(headers: Mapping[str, str]) -> str:
-    """Return a hash of the key that a user sent, in OpenAI's header or in Anthropic's."""
+def _tenant_hash(headers: Mapping[str, str]) -> str:
+    """Return a hash of the user's key, from OpenAI's header or from Anthropic's; "" without one."""
     key = headers.get("authorization", "") or headers.get("x-api-key", "")
     return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""

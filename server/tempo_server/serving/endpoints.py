@@ -1,101 +1,113 @@
-"""Wrap vLLM's own endpoint functions: bind the request, let vLLM answer, say who answered, capture.
+"""Wrap vLLM's own endpoints: bind the request, let vLLM answer, name the adapter, capture.
 
-The stock function stays inside with everything it does (cancellation, streaming, keep-alive); only
-`request.model` is set before it and a header added after it.
+vLLM's function stays inside with all that it does (cancellation, streaming, keep-alive). The plugin
+sets `request.model` before it and adds a header after it.
 """
 
 import functools
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from tempo_server.capture import question
-from tempo_server.capture.capture import Capture, Shape, opts_out
-from tempo_server.capture.spool import Spool
-from tempo_server.context import prepared
+from tempo_server.capture.capture import Capture, ReadQuestion, is_opted_out
+from tempo_server.context import from_state
 from tempo_server.errors import StartError, error_response
 from tempo_server.serving.bindings import Bindings
-from tempo_server.serving.follower import Follower
 from tempo_storage.adapters import version_of
 from tempo_storage.errors import UnservableAdapterError
 
 ADAPTER_HEADER = "x-tempo-adapter"
 KEY_HEADER = "x-tempo-key"
+REQUEST_STACK = "tempo_request_stack"
 
 Endpoint = Callable[..., Awaitable[Any]]
 
-# path -> what is its question; all four are bound, and /v1/completions is counted as skipped
-WRAPPED: dict[str, Shape] = {
-    "/v1/chat/completions": question.chat,
-    "/v1/completions": question.completions,
-    "/v1/responses": question.responses,
-    "/v1/messages": question.messages,
+WRAPPED: dict[str, ReadQuestion] = {
+    "/v1/chat/completions": question.from_chat,
+    "/v1/completions": question.from_completion,
+    "/v1/responses": question.from_response,
+    "/v1/messages": question.from_anthropic,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Runtime:
-    """What the wrapped routes need, complete before HTTP opens; `app.state.tempo_runtime`."""
+class EndpointContext:
+    """The parts that the wrapped endpoints use; `app.state.tempo_endpoints` once it is ready."""
 
     bindings: Bindings
     capture: Capture
-    spool: Spool
-    follower: Follower
-    is_known_key: Callable[[str], bool]
+    is_admin_key: Callable[[str], bool]
+
+
+class BoundRoute(APIRoute):
+    """A route whose request stays bound until its answer has been sent, has failed or was cut.
+
+    The endpoint returns before a streamed body is sent; `handle` returns after it. The endpoint
+    enters its binding into the stack, and the end of `handle` releases it.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        async with AsyncExitStack() as stack:
+            scope[REQUEST_STACK] = stack
+            await super().handle(scope, receive, send)
 
 
 def wrap(app: FastAPI) -> None:
-    """Replace the wrapped routes of vLLM's app by ours."""
-    for path, shape in WRAPPED.items():
-        core = _route(app, path, "POST")
-        _replace(app, core, _bound(core.endpoint, shape))
-    core = _route(app, "/v1/models", "GET")
-    _replace(app, core, _listed(core.endpoint))
+    """Replace vLLM's routes by wrapped ones; raise StartError if this vLLM lacks one."""
+    for path, read_question in WRAPPED.items():
+        stock = _route(app, path, "POST")
+        _replace(app, stock, _bound(stock.endpoint, read_question))
+    stock = _route(app, "/v1/models", "GET")
+    _replace(app, stock, _listing(stock.endpoint))
 
 
-def _bound(inner: Endpoint, shape: Shape) -> Endpoint:
-    @functools.wraps(inner)  # FastAPI reads the stock signature
+def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
+    @functools.wraps(inner)  # FastAPI reads vLLM's signature
     async def endpoint(*, request: Any, raw_request: Request) -> Any:
-        runtime: Runtime = prepared("tempo_runtime", raw_request)
+        context: EndpointContext = from_state(raw_request, "tempo_endpoints")
         key = raw_request.headers.get(KEY_HEADER)
-        known_key = key is not None and runtime.is_known_key(key)
+        is_admin = key is not None and context.is_admin_key(key)
+        bound = context.bindings.bind(request.model, is_admin=is_admin)
         try:
-            binding = await runtime.bindings.bind(request.model, known_key=known_key)
+            binding = await raw_request.scope[REQUEST_STACK].enter_async_context(bound)
         except UnservableAdapterError as error:
             return error_response(error, param="model")
-        if binding is None:  # not ours: vLLM answers, its own 404 as a rule
+        if binding is None:  # vLLM answers alone, as a rule with its own 404
             return await inner(request=request, raw_request=raw_request)
         request.model = binding.key
-        opted_out = not known_key and await opts_out(raw_request)
+        opted_out = not is_admin and await is_opted_out(raw_request)
         response = await inner(request=request, raw_request=raw_request)
         if response is None:  # the client is gone
             return None
         response.headers[ADAPTER_HEADER] = binding.name
-        response.tempo_binding = binding  # under way until the response is let go, streamed or not
-        if not known_key and response.status_code < 300:
-            runtime.capture.keep(
+        if not is_admin and response.status_code < 300:
+            context.capture.keep(
                 request,
-                shape,
+                read_question,
                 headers=raw_request.headers,
                 version=version_of(binding.name),
-                opted_out=opted_out,
+                is_opted_out=opted_out,
             )
         return response
 
     return endpoint
 
 
-def _listed(inner: Endpoint) -> Endpoint:
+def _listing(inner: Endpoint) -> Endpoint:
     @functools.wraps(inner)
     async def endpoint(*, raw_request: Request) -> Response:
         stock: Response = await inner(raw_request=raw_request)
         listing = json.loads(bytes(stock.body))
-        bindings = prepared("tempo_runtime", raw_request).bindings
+        bindings = from_state(raw_request, "tempo_endpoints").bindings
         cards = {card["id"]: card for card in listing["data"] if bindings.is_listed(card["id"])}
         return JSONResponse(listing | {"data": list(cards.values())})
 
@@ -109,14 +121,15 @@ def _route(app: FastAPI, path: str, method: str) -> APIRoute:
     raise StartError(f"this vLLM has no route {method} {path}; use the version in docker/cpu.lock")
 
 
-def _replace(app: FastAPI, core: APIRoute, endpoint: Endpoint) -> None:
+def _replace(app: FastAPI, stock: APIRoute, endpoint: Endpoint) -> None:
     routes = app.router.routes
-    app.add_api_route(
-        core.path,
+    app.router.add_api_route(
+        stock.path,
         endpoint,
-        methods=sorted(core.methods),
-        dependencies=core.dependencies,
-        responses=core.responses,
+        methods=sorted(stock.methods),
+        dependencies=stock.dependencies,
+        responses=stock.responses,
+        route_class_override=BoundRoute,
     )
-    # In the stock route's place: routes are tried in order, and vLLM has over a hundred.
-    routes[routes.index(core)] = routes.pop()
+    # At vLLM's position: routes are tried in order, and vLLM has over a hundred.
+    routes[routes.index(stock)] = routes.pop()

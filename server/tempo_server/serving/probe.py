@@ -1,12 +1,13 @@
-"""Ask whether vLLM computes what was trained: compare the adapter's effect, token by token.
+"""Probe an adapter: compare its effect in vLLM with its effect in the trainer, token by token.
 
     d = trainer(adapter) − trainer(base)    stored with the version, in probe.json
-    s = served(adapter) − served(base)      asked of the engine after each load
+    s = vllm(adapter) − vllm(base)          measured after each load
 
-of the log-probabilities of the same responses. The log-probabilities themselves would prove
-nothing: a small adapter moves them less than two computations of one base differ. That noise,
-|served(base) − trainer(base)|, is measured beside: a version whose effect does not stand out from
-it, or that cannot be asked about, is unproven, and served.
+Both are differences of log-probabilities of the same responses' tokens, in nats. The
+log-probabilities themselves would prove nothing: a small adapter moves them less than two
+computations of the same base differ. The probe measures that difference, |vllm(base) −
+trainer(base)|, too, and calls it noise. A version is unproven, and serves, if its effect does not
+stand out from the noise or cannot be measured.
 """
 
 import asyncio
@@ -16,33 +17,36 @@ import math
 import statistics
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from tempo_server.errors import ProbeFailedError
 from tempo_storage.adapters import PROBE_FILE, AdapterStore
 
-logger = logging.getLogger("vllm.tempo.probe")
+logger = logging.getLogger("vllm.tempo.serving")
 
-Score = Callable[[Sequence[int], int, Any], Awaitable[float]]
-"""Log-probability of a token after others, by an adapter's LoRARequest or the base (None)."""
+ScoreToken = Callable[[Sequence[int], int, Any], Awaitable[float]]
+"""(token ids before, token id, LoRARequest or None for the base) -> the token's log-probability."""
 
-LEAST_EFFECT = 0.1  # nats
-NOISES = 3.0  # so many times the noise must the effect be: bfloat16 alone then costs .1 of 1
-OTHER_BASE = 0.5  # nats; no rounding of one base differs by so much
-FEWEST_TOKENS = 16
-LEAST_CORRELATION = 0.8
-SLOPES = (0.7, 1.4)
-SECONDS = 60.0
-POSITIONS = 8  # of a sequence, evenly spread: each takes two requests for one token
-AT_ONCE = 8  # requests; what users ask comes in between
-RAW = "raw_logprobs"
-PRIORITY = 1  # behind users, before rollouts
+MIN_EFFECT = 0.1  # nats
+# The effect must be so many times the noise. bfloat16's noise alone then lowers a correlation of 1
+# by .1.
+NOISE_FACTOR = 3.0
+MAX_NOISE = 0.5  # nats; rounding of the same base never differs by so much
+MIN_TOKENS = 16
+MIN_CORRELATION = 0.8
+MIN_SLOPE = 0.7
+MAX_SLOPE = 1.4
+TIMEOUT_SECONDS = 60.0
+MAX_POSITIONS = 8  # of a sequence, evenly spread: each takes two requests for one token
+MAX_CONCURRENT = 8  # positions; users' requests come in between
+RAW_LOGPROBS = "raw_logprobs"
+PRIORITY = 1  # after users, before rollouts
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a probe found; kept in the adapter's report."""
+    """The result of a probe; the adapter's report keeps it."""
 
     verdict: Literal["passed", "failed", "unproven"]
     reason: str
@@ -56,105 +60,101 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One token of a response, what stands before it, and what the trainer computed of it."""
-
-    before: Sequence[int]
-    token: int
-    base: float
-    policy: float
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """An adapter's effect on one token in the trainer and in vLLM, and what the bases differ by."""
+class Effect:
+    """An adapter's effect on one token in the trainer and in vLLM, and the noise there."""
 
     trained: float
     served: float
     noise: float
 
 
+@dataclass(eq=False)
 class Probe:
-    """Compares versions with what their trainer stored."""
+    """Compares versions with the effects that their trainer stored.
 
-    def __init__(
-        self, store: AdapterStore, score: Score | None, *, longest: int, seconds: float = SECONDS
-    ) -> None:
-        self._store = store
-        self._score = score
-        self._longest = longest
-        self._seconds = seconds
-        self._at_once = asyncio.Semaphore(AT_ONCE)
+    `score` measures in vLLM; it is None if vLLM does not return raw log-probabilities. `max_tokens`
+    limits prompt and response together.
+    """
+
+    store: AdapterStore
+    score: ScoreToken | None
+    _: KW_ONLY
+    max_tokens: int
+    timeout_seconds: float = TIMEOUT_SECONDS
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def run(self, name: str, request: Any) -> Finding:
-        """Return what is found of a loaded adapter; whatever goes wrong leaves it unproven."""
-        if self._score is None:
-            return Finding(
-                "unproven", f"vLLM's --logprobs-mode is not {RAW}, so it cannot be asked"
-            )
-        path = self._store.path(name) / PROBE_FILE
+        """Return the finding about a loaded adapter; if the probe itself fails, it is unproven."""
+        if self.score is None:
+            return Finding("unproven", f"vLLM's --logprobs-mode is not {RAW_LOGPROBS}")
+        path = self.store.path(name) / PROBE_FILE
         try:
             sequences = json.loads(await asyncio.to_thread(path.read_text))["sequences"]
-            compared = [
-                self._compare(at, request, self._score) for at in self._places_of(sequences)
-            ]
-            async with asyncio.timeout(self._seconds):
-                found = await asyncio.gather(*compared)
+            positions = [(item, at) for item in sequences for at in self._positions(item)]
+            async with asyncio.timeout(self.timeout_seconds):
+                effects = await asyncio.gather(
+                    *(self._measure(item, at, request, self.score) for item, at in positions)
+                )
         except FileNotFoundError:
             return Finding("unproven", f"it has no {PROBE_FILE}")
         except TimeoutError:
-            return Finding("unproven", f"vLLM did not answer within {self._seconds:g} s")
-        except Exception as error:  # a probe that cannot be made refuses nobody
+            return Finding("unproven", f"vLLM did not answer within {self.timeout_seconds:g} s")
+        except Exception as error:  # a probe that cannot be made refuses no version
             logger.warning("%s cannot be probed", name, exc_info=error)
             return Finding("unproven", f"it cannot be probed: {type(error).__name__}: {error}")
-        return judge(found)
+        return compare_effects(effects)
 
-    def _places_of(self, sequences: Sequence[dict[str, Any]]) -> list[Place]:
-        """Return the places at which to compare: a few of each sequence, evenly spread."""
-        found = []
-        for told in sequences:
-            prompt, response = told["prompt"], told["response"]
-            count = max(0, min(len(response), self._longest - len(prompt)))
-            for at in range(0, count, max(1, math.ceil(count / POSITIONS))):
-                trained = told["base"][at], told["policy"][at]
-                found.append(Place([*prompt, *response[:at]], response[at], *trained))
-        return found
+    def _positions(self, sequence: dict[str, Any]) -> range:
+        """Return the places of a few tokens of a response, evenly spread."""
+        max_response = self.max_tokens - len(sequence["prompt"])
+        count = max(0, min(len(sequence["response"]), max_response))
+        return range(0, count, max(1, math.ceil(count / MAX_POSITIONS)))
 
-    async def _compare(self, at: Place, request: Any, score: Score) -> Compared:
-        async with self._at_once:
-            adapter = await score(at.before, at.token, request)
-            base = await score(at.before, at.token, None)
-        return Compared(at.policy - at.base, adapter - base, abs(base - at.base))
+    async def _measure(
+        self, sequence: dict[str, Any], at: int, request: Any, score: ScoreToken
+    ) -> Effect:
+        before = [*sequence["prompt"], *sequence["response"][:at]]
+        token = sequence["response"][at]
+        trained_base = sequence["base"][at]
+        async with self._slots:
+            served = await score(before, token, request)
+            served_base = await score(before, token, None)
+        return Effect(
+            trained=sequence["policy"][at] - trained_base,
+            served=served - served_base,
+            noise=abs(served_base - trained_base),
+        )
 
 
-def judge(found: Sequence[Compared]) -> Finding:
-    """Compare the effects that the adapter has in the trainer and in vLLM."""
-    tokens = len(found)
-    if tokens < FEWEST_TOKENS:
+def compare_effects(effects: Sequence[Effect]) -> Finding:
+    """Decide whether vLLM serves what was trained, by an adapter's effects on the same tokens."""
+    tokens = len(effects)
+    if tokens < MIN_TOKENS:
         return Finding("unproven", f"it was compared on {tokens} tokens only", tokens)
-    trained, served = [at.trained for at in found], [at.served for at in found]
-    effect, noise = statistics.fmean(map(abs, trained)), statistics.fmean(at.noise for at in found)
-    correlation, slope = _fit(trained, served)
-    figures = tokens, round(effect, 4), round(noise, 4), round(correlation, 4), round(slope, 4)
-    if noise > OTHER_BASE:
+    size = statistics.fmean(abs(effect.trained) for effect in effects)
+    noise = statistics.fmean(effect.noise for effect in effects)
+    correlation, slope = _fit(effects)
+    figures = tokens, round(size, 4), round(noise, 4), round(correlation, 4), round(slope, 4)
+    if noise > MAX_NOISE:
         reason = f"vLLM's base is not the trainer's: they differ by {noise:.2f} nats a token"
         return Finding("failed", reason, *figures)
-    least = max(LEAST_EFFECT, NOISES * noise)
-    if effect < least:
-        reason = f"its effect, {effect:.3f} nats a token, is too small to tell (below {least:.3f})"
+    minimum = max(MIN_EFFECT, NOISE_FACTOR * noise)
+    if size < minimum:
+        reason = f"its effect, {size:.3f} nats a token, is too small to tell (below {minimum:.3f})"
         return Finding("unproven", reason, *figures)
-    low, high = SLOPES
-    if correlation >= LEAST_CORRELATION and low <= slope <= high:
+    if correlation >= MIN_CORRELATION and MIN_SLOPE <= slope <= MAX_SLOPE:
         return Finding("passed", "vLLM serves what was trained", *figures)
     reason = (
         f"vLLM does not serve what was trained: over {tokens} tokens, which the adapter moves by "
-        f"{effect:.2f} nats on average, the effects correlate by {correlation:.2f} (at least "
-        f"{LEAST_CORRELATION:g}) with slope {slope:.2f} ({low:g} to {high:g})"
+        f"{size:.2f} nats on average, the effects correlate by {correlation:.2f} (at least "
+        f"{MIN_CORRELATION:g}) with slope {slope:.2f} ({MIN_SLOPE:g} to {MAX_SLOPE:g})"
     )
     return Finding("failed", reason, *figures)
 
 
-def refuse(name: str, finding: Finding) -> None:
+def raise_if_failed(name: str, finding: Finding) -> None:
     """Raise ProbeFailedError for a failed probe."""
     if finding.verdict == "failed":
         raise ProbeFailedError(
@@ -163,27 +163,29 @@ def refuse(name: str, finding: Finding) -> None:
         )
 
 
-def _fit(trained: Sequence[float], served: Sequence[float]) -> tuple[float, float]:
-    """Return correlation and slope of the served effect; 0 and 0 where there is none."""
+def _fit(effects: Sequence[Effect]) -> tuple[float, float]:
+    """Return correlation and slope of the served effects over the trained ones; else 0 and 0."""
+    trained = [effect.trained for effect in effects]
+    served = [effect.served for effect in effects]
     if not all(map(math.isfinite, (*trained, *served))):
         return 0.0, 0.0
     try:
         correlation = statistics.correlation(trained, served)
         return correlation, statistics.linear_regression(trained, served).slope
-    except statistics.StatisticsError:  # all alike: nothing has an effect
+    except statistics.StatisticsError:  # all effects are equal
         return 0.0, 0.0
 
 
-def engine_score(engine: Any) -> Score | None:
-    """Return the score that vLLM's engine gives; None where its log-probabilities are masked.
+def engine_scorer(engine: Any) -> ScoreToken | None:
+    """Return a function that scores tokens with vLLM; None if its log-probabilities are masked.
 
-    A single token is asked for and no other allowed: its log-probability is that of the whole
-    vocabulary. Prompt log-probabilities would take one request where this takes many, but with
+    Each request generates one token, and allows only the scored one; the raw log-probability is
+    still that of the whole vocabulary. Prompt log-probabilities would take fewer requests, but with
     LoRA they can end vLLM's engine beside other requests.
     """
     from vllm import SamplingParams, TokensPrompt  # vLLM runs already
 
-    if engine.vllm_config.model_config.logprobs_mode != RAW:
+    if engine.vllm_config.model_config.logprobs_mode != RAW_LOGPROBS:
         return None
 
     async def score(before: Sequence[int], token: int, request: Any) -> float:
@@ -195,7 +197,7 @@ def engine_score(engine: Any) -> Score | None:
         async for output in engine.generate(
             prompt, sampling, name, lora_request=request, priority=PRIORITY
         ):
-            found = output.outputs[0].logprobs
-        return float(found[0][token].logprob)
+            logprobs = output.outputs[0].logprobs
+        return float(logprobs[0][token].logprob)
 
     return score

@@ -131,8 +131,8 @@ def test_a_second_deployment_on_the_same_port_is_refused_in_one_line(
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
-        f"tempo: cannot listen on port {deployment.port} (Address already in use); stop what does, "
-        "or give another --port"
+        f"tempo: cannot listen on port {deployment.port} (Address already in use); stop the "
+        "program that uses it, or give another --port"
     ]
 
 

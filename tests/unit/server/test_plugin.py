@@ -1,4 +1,4 @@
-"""vLLM swallows what the plugin's import and factory raise: these must not raise."""
+"""The plugin stops a server that cannot work, at a moment when vLLM does not swallow the error."""
 
 import logging
 import subprocess
@@ -34,7 +34,9 @@ def test_an_unknown_setting_stops_the_server(monkeypatch: pytest.MonkeyPatch) ->
         TempoPlugin().attach_router(FastAPI())
 
 
-def test_a_missing_extra_stops_the_server_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_stops_the_server_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "rq", None)
     with pytest.raises(RuntimeError, match=r"pip install 'vllm-tempo\[server\]'"):
         TempoPlugin().attach_router(FastAPI())
@@ -50,22 +52,22 @@ def config(**changes: Any) -> Any:
 
 def test_a_vllm_without_lora_is_refused() -> None:
     with pytest.raises(StartError, match="--enable-lora"):
-        assemble.check(SimpleNamespace(lora_config=None))
+        assemble.check_vllm(SimpleNamespace(lora_config=None))
 
 
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [({}, ""), ({"max_loras": 1}, "--max-loras is 1"), ({"policy": "fcfs"}, "policy is fcfs")],
 )
-def test_what_serves_badly_is_said(
+def test_flags_with_which_vllm_serves_badly_are_logged_and_returned(
     changes: dict[str, Any], warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        said = assemble.check(config(**changes))
+        warnings = assemble.check_vllm(config(**changes))
     assert warning in caplog.text
-    assert [record.getMessage() for record in caplog.records] == said
-    assert bool(said) == bool(warning)
+    assert [record.getMessage() for record in caplog.records] == warnings
+    assert bool(warnings) == bool(warning)
 
 
-def test_aliases_are_split_and_cleaned() -> None:
+def test_aliases_lose_blanks_and_repetitions() -> None:
     assert ServerSettings(aliases=" tempo, tiny,,tempo ").alias_names == ("tempo", "tiny")

@@ -1,8 +1,6 @@
-"""The admin API on a plain FastAPI app with a real ledger; Valkey is down throughout."""
+"""The admin API on a plain FastAPI app with a real ledger; no Valkey answers in these tests."""
 
-import asyncio
 import json
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -12,17 +10,17 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from adapters import WEIGHTS, publish_empty_adapter
+from asgi import send
 from fastapi import FastAPI
+from ledgers import candidate, opened
 
 from tempo_server import keys
 from tempo_server.admin.router import router
-from tempo_server.capture.spool import Counters
 from tempo_server.context import Context
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore, version_name
-from tempo_storage.ledger.models import Adapter
-from tempo_storage.ledger.sessions import open_database
 from tempo_storage.valkey.streams import QuestionStream, redis_client
 
 BASE = "tiny-reasoner"
@@ -37,31 +35,22 @@ class Admin:
         self.key = context.settings.admin_key_path.read_text().strip()
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return asyncio.run(self._send(method, path, options))
-
-    async def _send(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.key}"} | options.pop("headers", {})
-        transport = httpx.ASGITransport(self.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://tempo") as client:
-            return await client.request(method, path, headers=headers, **options)
+        return send(self.app, method, path, headers=headers, **options)
 
     def upload(self, content: bytes, filename: str = "labeled.jsonl") -> httpx.Response:
         return self("POST", "/tempo/v1/files", files={"file": (filename, content)})
 
     def publish(self, version: int, status: str = "candidate", *, base: str = BASE) -> None:
         """Put an adapter into the store and the ledger."""
-        name = version_name(version)
-        manifest = self.context.store.publish(name, write_adapter, base=base, info={})
-        row = Adapter(
-            version=version,
-            status=status,
-            parent=0,
+        manifest = publish_empty_adapter(self.context.store, version_name(version), base=base)
+        row = candidate(
+            version,
+            status,
             job_id=f"ftjob-{version}",
-            checkpoint="",
-            sha256=manifest.sha256["adapter_model.safetensors"],
+            sha256=manifest.sha256[WEIGHTS],
             bytes=manifest.bytes,
             report={"gate": "none"},
-            created_at=float(version),
         )
         with self.context.sessions.begin() as s:
             s.add(row)
@@ -71,37 +60,30 @@ class Admin:
             return ledger.versions.serving(s).version
 
 
-def write_adapter(directory: Path) -> None:
-    (directory / "adapter_config.json").write_text(json.dumps({"r": 4}))
-    header = b"{}"
-    (directory / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-
-
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
     settings = ServerSettings(data_dir=tmp_path / "data")
     client = redis_client("redis://127.0.0.1:1/0")
-    made = Context(
-        settings=settings,
-        sessions=open_database(settings.resolved_database_url),
-        store=AdapterStore(settings.adapters_dir),
-        stream=QuestionStream(client),
-        redis=client,
-        base=BASE,
-        counters=Counters(),
-    )
-    keys.ensure_admin_key(made)
-    yield made
-    made.sessions.kw["bind"].dispose()
+    with opened(settings.resolved_database_url) as sessions:
+        context = Context(
+            settings=settings,
+            sessions=sessions,
+            store=AdapterStore(settings.adapters_dir),
+            stream=QuestionStream(client),
+            redis=client,
+            base=BASE,
+        )
+        keys.ensure_admin_key(context)
+        yield context
     client.close()
 
 
 @pytest.fixture(scope="session")
 def app() -> FastAPI:
-    """One app for all tests, each with its own context: building its routes is what takes time."""
-    made = FastAPI()
-    made.include_router(router)
-    return made
+    """One app for all tests, because its routes take long to build; each test has a context."""
+    app = FastAPI()
+    app.include_router(router)
+    return app
 
 
 @pytest.fixture
@@ -129,7 +111,7 @@ def jsonl(examples: Any) -> bytes:
 
 @pytest.fixture
 def address(admin: Admin) -> Iterator[str]:
-    """The app on a port of its own, for clients that want a real one."""
+    """The URL of the app on a port of its own, for clients that need a real server."""
     config = uvicorn.Config(admin.app, port=0, log_level="error", ws="none", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

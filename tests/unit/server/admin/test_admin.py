@@ -1,4 +1,4 @@
-"""What all admin routes share, the status, the pause switch and the probes."""
+"""Keys and errors on all admin routes, the status, the pause, and the health routes."""
 
 import asyncio
 import stat
@@ -18,13 +18,14 @@ from tempo_storage.ledger.models import Key
 STATUS = "/tempo/v1/status"
 
 
-def keyed_routes(app: FastAPI) -> list[tuple[str, str]]:
+def routes_with_key(app: FastAPI) -> list[tuple[str, str]]:
+    """Return method and path of each route below /tempo/v1."""
     paths = app.openapi()["paths"]
     return [(m.upper(), p) for p, methods in paths.items() for m in methods if "/v1/" in p]
 
 
-def test_every_route_below_v1_wants_a_known_key(admin: Any) -> None:
-    routes = keyed_routes(admin.app)
+def test_every_route_below_v1_needs_an_admin_key(admin: Any) -> None:
+    routes = routes_with_key(admin.app)
     assert len(routes) >= 16
     for method, path in routes:
         for header in ("", "Bearer tk_wrong", f"Basic {admin.key}"):
@@ -38,7 +39,7 @@ def test_a_key_does_only_what_its_scopes_allow(admin: Any, scope: str) -> None:
     with admin.context.sessions.begin() as s:
         digest = keys._digest("tk_narrow")
         s.add(Key(sha256=digest, name="narrow", scopes=[scope] if scope else [], created_at=0.0))
-    for method, path in keyed_routes(admin.app):
+    for method, path in routes_with_key(admin.app):
         needed = "" if method == "GET" or path.endswith("/learned") else "train"
         promotes = path.endswith(("/promote", "/rollback")) or "/keys" in path
         needed = "promote" if promotes and method != "GET" else needed
@@ -52,7 +53,7 @@ def test_a_key_does_only_what_its_scopes_allow(admin: Any, scope: str) -> None:
             assert f"scope '{needed}'" in error["message"]
 
 
-def test_a_scope_that_was_added_is_seen_at_once(admin: Any) -> None:
+def test_a_scope_that_another_process_added_counts_at_once(admin: Any) -> None:
     pause = "/tempo/v1/training/pause"
     with admin.context.sessions.begin() as s:
         key = Key(sha256=keys._digest("tk_x"), name="x", scopes=[], created_at=0.0)
@@ -83,16 +84,16 @@ def test_the_body_of_a_request_without_a_key_is_not_read(admin: Any) -> None:
     assert sent[0]["status"] == 401
 
 
-def test_each_reply_carries_a_request_id(admin: Any) -> None:
+def test_each_reply_has_a_request_id_the_client_s_if_it_is_a_plain_word(admin: Any) -> None:
     assert admin("GET", STATUS).headers["x-request-id"].startswith("req_")
-    given = admin("GET", STATUS, headers={"x-request-id": "mine-7"})
-    assert given.headers["x-request-id"] == "mine-7"
-    odd = admin("GET", STATUS, headers={"x-request-id": "a b\x7f"})
-    assert odd.headers["x-request-id"].startswith("req_")
+    reply = admin("GET", STATUS, headers={"x-request-id": "mine-7"})
+    assert reply.headers["x-request-id"] == "mine-7"
+    reply = admin("GET", STATUS, headers={"x-request-id": "a b\x7f"})
+    assert reply.headers["x-request-id"].startswith("req_")
     assert admin("GET", "/tempo/v1/files/none").headers["x-request-id"].startswith("req_")
 
 
-def test_a_fault_of_ours_shows_no_more_than_a_request_id(
+def test_a_defect_of_the_server_shows_the_client_only_a_request_id(
     admin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -105,7 +106,9 @@ def test_a_fault_of_ours_shows_no_more_than_a_request_id(
     assert reply.headers["x-request-id"] in reply.json()["error"]["message"]
 
 
-def test_the_status_tells_the_whole_story(admin: Any, labeled: bytes) -> None:
+def test_the_status_shows_serving_training_questions_and_processes(
+    admin: Any, labeled: bytes
+) -> None:
     admin.upload(labeled)
     with admin.context.sessions.begin() as s:
         ledger.leases.acquire(s, ledger.leases.TRAINER, "worker-1", 30.0)
@@ -127,7 +130,7 @@ def test_the_status_tells_the_whole_story(admin: Any, labeled: bytes) -> None:
     assert "vllm-tempo" in body["versions"]
 
 
-def test_pausing_is_kept_until_training_is_resumed(admin: Any) -> None:
+def test_a_pause_lasts_until_training_is_resumed(admin: Any) -> None:
     reply = admin("POST", "/tempo/v1/training/pause", json={"reason": "maintenance"})
     assert (reply.json()["paused"], reply.json()["reason"]) == (True, "maintenance")
     assert admin("GET", STATUS).json()["phase"] == "paused"
@@ -136,15 +139,15 @@ def test_pausing_is_kept_until_training_is_resumed(admin: Any) -> None:
     assert admin("GET", STATUS).json()["phase"] == "idle"
 
 
-def test_probes_need_no_key_and_valkey_is_not_needed_to_serve(admin: Any) -> None:
-    nobody = {"Authorization": ""}
-    assert admin("GET", "/tempo/healthz", headers=nobody).json()["status"] == "ok"
-    reply = admin("GET", "/tempo/readyz", headers=nobody)
+def test_the_health_routes_need_no_key_and_readiness_no_valkey(admin: Any) -> None:
+    no_key = {"Authorization": ""}
+    assert admin("GET", "/tempo/healthz", headers=no_key).json()["status"] == "ok"
+    reply = admin("GET", "/tempo/readyz", headers=no_key)
     assert reply.status_code == 200
     assert reply.json()["checks"] == {"database": True, "valkey": False, "worker": False}
 
 
-def test_a_lost_database_is_said_and_not_shown(admin: Any) -> None:
+def test_a_lost_database_is_503_without_its_sql(admin: Any) -> None:
     with admin.context.sessions.begin() as s:
         s.connection().exec_driver_sql("DROP TABLE serving")
     reply = admin("GET", STATUS)
@@ -153,7 +156,7 @@ def test_a_lost_database_is_said_and_not_shown(admin: Any) -> None:
     assert reply.headers["retry-after"]
 
 
-def test_a_server_that_starts_says_so(admin: Any) -> None:
+def test_while_the_server_starts_every_admin_route_answers_503(admin: Any) -> None:
     admin.app = FastAPI()
     admin.app.include_router(router)
     for path in (STATUS, "/tempo/readyz", "/tempo/healthz"):
@@ -176,10 +179,10 @@ def test_the_key_file_is_private_and_only_its_hash_is_stored(context: Context) -
         assert key.encode() not in file.read_bytes()
 
 
-def test_a_key_that_another_machine_adds_is_found(admin: Any) -> None:
-    assert not keys.is_known_key(admin.context, "tk_other")
+def test_a_key_that_another_process_added_is_found_in_the_ledger(admin: Any) -> None:
+    assert not keys.is_admin_key(admin.context, "tk_other")
     with admin.context.sessions.begin() as s:
         digest = keys._digest("tk_other")
         s.add(Key(sha256=digest, name="other", scopes=[], created_at=0.0))
     assert admin("GET", STATUS, headers={"Authorization": "bearer tk_other"}).status_code == 200
-    assert keys.is_known_key(admin.context, "tk_other")
+    assert keys.is_admin_key(admin.context, "tk_other")

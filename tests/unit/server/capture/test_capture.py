@@ -1,4 +1,4 @@
-"""What is kept of a request, and what is not."""
+"""Capture keeps text that a user asked, counts everything else, and shows no question in a log."""
 
 import json
 import logging
@@ -7,48 +7,50 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ledgers import user
+from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_server.capture import question
 from tempo_server.capture.capture import Capture
 from tempo_server.capture.spool import Counters, Spool
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
-from tempo_storage.ledger.sessions import open_database
 from tempo_storage.questions import content_hash
 
-QUESTION = [{"role": "user", "content": "use 3 10 15 make 45 ?"}]
+MESSAGES = user("use 3 10 15 make 45 ?")
 
 
-def capture(tmp_path: Path, **settings: Any) -> tuple[Capture, Counters]:
-    counters = Counters()
-    chosen = ServerSettings(data_dir=tmp_path, **settings)
-    spool = Spool(tmp_path, counters, limit_bytes=1 << 20)
-    return Capture(chosen, spool, counters), counters
+class Captured:
+    """A capture with some settings, and the records in its spool."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.root = root
+        self.spool = Spool(root, limit_bytes=1 << 20)
+        self.counters = self.spool.counters
+        self.capture = Capture(ServerSettings(data_dir=root, **settings), self.spool)
+
+    def keep(self, *, headers: dict[str, str] | None = None, **fields: Any) -> None:
+        """Capture a chat request with these fields, which tempo-v7 has answered."""
+        request = SimpleNamespace(**({"messages": MESSAGES} | fields))
+        self.capture.keep(
+            request, question.from_chat, headers=headers or {}, version=7, is_opted_out=False
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        files = self.root.glob("*.active")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def keep(it: Capture, asked: Any, *, headers: dict[str, str] | None = None) -> None:
-    chosen = headers or {}
-    it.keep(asked, question.chat, headers=chosen, version=7, opted_out=False)
-
-
-def request(**fields: Any) -> Any:
-    return SimpleNamespace(**({"messages": QUESTION} | fields))
-
-
-def kept(tmp_path: Path) -> list[dict[str, Any]]:
-    files = tmp_path.glob("*.active")
-    return [json.loads(line) for f in files for line in f.read_text().splitlines()]
-
-
-def test_a_question_is_kept_with_what_asking_it_again_needs(tmp_path: Path) -> None:
-    it, _ = capture(tmp_path)
-    keep(
-        it,
-        request(temperature=0.5, chat_template_kwargs={"x": 1}, reasoning_effort="low"),
+def test_a_question_is_kept_with_its_arguments_and_the_hash_of_its_tenant(tmp_path: Path) -> None:
+    captured = Captured(tmp_path)
+    captured.keep(
+        temperature=0.5,
+        chat_template_kwargs={"x": 1},
+        reasoning_effort="low",
         headers={"authorization": "Bearer user"},
     )
-    (record,) = kept(tmp_path)
-    assert record["messages"] == QUESTION
+    (record,) = captured.records()
+    assert record["messages"] == MESSAGES
     assert record["adapter_version"] == 7
     assert record["sampling"] == {"temperature": 0.5}
     assert record["chat_template_kwargs"] == {
@@ -63,71 +65,71 @@ def test_a_question_is_kept_with_what_asking_it_again_needs(tmp_path: Path) -> N
 
 def test_text_parts_are_joined_as_vllm_joins_them(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    it, _ = capture(tmp_path)
-    keep(it, request(messages=[{"role": "user", "content": parts}]))
-    assert kept(tmp_path)[0]["messages"] == [{"role": "user", "content": "a\nb"}]
+    captured = Captured(tmp_path)
+    captured.keep(messages=[{"role": "user", "content": parts}])
+    assert captured.records()[0]["messages"] == user("a\nb")
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"messages": [*QUESTION, {"role": "assistant", "content": "ok"}]},
+        {"messages": [*MESSAGES, {"role": "assistant", "content": "ok"}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-        {"messages": [{"role": "tool", "content": "3"}, *QUESTION]},
-        {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, *QUESTION]},
-        {"messages": [{"role": "user", "content": "x" * 40_000}]},
-        {"messages": [{"role": "user", "content": "\ud800"}]},
+        {"messages": [{"role": "tool", "content": "3"}, *MESSAGES]},
+        {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, *MESSAGES]},
+        {"messages": user("x" * 40_000)},
+        {"messages": user("\ud800")},
         {"messages": [{"role": "user", "content": None}]},
         {"messages": []},
         {"tools": [{}]},
         {"chat_template": "{{ 1 }}"},
-        {"messages": [{"role": "assistant", "content": "", "reasoning": "hm"}, *QUESTION]},
+        {"messages": [{"role": "assistant", "content": "", "reasoning": "hm"}, *MESSAGES]},
     ],
 )
-def test_what_is_not_plain_text_is_skipped_and_counted(
+def test_a_request_with_more_than_a_user_s_text_is_skipped_and_counted(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
-    it, counters = capture(tmp_path)
-    keep(it, request(**fields))
-    assert kept(tmp_path) == []
-    assert counters == Counters(skipped=1)
+    captured = Captured(tmp_path)
+    captured.keep(**fields)
+    assert captured.records() == []
+    assert captured.counters == Counters(skipped=1)
 
 
-def test_capture_off_touches_nothing(tmp_path: Path) -> None:
-    it, counters = capture(tmp_path, capture="off")
-    keep(it, request())
-    assert kept(tmp_path) == []
-    assert counters == Counters()
+def test_capture_off_keeps_and_counts_nothing(tmp_path: Path) -> None:
+    captured = Captured(tmp_path, capture="off")
+    captured.keep()
+    assert captured.records() == []
+    assert captured.counters == Counters()
 
 
-def test_capture_hash_keeps_no_text(tmp_path: Path) -> None:
-    it, _ = capture(tmp_path, capture="hash")
-    keep(it, request(temperature=0.5), headers={"authorization": "Bearer user"})
-    (record,) = kept(tmp_path)
-    assert record["content_hash"] == content_hash(QUESTION)
+def test_capture_hash_keeps_no_text_and_no_tenant(tmp_path: Path) -> None:
+    captured = Captured(tmp_path, capture="hash")
+    captured.keep(temperature=0.5, headers={"authorization": "Bearer user"})
+    (record,) = captured.records()
+    assert record["content_hash"] == content_hash(MESSAGES)
     assert "45" not in json.dumps(record["messages"])
     assert (record["messages"], record["sampling"], record["tenant"]) == ([], {}, "")
 
 
-def test_questions_of_which_only_the_hash_is_kept_are_counted_but_never_asked(
-    tmp_path: Path,
+def test_questions_without_text_are_counted_but_never_train(
+    tmp_path: Path, sessions: sessionmaker[Session]
 ) -> None:
-    it, _ = capture(tmp_path, capture="hash")
+    captured = Captured(tmp_path, capture="hash")
     for _ in range(2):
-        keep(it, request())
-    sessions = open_database(f"sqlite:///{tmp_path / 'tempo.db'}")
+        captured.keep()
     with sessions.begin() as s:
-        ledger.questions.add(s, kept(tmp_path))
+        ledger.questions.add(s, captured.records())
         assert ledger.questions.count(s) == (2, 1)
         assert ledger.pool.distinct_hashes(s) == []
 
 
-def test_a_failure_is_counted_and_never_shows_the_question(
+def test_a_failure_is_counted_and_its_log_line_quotes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    it, counters = capture(tmp_path)
+    captured = Captured(tmp_path)
     with caplog.at_level(logging.DEBUG):
-        keep(it, request(chat_template_kwargs={"secret": object()}))
-    assert counters == Counters(dropped=1)
+        captured.keep(chat_template_kwargs={"secret": object()})
+    assert captured.counters == Counters(dropped=1)
+    assert len(caplog.records) == 1
     assert "45" not in caplog.text
     assert "secret" not in caplog.text

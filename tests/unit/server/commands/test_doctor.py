@@ -1,4 +1,4 @@
-"""Each check of `tempo doctor` finds its trouble and names the fix."""
+"""Each check of `tempo doctor` finds its fault and names the remedy."""
 
 import json
 from collections.abc import Callable
@@ -7,12 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import text
+from ledgers import hold_lease
+from sqlalchemy import delete, text
+from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_server.commands import doctor
+from tempo_server.commands.checks import CheckError
 from tempo_server.settings import DoctorSettings
-from tempo_storage import ledger
-from tempo_storage.ledger.sessions import open_database
+from tempo_storage.ledger.models import Lease
+
+Handler = Callable[[httpx.Request], httpx.Response]
 
 STATUS = {
     "serving_adapter": "tempo-v1",
@@ -20,23 +24,19 @@ STATUS = {
     "processes": [{"error": None}],
 }
 
+# The server --------------------------------------------------------------------------------------
 
-def settings(tmp_path: Path) -> DoctorSettings:
+
+def server_checks(tmp_path: Path, handle: Handler) -> dict[str, doctor.Check]:
+    """Check a server that answers requests with `handle`; the admin key is tk_x."""
     (tmp_path / "admin.key").write_text("tk_x\n")
-    return DoctorSettings(data_dir=tmp_path)
-
-
-def server_checks(
-    tmp_path: Path, handle: Callable[[httpx.Request], httpx.Response]
-) -> dict[str, doctor.Check]:
     transport = httpx.MockTransport(handle)
     with httpx.Client(base_url="http://tempo", transport=transport) as http:
-        return {check.name: check for check in doctor.check_server(http, settings(tmp_path))}
+        results = doctor.check_server(http, DoctorSettings(data_dir=tmp_path))
+        return {check.name: check for check in results}
 
 
-def answering(
-    status: dict[str, Any], *, code: int = 200
-) -> Callable[[httpx.Request], httpx.Response]:
+def server_with(status: dict[str, Any], *, code: int = 200) -> Handler:
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/tempo/healthz":
             return httpx.Response(200)
@@ -47,94 +47,132 @@ def answering(
 
 
 def test_a_healthy_server_passes(tmp_path: Path) -> None:
-    checks = server_checks(tmp_path, answering(STATUS))
+    checks = server_checks(tmp_path, server_with(STATUS))
     assert list(checks) == ["server", "key", "flags", "serving"]
     assert all(check.ok for check in checks.values())
 
 
-def test_the_key_s_file_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_s_file_may_be_given_from_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.key").write_text("tk_mine\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert doctor._key(DoctorSettings(api_key_file="~/mine.key")) == "tk_mine"
 
 
-def test_no_server(tmp_path: Path) -> None:
+def test_a_server_that_does_not_answer_fails(tmp_path: Path) -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
     assert "TEMPO_BASE_URL" in str(server_checks(tmp_path, refuse)["server"])
 
 
-def test_a_vllm_without_the_plugin(tmp_path: Path) -> None:
+def test_a_vllm_without_the_plugin_fails(tmp_path: Path) -> None:
     check = server_checks(tmp_path, lambda _: httpx.Response(404))["server"]
     assert str(check).startswith("FAIL")
     assert "VLLM_PLUGINS=tempo" in check.fix
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "failed", "said"),
+    ("status", "code", "failed", "finding"),
     [
         ({}, 401, "key", "401"),
         (STATUS | {"warnings": ["--max-loras is 1: use 5"]}, 200, "flags", "--max-loras is 1"),
         (STATUS | {"processes": [{"error": "sha differs"}]}, 200, "serving", "sha differs"),
     ],
 )
-def test_what_the_server_says_of_itself(
-    tmp_path: Path, status: dict[str, Any], code: int, failed: str, said: str
+def test_faults_in_the_server_s_status_fail(
+    tmp_path: Path, status: dict[str, Any], code: int, failed: str, finding: str
 ) -> None:
-    checks = server_checks(tmp_path, answering(status, code=code))
+    checks = server_checks(tmp_path, server_with(status, code=code))
     assert [name for name, check in checks.items() if not check.ok] == [failed]
-    assert said in checks[failed].found
+    assert finding in checks[failed].found
+
+
+# The installation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("allowed", [None, "tempo,tempo_cpu_lora,x"])
+def test_plugins_that_vllm_may_load_pass(allowed: str | None) -> None:
+    assert doctor.check_plugins(allowed) == "installed, and vLLM may load them"
+
+
+@pytest.mark.parametrize("allowed", ["tempo", ""])
+def test_plugins_that_vllm_may_not_load_fail(allowed: str) -> None:
+    with pytest.raises(CheckError, match=f"VLLM_PLUGINS={allowed} excludes .*; set VLLM_PLUGINS="):
+        doctor.check_plugins(allowed)
+
+
+def test_vllm_is_found_under_the_name_of_either_package() -> None:
+    assert doctor.check_vllm().startswith("vllm")
+
+
+@pytest.mark.parametrize("installed", ["0.31.9", None])
+def test_a_vllm_that_is_missing_or_too_old_fails(
+    installed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if installed is None:
+            raise doctor.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(doctor, "version", version)
+    with pytest.raises(CheckError, match="pip install 'vllm"):
+        doctor.check_vllm()
+
+
+# The stores --------------------------------------------------------------------------------------
+
+
+def test_a_valkey_that_does_not_answer_fails_with_the_command_that_starts_one(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(CheckError, match=r"does not answer .*; start the server with `tempo serve"):
+        doctor.check_policy(DoctorSettings(data_dir=tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("allowed", "ok"),
-    [(None, True), ("tempo,tempo_cpu_lora,x", True), ("tempo", False), ("", False)],
+    ("policy", "finding"),
+    [
+        ("noeviction", "maxmemory-policy is noeviction"),
+        ("", "answers, but does not tell its maxmemory-policy"),
+    ],
 )
-def test_plugins_that_vllm_may_not_load(allowed: str | None, ok: bool) -> None:
-    assert doctor.check_plugins(allowed).ok == ok
-
-
-def test_vllm_is_found_under_either_name() -> None:
-    check = doctor.check_vllm()
-    assert check.ok
-    assert check.found.startswith("vllm")
-
-
-def test_the_disk(tmp_path: Path) -> None:
-    assert doctor.check_room(tmp_path / "not" / "there").ok
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").touch()
-    assert "TEMPO_DATA_DIR" in doctor.check_room(tmp_path / "file").fix
-
-
-def test_a_valkey_that_is_down(tmp_path: Path) -> None:
-    check = doctor.check_valkey(f"unix://{tmp_path / 'valkey.sock'}")
-    assert (check.ok, "does not answer" in check.found) == (False, True)
+def test_a_valkey_that_deletes_nothing_or_does_not_tell_passes(
+    policy: str, finding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.checks, "check_valkey", lambda *_, **__: policy)
+    assert doctor.check_policy(DoctorSettings()) == finding
 
 
 def ledger_checks(url: str) -> dict[str, bool]:
     return {check.name: check.ok for check in doctor.check_ledger(url)}
 
 
-def test_the_ledger_and_the_lease(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'tempo.db'}"
-    assert ledger_checks(url) == {"database": False}
+def test_a_ledger_that_does_not_exist_fails_and_is_not_made(tmp_path: Path) -> None:
+    assert ledger_checks(f"sqlite:///{tmp_path / 'tempo.db'}") == {"database": False}
     assert not (tmp_path / "tempo.db").exists()
-    sessions = open_database(url)
+
+
+def test_a_ledger_passes_with_all_migrations_and_its_worker_while_it_holds_the_lease(
+    sessions: sessionmaker[Session],
+) -> None:
+    url = str(sessions.kw["bind"].url)
     assert ledger_checks(url) == {"database": True, "worker": False}
-    with sessions.begin() as s:
-        ledger.leases.acquire(s, ledger.leases.TRAINER, "host:1", 30.0)
+    hold_lease(sessions)
     assert ledger_checks(url) == {"database": True, "worker": True}
     with sessions.begin() as s:
         s.execute(text("DELETE FROM migrations"))
-        ledger.leases.release(s, ledger.leases.TRAINER, 1)
+        s.execute(delete(Lease))
     assert ledger_checks(url) == {"database": False, "worker": False}
-    sessions.kw["bind"].dispose()
 
 
-def test_a_database_that_is_down() -> None:
-    assert ledger_checks("postgresql+psycopg://127.0.0.1:1/x") == {"database": False}
+@pytest.mark.parametrize("url", ["postgresql+psycopg://127.0.0.1:1/x", "nonsense"])
+def test_a_database_that_does_not_answer_fails(url: str) -> None:
+    assert ledger_checks(url) == {"database": False}
+
+
+# The command -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -144,7 +182,9 @@ def _nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_nothing_runs")
-def test_it_fails_in_lines_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_a_line_for_each_check_and_exits_with_1_if_one_fails(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert doctor.main([]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [
@@ -156,15 +196,22 @@ def test_it_fails_in_lines_and_in_json(capsys: pytest.CaptureFixture[str]) -> No
         ["FAIL", "database"],
         ["FAIL", "server"],
     ]
-    assert doctor.main(["--json"]) == 1
-    shown = json.loads(capsys.readouterr().out)
-    assert all(bool(check["fix"]) is not check["ok"] for check in shown)
 
 
 @pytest.mark.usefixtures("_nothing_runs")
-def test_an_unknown_variable_is_named(
+def test_in_json_a_remedy_stands_beside_each_failed_check_and_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert doctor.main(["--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)
+    assert all(bool(check["fix"]) is not check["ok"] for check in checks)
+
+
+@pytest.mark.usefixtures("_nothing_runs")
+def test_wrong_settings_end_the_checks_with_a_suggestion(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TEMPO_CAPTUER", "off")
     assert doctor.main([]) == 1
-    assert "TEMPO_CAPTUER; did you mean TEMPO_CAPTURE" in capsys.readouterr().out
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "TEMPO_CAPTUER; did you mean TEMPO_CAPTURE" in line

@@ -1,4 +1,4 @@
-"""Supervision, with real small children."""
+"""The supervisor, with small real children."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import eventually
 
 from tempo_server.commands.supervisor import PAUSES_SECONDS, Child, ChildError, Supervisor
 
@@ -31,30 +32,29 @@ def python(script: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", script, *arguments]
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)
-
-
 def tick_until(child: Child, condition: Callable[[], bool]) -> None:
-    def ticked() -> bool:
+    def tick() -> bool:
         child.tick()
         return condition()
 
-    wait_for(ticked)
+    eventually(tick, seconds=10, pause=0.01)
 
 
-def test_lines_carry_the_name_of_who_said_them(capsys: pytest.CaptureFixture[str]) -> None:
+def never() -> bool:
+    return False
+
+
+def test_each_line_of_output_begins_with_the_child_s_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     script = "import sys; print('one'); print('two', file=sys.stderr)"
     child = Child("worker", python(script), pauses=())
     with pytest.raises(ChildError):
-        tick_until(child, lambda: False)
+        tick_until(child, never)
     assert capsys.readouterr().out.splitlines() == ["worker | one", "worker | two"]
 
 
-def test_what_dies_is_started_again_after_a_pause(
+def test_a_child_that_ends_is_started_again_after_a_pause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = (
@@ -67,91 +67,95 @@ def test_what_dies_is_started_again_after_a_pause(
     child = Child("server", python(script, str(lives)), pauses=QUICK)
     tick_until(child, lambda: lives.read_text() == "xxx" and child.ready_at is not None)
     child.stop()
-    said = [line for line in capsys.readouterr().out.splitlines() if "again" in line]
-    assert said == [f"server | ended with 0, starts again in {pause} s" for pause in QUICK[:2]]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "again" in line]
+    assert lines == [f"server | ended with 0, starts again in {pause} s" for pause in QUICK[:2]]
 
 
-def test_five_fast_deaths_in_a_row_end_it_with_the_last_words() -> None:
+def test_five_quick_ends_in_a_row_are_an_error_that_has_the_last_lines() -> None:
     child = Child("server", python("print('no memory'); raise SystemExit(3)"), pauses=QUICK)
     with pytest.raises(ChildError, match=r"ended with 3, 5 times in a row.*\n.*no memory"):
-        tick_until(child, lambda: False)
+        tick_until(child, never)
     assert PAUSES_SECONDS == (1.0, 2.0, 4.0, 8.0)
 
 
-def test_a_steady_life_forgives_earlier_deaths(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_steady_child_is_started_again_however_often_it_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     script = "import time; time.sleep(0.15); raise SystemExit(1)"
     child = Child("server", python(script), pauses=(0.01,), steady_seconds=0.05)
     output: list[str] = []
 
-    def died_thrice() -> bool:
+    def ended_three_times() -> bool:
         output.extend(capsys.readouterr().out.splitlines())
         return sum("again" in line for line in output) == 3
 
-    tick_until(child, died_thrice)
+    tick_until(child, ended_three_times)
     child.stop()
 
 
 def test_wrong_arguments_are_not_tried_again() -> None:
     script = "print('no such flag'); raise SystemExit(2)"
-    child = Child("server", python(script), answers=lambda: False, pauses=QUICK)
+    child = Child("server", python(script), is_ready=never, pauses=QUICK)
     with pytest.raises(ChildError, match="server ended with 2; its last lines:\nno such flag"):
-        tick_until(child, lambda: False)
+        tick_until(child, never)
 
 
-def test_a_child_that_says_much_is_not_held_up() -> None:
+def test_a_child_that_prints_much_is_not_blocked() -> None:
     child = Child("server", python("print('x' * 1_000_000); print('\\xff\\n' * 1000)"), pauses=())
     with pytest.raises(ChildError):
-        tick_until(child, lambda: False)
+        tick_until(child, never)
 
 
-def supervised(supervisor: Supervisor, then: Callable[[], None]) -> None:
-    """Run a supervisor here while a thread does `then` and stops it."""
+def run_until(supervisor: Supervisor, act: Callable[[], None]) -> None:
+    """Run a supervisor here until `act`, in a thread, has ended."""
 
-    def act() -> None:
+    def act_and_stop() -> None:
         try:
-            then()
+            act()
         finally:
             supervisor.stop()
 
-    thread = threading.Thread(target=act)
+    thread = threading.Thread(target=act_and_stop)
     thread.start()
     supervisor.run()
     thread.join()
 
 
-def test_the_next_starts_when_the_one_before_answers(tmp_path: Path) -> None:
-    answers, told = tmp_path / "answers", threading.Event()
-    first = Child("server", python(SLEEP), answers=answers.exists)
+def test_a_child_starts_when_the_one_before_it_is_ready(tmp_path: Path) -> None:
+    ready, announced = tmp_path / "ready", threading.Event()
+    first = Child("server", python(SLEEP), is_ready=ready.exists)
     second = Child("worker", python(SLEEP))
 
-    def then() -> None:
+    def make_ready() -> None:
         time.sleep(0.5)
-        assert (first.ready_at, second.ready_at, told.is_set()) == (None, None, False)
-        answers.touch()
-        assert told.wait(10)
+        assert (first.ready_at, second.ready_at, announced.is_set()) == (None, None, False)
+        ready.touch()
+        assert announced.wait(10)
 
-    supervised(Supervisor(first, second, on_ready=told.set), then)
+    run_until(Supervisor(first, second, on_ready=announced.set), make_ready)
 
 
-def test_the_last_one_ends_first_and_each_may_drain(capsys: pytest.CaptureFixture[str]) -> None:
-    told = threading.Event()
+def test_the_last_child_ends_first_and_each_may_finish_its_work(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    announced = threading.Event()
     children = [Child(name, python(DRAINING)) for name in ("server", "worker")]
 
-    def then() -> None:
-        assert told.wait(10)
+    def wait() -> None:
+        assert announced.wait(10)
         time.sleep(0.3)  # until both have their handlers
 
-    supervised(Supervisor(*children, on_ready=told.set), then)
-    said = capsys.readouterr().out.splitlines()
-    assert said[-2:] == ["worker | drained", "server | drained"]
+    run_until(Supervisor(*children, on_ready=announced.set), wait)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["worker | drained", "server | drained"]
 
 
-def test_who_does_not_end_is_killed_with_its_own_children() -> None:
+def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children() -> None:
     script = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); time.sleep(60)"
     )
-    others = set(psutil.Process().children(recursive=True))  # of tests that came before
+    others = set(psutil.Process().children(recursive=True))  # children of earlier tests
     child = Child("server", python(script), stop_seconds=0.2)
     family: list[psutil.Process] = []
 
@@ -164,11 +168,13 @@ def test_who_does_not_end_is_killed_with_its_own_children() -> None:
     assert psutil.wait_procs(family, timeout=5)[1] == []
 
 
-STOPPING = "tempo  | stopping: an iteration is committed, requests under way are finished"
+STOPPING = "tempo  | stopping: the worker commits its iteration, vLLM finishes its requests"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_all_and_the_process_exits_with_0(number: signal.Signals) -> None:
+def test_at_a_signal_the_children_finish_their_work_and_the_exit_code_is_0(
+    number: signal.Signals,
+) -> None:
     script = f"""
 import signal, sys
 from tempo_server.commands.supervisor import Child, Supervisor

@@ -1,4 +1,4 @@
-"""The command line that becomes vLLM's, and what vLLM asks the environment."""
+"""The arguments, the plugins and the version with which vLLM starts."""
 
 import os
 import subprocess
@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from tempo_server.commands.vllm_serve import allow_plugins, api_key, arguments, value_of
+from tempo_server.commands.vllm_serve import allow_plugins, api_key, flag_value, vllm_arguments
 
 
 def test_our_flags_are_added() -> None:
-    assert arguments(["m", "--port", "1"], lora_rank=32) == [
+    assert vllm_arguments(["m", "--port", "1"], lora_rank=32) == [
         *("serve", "m", "--port", "1", "--enable-lora", "--max-loras", "5"),
         *("--max-cpu-loras", "16", "--max-lora-rank", "32", "--scheduling-policy", "priority"),
         *("--gpu-memory-utilization", "0.5", "--shutdown-timeout", "10"),
     ]
 
 
-@pytest.mark.parametrize("given", [["--max-loras=9"], ["--max_loras", "9"], ["--max-loras", "9"]])
-def test_the_operators_flags_win(given: list[str]) -> None:
-    result = arguments(["m", *given], lora_rank=16)
-    assert result[1 : 2 + len(given)] == ["m", *given]
+@pytest.mark.parametrize("flags", [["--max-loras=9"], ["--max_loras", "9"], ["--max-loras", "9"]])
+def test_the_operator_s_flags_win(flags: list[str]) -> None:
+    result = vllm_arguments(["m", *flags], lora_rank=16)
+    assert result[1 : 2 + len(flags)] == ["m", *flags]
     assert "5" not in result
 
 
-def test_the_rank_is_the_shared_setting_also_from_a_file(tmp_path: Path) -> None:
+def test_the_rank_is_the_shared_setting_even_if_a_file_sets_it(tmp_path: Path) -> None:
     (tmp_path / "tempo_lora_rank").write_text("32")
     script = (
         "import sys, types; cli = types.ModuleType('vllm.entrypoints.cli.main')\n"
@@ -34,15 +34,15 @@ def test_the_rank_is_the_shared_setting_also_from_a_file(tmp_path: Path) -> None
     )
     environ = {**os.environ, "TEMPO_SETTINGS_DIR": str(tmp_path)}
     command = [sys.executable, "-c", script, "m"]
-    told = subprocess.run(
+    result = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=60, env=environ
-    ).stdout
-    assert "'--max-lora-rank', '32'" in told
+    )
+    assert "'--max-lora-rank', '32'" in result.stdout
 
 
-def test_vllm_gets_half_of_the_memory_unless_told() -> None:
-    assert "0.5" in arguments(["m"], lora_rank=16)
-    assert "0.5" not in arguments(["m", "--gpu_memory_utilization=0.9"], lora_rank=16)
+def test_vllm_gets_half_of_the_memory_unless_the_operator_says_otherwise() -> None:
+    assert "0.5" in vllm_arguments(["m"], lora_rank=16)
+    assert "0.5" not in vllm_arguments(["m", "--gpu_memory_utilization=0.9"], lora_rank=16)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_vllm_gets_half_of_the_memory_unless_told() -> None:
     ],
 )
 def test_flags_are_read_as_vllm_reads_them(arguments: list[str], value: str | None) -> None:
-    assert value_of("--port", arguments) == value
+    assert flag_value("--port", arguments) == value
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_flags_are_read_as_vllm_reads_them(arguments: list[str], value: str | No
         ([], {"VLLM_API_KEY": "k"}, "k"),
     ],
 )
-def test_vllm_s_own_key_is_the_flag_s_else_the_variable_s(
+def test_vllm_s_own_key_is_the_flag_s_or_else_the_variable_s(
     arguments: list[str], environ: dict[str, str], key: str | None
 ) -> None:
     assert api_key(["m", *arguments], environ) == key
@@ -81,12 +81,12 @@ def test_vllm_s_own_key_is_the_flag_s_else_the_variable_s(
         ({"VLLM_PLUGINS": "mine,tempo"}, "mine,tempo,tempo_cpu_lora"),
     ],
 )
-def test_the_operators_plugins_stay(before: dict[str, str], after: str) -> None:
+def test_the_operator_s_plugins_stay_allowed(before: dict[str, str], after: str) -> None:
     allow_plugins(before)
     assert before["VLLM_PLUGINS"] == after
 
 
-def test_the_cpu_build_answers_for_vllm() -> None:
+def test_the_cpu_build_s_version_stands_for_vllm_s() -> None:
     script = (
         "from tempo_server.commands.vllm_serve import answer_for_vllm; answer_for_vllm();"
         "from importlib.metadata import version, PackageNotFoundError;"

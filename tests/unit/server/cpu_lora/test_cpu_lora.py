@@ -1,4 +1,4 @@
-"""Dense LoRA on the CPU: what stock computes on adapters' rows, and nothing on the base's."""
+"""Dense LoRA on the CPU gives adapters' rows what vLLM gives them, and the base's rows nothing."""
 
 import logging
 from types import SimpleNamespace
@@ -10,8 +10,7 @@ from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from tempo_server.cpu_lora import dense as dense_lora
-from tempo_server.cpu_lora import patch
+from tempo_server.cpu_lora import dense, patch
 from tempo_server.cpu_lora.dense import DenseLoRA, grouped
 from tempo_server.cpu_lora.patch import DENSE, STOCK, install
 
@@ -23,7 +22,7 @@ DECODE = [11, 0, 12, 13, 0, 11]
 
 
 class CPU:
-    """A platform that answers as vLLM's does, and turns compilation off where it serves LoRA."""
+    """A platform with vLLM's wrapper for LoRA and its rule that LoRA is not compiled."""
 
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
@@ -44,7 +43,7 @@ def weights(dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 def delta(
     kind: type[PunicaWrapperCPU], adapters: list[int], *, prefill: bool, dtype: torch.dtype
 ) -> Tensor:
-    """Return what a wrapper adds to zeros for a batch whose rows name adapters (0 is the base)."""
+    """Return the sum that a wrapper adds to 0 for a batch; `adapters` has each row's (0: base)."""
     wrapper = kind(64, 64, "cpu")
     mapping = LoRAMapping(tuple(adapters), tuple(adapters), is_prefill=prefill)
     wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
@@ -58,35 +57,35 @@ def delta(
 @pytest.mark.parametrize("instructions", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("adapters", "prefill"), [(PREFILL, True), (DECODE, False)])
-def test_adapters_rows_get_what_stock_gives_them(
+def test_adapters_rows_get_what_vllm_gives_them(
     adapters: list[int],
     prefill: bool,
     dtype: torch.dtype,
     instructions: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dense_lora, "HAS_BFLOAT16", instructions)
-    monkeypatch.setattr(dense_lora, "MANY_ROWS", 3)
+    monkeypatch.setattr(dense, "HAS_BFLOAT16", instructions)
+    monkeypatch.setattr(dense, "MANY_ROWS", 3)
     rows = torch.tensor(adapters) > 0
-    stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=dtype)
-    dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=dtype)
-    assert stock[rows].abs().max() > 10
-    torch.testing.assert_close(dense[rows], stock[rows])
+    by_vllm = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=dtype)
+    by_us = delta(DenseLoRA, adapters, prefill=prefill, dtype=dtype)
+    assert by_vllm[rows].abs().max() > 10
+    torch.testing.assert_close(by_us[rows], by_vllm[rows])
 
 
 @pytest.mark.parametrize(("adapters", "prefill"), [(PREFILL, True), (DECODE, False)])
-def test_base_rows_stay_as_they_are_where_stock_adds_the_last_slot(
+def test_base_rows_stay_unchanged_where_vllm_adds_the_last_slot_s_adapter(
     adapters: list[int], prefill: bool
 ) -> None:
     rows = torch.tensor(adapters) == 0
-    stock = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=torch.float32)
-    dense = delta(DenseLoRA, adapters, prefill=prefill, dtype=torch.float32)
-    assert stock[rows].abs().max() > 10  # the bug; where this fails, vLLM has mended it
-    assert dense[rows].abs().max() == 0
+    by_vllm = delta(PunicaWrapperCPU, adapters, prefill=prefill, dtype=torch.float32)
+    by_us = delta(DenseLoRA, adapters, prefill=prefill, dtype=torch.float32)
+    assert by_vllm[rows].abs().max() > 10  # vLLM's bug; it is fixed if this fails
+    assert by_us[rows].abs().max() == 0
 
 
 def logits_delta(kind: type[PunicaWrapperCPU], rows: int) -> Tensor:
-    """Return what a wrapper adds to the logits of the rows of DECODE, or of as many others."""
+    """Return the sum that a wrapper adds to `rows` rows of logits in a step with batch DECODE."""
     wrapper = kind(64, 64, "cpu")
     mapping = LoRAMapping(tuple(DECODE), tuple(DECODE), is_prefill=False)
     wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
@@ -96,16 +95,17 @@ def logits_delta(kind: type[PunicaWrapperCPU], rows: int) -> Tensor:
     return y
 
 
-def test_logits_of_adapters_rows_get_what_stock_gives_them_and_the_base_s_nothing() -> None:
-    stock, dense = (logits_delta(kind, len(DECODE)) for kind in (PunicaWrapperCPU, DenseLoRA))
+def test_logits_of_adapters_rows_get_what_vllm_gives_them_and_the_base_s_nothing() -> None:
+    by_vllm = logits_delta(PunicaWrapperCPU, len(DECODE))
+    by_us = logits_delta(DenseLoRA, len(DECODE))
     rows = torch.tensor(DECODE) > 0
-    assert stock[rows].abs().max() > 10
-    torch.testing.assert_close(dense[rows], stock[rows])
-    assert dense[~rows].abs().max() == 0
+    assert by_vllm[rows].abs().max() > 10
+    torch.testing.assert_close(by_us[rows], by_vllm[rows])
+    assert by_us[~rows].abs().max() == 0
 
 
 def test_an_adapter_without_logits_adds_nothing_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_lora, "_add", lambda *_: pytest.fail("a product with nothing but 0"))
+    monkeypatch.setattr(dense, "_add", lambda *_: pytest.fail("a product with nothing but 0"))
     wrapper = DenseLoRA(64, 64, "cpu")
     mapping = LoRAMapping(tuple(DECODE), tuple(DECODE), is_prefill=False)
     wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
@@ -117,33 +117,34 @@ def test_an_adapter_without_logits_adds_nothing_to_them(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("prefill", [True, False])
-def test_embeddings_of_adapters_rows_get_what_stock_gives_them(prefill: bool) -> None:
+def test_embeddings_of_adapters_rows_get_what_vllm_gives_them(prefill: bool) -> None:
     (_, *_), (b, *_) = weights(torch.float32)
-    found = []
+    outputs = []
     for kind in (PunicaWrapperCPU, DenseLoRA):
         wrapper = kind(64, 64, "cpu")
         mapping = LoRAMapping((11, 11, 13), (11, 11, 13), is_prefill=prefill)
         wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
-        found.append(torch.zeros(3, SLICES[0]))
-        wrapper.add_lora_embedding(found[-1], torch.ones(3, RANK), b, add_input=True)
-    assert found[0].abs().max() > 1
-    assert torch.equal(*found)
+        outputs.append(torch.zeros(3, SLICES[0]))
+        wrapper.add_lora_embedding(outputs[-1], torch.ones(3, RANK), b, add_input=True)
+    assert outputs[0].abs().max() > 1
+    assert torch.equal(*outputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_weights_of_another_precision_than_the_outputs_are_multiplied_with(
+def test_weights_may_have_another_precision_than_the_outputs(
     dtype: torch.dtype,
 ) -> None:
     wrapper = DenseLoRA(64, 64, "cpu")
     mapping = LoRAMapping((11, 13), (11, 13), is_prefill=False)
     wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
-    x, found = torch.ones(2, WIDTH), []
-    for weights_in, padding in ((torch.float32, 0), (dtype, 3)):  # `y` may be the wider one
+    x = torch.ones(2, WIDTH)
+    outputs = []
+    for weights_in, padding in ((torch.float32, 0), (dtype, 3)):  # `y` may have more columns
         y = torch.zeros(2, sum(SLICES) + padding)
         wrapper.add_lora_linear(y, x, *weights(weights_in), 1.0, SLICES)
-        found.append(y[:, : sum(SLICES)])
+        outputs.append(y[:, : sum(SLICES)])
         assert not y[:, sum(SLICES) :].any()
-    torch.testing.assert_close(found[1], found[0], atol=1.0, rtol=0.02)
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1.0, rtol=0.02)
 
 
 def test_log_probabilities_of_a_prompt_are_left_alone() -> None:
@@ -167,25 +168,27 @@ def test_each_step_forgets_the_groups_of_the_one_before() -> None:
 
 
 @pytest.mark.parametrize("slices", [SLICES, SLICES[:1]])
-def test_an_adapter_that_vllm_writes_later_is_multiplied_with(slices: tuple[int, ...]) -> None:
+def test_an_adapter_that_vllm_writes_over_another_is_used_from_the_next_step_on(
+    slices: tuple[int, ...],
+) -> None:
     wrapper = DenseLoRA(64, 64, "cpu")
     mapping = LoRAMapping((13, 11), (13, 11), is_prefill=False)
     wrapper.update_metadata(mapping, ADAPTER_OF_SLOT, SLOTS + 1, 100)
     a, b = (stacked[: len(slices)] for stacked in weights(torch.float32))
-    others = []
-    for loaded in (None, 2.0, 3.0):  # vLLM computes in inference mode and loads outside of it
+    other_rows = []
+    for loaded in (None, 2.0, 3.0):  # vLLM loads outside of inference mode
         if loaded:
             for own_a, own_b in zip(a, b, strict=True):
-                own_a[4] = 0.0  # as vLLM empties a slot, and fills less than its rank
+                own_a[4] = 0.0  # vLLM empties a slot, then fills less than its rank
                 own_b[4, 0, :, :2].copy_(torch.full_like(own_b[4, 0, :, :2], loaded))
                 own_a[4, 0, :2].copy_(torch.ones(2, WIDTH))
         with torch.inference_mode():
             y = torch.zeros(2, sum(slices))
             wrapper.add_lora_linear(y, torch.ones(2, WIDTH), a, b, 1.0, slices)
-        others.append(y[1])
+        other_rows.append(y[1])
         if loaded:
             torch.testing.assert_close(y[0], torch.full_like(y[0], loaded * 2 * WIDTH))
-    assert all(torch.equal(y, others[0]) for y in others)
+    assert all(torch.equal(y, other_rows[0]) for y in other_rows)
     assert len(wrapper._layers) == 1
 
 
@@ -206,7 +209,7 @@ def test_the_platform_names_the_dense_wrapper() -> None:
     ("sharded", "off", "compiled"),
     [(False, False, True), (False, True, False), (True, False, False)],
 )
-def test_a_model_with_lora_is_compiled_where_it_can_be(
+def test_a_model_with_lora_is_compiled_unless_it_is_sharded_or_nothing_is_compiled(
     sharded: bool, off: bool, compiled: bool
 ) -> None:
     platform = type("Platform", (CPU,), {})
@@ -228,7 +231,7 @@ def test_a_model_without_lora_is_compiled_as_before() -> None:
     assert config == SimpleNamespace(lora_config=None, compiled=True)
 
 
-def test_registering_twice_says_nothing_the_second_time(
+def test_registering_a_second_time_logs_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     platform = type("Platform", (CPU,), {"is_cpu": lambda self: True})
@@ -249,9 +252,9 @@ def test_a_worker_asks_linux_for_amx_where_the_processor_has_it(
     platform = type("Platform", (CPU,), {"is_cpu": lambda self: True})
     monkeypatch.setattr(patch, "current_platform", platform())
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
-    monkeypatch.setattr("torch.cpu._init_amx", lambda: requests.append("asked"))
+    monkeypatch.setattr("torch.cpu._init_amx", lambda: requests.append("amx"))
     patch.register()
-    assert requests == ["asked"] * has_amx
+    assert requests == ["amx"] * has_amx
 
 
 def test_another_platform_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,21 +264,23 @@ def test_another_platform_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert platform.get_punica_wrapper() == STOCK
 
 
-def test_another_vllm_keeps_its_own_operators(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_version_of_vllm_keeps_its_own_operators(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "vllm.tempo"):
         install(CPU, "0.33.0")
     assert CPU.get_punica_wrapper() == STOCK
     [line] = [record.getMessage() for record in caplog.records]
-    assert "vLLM is 0.33.0" in line
+    assert "vLLM is 0.33.0, not 0.32.x" in line
 
 
-def test_another_signature_keeps_stock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(patch.PARAMETERS, "add_lora_linear", ["self", "y", "x"])
+def test_a_vllm_with_other_parameters_keeps_its_own_operators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(patch.PARAMETERS, "add_lora_linear", "self y x")
     install(CPU, "0.32.1")
     assert CPU.get_punica_wrapper() == STOCK
 
 
-def test_somebody_elses_wrapper_stays() -> None:
+def test_the_wrapper_of_another_plugin_stays() -> None:
     class Theirs(CPU):
         @classmethod
         def get_punica_wrapper(cls) -> str:

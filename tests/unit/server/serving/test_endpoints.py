@@ -1,16 +1,13 @@
-"""The wrapper around vLLM's endpoint functions, on an app of the same shape."""
+"""The wrapped endpoints, on an app that has the same routes as vLLM's."""
 
-import asyncio
-import gc
 import json
-import sys
-import weakref
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from asgi import send
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
@@ -19,40 +16,43 @@ from tempo_server import errors
 from tempo_server.errors import StartError
 from tempo_server.serving import endpoints
 from tempo_server.serving.bindings import Binding
+from tempo_server.serving.endpoints import EndpointContext
 from tempo_storage.errors import CorruptAdapterError
 
 KEY = "tk_worker"
 
 
 class Body(BaseModel):
-    """A request of either route."""
+    """A request to any of the wrapped routes."""
 
     model: str | None = None
     stream: bool = False
 
 
 class FakeBindings:
-    """Binds `tempo` and, with a key, `tempo-t1`; finds `tempo-v9` damaged."""
+    """Binds `tempo`, and `tempo-t1` for an admin; refuses `tempo-v9` as damaged."""
 
-    async def bind(self, model: str | None, *, known_key: bool) -> Binding | None:
+    @asynccontextmanager
+    async def bind(self, model: str | None, *, is_admin: bool) -> AsyncIterator[Binding | None]:
         if model == "tempo-v9":
             raise CorruptAdapterError("tempo-v9: damaged; roll back to another version")
         if model == "tempo":
-            return Binding(key="tempo-v7~secret", name="tempo-v7")
-        return Binding(key="tempo-t1~secret", name="tempo-t1") if known_key else None
+            yield Binding(key="tempo-v7~secret", name="tempo-v7")
+        else:
+            yield Binding(key="tempo-t1~secret", name="tempo-t1") if is_admin else None
 
-    def is_listed(self, card_id: str) -> bool:
-        return not card_id.startswith("tempo-t")
+    def is_listed(self, model: str) -> bool:
+        return not model.startswith("tempo-t")
 
 
 class FakeCapture:
-    """Remembers what it was shown."""
+    """Records the version of each request that it should keep."""
 
     def __init__(self) -> None:
-        self.seen: list[int] = []
+        self.versions: list[int] = []
 
-    def keep(self, request: Any, shape: Any, *, version: int, **_: Any) -> None:
-        self.seen.append(version)
+    def keep(self, request: Any, read_question: Any, *, version: int, **_: Any) -> None:
+        self.versions.append(version)
 
 
 def stock_app() -> FastAPI:
@@ -81,83 +81,60 @@ async def chunks(model: str) -> AsyncIterator[str]:
         yield f"data: {json.dumps({'model': model, 'i': i})}\n\n"
 
 
-class World:
-    """A wrapped app."""
+class WrappedApp:
+    """An app whose routes are wrapped, with fake bindings and a fake capture."""
 
     def __init__(self) -> None:
-        self.capture = FakeCapture()
+        self.capture: Any = FakeCapture()
+        bindings: Any = FakeBindings()
         self.app = stock_app()
-        runtime: Any = SimpleNamespace(
-            bindings=FakeBindings(), capture=self.capture, is_known_key=lambda key: key == KEY
-        )
         endpoints.wrap(self.app)
-        self.app.state.tempo_runtime = runtime
+        self.app.state.tempo_endpoints = EndpointContext(
+            bindings=bindings, capture=self.capture, is_admin_key=lambda key: key == KEY
+        )
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-                return await client.request(method, path, **options)
+    def get(self, path: str) -> httpx.Response:
+        return send(self.app, "GET", path)
 
-        return asyncio.run(send())
-
-    def chat(self, model: str | None, path: str = "/v1/chat/completions", **o: Any) -> Any:
-        body = {"model": model, "stream": o.pop("stream", False)}
-        return self.request("POST", path, json=body, **o)
+    def chat(self, model: str | None, *, stream: bool = False, **options: Any) -> httpx.Response:
+        body = {"model": model, "stream": stream}
+        return send(self.app, "POST", "/v1/chat/completions", json=body, **options)
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def app() -> WrappedApp:
+    return WrappedApp()
 
 
-def test_a_stream_is_under_way_to_its_last_byte(world: World) -> None:
-    bound: list[int] = []
-
-    async def watched(model: str) -> AsyncIterator[str]:
-        for _ in range(2):
-            gc.collect()
-            bound.append(sum(reference() is not None for reference in references))
-            yield "data: x\n\n"
-
-    references: list[Any] = []
-    bindings = world.app.state.tempo_runtime.bindings
-    bind = bindings.bind
-
-    async def remembered(*arguments: Any, **keywords: Any) -> Any:
-        binding = await bind(*arguments, **keywords)
-        references.append(weakref.ref(binding))
-        return binding
-
-    bindings.bind = remembered
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[__name__], "chunks", watched)
-        assert world.chat("tempo", stream=True).status_code == 200
-    gc.collect()
-    assert (bound, [reference() for reference in references]) == ([1, 1], [None])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_names_its_adapter_and_is_captured(app: WrappedApp, stream: bool) -> None:
+    response = app.chat("tempo", stream=stream)
+    assert response.headers["x-tempo-adapter"] == "tempo-v7"
+    assert response.text.count("tempo-v7~secret") == (3 if stream else 1)
+    assert app.capture.versions == [7]
 
 
-def test_unknown_names_get_vllms_own_answer_and_are_not_captured(world: World) -> None:
-    response = world.chat("tempo-t1")
+def test_an_unknown_name_gets_vllm_s_own_answer_and_is_not_captured(app: WrappedApp) -> None:
+    response = app.chat("tempo-t1")
     assert response.status_code == 404
     assert response.json() == {"error": {"message": "no tempo-t1"}}
     assert "x-tempo-adapter" not in response.headers
-    assert world.capture.seen == []
+    assert app.capture.versions == []
 
 
-def test_the_worker_names_snapshots_and_is_not_captured(world: World) -> None:
-    response = world.chat("tempo-t1", headers={"X-Tempo-Key": KEY})
+def test_an_admin_can_name_trials_and_is_not_captured(app: WrappedApp) -> None:
+    response = app.chat("tempo-t1", headers={"X-Tempo-Key": KEY})
     assert response.headers["x-tempo-adapter"] == "tempo-t1"
-    assert world.chat("tempo", headers={"X-Tempo-Key": KEY}).status_code == 200
-    assert world.capture.seen == []
+    assert app.chat("tempo", headers={"X-Tempo-Key": KEY}).status_code == 200
+    assert app.capture.versions == []
 
 
-def test_a_wrong_key_is_nobody(world: World) -> None:
-    assert world.chat("tempo-t1", headers={"X-Tempo-Key": "tk_else"}).status_code == 404
+def test_a_wrong_key_makes_nobody_an_admin(app: WrappedApp) -> None:
+    assert app.chat("tempo-t1", headers={"X-Tempo-Key": "tk_else"}).status_code == 404
 
 
-def test_a_damaged_adapter_is_refused_with_the_remedy(world: World) -> None:
-    response = world.chat("tempo-v9", headers={"X-Tempo-Key": KEY})
+def test_a_damaged_adapter_is_refused_with_the_remedy(app: WrappedApp) -> None:
+    response = app.chat("tempo-v9", headers={"X-Tempo-Key": KEY})
     assert response.status_code == 409
     assert response.json()["error"] == {
         "message": "tempo-v9: damaged; roll back to another version",
@@ -167,23 +144,24 @@ def test_a_damaged_adapter_is_refused_with_the_remedy(world: World) -> None:
     }
 
 
-def test_models_lists_each_public_name_once(world: World) -> None:
-    listing = world.request("GET", "/v1/models").json()
+def test_the_list_of_models_has_each_public_name_once(app: WrappedApp) -> None:
+    listing = app.get("/v1/models").json()
     assert [card["id"] for card in listing["data"]] == ["tiny", "tempo-v7"]
     assert listing["object"] == "list"
 
 
-def test_validation_stays_fastapis(world: World) -> None:
-    assert world.request("POST", "/v1/chat/completions", json={"model": 3}).status_code == 422
+def test_fastapi_still_validates_the_body(app: WrappedApp) -> None:
+    response = send(app.app, "POST", "/v1/chat/completions", json={"model": 3})
+    assert response.status_code == 422
 
 
-def test_a_vllm_without_the_route_is_refused() -> None:
+def test_a_vllm_without_one_of_the_routes_is_refused() -> None:
     with pytest.raises(StartError, match="/v1/chat/completions"):
         endpoints.wrap(FastAPI())
 
 
-def test_before_it_is_ready_it_says_so(world: World) -> None:
-    errors.install(world.app)
-    del world.app.state.tempo_runtime
-    for response in (world.chat("tempo"), world.request("GET", "/v1/models")):
+def test_while_the_server_starts_its_routes_answer_503(app: WrappedApp) -> None:
+    errors.install(app.app)
+    del app.app.state.tempo_endpoints
+    for response in (app.chat("tempo"), app.get("/v1/models")):
         assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")

@@ -1,16 +1,18 @@
-"""The four routes with vLLM's own request classes: what is bound, what is kept, what is not."""
+"""Capture on the four wrapped routes, with vLLM's own request classes."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from asgi import send
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from ledgers import user
 from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -20,16 +22,17 @@ from tempo_server.capture.capture import Capture
 from tempo_server.capture.spool import Counters, Spool
 from tempo_server.serving import endpoints
 from tempo_server.serving.bindings import Binding
+from tempo_server.serving.endpoints import EndpointContext
 from tempo_server.settings import ServerSettings
 
 KEY = "tk_worker"
 TEXT = "use 3 10 15 make 45 ?"
-ASKED = [{"role": "user", "content": TEXT}]
+MESSAGES = user(TEXT)
 REQUESTS: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": ASKED},
+    "/v1/chat/completions": {"messages": MESSAGES},
     "/v1/completions": {"prompt": TEXT},
     "/v1/responses": {"input": TEXT},
-    "/v1/messages": {"messages": ASKED, "max_tokens": 4},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 4},
 }
 CLASSES = {
     "/v1/chat/completions": ChatCompletionRequest,
@@ -43,56 +46,51 @@ CAPTURED = [path for path in REQUESTS if path != "/v1/completions"]
 class FakeBindings:
     """Binds everything to tempo-v7."""
 
-    async def bind(self, model: str | None, *, known_key: bool) -> Binding:
-        return Binding(key="tempo-v7~secret", name="tempo-v7")
+    @asynccontextmanager
+    async def bind(self, model: str | None, *, is_admin: bool) -> AsyncIterator[Binding]:
+        yield Binding(key="tempo-v7~secret", name="tempo-v7")
 
 
-class World:
-    """An app with vLLM's routes, wrapped, and the spool behind it."""
+class CapturingApp:
+    """An app with vLLM's routes, wrapped, and the spool into which they capture."""
 
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root = root
-        self.counters = Counters()
-        chosen = ServerSettings(data_dir=root, **settings)
-        spool = Spool(root, self.counters, limit_bytes=1 << 20)
+        spool = Spool(root, limit_bytes=1 << 20)
+        self.counters = spool.counters
         self.app = FastAPI()
-        for path, parsed in CLASSES.items():
-            self.app.add_api_route(path, stock(parsed), methods=["POST"])
+        for path, request_class in CLASSES.items():
+            self.app.add_api_route(path, stock_endpoint(request_class), methods=["POST"])
         self.app.add_api_route("/v1/models", lambda raw_request: None, methods=["GET"])
-        runtime: Any = SimpleNamespace(
-            bindings=FakeBindings(),
-            capture=Capture(chosen, spool, self.counters),
-            is_known_key=lambda key: key == KEY,
-        )
         endpoints.wrap(self.app)
-        self.app.state.tempo_runtime = runtime
+        bindings: Any = FakeBindings()
+        self.app.state.tempo_endpoints = EndpointContext(
+            bindings=bindings,
+            capture=Capture(ServerSettings(data_dir=root, **settings), spool),
+            is_admin_key=lambda key: key == KEY,
+        )
 
-    def post(self, path: str, *, headers: Any = None, **changed: Any) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-                body = {"model": "tempo", **REQUESTS[path], **changed}
-                return await client.post(path, json=body, headers=headers)
+    def post(self, path: str, *, headers: Any = None, **fields: Any) -> httpx.Response:
+        body = {"model": "tempo", **REQUESTS[path], **fields}
+        return send(self.app, "POST", path, json=body, headers=headers)
 
-        return asyncio.run(send())
-
-    def kept(self) -> list[dict[str, Any]]:
-        lines = [file.read_text().splitlines() for file in self.root.glob("*.active")]
-        return [json.loads(line) for found in lines for line in found]
+    def records(self) -> list[dict[str, Any]]:
+        files = self.root.glob("*.active")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def stock(parsed: Any) -> Any:
-    async def answer(request: Any, raw_request: Request) -> Any:
+def stock_endpoint(request_class: Any) -> Any:
+    async def endpoint(request: Any, raw_request: Request) -> Any:
         if isinstance(request, ResponsesRequest):
-            request.store = False  # as vLLM does where it stores no responses
-        with pytest.raises(asyncio.TimeoutError):  # nothing of the body is left: vLLM waits for it
+            request.store = False  # as vLLM does if it stores no responses
+        with pytest.raises(asyncio.TimeoutError):  # vLLM, too, waits here until the client hangs up
             await asyncio.wait_for(raw_request.receive(), 0.01)
         if request.stream:
             return StreamingResponse(chunks(request.model), media_type="text/event-stream")
         return JSONResponse({"model": request.model})
 
-    answer.__annotations__["request"] = parsed
-    return answer
+    endpoint.__annotations__["request"] = request_class
+    return endpoint
 
 
 async def chunks(model: str) -> AsyncIterator[str]:
@@ -101,45 +99,49 @@ async def chunks(model: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def app(tmp_path: Path) -> CapturingApp:
+    return CapturingApp(tmp_path)
 
 
 @pytest.mark.parametrize("path", REQUESTS)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("refusal", "expected"),
+    ("options", "expected"),
     [
         ({}, Counters(captured=1, spooled=1)),
         ({"headers": {"X-Tempo-Opt-Out": "1"}}, Counters(opted_out=1)),
         ({"store": False}, Counters(opted_out=1)),
         ({"headers": {"X-Tempo-Key": KEY}}, Counters()),
     ],
-    ids=["on", "header", "store", "worker"],
+    ids=["user", "opted out by header", "opted out by store", "admin"],
 )
-def test_every_route_is_bound_and_captures_whom_it_may(
-    world: World, path: str, stream: bool, refusal: dict[str, Any], expected: Counters
+def test_each_route_binds_all_requests_and_captures_users_who_did_not_opt_out(
+    app: CapturingApp, path: str, stream: bool, options: dict[str, Any], expected: Counters
 ) -> None:
-    response = world.post(path, stream=stream, **refusal)
+    response = app.post(path, stream=stream, **options)
     assert response.headers["x-tempo-adapter"] == "tempo-v7"
     assert response.text.count("tempo-v7~secret") == (3 if stream else 1)
     if path == "/v1/completions" and expected.captured:
         expected = Counters(skipped=1)  # a raw prompt is no chat message
-    assert world.counters == expected
-    assert [q["messages"] for q in world.kept()] == [ASKED] * expected.captured
+    assert app.counters == expected
+    assert [q["messages"] for q in app.records()] == [MESSAGES] * expected.captured
 
 
 @pytest.mark.parametrize("path", REQUESTS)
 def test_capture_off_keeps_and_counts_nothing(tmp_path: Path, path: str) -> None:
-    world = World(tmp_path, capture="off")
-    assert world.post(path).status_code == 200
-    assert world.counters == Counters()
+    app = CapturingApp(tmp_path, capture="off")
+    assert app.post(path).status_code == 200
+    assert app.counters == Counters()
 
 
 @pytest.mark.parametrize("path", CAPTURED)
-def test_what_asking_again_needs_is_kept_alike(world: World, path: str) -> None:
+def test_the_system_message_and_the_effort_are_kept_alike_on_each_route(
+    app: CapturingApp, path: str
+) -> None:
     system = {
-        "/v1/chat/completions": {"messages": [{"role": "system", "content": "be brief"}, *ASKED]},
+        "/v1/chat/completions": {
+            "messages": [{"role": "system", "content": "be brief"}, *MESSAGES]
+        },
         "/v1/responses": {"instructions": "be brief"},
         "/v1/messages": {"system": [{"type": "text", "text": "be brief"}]},
     }
@@ -149,23 +151,23 @@ def test_what_asking_again_needs_is_kept_alike(world: World, path: str) -> None:
         "/v1/messages": {"output_config": {"effort": "low"}},
     }
     options = {"temperature": 0.5, "chat_template_kwargs": {"x": 1}}
-    world.post(path, **system[path], **effort[path], **options)
-    (question,) = world.kept()
-    assert question["messages"] == [{"role": "system", "content": "be brief"}, *ASKED]
+    app.post(path, **system[path], **effort[path], **options)
+    (question,) = app.records()
+    assert question["messages"] == [{"role": "system", "content": "be brief"}, *MESSAGES]
     implied = {"reasoning_effort": "low", "enable_thinking": True}
     assert question["chat_template_kwargs"] == {**implied, "x": 1}
     assert question["sampling"]["temperature"] == 0.5
     assert question["adapter_version"] == 7
 
 
-HISTORY = [*ASKED, {"role": "assistant", "content": "45 !"}, *ASKED]
+HISTORY = [*MESSAGES, {"role": "assistant", "content": "45 !"}, *MESSAGES]
 
 
 @pytest.mark.parametrize("path", CAPTURED)
-def test_a_conversation_in_text_is_kept(world: World, path: str) -> None:
+def test_a_conversation_in_text_is_kept(app: CapturingApp, path: str) -> None:
     name = "input" if path == "/v1/responses" else "messages"
-    world.post(path, **{name: HISTORY})
-    assert [q["messages"] for q in world.kept()] == [HISTORY]
+    app.post(path, **{name: HISTORY})
+    assert [q["messages"] for q in app.records()] == [HISTORY]
 
 
 @pytest.mark.parametrize(
@@ -176,17 +178,23 @@ def test_a_conversation_in_text_is_kept(world: World, path: str) -> None:
         ("/v1/messages", ("text", "text")),
     ],
 )
-def test_text_parts_are_text(world: World, path: str, parts: tuple[str, str]) -> None:
-    def told(role: str, type_name: str, *texts: str) -> dict[str, Any]:
-        content = [{"type": type_name, "text": text} for text in texts]
+def test_text_parts_are_read_as_text(app: CapturingApp, path: str, parts: tuple[str, str]) -> None:
+    def message(role: str, part_type: str, *texts: str) -> dict[str, Any]:
+        content = [{"type": part_type, "text": text} for text in texts]
         return {"type": "message", "role": role, "content": content}
 
-    asked, said = parts
-    whole = [told("user", asked, "a"), told("assistant", said, "b"), told("user", asked, "c", "d")]
-    if path != "/v1/responses":
-        whole = [{k: v for k, v in message.items() if k != "type"} for message in whole]
-    world.post(path, **{"input" if path == "/v1/responses" else "messages": whole})
-    (question,) = world.kept()
+    question_part, answer_part = parts
+    history = [
+        message("user", question_part, "a"),
+        message("assistant", answer_part, "b"),
+        message("user", question_part, "c", "d"),
+    ]
+    if path == "/v1/responses":
+        app.post(path, input=history)
+    else:
+        plain = [{k: v for k, v in item.items() if k != "type"} for item in history]
+        app.post(path, messages=plain)
+    (question,) = app.records()
     assert [m["content"] for m in question["messages"]] == ["a", "b", "c\nd"]
 
 
@@ -199,44 +207,44 @@ OPEN = {"type": "message", "role": "user", "status": "in_progress"}
 
 
 @pytest.mark.parametrize(
-    ("path", "changed"),
+    ("path", "fields"),
     [
         ("/v1/chat/completions", {"tools": [{"type": "function", "function": FUNCTION}]}),
         ("/v1/chat/completions", {"truncate_prompt_tokens": 8}),
         ("/v1/chat/completions", {"add_generation_prompt": False}),
         ("/v1/responses", {"tools": [{"type": "function", "strict": False, **FUNCTION}]}),
         ("/v1/responses", {"previous_response_id": "resp_1"}),
-        ("/v1/responses", {"input": [*ASKED, CALL, RESULT]}),
-        ("/v1/responses", {"input": [*ASKED, THOUGHT, *ASKED]}),
+        ("/v1/responses", {"input": [*MESSAGES, CALL, RESULT]}),
+        ("/v1/responses", {"input": [*MESSAGES, THOUGHT, *MESSAGES]}),
         ("/v1/responses", {"input": [{"role": "user", "content": [IMAGE]}]}),
-        ("/v1/responses", {"input": [*ASKED, {"role": "assistant", "content": "4"}]}),
+        ("/v1/responses", {"input": [*MESSAGES, {"role": "assistant", "content": "4"}]}),
         ("/v1/responses", {"input": [OPEN | {"content": [{"type": "input_text", "text": "a"}]}]}),
         ("/v1/messages", {"tools": [{"name": "f", "input_schema": {}}]}),
         ("/v1/messages", {"thinking": {"type": "disabled"}}),
-        ("/v1/messages", {"messages": [{"role": "system", "content": "now"}, *ASKED]}),
-        ("/v1/messages", {"messages": [*ASKED, {"role": "assistant", "content": "4"}]}),
+        ("/v1/messages", {"messages": [{"role": "system", "content": "now"}, *MESSAGES]}),
+        ("/v1/messages", {"messages": [*MESSAGES, {"role": "assistant", "content": "4"}]}),
         ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}),
         ("/v1/messages", {"system": "x" * 40_000}),
         ("/v1/completions", {"prompt": [1, 2, 3]}),
     ],
 )
-def test_what_the_trainer_could_not_ask_again_is_answered_skipped_and_counted(
-    world: World, path: str, changed: dict[str, Any]
+def test_a_question_that_the_trainer_could_not_ask_again_is_answered_skipped_and_counted(
+    app: CapturingApp, path: str, fields: dict[str, Any]
 ) -> None:
-    response = world.post(path, **changed)
+    response = app.post(path, **fields)
     assert response.status_code == 200, response.text
-    assert world.counters == Counters(skipped=1)
-    assert world.kept() == []
+    assert app.counters == Counters(skipped=1)
+    assert app.records() == []
 
 
-def test_the_header_of_anthropics_clients_tells_tenants_apart(world: World) -> None:
+def test_the_key_of_anthropic_s_clients_tells_tenants_apart(app: CapturingApp) -> None:
     for key in ("a", "b"):
-        world.post("/v1/messages", headers={"X-Api-Key": key})
-    assert len({q["tenant"] for q in world.kept()} - {""}) == 2
+        app.post("/v1/messages", headers={"X-Api-Key": key})
+    assert len({q["tenant"] for q in app.records()} - {""}) == 2
 
 
-def test_claude_codes_attribution_is_no_part_of_the_question(world: World) -> None:
+def test_claude_code_s_attribution_is_not_part_of_the_question(app: CapturingApp) -> None:
     blocks = ["x-anthropic-billing-header: 1f", "be ", "brief"]
-    world.post("/v1/messages", system=[{"type": "text", "text": text} for text in blocks])
-    (question,) = world.kept()
+    app.post("/v1/messages", system=[{"type": "text", "text": text} for text in blocks])
+    (question,) = app.records()
     assert question["messages"][0] == {"role": "system", "content": "be brief"}

@@ -1,4 +1,4 @@
-"""Uploads: all or nothing, and durable before they are answered."""
+"""The files' routes: an upload is stored whole or not at all, before it is answered."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from ledgers import captured
 
 from tempo_server.context import Context
 from tempo_storage import ledger
@@ -59,7 +60,7 @@ def test_a_fifth_of_the_questions_is_held_out_by_hash(admin: Any) -> None:
     assert 20 <= len(held_out) <= 60
 
 
-def test_one_bad_line_stores_nothing_and_says_which(admin: Any, labeled: bytes) -> None:
+def test_bad_lines_are_named_and_nothing_is_stored(admin: Any, labeled: bytes) -> None:
     reply = admin.upload(labeled + b'{"messages": []}\n' + line(question="?"))
     assert reply.status_code == 400
     error = reply.json()["error"]
@@ -85,7 +86,7 @@ def test_a_reference_that_its_verifier_cannot_read_is_a_bad_line(
     assert stored(admin.context) == (0, 0, [])
 
 
-def test_the_same_file_twice_is_one_file(admin: Any, labeled: bytes) -> None:
+def test_a_file_that_is_uploaded_twice_is_stored_once(admin: Any, labeled: bytes) -> None:
     first, second = admin.upload(labeled), admin.upload(labeled)
     assert second.status_code == 200
     assert second.json() == first.json()
@@ -107,7 +108,7 @@ def test_a_stored_question_with_another_reference_is_refused(admin: Any, labeled
     assert stored(admin.context)[:2] == (1, 12)
 
 
-def test_of_files_that_are_uploaded_at_once_each_question_is_stored_once(
+def test_files_that_are_uploaded_at_once_store_each_question_once(
     admin: Any, labeled: bytes
 ) -> None:
     contents = [labeled + b"\n" * n for n in range(4)]  # four files, the same questions
@@ -131,16 +132,17 @@ def test_a_failed_commit_leaves_no_file(
     assert stored(admin.context) == (0, 0, [])
 
 
-def test_labeling_a_captured_question_takes_it_out_of_the_pool(admin: Any, labeled: bytes) -> None:
-    asked = {"messages": [{"role": "user", "content": "3 + 3 ?"}], "id": "q", "captured_at": 0.0}
+def test_a_captured_question_that_is_labeled_leaves_the_unlabeled_pool(
+    admin: Any, labeled: bytes
+) -> None:
     with admin.context.sessions.begin() as s:
-        ledger.questions.add(s, [asked])
+        ledger.questions.add(s, [captured("q", "3 + 3 ?")])
     admin.upload(labeled)
     with admin.context.sessions.begin() as s:
         assert ledger.questions.count(s) == (0, 0)
 
 
-def test_a_held_out_question_in_other_words_is_still_that_question(
+def test_a_labeled_question_with_a_courtesy_is_still_the_same_question(
     admin: Any, labeled: bytes
 ) -> None:
     admin.upload(labeled)
@@ -172,9 +174,8 @@ def test_a_dry_run_checks_everything_and_stores_nothing(admin: Any, labeled: byt
 
 
 def test_a_labeled_question_that_users_asked_is_reported(admin: Any, labeled: bytes) -> None:
-    asked = {"messages": [{"role": "user", "content": "3 + 3 ?"}], "id": "q", "captured_at": 0.0}
     with admin.context.sessions.begin() as s:
-        ledger.questions.add(s, [asked])
+        ledger.questions.add(s, [captured("q", "3 + 3 ?")])
     notes = {w["code"]: w for w in admin.upload(labeled).json()["tempo"]["warnings"]}
     assert (notes["asked"]["line"], notes["asked"]["count"]) == (4, 1)
 
@@ -186,7 +187,7 @@ def test_an_upload_larger_than_the_limit_is_refused_while_it_is_read(admin: Any)
     assert reply.json()["error"]["message"].startswith("the request is larger")
 
 
-def test_a_request_without_a_file_is_malformed(admin: Any) -> None:
+def test_an_upload_without_a_file_is_refused(admin: Any) -> None:
     reply = admin("POST", "/tempo/v1/files", data={"purpose": "fine-tune"})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "file"

@@ -1,9 +1,11 @@
-"""Which versions learned from a question, asked over HTTP."""
+"""The questions' routes: the versions that learned from a question, and erasing a tenant's."""
 
 from typing import Any
 
+from ledgers import captured, iteration
+
 from tempo_storage import ledger
-from tempo_storage.ledger.models import Iteration, Question
+from tempo_storage.ledger.models import Question
 
 TENANT = "a" * 16
 QUESTIONS = "/tempo/v1/questions"
@@ -11,31 +13,28 @@ QUESTIONS = "/tempo/v1/questions"
 
 def learn(admin: Any) -> None:
     """Let version 1 learn from 1+1."""
-    messages = [{"role": "user", "content": "1+1"}]
     admin.publish(1)
     with admin.context.sessions.begin() as s:
-        asked = {"id": "q_1", "messages": messages, "tenant": TENANT, "captured_at": 1.0}
-        ledger.questions.add(s, [asked])
-        row = Iteration(job_id="j", position=1, checkpoint="j-1", question_ids=["q_1"], epoch=1)
-        row.metrics = {"m_steps": 1}
+        ledger.questions.add(s, [captured("q_1", "1+1", tenant=TENANT)])
+        row = iteration("j", 1, question_ids=["q_1"])
         s.add(row)
         s.flush()
         ledger.lineage.record(s, row.number, [s.get_one(Question, "q_1")])
-        ledger.versions.adapter(s, 1).checkpoint = "j-1"
+        ledger.versions.adapter(s, 1).checkpoint = row.checkpoint
 
 
-def test_a_version_shows_what_it_learned_from_and_a_question_what_learned_from_it(
+def test_a_version_shows_its_questions_and_a_question_the_versions_that_learned_from_it(
     admin: Any,
 ) -> None:
     learn(admin)
     assert admin("GET", "/tempo/v1/adapters/tempo-v1").json()["question_ids"] == ["q_1"]
     assert admin("GET", "/tempo/v1/adapters").json()["data"][0]["question_ids"] == []
-    for question, known in (("q_1", ["tempo-v1"]), (" 1+1 ", ["tempo-v1"]), ("2+2", [])):
+    for question, adapters in (("q_1", ["tempo-v1"]), (" 1+1 ", ["tempo-v1"]), ("2+2", [])):
         reply = admin("POST", f"{QUESTIONS}/learned", json={"question": question})
-        assert reply.json() == {"object": "learned", "adapters": known, "erased": 0}
+        assert reply.json() == {"object": "learned", "adapters": adapters, "erased": 0}
 
 
-def test_erasing_wants_the_hash_of_a_tenant(admin: Any) -> None:
+def test_erasing_takes_only_the_hash_of_a_tenant(admin: Any) -> None:
     learn(admin)
     for tenant in ("", "%", "sk-secret"):
         assert admin("DELETE", QUESTIONS, params={"tenant": tenant}).status_code == 400

@@ -1,4 +1,4 @@
-"""Promotions and rollbacks by hand."""
+"""The adapters' routes: list, promote, roll back."""
 
 import threading
 from typing import Any
@@ -20,7 +20,7 @@ def acknowledge(admin: Any, *, version: int, sequence: int, process: str = "p") 
         ledger.versions.acknowledge(s, process, version=version, sequence=sequence)
 
 
-def test_versions_are_listed_with_the_base_last(admin: Any) -> None:
+def test_the_list_of_versions_ends_with_the_base(admin: Any) -> None:
     admin.publish(1)
     admin.publish(2, "rejected")
     data = admin("GET", ADAPTERS).json()["data"]
@@ -35,7 +35,7 @@ def test_versions_are_listed_with_the_base_last(admin: Any) -> None:
     assert admin("GET", f"{ADAPTERS}/..%2f..%2fetc").status_code in (400, 404)
 
 
-def test_a_promotion_moves_the_pointer(admin: Any) -> None:
+def test_a_promotion_moves_the_serving_pointer(admin: Any) -> None:
     admin.publish(1)
     reply = promote(admin, 1, expected_current="tempo-v0", reason="looks good")
     assert reply.status_code == 200
@@ -45,14 +45,14 @@ def test_a_promotion_moves_the_pointer(admin: Any) -> None:
     assert admin("GET", f"{ADAPTERS}/tempo-v0").json()["status"] == "retired"
 
 
-def test_a_promotion_over_a_changed_pointer_is_refused(admin: Any) -> None:
+def test_a_promotion_is_refused_if_another_version_serves_than_expected(admin: Any) -> None:
     admin.publish(1)
     reply = promote(admin, 1, expected_current="tempo-v5")
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "conflict")
     assert admin.serving() == 0
 
 
-def test_a_rejected_version_needs_force(admin: Any) -> None:
+def test_a_rejected_version_is_promoted_only_by_force(admin: Any) -> None:
     admin.publish(1, "rejected")
     reply = promote(admin, 1)
     assert (reply.status_code, reply.json()["error"]["code"]) == (422, "gate_failed")
@@ -61,7 +61,7 @@ def test_a_rejected_version_needs_force(admin: Any) -> None:
     assert reply.json()["report"] == {"gate": "none", "forced": "I know better"}
 
 
-def test_damaged_files_are_never_promoted(admin: Any) -> None:
+def test_a_version_with_damaged_files_is_marked_corrupt_and_not_promoted(admin: Any) -> None:
     admin.publish(1)
     path = admin.context.store.path("tempo-v1") / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes() + b"!")
@@ -78,7 +78,7 @@ def test_an_adapter_of_another_base_is_refused_but_not_called_corrupt(admin: Any
     assert admin("GET", f"{ADAPTERS}/tempo-v1").json()["status"] == "candidate"
 
 
-def test_a_promotion_waits_for_the_processes(admin: Any) -> None:
+def test_a_promotion_waits_until_the_processes_follow(admin: Any) -> None:
     admin.publish(1)
     acknowledge(admin, version=0, sequence=0)
     later = threading.Timer(0.5, acknowledge, [admin], {"version": 1, "sequence": 1})
@@ -101,7 +101,7 @@ def test_a_promotion_names_the_processes_that_do_not_follow(
     assert admin.serving() == 1
 
 
-def test_a_rollback_returns_to_the_previous_to_a_named_one_or_to_the_base(admin: Any) -> None:
+def test_a_rollback_returns_to_the_previous_version_a_named_one_or_the_base(admin: Any) -> None:
     for version in (1, 2):
         admin.publish(version)
         promote(admin, version)
@@ -114,7 +114,7 @@ def test_a_rollback_returns_to_the_previous_to_a_named_one_or_to_the_base(admin:
     assert admin("POST", rollback, json={"to": "yesterday"}).status_code == 400
 
 
-def test_a_report_without_a_number_is_shown_as_null(admin: Any) -> None:
+def test_a_nan_in_a_report_is_shown_as_null(admin: Any) -> None:
     admin.publish(1)
     with admin.context.sessions.begin() as s:
         ledger.versions.adapter(s, 1).report = {"auroc": float("nan"), "n": 3}

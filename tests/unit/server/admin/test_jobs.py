@@ -1,4 +1,4 @@
-"""Jobs: queued in the ledger, one of each mode at a time."""
+"""The jobs' routes: a job is queued in the ledger, at most one of each mode."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -47,13 +47,13 @@ def test_a_second_job_of_the_same_mode_is_refused(admin: Any, file_id: str) -> N
     assert reply.headers["x-should-retry"] == "false"
 
 
-def test_of_jobs_that_are_asked_for_at_once_one_is_queued(admin: Any, file_id: str) -> None:
+def test_of_four_requests_for_a_job_at_once_one_is_queued(admin: Any, file_id: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(lambda _: create(admin).status_code, range(4)))
     assert sorted(replies) == [200, 409, 409, 409]
 
 
-def test_a_job_without_labeled_questions_is_refused_with_the_remedy(admin: Any) -> None:
+def test_without_labeled_questions_a_job_is_refused_with_the_remedy(admin: Any) -> None:
     reply = create(admin, "recalibrate")
     assert reply.status_code == 400
     assert "upload a file first" in reply.json()["error"]["message"]
@@ -68,16 +68,16 @@ def test_unknown_files_models_modes_and_fields_are_refused(admin: Any, file_id: 
     assert admin("GET", JOBS).json()["data"] == []
 
 
-def test_a_body_that_is_not_json_is_refused(admin: Any) -> None:
+def test_a_body_that_is_no_json_or_no_database_takes_is_refused(admin: Any) -> None:
     headers = {"content-type": "application/json"}
     reply = admin("POST", JOBS, content=b"{", headers=headers)
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_json")
-    for odd in (b"\\ud800", b"\\u0000"):
-        reply = admin("POST", JOBS, content=b'{"model": "%s"}' % odd, headers=headers)
+    for character in (b"\\ud800", b"\\u0000"):
+        reply = admin("POST", JOBS, content=b'{"model": "%s"}' % character, headers=headers)
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")
 
 
-def test_cancelling_twice_is_cancelling_once(admin: Any, file_id: str) -> None:
+def test_cancelling_a_job_twice_changes_it_once(admin: Any, file_id: str) -> None:
     job_id = create(admin).json()["id"]
     for _ in range(2):
         reply = admin("POST", f"{JOBS}/{job_id}/cancel")
@@ -96,7 +96,7 @@ def test_a_job_that_has_ended_cannot_be_cancelled(admin: Any, file_id: str) -> N
     assert error == {"code": "job_failed", "message": "out of memory", "param": None}
 
 
-def test_a_job_names_the_adapter_that_came_of_it(admin: Any, file_id: str) -> None:
+def test_a_job_names_the_adapter_that_it_made(admin: Any, file_id: str) -> None:
     job_id = create(admin).json()["id"]
     admin.publish(4)
     with admin.context.sessions.begin() as s:
@@ -104,7 +104,7 @@ def test_a_job_names_the_adapter_that_came_of_it(admin: Any, file_id: str) -> No
     assert admin("GET", f"{JOBS}/{job_id}").json()["fine_tuned_model"] == "tempo-v4"
 
 
-def test_events_are_paged_oldest_first(admin: Any, file_id: str) -> None:
+def test_events_are_listed_oldest_first_page_by_page(admin: Any, file_id: str) -> None:
     job_id = create(admin).json()["id"]
     with admin.context.sessions.begin() as s:
         for n in range(4):

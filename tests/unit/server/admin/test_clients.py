@@ -13,8 +13,9 @@ import pytest
 import tempo_client
 from tempo_client import AsyncTempo, Tempo, types
 from tempo_storage import ledger
+from tempo_storage.ledger.jobs import JobResult
 
-# What the wire carries for OpenAI's client alone.
+# Fields that only OpenAI's client reads.
 FOR_OPENAI_ONLY = {
     "hyperparameters",
     "organization_id",
@@ -39,19 +40,21 @@ def tempo(admin: Any, address: str) -> Any:
         if issubclass(kind, types.Resource) and kind is not types.Resource
     ],
 )
-def test_the_sdk_knows_every_field_of_the_wire_and_no_other(admin: Any, name: str) -> None:
+def test_the_sdk_has_every_field_of_the_api_and_no_other(admin: Any, name: str) -> None:
     schemas = admin.app.openapi()["components"]["schemas"]
-    wire = set(schemas[name]["properties"]) - {"object", "tempo"} - FOR_OPENAI_ONLY
+    api_fields = set(schemas[name]["properties"]) - {"object", "tempo"} - FOR_OPENAI_ONLY
     if "tempo" in schemas[name]["properties"]:
-        wire |= set(schemas[f"{name}Details"]["properties"])
-    assert wire == {f.name for f in fields(getattr(types, name))} - {"extra"}
+        api_fields |= set(schemas[f"{name}Details"]["properties"])
+    assert api_fields == {f.name for f in fields(getattr(types, name))} - {"extra"}
 
 
-def test_nothing_that_the_server_returns_is_unknown_to_the_sdk(
+def test_the_sdk_knows_every_field_that_the_server_returns(
     admin: Any, tempo: Tempo, labeled: bytes
 ) -> None:
     admin.publish(1)
-    file, job = tempo.files.create(labeled), tempo.jobs.create("round", max_steps=2)
+    file = tempo.files.create(labeled)
+    job = tempo.jobs.create("round", max_steps=2)
+    key = tempo.keys.create("ci", scopes=["train"])
     resources: list[types.Resource] = [
         file,
         tempo.files.retrieve(file.id),
@@ -60,9 +63,9 @@ def test_nothing_that_the_server_returns_is_unknown_to_the_sdk(
         tempo.adapters.retrieve("tempo-v1"),
         tempo.questions.learned("1+1"),
         tempo.questions.erase("0" * 16),
-        made := tempo.keys.create("ci", scopes=["train"]),
+        key,
         *tempo.keys.list(),
-        tempo.keys.delete(made.id),
+        tempo.keys.delete(key.id),
         tempo.status(),
         tempo.training.pause("x"),
         tempo.training.resume(),
@@ -87,29 +90,29 @@ def test_the_sdk_promotes_and_rolls_back(admin: Any, tempo: Tempo) -> None:
     assert tempo.status().serving_adapter == "tempo-v0"
 
 
-def test_the_sdk_makes_a_key_that_only_reads_and_revokes_it(address: str, tempo: Tempo) -> None:
-    made = tempo.keys.create("grafana")
+def test_the_sdk_creates_a_key_that_only_reads_and_revokes_it(address: str, tempo: Tempo) -> None:
+    created = tempo.keys.create("grafana")
     assert [(key.name, key.scopes, key.key) for key in tempo.keys.list()] == [
         ("grafana", [], ""),
         ("admin", ["train", "promote"], ""),
     ]
-    with Tempo(address, api_key=made.key) as reader:
+    with Tempo(address, api_key=created.key) as reader:
         assert reader.status().serving_adapter == "tempo-v0"
         with pytest.raises(tempo_client.PermissionDeniedError, match="scope 'train'"):
             reader.training.pause()
-        assert tempo.keys.delete(made.id).id == made.id
+        assert tempo.keys.delete(created.id).id == created.id
         with pytest.raises(tempo_client.AuthenticationError):
             reader.status()
 
 
-def test_a_dry_run_reports_and_stores_nothing(tempo: Tempo, labeled: bytes) -> None:
+def test_the_sdk_s_dry_run_reports_and_stores_nothing(tempo: Tempo, labeled: bytes) -> None:
     report = tempo.files.create(labeled, dry_run=True)
     assert tempo.files.list() == []
     stored = tempo.files.create(labeled)
     assert (report.examples, report.held_out) == (12, stored.held_out)
 
 
-def test_recalibrate_uploads_queues_and_waits(
+def test_the_sdk_s_recalibrate_uploads_a_file_and_queues_a_job(
     admin: Any, tempo: Tempo, labeled: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "questions.jsonl"
@@ -121,19 +124,19 @@ def test_recalibrate_uploads_queues_and_waits(
     with pytest.raises(tempo_client.JobTimeoutError, match="it goes on"):
         tempo.jobs.wait(job.id, timeout=0.05, poll_seconds=0.02)
     with admin.context.sessions.begin() as s:
-        ledger.jobs.finish(s, job.id, "succeeded", result={"auroc": 0.8})
+        ledger.jobs.finish(s, job.id, "succeeded", result=JobResult(report={"auroc": 0.8}))
     assert tempo.jobs.wait(job.id).result == {"auroc": 0.8}
 
 
-def test_bad_lines_reach_the_caller(tempo: Tempo) -> None:
-    with pytest.raises(tempo_client.BadRequestError) as caught:
+def test_the_sdk_s_error_has_the_bad_lines(tempo: Tempo) -> None:
+    with pytest.raises(tempo_client.BadRequestError) as raised:
         tempo.files.create([{"question": "1+1"}, {"question": "2+2", "answer": "4"}])
-    assert [(e["line"], e["code"]) for e in caught.value.line_errors] == [(1, "missing_reference")]
-    assert caught.value.code == "line_errors"
-    assert caught.value.request_id
+    assert [(e["line"], e["code"]) for e in raised.value.line_errors] == [(1, "missing_reference")]
+    assert raised.value.code == "line_errors"
+    assert raised.value.request_id
 
 
-def test_a_wrong_key_is_an_authentication_error(address: str) -> None:
+def test_the_sdk_s_error_for_a_wrong_key_names_the_file_of_the_right_one(address: str) -> None:
     with (
         Tempo(address, api_key="tk_wrong") as client,
         pytest.raises(tempo_client.AuthenticationError, match=r"admin\.key"),
@@ -141,8 +144,8 @@ def test_a_wrong_key_is_an_authentication_error(address: str) -> None:
         client.status()
 
 
-def test_the_asynchronous_client_does_the_same(admin: Any, address: str, labeled: bytes) -> None:
-    async def story() -> None:
+def test_the_asynchronous_sdk_does_the_same(admin: Any, address: str, labeled: bytes) -> None:
+    async def use() -> None:
         async with AsyncTempo(address, api_key=admin.key) as client:
             examples = [json.loads(line) for line in labeled.splitlines()]
             job = await client.recalibrate(examples, wait=False)
@@ -151,14 +154,14 @@ def test_the_asynchronous_client_does_the_same(admin: Any, address: str, labeled
                 await client.jobs.wait(job.id)
             assert (await client.adapters.list())[-1].id == "tempo-v0"
             assert (await client.status()).labeled.train > 0
-            made = await client.keys.create("ci", scopes=["promote"])
-            assert (await client.keys.delete(made.id)).scopes == ["promote"]
+            key = await client.keys.create("ci", scopes=["promote"])
+            assert (await client.keys.delete(key.id)).scopes == ["promote"]
             assert [key.name for key in await client.keys.list()] == ["admin"]
 
-    asyncio.run(story())
+    asyncio.run(use())
 
 
-def test_openais_official_client_drives_files_and_jobs(
+def test_openai_s_official_client_drives_files_and_jobs(
     admin: Any, address: str, labeled: bytes
 ) -> None:
     with openai.OpenAI(base_url=f"{address}/tempo/v1", api_key=admin.key) as client:
@@ -182,11 +185,11 @@ def test_openais_official_client_drives_files_and_jobs(
                 ledger.events.add(s, "step", f"step {n}", job_id=job.id)
         events = client.fine_tuning.jobs.list_events(job.id, limit=20)
         assert [e.message for e in events][1:] == [f"step {n}" for n in range(44)]
-        with pytest.raises(openai.ConflictError) as caught:
+        with pytest.raises(openai.ConflictError) as raised:
             client.fine_tuning.jobs.create(
                 model="tempo", training_file=file.id, extra_body={"tempo": {"mode": "recalibrate"}}
             )
-        assert caught.value.code == "job_already_running"
+        assert raised.value.code == "job_already_running"
         assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
         assert [j.id for j in client.fine_tuning.jobs.list()] == [job.id]
         with pytest.raises(openai.NotFoundError) as missing:

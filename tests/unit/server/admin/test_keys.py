@@ -1,4 +1,4 @@
-"""Admin keys: made with no more than their maker may do, shown once, revoked at once."""
+"""Admin keys: each can do at most what its creator can, is shown once, and can be revoked."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -27,53 +27,53 @@ def names(admin: Any) -> list[str]:
     return [key["name"] for key in admin("GET", KEYS).json()["data"]]
 
 
-def test_a_key_is_shown_once_and_only_its_hash_is_kept(admin: Any) -> None:
+def test_a_key_is_shown_once_and_only_its_hash_is_stored(admin: Any) -> None:
     reply = create(admin, "ci", "promote", "train", "train")
     assert reply.status_code == 200
-    made = reply.json()
-    digest = hashlib.sha256(made["key"].encode()).hexdigest()
-    assert made["key"].startswith("tk_")
-    assert len(made["key"]) > 40
-    assert (made["id"], made["name"]) == (digest[:12], "ci")
-    assert made["scopes"] == ["train", "promote"]
+    key = reply.json()
+    digest = hashlib.sha256(key["key"].encode()).hexdigest()
+    assert key["key"].startswith("tk_")
+    assert len(key["key"]) > 40
+    assert (key["id"], key["name"]) == (digest[:12], "ci")
+    assert key["scopes"] == ["train", "promote"]
     listed = admin("GET", KEYS)
-    assert listed.json()["data"][0] == made | {"key": ""}
-    assert made["key"] not in listed.text
+    assert listed.json()["data"][0] == key | {"key": ""}
+    assert key["key"] not in listed.text
     database = Path(admin.context.sessions.kw["bind"].url.database)
     for file in database.parent.glob(f"{database.name}*"):
-        assert made["key"].encode() not in file.read_bytes()
+        assert key["key"].encode() not in file.read_bytes()
 
 
 def test_a_key_without_scopes_only_reads(admin: Any) -> None:
-    made = admin("POST", KEYS, json={"name": "grafana"}).json()
-    reader = header(admin, made["key"])
-    assert made["scopes"] == []
+    key = admin("POST", KEYS, json={"name": "grafana"}).json()
+    reader = header(admin, key["key"])
+    assert key["scopes"] == []
     assert admin("GET", STATUS, headers=reader).status_code == 200
     assert admin("POST", "/tempo/v1/training/pause", headers=reader).status_code == 403
-    assert create(admin, "other", key=made["key"]).status_code == 403
-    assert admin("DELETE", f"{KEYS}/{made['id']}", headers=reader).status_code == 403
+    assert create(admin, "other", key=key["key"]).status_code == 403
+    assert admin("DELETE", f"{KEYS}/{key['id']}", headers=reader).status_code == 403
 
 
-def test_a_key_grants_no_scope_that_it_lacks(admin: Any) -> None:
+def test_a_key_cannot_grant_a_scope_that_it_lacks(admin: Any) -> None:
     promoter = create(admin, "promoter", "promote").json()["key"]
-    error = create(admin, "trainer", "promote", "train", key=promoter)
-    assert (error.status_code, error.json()["error"]["code"]) == (403, "insufficient_scope")
-    assert "scope 'train'" in error.json()["error"]["message"]
+    reply = create(admin, "trainer", "promote", "train", key=promoter)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "insufficient_scope")
+    assert "scope 'train'" in reply.json()["error"]["message"]
     assert names(admin) == ["promoter", "admin"]
     assert create(admin, "second", "promote", key=promoter).status_code == 200
 
 
-def test_a_key_that_was_revoked_a_moment_ago_leaves_no_successor(admin: Any) -> None:
-    made = create(admin, "ci", "promote").json()
+def test_a_key_that_another_process_just_revoked_cannot_create_another(admin: Any) -> None:
+    key = create(admin, "ci", "promote").json()
     with admin.context.sessions.begin() as s:
-        s.delete(ledger.keys.get(s, made["id"]))
-    assert keys.is_known_key(admin.context, made["key"])  # until the next poll
-    assert create(admin, "heir", "promote", key=made["key"]).status_code == 401
+        s.delete(ledger.keys.get(s, key["id"]))
+    assert keys.is_admin_key(admin.context, key["key"])  # until the next poll
+    assert create(admin, "heir", "promote", key=key["key"]).status_code == 401
     assert names(admin) == ["admin"]
 
 
 @pytest.mark.parametrize(
-    ("body", "named"),
+    ("body", "words"),
     [
         ({"name": "ci", "scopes": ["tain"]}, ("scopes.0", "'train'", "'promote'")),
         ({"name": "ci", "scopes": [""]}, ("scopes.0",)),
@@ -85,24 +85,24 @@ def test_a_key_that_was_revoked_a_moment_ago_leaves_no_successor(admin: Any) -> 
         ({}, ("name",)),
     ],
 )
-def test_what_is_no_key_is_refused_and_what_could_be_is_named(
-    admin: Any, body: dict[str, Any], named: tuple[str, ...]
+def test_a_malformed_key_is_refused_and_the_message_names_the_field(
+    admin: Any, body: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     reply = admin("POST", KEYS, json=body)
     assert reply.status_code == 400
-    assert all(word in reply.json()["error"]["message"] for word in named)
+    assert all(word in reply.json()["error"]["message"] for word in words)
     assert names(admin) == ["admin"]
 
 
 @pytest.mark.parametrize("name", ["admin", "ci"])
-def test_no_two_keys_are_made_with_one_name(admin: Any, name: str) -> None:
+def test_two_keys_cannot_have_the_same_name(admin: Any, name: str) -> None:
     create(admin, "ci")
     reply = create(admin, name)
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "conflict")
     assert repr(name) in reply.json()["error"]["message"]
 
 
-def test_of_keys_that_are_asked_for_at_once_one_is_made(admin: Any) -> None:
+def test_of_four_requests_for_a_key_at_once_one_is_met(admin: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(lambda _: create(admin).status_code, range(4)))
     assert sorted(replies) == [200, 409, 409, 409]
@@ -119,32 +119,33 @@ def test_there_are_never_more_than_a_hundred_keys(admin: Any) -> None:
     assert create(admin, "one-more").status_code == 200
 
 
-def test_a_revoked_key_opens_nothing(admin: Any) -> None:
-    made = create(admin, "ci", "train").json()
-    mine = header(admin, made["key"])
-    assert admin("GET", STATUS, headers=mine).status_code == 200
-    reply = admin("DELETE", f"{KEYS}/{made['id']}")
-    assert (reply.status_code, reply.json()) == (200, made | {"key": ""})
-    assert admin("GET", STATUS, headers=mine).status_code == 401
+def test_a_revoked_key_opens_nothing_and_frees_its_name(admin: Any) -> None:
+    key = create(admin, "ci", "train").json()
+    headers = header(admin, key["key"])
+    assert admin("GET", STATUS, headers=headers).status_code == 200
+    reply = admin("DELETE", f"{KEYS}/{key['id']}")
+    assert (reply.status_code, reply.json()) == (200, key | {"key": ""})
+    assert admin("GET", STATUS, headers=headers).status_code == 401
     assert names(admin) == ["admin"]
-    assert admin("DELETE", f"{KEYS}/{made['id']}").status_code == 404
+    assert admin("DELETE", f"{KEYS}/{key['id']}").status_code == 404
     assert create(admin, "ci").status_code == 200  # its name is free again
 
 
 @pytest.mark.parametrize("key_id", ["none", "%25", "0"])
-def test_an_id_is_no_pattern(admin: Any, key_id: str) -> None:
+def test_the_id_of_a_key_is_no_pattern(admin: Any, key_id: str) -> None:
     with admin.context.sessions.begin() as s:
         s.add(Key(sha256="0" * 64, name="zero", scopes=[]))
     assert admin("DELETE", f"{KEYS}/{key_id}").status_code == 404
     assert names(admin) == ["zero", "admin"]
 
 
-def test_the_key_in_the_file_is_revoked_by_the_remedy_that_the_refusal_names(admin: Any) -> None:
-    path, old = admin.context.settings.admin_key_path, admin.key
+def test_the_key_in_admin_key_can_be_revoked_by_the_remedy_in_the_refusal(admin: Any) -> None:
+    path = admin.context.settings.admin_key_path
+    old = admin.key
     first = f"{KEYS}/{hashlib.sha256(old.encode()).hexdigest()[:12]}"
     reply = admin("DELETE", first)
     assert reply.status_code == 409
-    assert f"{path}, which" in reply.json()["error"]["message"]
+    assert f"the key in {path}" in reply.json()["error"]["message"]
     assert "delete that file, restart" in reply.json()["error"]["message"]
     path.unlink()
     keys.ensure_admin_key(admin.context)  # as a restart does
@@ -154,12 +155,12 @@ def test_the_key_in_the_file_is_revoked_by_the_remedy_that_the_refusal_names(adm
     assert admin("GET", STATUS).status_code == 200
 
 
-def test_events_tell_who_was_let_in_and_who_no_longer_is(admin: Any) -> None:
-    made = create(admin, "ci", "train").json()
-    admin("DELETE", f"{KEYS}/{made['id']}")
+def test_events_record_the_keys_that_were_created_and_revoked(admin: Any) -> None:
+    key = create(admin, "ci", "train").json()
+    admin("DELETE", f"{KEYS}/{key['id']}")
     with admin.context.sessions() as s:
-        told = [(event.type, event.message) for event in ledger.events.find(s)]
-    assert told == [
-        ("key.created", f"key {made['id']} (ci) is made; it may train"),
-        ("key.revoked", f"key {made['id']} (ci) is revoked"),
+        events = [(event.type, event.message) for event in ledger.events.find(s)]
+    assert events == [
+        ("key.created", f"key {key['id']} (ci) was created; it may train"),
+        ("key.revoked", f"key {key['id']} (ci) was revoked"),
     ]

@@ -1,0 +1,144 @@
+"""The follower probes each load; while that takes its time, the process stays alive and current."""
+
+import asyncio
+from typing import Any
+
+from sqlalchemy import delete
+
+from tempo_server.serving.probe import Finding
+from tempo_storage import ledger
+from tempo_storage.ledger.models import Key
+
+FAILED = Finding("failed", "vLLM does not serve what was trained", 160, 0.3, 0.03, 0.1, 0.0)
+UNPROVEN = Finding("unproven", "it has no probe.json")
+
+
+def set_keys(followed: Any, *names: str) -> None:
+    """Let the ledger have these keys and no other, as if another process had made them."""
+    with followed.sessions.begin() as s:
+        s.execute(delete(Key))
+        s.add_all(Key(sha256=name, name=name, scopes=["train"]) for name in names)
+
+
+# The probe ---------------------------------------------------------------------------------------
+
+
+def test_a_version_that_fails_its_probe_is_corrupt_and_the_old_one_goes_on_serving(
+    followed: Any,
+) -> None:
+    followed.promote(1)
+    followed.poll()
+    followed.probe.findings["tempo-v2"] = FAILED
+    followed.promote(2)
+    for _ in range(3):
+        followed.poll()
+    assert followed.probe.probed == ["tempo-v1", "tempo-v2"]
+    assert followed.bindings.attempts == [1, 1]
+    assert followed.acknowledged() == (1, 3, None)  # the pointer has returned to version 1
+    ((type_, message),) = followed.errors()
+    assert type_ == "adapter.corrupt"
+    assert message.startswith("tempo-v2: vLLM does not serve what was trained; promote another")
+    assert followed.status(2) == "corrupt"
+    assert followed.reported_probe(2)["correlation"] == 0.1
+
+
+def test_findings_are_reported_and_unproven_versions_are_counted(followed: Any) -> None:
+    followed.probe.findings["tempo-v2"] = UNPROVEN
+    for version in (1, 2):
+        followed.promote(version)
+        followed.poll()
+    first, second = followed.reported_probe(1), followed.reported_probe(2)
+    assert (first["verdict"], first["slope"]) == ("passed", 1.0)
+    assert (second["verdict"], second["slope"]) == ("unproven", None)
+    assert followed.process().counters["unproven"] == 1
+    with followed.sessions() as s:
+        (event,) = [e for e in ledger.events.find(s) if e.type == "adapter.unproven"]
+    assert event.message == "tempo-v2 serves unproven: it has no probe.json"
+
+
+def test_each_load_of_a_version_is_probed_once(followed: Any) -> None:
+    for version in (1, 2, 1, 0):
+        followed.promote(version)
+        followed.poll()
+    assert followed.probe.probed == ["tempo-v1", "tempo-v2"]
+    followed.bindings.loaded.clear()
+    followed.promote(2)
+    followed.poll()
+    assert followed.probe.probed == ["tempo-v1", "tempo-v2", "tempo-v2"]
+
+
+# While a probe runs ------------------------------------------------------------------------------
+
+
+def test_a_process_goes_on_acknowledging_while_it_probes(followed: Any) -> None:
+    followed.promote(1)
+    followed.poll()
+    followed.probe.seconds = 0.3
+    followed.promote(2)
+    rows = []
+
+    async def watch() -> None:
+        poll = asyncio.create_task(followed.follower.poll())
+        while not poll.done():
+            await asyncio.sleep(0.05)
+            rows.append(followed.process())
+        await poll
+
+    asyncio.run(watch())
+    assert {(row.version, row.sequence) for row in rows} == {(1, 1), (2, 2)}
+    assert len({row.seen_at for row in rows}) > 3
+
+
+def test_a_rollback_does_not_wait_for_the_probe_of_the_version_it_leaves(followed: Any) -> None:
+    followed.promote(1)
+    followed.poll()
+    followed.probe.seconds = 30.0
+    followed.promote(2)
+
+    async def roll_back() -> None:
+        poll = asyncio.create_task(followed.follower.poll())
+        await asyncio.sleep(0.1)
+        followed.promote(1)
+        await asyncio.wait_for(poll, 5)
+        await followed.follower.poll()
+
+    asyncio.run(roll_back())
+    assert followed.bindings.attempts == [1, 1]
+    assert followed.acknowledged() == (1, 3, None)
+
+
+def test_a_key_that_is_revoked_while_a_version_is_probed_opens_nothing_any_more(
+    followed: Any,
+) -> None:
+    set_keys(followed, "a", "b")
+    followed.poll()
+    followed.probe.seconds = 30.0
+    followed.promote(1)
+
+    async def revoke() -> None:
+        poll = asyncio.create_task(followed.follower.poll())
+        await asyncio.sleep(0.1)
+        set_keys(followed, "b")
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if followed.context.key_scopes.keys() == {"b"}:
+                break
+        assert not poll.done()
+        poll.cancel()
+
+    asyncio.run(revoke())
+    assert followed.context.key_scopes.keys() == {"b"}
+
+
+# Keys --------------------------------------------------------------------------------------------
+
+
+def test_keys_that_another_process_made_or_revoked_are_known_from_the_next_poll_on(
+    followed: Any,
+) -> None:
+    set_keys(followed, "a", "b")
+    followed.poll()
+    assert followed.context.key_scopes == {"a": ["train"], "b": ["train"]}
+    set_keys(followed, "b", "c")
+    followed.poll()
+    assert followed.context.key_scopes.keys() == {"b", "c"}
