@@ -1,10 +1,11 @@
-"""Measure dense against stock LoRA on vLLM's CPU backend: tokens a second, and the base's answers.
+"""Measure dense and stock LoRA on vLLM's CPU backend: tokens per second, and the base's answers.
 
     python tests/benchmarks/cpu_lora.py MODEL [--flag=--dtype=float32 …]
 
-Serves MODEL three times (without adapters, with vLLM's own LoRA operators, with tempo_server's),
-measures them by turns, so that a machine whose speed drifts favours none, and prints the README's
-table: medians of a few turns. MODEL is small; the sequences are 14 tokens after a prompt of 8.
+It serves MODEL three times: without adapters, with vLLM's own LoRA operators, and with those of
+tempo_server. It measures them by turns, so that a machine whose speed drifts favours none, and
+prints a table of the documentation: medians of a few turns. MODEL must be small. The sequences have
+14 tokens after a prompt of 8.
 """
 
 import argparse
@@ -26,9 +27,12 @@ from typing import Any
 import httpx
 
 CONCURRENCY = (1, 8, 64)
-SAMPLES, TOKENS, PROMPT_TOKENS = 8, 14, 8
+SAMPLES = 8
+TOKENS = 14
+PROMPT_TOKENS = 8
 RANK = 16
-SECONDS, TURNS = 4.0, 3
+SECONDS = 4.0
+TURNS = 3
 START_SECONDS = 300
 
 
@@ -79,7 +83,7 @@ def served(model: Path, flags: list[str], env: dict[str, str]) -> Iterator[httpx
 
 
 def wait(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the server is healthy; raise with its log's place when it is not."""
+    """Wait until the server is healthy; raise RuntimeError, which names its log, if it is not."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -112,29 +116,29 @@ def tokens_per_second(client: httpx.Client, model: str, concurrency: int) -> flo
     deadline = 0.0
 
     def loop(seed: int) -> int:
-        done = 0
+        tokens = 0
         while time.monotonic() < deadline:
-            found = complete(client, model, [prompt(seed + done)], n=samples, logprobs=0)
-            done += sum(map(len, found))
-        return done
+            responses = complete(client, model, [prompt(seed + tokens)], n=samples, logprobs=0)
+            tokens += sum(map(len, responses))
+        return tokens
 
     workers = concurrency // samples
     with ThreadPoolExecutor(workers) as threads:
         for seconds in (1.0, SECONDS):  # the first is warm-up
             start = time.monotonic()
             deadline = start + seconds
-            done = sum(threads.map(loop, range(workers)))
-    return done / (time.monotonic() - start)
+            tokens = sum(threads.map(loop, range(workers)))
+    return tokens / (time.monotonic() - start)
 
 
-def by_turns(served: Sequence[tuple[httpx.Client, str]], concurrency: int) -> list[float]:
-    """Return each server's median tokens a second; they are measured one after the other."""
-    turns = [[tokens_per_second(*one, concurrency) for one in served] for _ in range(TURNS)]
+def by_turns(servers: Sequence[tuple[httpx.Client, str]], concurrency: int) -> list[float]:
+    """Return each server's median tokens per second; they are measured one after the other."""
+    turns = [[tokens_per_second(*pair, concurrency) for pair in servers] for _ in range(TURNS)]
     return [median(speeds) for speeds in zip(*turns, strict=True)]
 
 
-def disturbed(client: httpx.Client) -> int:
-    """Count the base's greedy answers that change when adapters' rows share the batch, of 32."""
+def changed_answers(client: httpx.Client) -> int:
+    """Return how many of 32 greedy answers of the base change if adapters share its batch."""
     prompts = [prompt(index) for index in range(32)]
     alone = complete(client, "base", prompts, temperature=0)
     with ThreadPoolExecutor(3) as threads:
@@ -157,7 +161,7 @@ def main() -> None:
         f"{name}={write_adapter(home / name, options.model, seed=seed)}"
         for seed, name in enumerate("ab")
     ]
-    # As many slots as adapters: an empty last slot would hide what stock does to the base's rows.
+    # As many slots as adapters: an empty last slot would hide the effect on the base's rows.
     lora = ["--enable-lora", "--max-loras=2", f"--max-lora-rank={RANK}", "--lora-modules"]
     lora += adapters
     variants = (
@@ -174,11 +178,11 @@ def main() -> None:
             )
             for _, _, plugins, flags in variants
         ]
-        asked = list(zip(clients, (name for _, name, *_ in variants), strict=True))
-        speeds = [by_turns(asked, concurrency) for concurrency in CONCURRENCY]
+        servers = list(zip(clients, (name for _, name, *_ in variants), strict=True))
+        speeds = [by_turns(servers, concurrency) for concurrency in CONCURRENCY]
         for index, (title, *_, flags) in enumerate(variants):
-            own = [f"{found[index]:.3g}" for found in speeds]
-            changed = f"{disturbed(clients[index])} of 32" if flags else "-"
+            own = [f"{medians[index]:.3g}" for medians in speeds]
+            changed = f"{changed_answers(clients[index])} of 32" if flags else "-"
             print("|", " | ".join([title, *own, changed]), "|", flush=True)
 
 

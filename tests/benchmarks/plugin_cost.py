@@ -1,11 +1,12 @@
-"""Measure what the plugin costs a request: two servers side by side, asked in turn.
+"""Measure how much time the plugin adds to a request: two servers side by side.
 
     python tests/benchmarks/plugin_cost.py MODEL [--pairs 300] [--tokens 1]
 
-One serves MODEL with the plugin and capture on, the other is stock with the same flags. Each pair
-asks both for an answer to the same question, in random order; prints the README's row: the median
-ratio of request times with its bootstrap 95 % interval. Half of the pairs ask servers that were
-started in the other order: of two stock servers, the first is the slower by about 1 %.
+One server serves MODEL with the plugin and capture on. The other is a stock server with the same
+flags. Each pair of requests asks both the same question, in random order. The script prints a row
+of the documentation: the median ratio of request times with its bootstrap 95 % interval. Half of
+the pairs use servers that were started in the other order, because the first of two stock servers
+is slower by about 1 %.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def serve(stack: ExitStack, model: Path, *, plugin: bool, root: Path) -> str:
         "TORCH_COMPILE_DISABLE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_PLUGINS": "tempo_cpu_lora",
-        # One process each that no core owns: bound, the two servers wait for one another's threads.
+        # One process each, bound to no core: bound servers would wait for one another's threads.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
@@ -69,9 +70,9 @@ def seconds(client: httpx.Client, number: int, tokens: int) -> float:
     text = "use {} {} {} make 24 ?".format(*numbers)
     body = {"model": "base", "max_tokens": tokens, "ignore_eos": True}
     body["messages"] = [{"role": "user", "content": text}]
-    began = time.perf_counter()
+    start = time.perf_counter()
     client.post("/v1/chat/completions", json=body).raise_for_status()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def pairs(model: Path, count: int, tokens: int, *, plugin_first: bool) -> list[tuple[float, float]]:
@@ -82,12 +83,12 @@ def pairs(model: Path, count: int, tokens: int, *, plugin_first: bool) -> list[t
         for plugin in (plugin_first, not plugin_first):
             url = serve(stack, model, plugin=plugin, root=root)
             clients[plugin] = stack.enter_context(httpx.Client(base_url=url, timeout=60))
-        found = []
+        times = []
         for number in range(WARM_UP + count):
             order = random.sample([True, False], 2)
-            taken = {plugin: seconds(clients[plugin], number, tokens) for plugin in order}
-            found.append((taken[True], taken[False]))
-    return found[WARM_UP:]
+            pair = {plugin: seconds(clients[plugin], number, tokens) for plugin in order}
+            times.append((pair[True], pair[False]))
+    return times[WARM_UP:]
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
@@ -101,7 +102,7 @@ def interval(ratios: Sequence[float]) -> tuple[float, float]:
 
 def main() -> None:
     """Print the row."""
-    parser = argparse.ArgumentParser(description="what the plugin costs a request")
+    parser = argparse.ArgumentParser(description="time that the plugin adds to a request")
     parser.add_argument("model", type=Path)
     parser.add_argument("--pairs", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=1)

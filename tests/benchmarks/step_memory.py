@@ -2,10 +2,10 @@
 
     python tests/benchmarks/step_memory.py [--plain-rows 2]
 
-Eight responses of 2,048 tokens, a vocabulary of 150,000, a model so small that only the logits
-count. Each step runs in a process of its own, and what it adds to the process's memory is counted.
-The plain step makes float32 logits as PyTorch users do; where the machine has no room for eight
-rows of them it makes fewer, and the row says so: its memory grows in proportion to the rows.
+Eight responses of 2,048 tokens, a vocabulary of 150,000, and a model so small that only the logits
+count. Each step runs in a process of its own; the figure is the growth of its peak memory. The
+plain step keeps all float32 logits. Its memory grows in proportion to the rows, so a machine
+without room for eight rows can measure fewer (`--plain-rows`), and the table's row says so.
 """
 
 import argparse
@@ -23,7 +23,10 @@ from tempo_trainer.algorithm.em import refine
 from tempo_trainer.algorithm.networks import Networks
 from tempo_trainer.settings import TrainerSettings
 
-ROWS, LENGTH, VOCABULARY, HIDDEN = 8, 2048, 150_000, 32
+ROWS = 8
+LENGTH = 2048
+VOCABULARY = 150_000
+HIDDEN = 32
 GIB = 2**30
 
 
@@ -39,12 +42,12 @@ def responses(rows: int) -> Batch:
     """Return random responses, all of full length."""
     ids = torch.randint(VOCABULARY, (rows, LENGTH)).tolist()
     logprobs = [-math.log(VOCABULARY)] * LENGTH
-    made = [Rollout("q", [1], row, logprobs, 0, "tempo-v0", "length", False) for row in ids]
-    return Batch.collate(made, 0)
+    rollouts = [Rollout("q", [1], row, logprobs, 0, "length", False) for row in ids]
+    return Batch.collate(rollouts, 0)
 
 
 def plain(nets: Networks, batch: Batch) -> None:
-    """Make the same gradient through full float32 logits."""
+    """Compute the same gradient through full float32 logits."""
     with nets.policy.active():
         hidden = nets.states(batch, nets.policy.name)
         logits = (hidden @ nets._lm_head.T).float()
@@ -55,7 +58,8 @@ def plain(nets: Networks, batch: Batch) -> None:
 def measure(kind: str, rows: int) -> float:
     """Return the bytes by which a step raises the peak of this process."""
     torch.set_num_threads(1)
-    nets, batch = networks(), responses(rows)
+    nets = networks()
+    batch = responses(rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if kind == "plain":
         plain(nets, batch)
@@ -80,7 +84,8 @@ def main() -> None:
         print(measure(options.measure, options.plain_rows))
         return
     rows = options.plain_rows
-    step, full = apart("step", ROWS), apart("plain", rows) * ROWS / rows
+    step = apart("step", ROWS)
+    full = apart("plain", rows) * ROWS / rows
     scaled = "" if rows == ROWS else f", from {rows} rows"
     print(
         f"| peak memory of a policy step, {ROWS} × {LENGTH:,} tokens, vocabulary {VOCABULARY:,}: "

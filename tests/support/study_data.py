@@ -1,4 +1,4 @@
-"""A base model that has barely learned and a few equations: what the study's tests run on."""
+"""A base model that has barely learned, and a few equations, for the tests of the study."""
 
 import atexit
 import json
@@ -21,25 +21,41 @@ from tempo_trainer.sampling.verifiers import Verdict
 
 
 def few() -> Iterator[Exercise]:
-    """Yield some of the equations: tables of all take seconds."""
+    """Yield some of the equations; tables of all of them take seconds."""
     return islice(equation.exercises(), 0, None, 50)
 
 
 RECIPE = Recipe(
-    **{"hidden": 16, "layers": 1, "heads": 2, "intermediate": 16},
-    **{"steps": 60, "warmup": 5, "batch": 32, "task": replace(equation.EQUATION, exercises=few)},
+    hidden=16,
+    layers=1,
+    heads=2,
+    intermediate=16,
+    steps=60,
+    warmup=5,
+    batch=32,
+    task=replace(equation.EQUATION, exercises=few),
 )
 SETTINGS = {
-    **{"lora_rank": 4, "critic_rank": 4, "lora_alpha": 8, "device": "cpu", "group_size": 4},
-    **{"labeled_per_step": 4, "unlabeled_per_step": 4, "held_out_per_step": 2},
-    **{"warm_up_steps": 1, "warm_up_questions": 4, "max_response_tokens": 9},
-    **{"fitness_auroc": 0.0, "fitness_cosine": -1.0, "minimum_advantage_std": 0.0},
+    "lora_rank": 4,
+    "critic_rank": 4,
+    "lora_alpha": 8,
+    "device": "cpu",
+    "group_size": 4,
+    "labeled_per_step": 4,
+    "unlabeled_per_step": 4,
+    "held_out_per_step": 2,
+    "warm_up_steps": 1,
+    "warm_up_questions": 4,
+    "max_response_tokens": 9,
+    "fitness_auroc": 0.0,
+    "fitness_cosine": -1.0,
+    "minimum_advantage_std": 0.0,
     "policy_learning_rate": 0.02,
 }
 
 
 class Verifiers:
-    """The pool's place without its processes."""
+    """Verifiers in this process, in the place of the pool of processes."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._loaded = {name: verifiers.load(name) for name in names}
@@ -68,10 +84,18 @@ def write(path: Path, rows: Sequence[dict[str, object]]) -> str:
 
 
 def spec(directory: Path, **changed: object) -> Spec:
-    """Return a run of a few iterations on files that this writes to `directory`."""
+    """Return a run of a few iterations; its files are written to `directory`."""
     rows = [equation.labeled_row(e) for e in equation.draw(0, 60)]
-    files = {"labeled": rows[:40], "unlabeled": rows[40:54]}
-    small = {name: write(directory / f"{name}.jsonl", own) for name, own in files.items()}
-    small |= {"method": "tempo", "seed": 0, "model": str(base()), "iterations": 5}
-    small |= {"measure_every": 2, "save_every": 2, "samples": 2, "settings": SETTINGS}
+    small = {
+        "labeled": write(directory / "labeled.jsonl", rows[:40]),
+        "unlabeled": write(directory / "unlabeled.jsonl", rows[40:54]),
+        "method": "tempo",
+        "seed": 0,
+        "model": str(base()),
+        "iterations": 5,
+        "measure_every": 2,
+        "save_every": 2,
+        "samples": 2,
+        "settings": SETTINGS,
+    }
     return Spec(**(small | changed))

@@ -155,4 +155,4 @@ def _rollout(
     prompt: list[int], response: list[int], logprobs: list[float], group: int, outcome: float
 ) -> Rollout:
     labeled = not math.isnan(outcome)
-    return Rollout("q", prompt, response, logprobs, group, "tempo-v0", "stop", labeled, outcome)
+    return Rollout("q", prompt, response, logprobs, group, "stop", labeled, outcome)

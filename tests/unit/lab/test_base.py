@@ -1,4 +1,4 @@
-"""The demonstration's base model: built once, loadable, and in the form that vLLM serves."""
+"""The small base models: built once, loadable, and in the form that vLLM serves."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -77,12 +77,12 @@ def test_decoding_gives_the_words_back(built: tuple[Path, list[float]]) -> None:
     assert tokenizer.decode([*tokenizer.encode(text), EOS], skip_special_tokens=True) == text
 
 
-def test_an_unknown_word_is_no_error(built: tuple[Path, list[float]]) -> None:
+def test_an_unknown_word_is_encoded_as_padding(built: tuple[Path, list[float]]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(built[0])
     assert tokenizer.encode("use hello") == [*tokenizer.encode("use"), tokenizer.pad_token_id]
 
 
-def test_generation_stops_at_eos_and_samples_the_model_itself(
+def test_by_default_generation_stops_at_eos_and_samples_at_temperature_1(
     built: tuple[Path, list[float]],
 ) -> None:
     config = AutoModelForCausalLM.from_pretrained(built[0]).generation_config

@@ -1,4 +1,4 @@
-"""Countdown: which responses are right, and that the puzzles are what the docstring says."""
+"""Countdown: right and wrong responses, references, and the puzzles that the docstring promises."""
 
 import random
 
@@ -8,14 +8,13 @@ from tempo_lab.tasks.countdown import (
     Countdown,
     Puzzle,
     derivations,
-    is_correct,
     labeled_row,
     puzzles,
     solutions,
     split,
 )
 
-QUESTION = "use 3 10 15 make 75 ?"
+PUZZLE = Puzzle((3, 10, 15), 75)
 REFERENCE = ["15 + 10 = 25 ; 25 * 3 = 75"]
 
 
@@ -35,12 +34,12 @@ REFERENCE = ["15 + 10 = 25 ; 25 * 3 = 75"]
         ("", "not two operations"),
     ],
 )
-def test_a_response_is_right_when_it_calculates_to_the_target_with_each_number_once(
+def test_a_response_is_right_if_it_reaches_the_target_with_each_number_once(
     response: str, reason: str
 ) -> None:
     verdict = Countdown().verify(response, REFERENCE, {})
     assert (verdict.correct, verdict.reason or "") == (not reason, _numbers(reason))
-    assert is_correct(QUESTION, response) is verdict.correct
+    assert PUZZLE.is_solved_by(response) is verdict.correct
 
 
 def _numbers(reason: str) -> str:
@@ -52,10 +51,6 @@ def test_any_solution_counts_not_only_the_reference() -> None:
     puzzle = next(p for p in puzzles() if len(solutions(p)) > 1)
     first, *others = (d.attempt(puzzle.target) for d in solutions(puzzle))
     assert all(Countdown().verify(other, [first], {}).correct for other in others)
-
-
-def test_a_question_of_another_form_has_no_right_response() -> None:
-    assert not is_correct("use 3 10 make 13 ?", "10 + 3 = 13 ; 13 + 0 = 13 ; ok")
 
 
 def test_a_derivation_is_a_reference() -> None:
@@ -71,7 +66,7 @@ def test_a_derivation_is_a_reference() -> None:
         (["15 + 10 = 25 ; 15 * 3 = 45"], "25 is not used again"),
     ],
 )
-def test_anything_else_is_refused_with_what_is_wrong(reference: list[str], problem: str) -> None:
+def test_another_reference_is_refused_with_the_reason(reference: list[str], problem: str) -> None:
     assert problem in (Countdown().check_reference(reference) or "")
 
 
@@ -85,30 +80,28 @@ def test_there_are_6825_puzzles_and_each_has_a_solution() -> None:
     assert len(set(every)) == len(every) == 6825
     assert all(2 <= p.target <= 100 and p.target not in p.numbers for p in every)
     for puzzle in random.Random(0).sample(every, 200):
-        assert all(is_correct(puzzle.question, d.text) for d in solutions(puzzle))
+        assert all(puzzle.is_solved_by(d.text) for d in solutions(puzzle))
         assert solutions(puzzle)
 
 
 def test_every_derivation_keeps_to_the_form() -> None:
-    found = derivations((1, 1, 16))
-    assert "16 + 1 = 17 ; 17 - 1 = 16" in {d.text for d in found}
-    assert not any(" * 1 " in d.text or " - 0 " in d.text for d in found)
-    assert len({d.text for d in found}) == len(found)
+    texts = [d.text for d in derivations((1, 1, 16))]
+    assert "16 + 1 = 17 ; 17 - 1 = 16" in texts
+    assert not any(" * 1 " in text or " - 0 " in text for text in texts)
+    assert len(set(texts)) == len(texts)
 
 
-def test_an_attempt_judges_itself_honestly() -> None:
-    puzzle = Puzzle((3, 10, 15), 75)
-    for derivation in derivations(puzzle.numbers):
-        attempt = derivation.attempt(puzzle.target)
-        assert attempt.endswith("ok") is is_correct(puzzle.question, attempt)
+def test_the_verdict_that_closes_an_attempt_is_honest() -> None:
+    for derivation in derivations(PUZZLE.numbers):
+        attempt = derivation.attempt(PUZZLE.target)
+        assert attempt.endswith("ok") is PUZZLE.is_solved_by(attempt)
 
 
 def test_a_split_is_disjoint_and_the_same_for_its_seed() -> None:
-    drawn = split(3, labeled=20, unlabeled=10, unseen=5)
-    parts = (*drawn.labeled, *drawn.unlabeled, *drawn.unseen)
-    assert len(set(parts)) == 35
-    assert drawn == split(3, labeled=20, unlabeled=10, unseen=5)
-    assert drawn != split(4, labeled=20, unlabeled=10, unseen=5)
+    sets = split(3, labeled=20, unlabeled=10, unseen=5)
+    assert len({*sets.labeled, *sets.unlabeled, *sets.unseen}) == 35
+    assert sets == split(3, labeled=20, unlabeled=10, unseen=5)
+    assert sets != split(4, labeled=20, unlabeled=10, unseen=5)
 
 
 def test_a_labeled_row_is_accepted_by_its_own_verifier() -> None:

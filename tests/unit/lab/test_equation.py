@@ -1,4 +1,4 @@
-"""Equations: one right answer each, calculated and judged honestly."""
+"""Equations: one right answer each, and attempts that close with an honest verdict."""
 
 import random
 
@@ -15,7 +15,7 @@ def test_there_are_19246_equations_with_one_answer_each() -> None:
         assert sum(" ok " in text for text in equation.attempts().values()) == 1
 
 
-def test_a_guess_is_calculated_from_left_to_right_and_judged_honestly() -> None:
+def test_a_guess_is_calculated_from_left_to_right_and_gets_an_honest_verdict() -> None:
     equation = Equation(("*", 3), ("+", 4), 25)
     assert equation.question == "x * 3 + 4 = 25 ?"
     assert equation.attempts()[7] == "7 * 3 = 21 ; 21 + 4 = 25 ; ok 7"
@@ -23,7 +23,7 @@ def test_a_guess_is_calculated_from_left_to_right_and_judged_honestly() -> None:
     assert equation.solution == 7
 
 
-def test_guesses_outside_of_the_range_are_not_made() -> None:
+def test_guesses_whose_results_are_out_of_range_are_left_out() -> None:
     assert 3 not in Equation(("-", 5), ("*", 2), 10).attempts()
     assert max(Equation(("*", 16), ("+", 4), 36).attempts()) == 6  # 16 * 6 + 4 is 100
 
@@ -42,7 +42,7 @@ def test_the_verifier_reads_the_last_number(response: str, right: bool) -> None:
     assert row["verifier"] == Numeric.name
     verdict = Numeric().verify(response, [str(row["reference_answer"])], {})
     assert verdict.correct is right
-    # A vote reads the same answer, and knows no reference.
+    # A vote reads the same answer without a reference.
     assert Numeric().verify(response, [], {}).extracted == verdict.extracted
 
 

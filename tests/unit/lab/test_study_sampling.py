@@ -1,4 +1,4 @@
-"""The in-process sampler: its log-probabilities are the policy's own, and ends are handled."""
+"""The in-process sampler: log-probabilities, ends of responses, seeds and frequencies."""
 
 import pytest
 import study_data
@@ -12,6 +12,7 @@ from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.settings import TrainerSettings
 
 LENGTH = 9
+SETTINGS = TrainerSettings(**study_data.SETTINGS | {"max_response_tokens": LENGTH})
 PROMPTS = [Prompt(str(n), tuple(range(4, 4 + n))) for n in (3, 5, 3, 4)]
 
 
@@ -19,35 +20,36 @@ PROMPTS = [Prompt(str(n), tuple(range(4, 4 + n))) for n in (3, 5, 3, 4)]
 def networks() -> tuple[Networks, str]:
     """Return networks whose two adapters differ from the base and from each other."""
     model = str(study_data.base())
-    nets = Networks.load(model, TrainerSettings(**study_data.SETTINGS))
+    nets = Networks.load(model, SETTINGS)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for role in (POLICY, CRITIC):
-            for parameter in nets.adapter_parameters(role).values():
+        for adapter in (POLICY, CRITIC):
+            for parameter in nets.adapter_parameters(adapter).values():
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return nets, model
 
 
 @pytest.fixture(scope="module")
 def sampler(networks: tuple[Networks, str]) -> LocalSampler:
-    return LocalSampler(*networks, max_tokens=LENGTH)
+    return LocalSampler(*networks, SETTINGS)
 
 
 def rollouts(groups: list[list[Sample]]) -> list[Rollout]:
     return [
-        Rollout("q", prompt.ids, s.ids, s.logprobs, row, "", s.finish_reason, labeled=False)
+        Rollout("q", prompt.ids, s.ids, s.logprobs, row, s.finish_reason, labeled=False)
         for row, (prompt, group) in enumerate(zip(PROMPTS, groups, strict=True))
         for s in group
     ]
 
 
-def test_log_probabilities_are_the_policy_s_own(
+def test_log_probabilities_are_those_of_the_policy(
     networks: tuple[Networks, str], sampler: LocalSampler
 ) -> None:
     nets, _ = networks
     batch = Batch.collate(rollouts(sampler.sample(PROMPTS, n=16, seed=1)), nets.pad_id)
     with torch.no_grad():
-        own, base = nets.policy.logprobs(batch), nets.base_logprobs(batch)
+        own = nets.policy.logprobs(batch)
+        base = nets.base_logprobs(batch)
     assert torch.allclose(batch.sampled_logprobs, own, atol=1e-5)
     assert not torch.allclose(batch.sampled_logprobs, base, atol=0.1)
 
@@ -56,14 +58,14 @@ def test_a_response_ends_with_its_first_end_of_sequence_or_at_its_longest(
     sampler: LocalSampler,
 ) -> None:
     samples = [s for group in sampler.sample(PROMPTS, n=64, seed=2) for s in group]
-    ended = [s for s in samples if s.finish_reason == "stop"]
-    cut = [s for s in samples if s.finish_reason == "length"]
-    assert len(ended) + len(cut) == len(samples)
-    assert min(len(ended), len(cut)) > 5
-    assert all(s.ids[-1] == EOS and EOS not in s.ids[:-1] for s in ended)
-    assert all(len(s.ids) == LENGTH and EOS not in s.ids for s in cut)
+    stopped = [s for s in samples if s.finish_reason == "stop"]
+    truncated = [s for s in samples if s.finish_reason == "length"]
+    assert len(stopped) + len(truncated) == len(samples)
+    assert min(len(stopped), len(truncated)) > 5
+    assert all(s.ids[-1] == EOS and EOS not in s.ids[:-1] for s in stopped)
+    assert all(len(s.ids) == LENGTH and EOS not in s.ids for s in truncated)
     assert all(len(s.logprobs) == len(s.ids) for s in samples)
-    assert {len(s.ids) for s in ended} > {2, 3}  # rows of one batch end at different places
+    assert {len(s.ids) for s in stopped} > {2, 3}  # rows of one batch end at different places
     assert not any("<eos>" in s.text for s in samples)
 
 
@@ -74,23 +76,23 @@ def test_sampling_stops_when_every_row_has_ended(
     assert {s.ids for s in sampler.sample(PROMPTS[:1], n=8, seed=0)[0] if len(s.ids) > 1} == set()
 
 
-def test_the_seed_decides(sampler: LocalSampler) -> None:
+def test_the_seed_decides_the_responses(sampler: LocalSampler) -> None:
     first, again, other = (sampler.sample(PROMPTS, n=4, seed=seed) for seed in (5, 5, 6))
     assert first == again
     assert first != other
 
 
-def test_tokens_come_as_often_as_the_policy_says(
+def test_tokens_are_as_frequent_as_the_policy_says(
     networks: tuple[Networks, str], sampler: LocalSampler
 ) -> None:
     (group,) = sampler.sample(PROMPTS[:1], n=4000, seed=3)
     firsts = torch.tensor([s.ids[0] for s in group])
     every = range(len(study_data.RECIPE.vocabulary))
-    rows = [Rollout("q", PROMPTS[0].ids, [t], [0.0], 0, "", "stop", labeled=False) for t in every]
+    rows = [Rollout("q", PROMPTS[0].ids, [t], [0.0], 0, "stop", labeled=False) for t in every]
     with torch.no_grad():
         p = networks[0].policy.logprobs(Batch.collate(rows, 0)).exp()[:, 0]
-    seen = torch.bincount(firsts, minlength=len(p)) / len(group)
-    assert float((seen - p).abs().sum()) < 0.2  # 0.1 on average for draws of this distribution
+    shares = torch.bincount(firsts, minlength=len(p)) / len(group)
+    assert float((shares - p).abs().sum()) < 0.2  # 0.1 on average for draws of this distribution
     assert float(p.max()) < 0.9  # temperature 0 would not pass
 
 

@@ -1,4 +1,4 @@
-"""The study's samples from vLLM: published when the policy has changed, one run at a time."""
+"""Samples from vLLM: a policy is published whenever it has changed, and one run goes at a time."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,20 +22,21 @@ PROMPT = Prompt("q", (1, 2))
 
 
 class Server:
-    """The place of the worker's sampler: remembers who was asked for."""
+    """A fake of the worker's sampler that records the adapters it samples from."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.longest = 3
-        self.answer = Sample((3,), (-0.5,), "ok", "stop")
+        self.adapters: list[str] = []
+        self.max_words = 3
+        self.response = Sample((3,), (-0.5,), "ok", "stop")
 
     def prompts(self, questions: Sequence[Any]) -> list[Prompt]:
-        found = [(q.content_hash, q.messages[0]["content"].split()) for q in questions]
-        return [Prompt(own, tuple(map(int, w))) for own, w in found if len(w) <= self.longest]
+        words = {q.content_hash: q.messages[0]["content"].split() for q in questions}
+        short = {id: own for id, own in words.items() if len(own) <= self.max_words}
+        return [Prompt(id, tuple(map(int, own))) for id, own in short.items()]
 
     def sample(self, prompts: Sequence[Prompt], *, adapter: str, n: int) -> list[list[Sample]]:
-        self.asked.append(adapter)
-        return [[self.answer] * n for _ in prompts]
+        self.adapters.append(adapter)
+        return [[self.response] * n for _ in prompts]
 
 
 @pytest.fixture
@@ -58,35 +59,36 @@ def sampler(networks: Networks, server: Server, store: AdapterStore) -> ServedSa
     return ServedSampler(networks, server, store, base="base")
 
 
-def learn(networks: Networks, role: str = POLICY) -> None:
+def learn(networks: Networks, adapter: str = POLICY) -> None:
     with torch.no_grad():
-        for parameter in networks.adapter_parameters(role).values():
+        for parameter in networks.adapter_parameters(adapter).values():
             parameter += 0.1
 
 
-def asked(sampler: ServedSampler, server: Server) -> str:
+def sampled_adapter(sampler: ServedSampler, server: Server) -> str:
+    """Return the adapter from which the next responses are sampled."""
     sampler.sample([PROMPT], n=2, seed=0)
-    return server.asked[-1]
+    return server.adapters[-1]
 
 
-def test_the_base_is_asked_until_the_policy_has_changed(
+def test_the_base_is_sampled_until_the_policy_has_changed(
     networks: Networks, sampler: ServedSampler, server: Server, store: AdapterStore
 ) -> None:
-    assert asked(sampler, server) == "tempo-v0"
+    assert sampled_adapter(sampler, server) == "tempo-v0"
     learn(networks, CRITIC)
-    assert asked(sampler, server) == "tempo-v0"
+    assert sampled_adapter(sampler, server) == "tempo-v0"
     assert store.names() == []
     learn(networks)
-    assert asked(sampler, server) == "tempo-t1"
+    assert sampled_adapter(sampler, server) == "tempo-t1"
 
 
-def test_a_policy_is_published_once_and_again_when_it_has_changed(
+def test_a_policy_is_published_once_until_it_changes(
     networks: Networks, sampler: ServedSampler, server: Server, store: AdapterStore
 ) -> None:
     names = []
     for _ in range(4):
         learn(networks)
-        names += [asked(sampler, server), asked(sampler, server)]
+        names += [sampled_adapter(sampler, server), sampled_adapter(sampler, server)]
     assert names == [f"tempo-t{number}" for number in (1, 1, 2, 2, 3, 3, 4, 4)]
     assert store.names() == ["tempo-t2", "tempo-t3", "tempo-t4"]
     assert store.manifest("tempo-t4").base == "base"
@@ -97,16 +99,17 @@ def test_a_restored_policy_is_published_anew(
 ) -> None:
     learn(networks)
     state = networks.state_dict()
-    assert asked(sampler, server) == "tempo-t1"
+    assert sampled_adapter(sampler, server) == "tempo-t1"
     fresh = Networks.load(study_data.base(), TrainerSettings(**study_data.SETTINGS))
     resumed = ServedSampler(fresh, server, store, base="base")
     fresh.load_state_dict(state)
-    assert asked(resumed, server) == "tempo-t2"
-    hashes = [store.manifest(name).sha256 for name in ("tempo-t1", "tempo-t2")]
-    assert hashes[0] == hashes[1]
+    assert sampled_adapter(resumed, server) == "tempo-t2"
+    assert store.manifest("tempo-t1").sha256 == store.manifest("tempo-t2").sha256
 
 
-def test_a_question_is_what_the_server_tokenises(sampler: ServedSampler) -> None:
+def test_a_question_has_the_servers_tokens_and_must_leave_room_for_a_response(
+    sampler: ServedSampler,
+) -> None:
     assert sampler.prompt("q", [{"role": "user", "content": "1 2 3"}]) == Prompt("q", (1, 2, 3))
     with pytest.raises(InvalidInputError, match=r"no room for a response: '1 2 3 4'"):
         sampler.prompt("q", [{"role": "user", "content": "1 2 3 4"}])
@@ -118,7 +121,7 @@ def test_a_question_is_what_the_server_tokenises(sampler: ServedSampler) -> None
 def test_a_response_that_vllm_broke_off_ends_the_run(
     broken: Sample, sampler: ServedSampler, server: Server
 ) -> None:
-    server.answer = broken
+    server.response = broken
     with pytest.raises(SamplingError, match="the same command continues"):
         sampler.sample([PROMPT], n=2, seed=0)
 
@@ -131,7 +134,7 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_another_model_than_the_served_one_is_refused(
+def test_a_model_that_the_server_does_not_serve_is_refused(
     serving: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(serving)
@@ -147,23 +150,21 @@ def test_another_model_than_the_served_one_is_refused(
     assert not Path("out").exists()
 
 
-def test_a_variable_says_how_long_a_response_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_sets_the_length_of_responses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEMPO_MAX_RESPONSE_TOKENS", raising=False)
-    assert main._length() == {"max_response_tokens": 256}
+    assert main._default_length() == {"max_response_tokens": 256}
     monkeypatch.setenv("TEMPO_MAX_RESPONSE_TOKENS", "64")
-    assert main._length() == {}  # so that the settings' own holds
+    assert main._default_length() == {}
 
 
-def test_runs_that_share_a_server_s_store_go_one_by_one(tmp_path: Path) -> None:
+def test_runs_that_share_a_servers_store_go_one_by_one(tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path)
     other = replace(spec, sampler="vllm")
-    assert plan._at_once({tmp_path: [spec, spec]}, 4) == 4
-    assert plan._at_once({tmp_path: [spec], tmp_path / "b": [spec, other]}, 4) == 1
+    assert plan._pool_size({tmp_path: [spec, spec]}, 4) == 4
+    assert plan._pool_size({tmp_path: [spec], tmp_path / "b": [spec, other]}, 4) == 1
 
 
-def test_the_server_is_asked_with_the_run_s_own_settings(tmp_path: Path) -> None:
+def test_a_runs_settings_hold_for_the_server_too(tmp_path: Path) -> None:
     spec = study_data.spec(tmp_path, sampler="vllm", seed=3)
     settings = spec.worker_settings()
     assert (settings.max_response_tokens, settings.seed) == (9, 3)
-    ours = spec.trainer_settings().model_dump()
-    assert {name: getattr(settings, name) for name in ours} == ours

@@ -1,4 +1,4 @@
-"""The summary: paired intervals, equal time, and a folder that is only ever one study."""
+"""The summary: paired intervals, equal time, and a folder that holds one study only."""
 
 import builtins
 import json
@@ -24,7 +24,7 @@ SPEC = Spec("tempo", 0, "model", "labeled", "unlabeled", iterations=4, samples=8
 def write(
     folder: Path, spec: Spec, shares: list[float], seconds: list[float], prefix: str = ""
 ) -> Path:
-    """Write a run that was measured at iterations 0, 2 and 4: question i has shares + i / 1000."""
+    """Write a run with measurements at iterations 0, 2 and 4; question i has shares + i / 1000."""
     path = folder / "runs" / f"{spec.stem}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
@@ -45,15 +45,15 @@ def write(
 
 @pytest.fixture
 def specs(tmp_path: Path) -> list[Spec]:
-    """Return two seeds of two arms: tempo twice as slow, and better by .1 and by .3."""
-    made = []
+    """Return two seeds of two arms: tempo is twice as slow, and better by .1 and by .3."""
+    specs = []
     for seed, better in ((0, 0.1), (1, 0.3)):
         tempo = replace(SPEC, seed=seed)
         other = replace(SPEC, method="ttrl", seed=seed)
         write(tmp_path, tempo, [0.3, 0.4 + better, 0.5 + better], [2.0], prefix=f"{seed}:")
         write(tmp_path, other, [0.3, 0.4, 0.5], [1.0], prefix=f"{seed}:")
-        made += [tempo, other]
-    return made
+        specs += [tempo, other]
+    return specs
 
 
 def arms(folder: Path, specs: list[Spec]) -> Any:
@@ -63,25 +63,26 @@ def arms(folder: Path, specs: list[Spec]) -> Any:
 def test_differences_are_paired_by_question_and_seed(tmp_path: Path, specs: list[Spec]) -> None:
     runs = arms(tmp_path, specs)
     end = ("iteration", 4.0)
-    found = difference(runs["tempo"], runs["ttrl"], "adapted", "avg", end, end)
+    paired = difference(runs["tempo"], runs["ttrl"], "adapted", "avg", end, end)
     expected = paired_bootstrap(np.repeat([0.1, 0.3], QUESTIONS), tail=0.025)
-    assert found["mean"] == pytest.approx(0.2)
-    assert found["low"] == pytest.approx(expected.low, abs=1e-4)
-    assert found["high"] == pytest.approx(expected.high, abs=1e-4)
-    assert 0.17 < found["low"] < 0.2 < found["high"] < 0.23  # 0.1 / √80 each side, times 1.96
-    assert found["seeds"] == {"0": 0.1, "1": 0.3}
+    assert paired["mean"] == pytest.approx(0.2)
+    assert paired["low"] == pytest.approx(expected.low, abs=1e-4)
+    assert paired["high"] == pytest.approx(expected.high, abs=1e-4)
+    assert 0.17 < paired["low"] < 0.2 < paired["high"] < 0.23  # 0.1 / √80 each side, times 1.96
+    assert paired["seeds"] == {"0": 0.1, "1": 0.3}
 
 
 def test_a_question_that_seeds_share_counts_once(tmp_path: Path) -> None:
-    made = []
+    specs = []
     for seed, better in ((0, 0.1), (1, 0.3)):
         for method, gain in (("tempo", better), ("ttrl", 0.0)):
             spec = replace(SPEC, method=method, seed=seed)
             write(tmp_path, spec, [0.3, 0.3, 0.3 + gain], [1.0])
-            made.append(spec)
-    runs, end = arms(tmp_path, made), ("iteration", 4.0)
-    found = difference(runs["tempo"], runs["ttrl"], "adapted", "avg", end, end)
-    assert (found["low"], found["high"]) == pytest.approx((0.2, 0.2), abs=1e-4)
+            specs.append(spec)
+    runs = arms(tmp_path, specs)
+    end = ("iteration", 4.0)
+    paired = difference(runs["tempo"], runs["ttrl"], "adapted", "avg", end, end)
+    assert (paired["low"], paired["high"]) == pytest.approx((0.2, 0.2), abs=1e-4)
 
 
 def test_equal_time_reads_the_slow_arm_where_the_fast_one_ended(
@@ -112,7 +113,7 @@ def test_scaled_adapters_have_a_table_of_their_own(tmp_path: Path, specs: list[S
     assert half["avg@8"] == pytest.approx(0.45)
     assert half["gain, pass@8"]["mean"] == pytest.approx(0.15 - QUESTIONS / 2000 + 0.0005)
     tempo = tables["adapted: after 4 iterations of training"][1]
-    assert tempo["avg@8"] == pytest.approx(0.7 + QUESTIONS / 2000 - 0.0005)  # as it was
+    assert tempo["avg@8"] == pytest.approx(0.7 + QUESTIONS / 2000 - 0.0005)  # unscaled
 
 
 def test_between_measurements_figures_lie_on_a_line(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_the_table_has_intervals_and_the_critic(tmp_path: Path, specs: list[Spec
     assert float(base[1]) == pytest.approx(0.3195, abs=0.001)
 
 
-def test_without_matplotlib_there_are_tables(
+def test_without_matplotlib_there_are_tables_and_no_curves(
     tmp_path: Path, specs: list[Spec], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     original = builtins.__import__
@@ -170,7 +171,9 @@ def test_a_run_that_fails_leaves_the_tables_of_other_folders(
     assert not (tmp_path / "failing" / "summary.md").exists()
 
 
-def test_a_folder_is_one_study(tmp_path: Path, specs: list[Spec]) -> None:
+def test_the_folder_of_a_study_with_other_runs_is_refused(
+    tmp_path: Path, specs: list[Spec]
+) -> None:
     plan._configure(tmp_path, specs)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["settings"]["group_size"] == 8
@@ -181,7 +184,7 @@ def test_a_folder_is_one_study(tmp_path: Path, specs: list[Spec]) -> None:
         plan._configure(tmp_path, [replace(spec, samples=4) for spec in specs])
 
 
-def test_a_folder_is_one_study_of_the_same_questions(tmp_path: Path) -> None:
+def test_the_folder_of_a_study_of_other_questions_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "labeled.jsonl"
     file.write_text("one\n")
     spec = replace(SPEC, labeled=str(file))
@@ -190,3 +193,15 @@ def test_a_folder_is_one_study_of_the_same_questions(tmp_path: Path) -> None:
     file.write_text("another\n")
     with pytest.raises(ConflictError, match="another study"):
         plan._configure(tmp_path / "study", [spec])
+
+
+def test_the_folder_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    plan._configure(tmp_path, [replace(SPEC, name="tempo-default")])
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    old_name = [run | {"name": "mixed"} for run in config["runs"]]
+    old_settings = config["settings"] | {"value_clip": 0.0}
+    for old in ({"runs": old_name}, {"settings": old_settings}):
+        path.write_text(json.dumps(config | old))
+        with pytest.raises(ConflictError, match="another study"):
+            plan._configure(tmp_path, [replace(SPEC, name="tempo-default")])

@@ -49,11 +49,6 @@ class Process:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._popen.pid
-
     def wait_until_healthy(self, url: str) -> None:
         """Wait until `url` answers 200; raise ProcessError when the child ends or is too slow."""
         deadline = time.monotonic() + START_SECONDS
@@ -79,7 +74,7 @@ class Process:
             try:
                 self._popen.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self._popen.pid, signal.SIGKILL)
                 self._popen.wait()
 
     def _tail(self) -> str:

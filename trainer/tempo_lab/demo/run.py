@@ -3,7 +3,8 @@
     python -m tempo_lab.demo.run                  # `make demo`
     python -m tempo_lab.demo.run --flip-reward    # `make control`: must not gain
 
-Only the product's public surface is used. Hidden answers serve the last measurement only.
+It uses only the public interfaces of the product. The answers to the users' questions are hidden
+from the product, and only measure.
 """
 
 import argparse
@@ -27,11 +28,10 @@ from tempo_lab.demo.processes import Process, free_port
 from tempo_lab.demo.progress import Reporter
 from tempo_lab.demo.traffic import Score, Users, idle_first_tokens, measure, p99_ms
 from tempo_lab.tasks import countdown
-from tempo_lab.tasks.base import build_base
+from tempo_lab.tasks.base import CACHE, build_base
 from tempo_storage.errors import TempoError
 
 console = Console(highlight=False)
-CACHE = Path("~/.cache/vllm-tempo").expanduser()
 JOB_SECONDS = 1200.0
 GATE_ITERATIONS = 8  # the gate takes as long as this many iterations
 PHASES = {"e_step": "E-step", "m_step": "M-step", "gating": "gate"}
@@ -46,13 +46,13 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TEMPO_MAX_RESPONSE_TOKENS": "16",
-    "TEMPO_GATE_SAMPLES": "16",  # of few and short questions: sharper, and soon done
-    # 128 rollouts in flight at most: half of vLLM's places stay free, and no user waits for one.
+    "TEMPO_GATE_SAMPLES": "16",  # the questions are few and short, so more samples cost little
+    # At most 128 rollouts in flight: half of vLLM's places stay free, so no user waits for one.
     "TEMPO_PROMPTS_PER_REQUEST": "8",
     "TEMPO_REQUESTS_IN_FLIGHT": "2",
     "TEMPO_THREADS": "1",
     "TEMPO_LABELED_IN_POLICY": "0",  # so that the critic alone carries the gain
-    "TEMPO_ROUND_QUESTIONS": "0",  # the rounds are counted
+    "TEMPO_ROUND_QUESTIONS": "0",  # no round starts by itself
 }
 
 
@@ -264,11 +264,11 @@ def _result(
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tempo demo", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="which questions are drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of questions")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each ended by the gate")
     parser.add_argument("--iterations", type=int, default=30, help="iterations of a round")
     parser.add_argument("--flip-reward", action="store_true", help="control: must not gain")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where the base model is kept")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="directory of the base model")
     parser.add_argument("--data-dir", type=Path, help="default: a new temporary directory")
     return parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""The demonstration's users: questions through the official openai client, and what they notice."""
+"""The demonstration's users, who ask through the official openai client; errors and delays."""
 
 import threading
 import time
@@ -11,20 +11,20 @@ from itertools import cycle
 import numpy as np
 import openai
 
-from tempo_lab.tasks.countdown import Puzzle, is_correct
+from tempo_lab.tasks.countdown import Puzzle
 from tempo_trainer.worker.background import repeated
 
 MAX_TOKENS = 16
-OPT_OUT = {"X-Tempo-Opt-Out": "1"}
+OPT_OUT = {"X-Tempo-Opt-Out": "1"}  # the server does not capture these requests
 SAMPLES = 8
 
 
 class Users:
-    """Users who ask the unlabeled questions in turn, for as long as `asking` lasts."""
+    """Users who ask the unlabeled questions in turn, inside the block of `asking`."""
 
     def __init__(self, client: openai.OpenAI, puzzles: Sequence[Puzzle]) -> None:
         self.answers: list[float | None] = []
-        """Of each answer the seconds to its first token; None of one that was not streamed."""
+        """Seconds to the first token of each answer; None if it was not streamed."""
         self.errors: list[str] = []
         self._client = client
         self._next = zip(cycle(puzzles), cycle([True, False]), strict=False)
@@ -32,7 +32,7 @@ class Users:
 
     @contextmanager
     def asking(self, *, users: int, pause_seconds: float) -> Iterator[None]:
-        """Let a few users ask, each with a pause after an answer; every other one is streamed."""
+        """Let some users ask, each with a pause after an answer; every other answer is streamed."""
         with ExitStack() as threads:
             for _ in range(users):
                 threads.enter_context(repeated(lambda: self._ask_next(pause_seconds)))
@@ -40,7 +40,7 @@ class Users:
 
     @property
     def requests(self) -> int:
-        """How many requests have ended, well or not."""
+        """Number of requests that have ended, failed ones included."""
         return len(self.answers) + len(self.errors)
 
     def _ask_next(self, pause_seconds: float) -> float:
@@ -56,8 +56,9 @@ class Users:
 def ask(
     client: openai.OpenAI, puzzle: Puzzle, *, stream: bool, opt_out: bool = False
 ) -> float | None:
-    """Ask one question; return the seconds to the first token, None unless streamed."""
-    began, first = time.monotonic(), None
+    """Ask one question; return the seconds to the first token, or None without `stream`."""
+    start = time.monotonic()
+    first: float | None = None
     answer = client.chat.completions.create(
         model="tempo",
         messages=[{"role": "user", "content": puzzle.question}],
@@ -68,7 +69,7 @@ def ask(
     if isinstance(answer, openai.Stream):
         for chunk in answer:
             if first is None and chunk.choices and chunk.choices[0].delta.content:
-                first = time.monotonic() - began
+                first = time.monotonic() - start
     return first
 
 
@@ -81,14 +82,15 @@ class Score:
 
 
 def measure(client: openai.OpenAI, model: str, puzzles: Sequence[Puzzle]) -> Score:
-    """Ask each question eight times, without capture, and compare with the hidden answers."""
+    """Ask each question eight times, without capture, and verify the answers."""
     with ThreadPoolExecutor(8) as threads:
         right = list(threads.map(lambda puzzle: _right(client, model, puzzle), puzzles))
-    correct, solved = sum(right), sum(c > 0 for c in right)
-    return Score(avg=correct / (len(right) * SAMPLES), pass8=solved / len(right))
+    solved = sum(count > 0 for count in right)
+    return Score(avg=sum(right) / (len(right) * SAMPLES), pass8=solved / len(right))
 
 
 def _right(client: openai.OpenAI, model: str, puzzle: Puzzle) -> int:
+    """Return how many of eight answers are right."""
     answer = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": puzzle.question}],
@@ -97,11 +99,11 @@ def _right(client: openai.OpenAI, model: str, puzzle: Puzzle) -> int:
         temperature=1.0,
         extra_headers=OPT_OUT,
     )
-    return sum(is_correct(puzzle.question, c.message.content or "") for c in answer.choices)
+    return sum(puzzle.is_solved_by(choice.message.content or "") for choice in answer.choices)
 
 
 def p99_ms(seconds: Iterable[float | None]) -> float:
-    """Return the 99th percentile in milliseconds of those that were measured; 0 of none."""
+    """Return the 99th percentile in milliseconds, without the Nones; 0 if there are no others."""
     measured = [s for s in seconds if s is not None]
     if not measured:
         return 0.0

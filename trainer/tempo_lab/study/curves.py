@@ -1,4 +1,4 @@
-"""Curves as PNG: what each arm's policy and critic come to, over iterations."""
+"""Curves as PNG: the figures of each arm's policy and critic over iterations."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ TITLES = {"auroc": "AUROC", "ece": "ECE", "advantage_cosine": "advantage cosine"
 
 
 def draw(arms: Arms, folder: Path, *, samples: int) -> None:
-    """Write `learning.png` and `critic.png`: means over seeds, shaded from the least to the most.
+    """Write `learning.png` and `critic.png`: means over seeds, shaded from smallest to largest.
 
     Raises ImportError without matplotlib, which nothing else needs.
     """
@@ -26,8 +26,9 @@ def _figure(arms: Arms, sets: list[str], metrics: tuple[str, ...], path: Path, k
     from matplotlib import pyplot
 
     size = (13, 3.6 * len(sets))
-    shape = len(sets), len(metrics)
-    figure, axes = pyplot.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        len(sets), len(metrics), figsize=size, squeeze=False, layout="constrained"
+    )
     panels = [(name, metric) for name in sets for metric in metrics]
     for axis, (name, metric) in zip(axes.flat, panels, strict=True):
         for number, (arm, runs) in enumerate(arms.items()):
@@ -39,8 +40,8 @@ def _figure(arms: Arms, sets: list[str], metrics: tuple[str, ...], path: Path, k
             x = [line["iteration"] for line in next(iter(runs.values())).lines][:shortest]
             axis.plot(x, table.mean(0), label=arm, color=f"C{number}")
             axis.fill_between(x, table.min(0), table.max(0), color=f"C{number}", alpha=0.12)
-        shown = f"{metric}@{k}" if metric in ("avg", "pass") else TITLES.get(metric, metric)
-        axis.set(title=f"{name}: {shown}", xlabel="iteration")
+        title = f"{metric}@{k}" if metric in ("avg", "pass") else TITLES.get(metric, metric)
+        axis.set(title=f"{name}: {title}", xlabel="iteration")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=8)
     figure.savefig(path, dpi=90)
     pyplot.close(figure)

@@ -1,29 +1,34 @@
-"""One run's networks, questions and counters: all that a method may touch.
+"""One run's networks, questions and counters: all that a method may use.
 
-Hidden answers are not here, unless the method is the oracle: what a method cannot reach, it cannot
-learn from.
+Hidden answers are not here, except for the oracle. A method cannot learn from answers that it
+cannot reach.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
 from pkgutil import resolve_name
 from typing import Any, Literal
+
+from torch import Tensor
 
 from tempo_lab.study.questions import Answers, Data, Question, QuestionSet
 from tempo_lab.study.sampling import LocalSampler, seed_of
 from tempo_lab.study.served import ServedSampler
 from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.networks import Networks
-from tempo_trainer.learning.learner import DECKS, WINDOW
-from tempo_trainer.sampling.deck import draw
-from tempo_trainer.sampling.sampler import Prompt, Sample, rollouts_of
-from tempo_trainer.sampling.verifier_pool import Item, VerifierPool, refuse_failing
+from tempo_trainer.learning.learner import WINDOW
+from tempo_trainer.sampling.deck import DECKS, draw
+from tempo_trainer.sampling.responses import rollouts_of
+from tempo_trainer.sampling.sampler import Prompt, Sample
+from tempo_trainer.sampling.verifier_pool import Item, VerifierPool, raise_if_failed
 from tempo_trainer.sampling.verifiers import Verdict, answer
-from tempo_trainer.settings import TrainerSettings
 from tempo_trainer.worker_settings import WorkerSettings
 
-Honest = Callable[[str, str], bool]
+SAMPLERS: Mapping[str, Callable[[Networks, str, WorkerSettings], LocalSampler | ServedSampler]]
+SAMPLERS = {"local": LocalSampler, "vllm": ServedSampler.connect}
+IsHonest = Callable[[str, str], bool]
+"""Whether a response (second) to a question (first) is honest work, right or wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +42,20 @@ class Spec:
     unlabeled: str
     unseen: str = ""
     name: str = ""
-    """What the summary calls it; empty: the method."""
+    """Name in the summary; empty: the method."""
     iterations: int = 200
     measure_every: int = 20
     samples: int = 8
-    """Responses to each question when measuring."""
+    """Responses to each question in a measurement."""
     save_every: int = 20
     recalibrate_every: int = 1
     """Iterations from one E-step to the next; 0: none after the warm-up."""
     honest: str = ""
-    """`module:function` of question and response: is it honest work, right or wrong?"""
+    """`module:function` of an IsHonest; empty: the study does not measure honest work."""
     sampler: Literal["local", "vllm"] = "local"
     """Where responses are sampled: in the run's own process, or by the server of the model."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Differences from the trainer's settings."""
+    """Differences from the worker's settings."""
 
     @property
     def arm(self) -> str:
@@ -59,154 +64,155 @@ class Spec:
 
     @property
     def stem(self) -> str:
-        """The name of its files."""
+        """The name of the run's files, without a suffix."""
         return f"{self.arm.replace(' ', '-')}-{self.seed}"
 
-    def trainer_settings(self) -> TrainerSettings:
-        """Return the product's settings, TEMPO_ variables included, with this run's differences."""
-        return TrainerSettings(**{"seed": self.seed, **self.settings})
-
     def worker_settings(self) -> WorkerSettings:
-        """Return the same settings with where the server is and how much it may be asked."""
+        """Return the product's settings, TEMPO_ variables included, with this run's differences."""
         return WorkerSettings(**{"seed": self.seed, **self.settings})
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """Questions with the responses that were sampled to each."""
+class Responses:
+    """Questions, each with its prompt and with the responses that were sampled to it."""
 
     questions: Sequence[Question]
     prompts: Sequence[Prompt]
     samples: Sequence[Sequence[Sample]]
 
 
-class Judge:
-    """The product's verifiers; what they said once of a response they are not asked again."""
+class CachedVerifiers:
+    """The product's verifiers, which verify equal responses to a question once."""
 
     def __init__(self, pool: VerifierPool) -> None:
         self._pool = pool
-        self._known: dict[tuple[str, str, bool], Verdict] = {}
+        self._cache: dict[tuple[str, str, bool], Verdict] = {}
 
-    def outcomes(self, drawn: Drawn, answers: Answers) -> list[list[float]]:
-        """Return -1 or +1 for each response."""
-        return [[verdict.outcome for verdict in row] for row in self._verdicts(drawn, answers)]
+    def outcomes(self, responses: Responses, answers: Answers) -> list[list[float]]:
+        """Return -1 or +1 for each response.
 
-    def answers(self, drawn: Drawn) -> list[list[str]]:
-        """Return what each response answers, without any reference; empty for no answer.
-
-        Where a verifier reads no answer without a reference (countdown, which has many right ones),
-        the boxed answer or the last line stands for it: there, all of the derivation.
+        Raises VerifierError if the verifiers fail on most responses.
         """
-        pairs = zip(drawn.samples, self._verdicts(drawn, {}), strict=True)
-        return [
-            [
-                answer(s.text) if v.extracted is None else v.extracted
-                for s, v in zip(*pair, strict=True)
-            ]
-            for pair in pairs
-        ]
+        return [[verdict.outcome for verdict in row] for row in self._verdicts(responses, answers)]
 
-    def _verdicts(self, drawn: Drawn, answers: Answers) -> list[list[Verdict]]:
+    def answers(self, responses: Responses) -> list[list[str]]:
+        """Return the answer of each response, read without a reference; empty for no answer.
+
+        If a verifier reads no answer without a reference, the boxed answer or the last line counts.
+        On countdown, which has many right answers, that is the whole derivation.
+        """
+        pairs = zip(responses.samples, self._verdicts(responses, {}), strict=True)
+        return [list(map(_answer_of, samples, verdicts)) for samples, verdicts in pairs]
+
+    def _verdicts(self, responses: Responses, answers: Answers) -> list[list[Verdict]]:
+        # A verdict without a reference says only what the answer is, so it has a key of its own.
         keys = [
             [(question.id, sample.text, question.id in answers) for sample in samples]
-            for question, samples in zip(drawn.questions, drawn.samples, strict=True)
+            for question, samples in zip(responses.questions, responses.samples, strict=True)
         ]
-        asked = {
-            key: Item(q.verifier, key[1], answers.get(q.id, ()), q.metadata)
-            for q, row in zip(drawn.questions, keys, strict=True)
+        missing = {
+            key: Item(question.verifier, key[1], answers.get(question.id, ()), question.metadata)
+            for question, row in zip(responses.questions, keys, strict=True)
             for key in row
-            if key not in self._known
+            if key not in self._cache
         }
-        found = self._pool.verify(list(asked.values()))
+        verdicts = self._pool.verify(list(missing.values()))
         if answers:
-            refuse_failing(found)
-        self._known |= zip(asked, found, strict=True)
-        return [[self._known[key] for key in row] for row in keys]
+            raise_if_failed(verdicts)
+        self._cache |= zip(missing, verdicts, strict=True)
+        return [[self._cache[key] for key in row] for row in keys]
 
 
 class Lab:
-    """Draws questions, samples the policy, and keeps what an iteration leaves to the next."""
+    """Draws questions, samples the policy, and keeps the state from iteration to iteration."""
 
     def __init__(self, spec: Spec, data: Data, pool: VerifierPool) -> None:
-        self.settings, self.recalibrate_every = spec.trainer_settings(), spec.recalibrate_every
+        self.settings = spec.worker_settings()
+        self.recalibrate_every = spec.recalibrate_every
         self.networks = Networks.load(spec.model, self.settings)
-        self.sampler = _sampler(spec, self.networks)
-        self.judge = Judge(pool)
-        self.honest: Honest | None = resolve_name(spec.honest) if spec.honest else None
-        self.hidden = data.unlabeled.answers if spec.method == "oracle" else {}
-        asked = QuestionSet(data.unlabeled.questions, {})
-        self._sets = dict(zip(DECKS, (data.train, data.held_out, asked), strict=True))
+        self.sampler = SAMPLERS[spec.sampler](self.networks, spec.model, self.settings)
+        self.verifiers = CachedVerifiers(pool)
+        self.is_honest: IsHonest | None = resolve_name(spec.honest) if spec.honest else None
+        self.hidden_answers = data.unlabeled.answers if spec.method == "oracle" else {}
+        unlabeled = QuestionSet(data.unlabeled.questions, {})
+        self._decks = dict(zip(DECKS, (data.train, data.held_out, unlabeled), strict=True))
         self.counters = dict.fromkeys(("iteration", "sampled", *DECKS), 0)
         self.replay: list[Batch] = []
         self.window: list[Batch] = []
         self._prompts: dict[str, Prompt] = {}
 
     def close(self) -> None:
-        """Let go of the server, if there is one."""
+        """Close the connections to the server, if there are any."""
         self.sampler.close()
 
     @property
     def iteration(self) -> int:
-        """Iterations that have ended."""
+        """Number of iterations that have ended."""
         return self.counters["iteration"]
 
     @property
     def budget(self) -> int:
-        """Questions that every method samples responses to in an iteration."""
+        """Number of questions to which every method samples responses in an iteration."""
         s = self.settings
         return s.labeled_per_step + s.unlabeled_per_step + s.held_out_per_step
 
     def labeled(self, count: int, *, deck: str = "train") -> Batch:
         """Return rollouts of the next labeled questions, with their outcomes."""
-        drawn = self.draw(deck, count)
-        return self.batch(drawn, self.judge.outcomes(drawn, self._sets[deck].answers))
+        responses = self.sample_next(deck, count)
+        outcomes = self.verifiers.outcomes(responses, self._decks[deck].answers)
+        return self.batch(responses, outcomes)
 
-    def judging(self) -> Batch:
-        """Return rollouts of held-out questions: this iteration's and those of a few before it."""
+    def held_out_window(self) -> Batch:
+        """Return rollouts of held-out questions: this iteration's and those of the last few."""
         fresh = self.labeled(self.settings.held_out_per_step, deck="held_out")
         self.window = [*self.window, fresh][-WINDOW:]
         return reduce(Batch.concatenate, self.window)
 
-    def draw(self, deck: str, count: int) -> Drawn:
+    def sample_next(self, deck: str, count: int) -> Responses:
         """Sample responses to the next questions of a deck."""
-        start, s = self.counters[deck], self.settings
-        questions = draw(self._sets[deck].questions, count, start=start, seed=s.seed)
+        start = self.counters[deck]
+        seed = self.settings.seed
+        questions = draw(self._decks[deck].questions, count, start=start, seed=seed)
         self.counters[deck] += len(questions)
-        self.counters["sampled"] += len(questions) * s.group_size
-        return self.respond(questions, s.group_size, seed_of(s.seed, deck, start))
+        self.counters["sampled"] += len(questions) * self.settings.group_size
+        return self.sample(questions, self.settings.group_size, seed_of(seed, deck, start))
 
-    def respond(self, questions: Sequence[Question], n: int, seed: int) -> Drawn:
-        """Sample `n` responses to each question from the policy as it stands."""
-        for q in questions:
-            if q.id not in self._prompts:
-                self._prompts[q.id] = self.sampler.prompt(q.id, q.messages)
-        prompts = [self._prompts[q.id] for q in questions]
-        return Drawn(questions, prompts, self.sampler.sample(prompts, n=n, seed=seed))
+    def sample(self, questions: Sequence[Question], n: int, seed: int) -> Responses:
+        """Sample `n` responses to each question from the policy as it is now."""
+        for question in questions:
+            if question.id not in self._prompts:
+                prompt = self.sampler.prompt(question.id, question.messages)
+                self._prompts[question.id] = prompt
+        prompts = [self._prompts[question.id] for question in questions]
+        return Responses(questions, prompts, self.sampler.sample(prompts, n=n, seed=seed))
 
-    def batch(self, drawn: Drawn, outcomes: Sequence[Sequence[float]] | None = None) -> Batch:
+    def batch(
+        self, responses: Responses, outcomes: Sequence[Sequence[float]] | None = None
+    ) -> Batch:
         """Return responses as padded tensors, row by row; without outcomes they are unlabeled."""
-        rollouts = rollouts_of(drawn.prompts, drawn.samples, "", outcomes)
+        rollouts = rollouts_of(responses.prompts, responses.samples, "", outcomes)
         return Batch.collate(rollouts, self.networks.pad_id)
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on as if it had not stopped."""
-        kept = {"replay": self.replay, "window": self.window}
-        names = [f.name for f in fields(Batch)]
-        return {"networks": self.networks.state_dict(), "counters": dict(self.counters)} | {
-            name: [{n: getattr(batch, n) for n in names} for batch in batches]
-            for name, batches in kept.items()
+        """Return everything from which `restore` continues the run bit by bit."""
+        return {
+            "networks": self.networks.state_dict(),
+            "counters": dict(self.counters),
+            "replay": [_tensors(batch) for batch in self.replay],
+            "window": [_tensors(batch) for batch in self.window],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from what `state` returned."""
         self.networks.load_state_dict(state["networks"])
         self.counters = state["counters"]
         self.replay = [Batch(**tensors) for tensors in state["replay"]]
         self.window = [Batch(**tensors) for tensors in state["window"]]
 
 
-def _sampler(spec: Spec, networks: Networks) -> LocalSampler | ServedSampler:
-    if spec.sampler == "vllm":
-        return ServedSampler.connect(networks, spec.model, spec.worker_settings())
-    length = spec.trainer_settings().max_response_tokens
-    return LocalSampler(networks, spec.model, max_tokens=length)
+def _answer_of(sample: Sample, verdict: Verdict) -> str:
+    return answer(sample.text) if verdict.extracted is None else verdict.extracted
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {f.name: getattr(batch, f.name) for f in fields(batch)}

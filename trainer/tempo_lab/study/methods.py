@@ -9,12 +9,11 @@
     random       unlabeled              uniform in (−1, 1)               group-normalised
     oracle       unlabeled              hidden outcome (the ceiling)     group-normalised
 
-All sample the same number of responses in an iteration, `Lab.budget` questions of them: what tempo
-spends on labeled and held-out questions, the others spend on more of their own.
+All sample the same number of responses in an iteration, to `Lab.budget` questions. The questions
+that tempo spends on labels and on the held-out check are more unlabeled ones in the other methods.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,36 +33,39 @@ Figures = dict[str, Any]
 
 def warm_up(lab: Lab) -> None:
     """Calibrate a new critic, as the worker does before its first M-step."""
-    s = lab.settings
-    for _ in range(s.warm_up_steps):
-        recalibrate(lab.networks.critic, [lab.labeled(s.warm_up_questions)], s)
+    settings = lab.settings
+    for _ in range(settings.warm_up_steps):
+        recalibrate(lab.networks.critic, [lab.labeled(settings.warm_up_questions)], settings)
 
 
 def tempo(lab: Lab) -> Figures:
     """Make the product's iteration, with an E-step in each `recalibrate_every`-th."""
-    s, every, labeled = lab.settings, lab.recalibrate_every, list[Batch]()
+    settings = lab.settings
+    every = lab.recalibrate_every
+    labeled: list[Batch] = []
     if every and lab.iteration % every == 0:
-        labeled = [lab.labeled(s.labeled_per_step), *lab.replay]
-        lab.replay = labeled[: s.replay_batches]
-    held_out = lab.judging()
-    unlabeled = lab.batch(lab.draw("unlabeled", s.unlabeled_per_step))
+        labeled = [lab.labeled(settings.labeled_per_step), *lab.replay]
+        lab.replay = labeled[: settings.replay_batches]
+    held_out = lab.held_out_window()
+    unlabeled = lab.batch(lab.sample_next("unlabeled", settings.unlabeled_per_step))
     report = em_step(
-        lab.networks, labeled=labeled, unlabeled=unlabeled, held_out=held_out, settings=s
+        lab.networks, labeled=labeled, unlabeled=unlabeled, held_out=held_out, settings=settings
     )
     return report.metrics() | ({"refusal": report.refusal} if report.refusal else {})
 
 
 def frozen(lab: Lab) -> Figures:
-    """Refine by the critic of the warm-up, whatever it has come to be worth: no gate."""
-    batch = lab.batch(lab.draw("unlabeled", lab.budget))
+    """Refine by the critic of the warm-up, without a check of its fitness."""
+    batch = lab.batch(lab.sample_next("unlabeled", lab.budget))
     signal = advantage_signal(lab.networks.critic, batch, lab.settings)
     return figures("m_step", signal, signal.value_stats) | _refine(lab, batch, signal.advantages)
 
 
 def by_answers(reward: Callable[[Sequence[Sequence[str]]], Tensor], lab: Lab) -> Figures:
-    """Reward each response by what the others of its group answer."""
-    drawn = lab.draw("unlabeled", lab.budget)
-    return _refine_by(lab, lab.batch(drawn), reward(lab.judge.answers(drawn)))
+    """Reward each response by the answers of its group."""
+    responses = lab.sample_next("unlabeled", lab.budget)
+    answers = lab.verifiers.answers(responses)
+    return _refine_by(lab, lab.batch(responses), reward(answers))
 
 
 def supervised(lab: Lab) -> Figures:
@@ -73,46 +75,41 @@ def supervised(lab: Lab) -> Figures:
 
 
 def random_critic(lab: Lab) -> Figures:
-    """Reward by lot: a harness that is sound learns nothing from it."""
-    batch = lab.batch(lab.draw("unlabeled", lab.budget))
+    """Reward at random: if this learns anything, the study is wrong."""
+    batch = lab.batch(lab.sample_next("unlabeled", lab.budget))
     seed = seed_of(lab.settings.seed, "random", lab.iteration)
-    lots = torch.rand(len(batch), generator=torch.Generator().manual_seed(seed))
-    return _refine_by(lab, batch, 2 * lots - 1)
+    uniform = torch.rand(len(batch), generator=torch.Generator().manual_seed(seed))
+    return _refine_by(lab, batch, 2 * uniform - 1)
 
 
 def oracle(lab: Lab) -> Figures:
-    """Reward by the hidden answers: what no method can have, the ceiling."""
-    drawn = lab.draw("unlabeled", lab.budget)
-    outcomes = torch.tensor(lab.judge.outcomes(drawn, lab.hidden)).flatten()
-    return _refine_by(lab, lab.batch(drawn), outcomes)
+    """Reward by the hidden answers. No method can have them: this is the ceiling."""
+    responses = lab.sample_next("unlabeled", lab.budget)
+    outcomes = lab.verifiers.outcomes(responses, lab.hidden_answers)
+    return _refine_by(lab, lab.batch(responses), torch.tensor(outcomes).flatten())
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One iteration of a method, and whether it has a critic to calibrate and to measure."""
-
-    iterate: Callable[[Lab], Figures]
-    critic: bool = False
-
-
-METHODS = {
-    "tempo": Method(tempo, critic=True),
-    "frozen": Method(frozen, critic=True),
-    "ttrl": Method(partial(by_answers, majority)),
-    "empo": Method(partial(by_answers, cluster_share)),
-    "supervised": Method(supervised),
-    "random": Method(random_critic),
-    "oracle": Method(oracle),
+METHODS: dict[str, Callable[[Lab], Figures]] = {
+    "tempo": tempo,
+    "frozen": frozen,
+    "ttrl": partial(by_answers, majority),
+    "empo": partial(by_answers, cluster_share),
+    "supervised": supervised,
+    "random": random_critic,
+    "oracle": oracle,
 }
+"""One iteration of each method; it returns the figures of the run's line."""
+WITH_CRITIC = {"tempo", "frozen"}
+"""Methods whose critic is calibrated in a warm-up and measured."""
 
 
 def _refine_by(lab: Lab, batch: Batch, reward: Tensor) -> Figures:
-    """Refine along one advantage per response; no step where no group has a difference."""
-    a = group_advantages(reward, batch.group)
-    rewarded = {"m_step/reward": reward.mean().item()}
+    """Refine with one advantage per response; make no step if the rewards of no group differ."""
+    a = group_advantages(reward, batch.group)  # (B,)
+    reward_figures = {"m_step/reward": reward.mean().item()}
     if not a.any():
-        return rewarded | {"refusal": "the rewards of each group are all alike"}
-    return rewarded | _refine(lab, batch, a[:, None] * batch.mask)
+        return reward_figures | {"refusal": "the rewards of each group are all alike"}
+    return reward_figures | _refine(lab, batch, a[:, None] * batch.mask)
 
 
 def _refine(lab: Lab, batch: Batch, a: Tensor) -> Figures:

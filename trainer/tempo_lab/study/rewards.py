@@ -1,6 +1,6 @@
-"""What other methods take for a reward where there is none, as their released code does.
+"""The rewards of other methods, which have no labels, as in their released code.
 
-Answers are given by question; the rewards are flat, in their order.
+Answers are given by question; the rewards (B,) are flat, in the order of the answers.
 """
 
 from collections import Counter

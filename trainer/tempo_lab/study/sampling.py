@@ -1,8 +1,8 @@
-"""Sample responses in this process, from the policy that is being trained: no server, no copy.
+"""Sample responses in this process from the policy that is being trained: no server, no copy.
 
-Prompts of one length are one batch: the prompt is computed once, its keys and values are repeated
+Prompts of one length are one batch. Each prompt is computed once; its keys and values are repeated
 for each response, and nothing is padded. A row that has ended goes on until its batch has ended,
-which costs little where responses are short; long ones belong to vLLM.
+which costs little if responses are short. Long ones belong to vLLM.
 """
 
 import random
@@ -16,21 +16,23 @@ from transformers import AutoTokenizer, DynamicCache, GenerationConfig
 
 from tempo_trainer.algorithm.networks import POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample
+from tempo_trainer.settings import TrainerSettings
 
-ROWS_AT_ONCE = 1024
+MAX_ROWS = 1024  # of a batch
 
 
 class LocalSampler:
     """The policy with its adapter at temperature 1; log-probabilities are the sampler's own."""
 
-    def __init__(self, networks: Networks, model_dir: str, *, max_tokens: int) -> None:
-        self._networks, self._max_tokens = networks, max_tokens
+    def __init__(self, networks: Networks, model_dir: str, settings: TrainerSettings) -> None:
+        self._networks = networks
+        self._max_tokens = settings.max_response_tokens
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
         ends = GenerationConfig.from_pretrained(model_dir).eos_token_id
         self._ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (ends,)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no connection is open."""
 
     def prompt(self, question_id: str, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """Render a question with the model's chat template."""
@@ -40,39 +42,40 @@ class LocalSampler:
     def sample(self, prompts: Sequence[Prompt], *, n: int, seed: int) -> list[list[Sample]]:
         """Return `n` responses to each prompt; the same prompts and seed give the same ones."""
         generator = torch.Generator(self._networks.device).manual_seed(seed)
-        found: dict[int, list[Sample]] = {}
+        groups: dict[int, list[Sample]] = {}
         with self._networks.active(POLICY):
-            for rows in _equal_lengths(prompts, max(1, ROWS_AT_ONCE // n)):
+            for rows in _equal_lengths(prompts, max(1, MAX_ROWS // n)):
                 ids = torch.tensor([prompts[row].ids for row in rows])
-                drawn = iter(self._samples(*self._decode(ids, n, generator)))
-                found |= {row: [next(drawn) for _ in range(n)] for row in rows}
-        return [found[row] for row in range(len(prompts))]
+                samples = self._samples(*self._decode(ids, n, generator))
+                groups |= {row: samples[i * n : (i + 1) * n] for i, row in enumerate(rows)}
+        return [groups[row] for row in range(len(prompts))]
 
     def _decode(self, ids: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return tokens (Q·n, T) and their log-probabilities; what follows an end is noise."""
+        """Return tokens (Q·n, T) and their log-probabilities; after a row's end they are noise."""
         cache: Any = DynamicCache()
-        after = self._networks.next_logprobs(ids, cache, POLICY)  # (Q, V)
+        log_p = self._networks.next_logprobs(ids, cache, POLICY)  # (Q, V)
         cache.batch_repeat_interleave(n)
-        after = after.repeat_interleave(n, dim=0)  # (Q·n, V)
-        ends = torch.tensor(self._ends, device=after.device)
-        ended = torch.zeros(len(after), dtype=torch.bool, device=after.device)
-        tokens, logprobs = [], []
+        log_p = log_p.repeat_interleave(n, dim=0)  # (Q·n, V)
+        ends = torch.tensor(self._ends, device=log_p.device)
+        has_ended = torch.zeros(len(log_p), dtype=torch.bool, device=log_p.device)
+        tokens: list[Tensor] = []
+        logprobs: list[Tensor] = []
         while True:
-            token = torch.multinomial(after.exp(), 1, generator=generator)  # (Q·n, 1)
+            token = torch.multinomial(log_p.exp(), 1, generator=generator)  # (Q·n, 1)
             tokens.append(token)
-            logprobs.append(after.gather(1, token))
-            ended |= torch.isin(token[:, 0], ends)
-            if len(tokens) == self._max_tokens or bool(ended.all()):
+            logprobs.append(log_p.gather(1, token))
+            has_ended |= torch.isin(token[:, 0], ends)
+            if len(tokens) == self._max_tokens or bool(has_ended.all()):
                 return torch.cat(tokens, 1), torch.cat(logprobs, 1)
-            after = self._networks.next_logprobs(token, cache, POLICY)
+            log_p = self._networks.next_logprobs(token, cache, POLICY)
 
     def _samples(self, tokens: Tensor, logprobs: Tensor) -> list[Sample]:
         """Cut each row after its first end of sequence, which belongs to the response."""
-        cut = [self._until_end(row) for row in tokens.tolist()]
-        texts = self._tokenizer.batch_decode(cut, skip_special_tokens=True)
+        responses = [self._until_end(row) for row in tokens.tolist()]
+        texts = self._tokenizer.batch_decode(responses, skip_special_tokens=True)
         return [
             Sample(tuple(ids), tuple(row[: len(ids)]), text, self._finish_reason(ids[-1]))
-            for ids, row, text in zip(cut, logprobs.tolist(), texts, strict=True)
+            for ids, row, text in zip(responses, logprobs.tolist(), texts, strict=True)
         ]
 
     def _until_end(self, ids: list[int]) -> list[int]:
@@ -84,15 +87,15 @@ class LocalSampler:
 
 
 def seed_of(*parts: object) -> int:
-    """Return a seed that depends on the parts alone, so that a resumed run draws the same."""
+    """Return a seed that depends only on the parts, so that a resumed run draws the same."""
     return random.Random(":".join(map(str, parts))).getrandbits(62)
 
 
-def _equal_lengths(prompts: Sequence[Prompt], at_once: int) -> Iterator[list[int]]:
-    """Yield the rows of prompts that have one length, at most `at_once` together."""
+def _equal_lengths(prompts: Sequence[Prompt], max_count: int) -> Iterator[list[int]]:
+    """Yield the rows of prompts that have one length, at most `max_count` together."""
     lengths = [len(prompt.ids) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lengths.__getitem__)
-    for _, same in groupby(order, key=lengths.__getitem__):
-        rows = list(same)
-        for start in range(0, len(rows), at_once):
-            yield rows[start : start + at_once]
+    for _, equals in groupby(order, key=lengths.__getitem__):
+        rows = list(equals)
+        for start in range(0, len(rows), max_count):
+            yield rows[start : start + max_count]

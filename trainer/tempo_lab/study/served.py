@@ -1,7 +1,8 @@
-"""Sample responses from vLLM, for models too large to be sampled in this process.
+"""Sample responses from vLLM, for models that are too large to be sampled in this process.
 
-Whenever the policy has changed it is published as a trial into the server's store, as in a round.
-Trials are numbered in that store: one run at a time, and no training beside it (`tempo pause`).
+Whenever the policy has changed, it is published as a trial into the server's store, as in a round.
+Trials are numbered in that store. So only one run goes at a time, and training must be paused
+meanwhile (`tempo pause`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from tempo_storage.adapters import AdapterStore, version_name
+from tempo_storage.adapters import BASE_NAME, AdapterStore
 from tempo_storage.errors import AdapterMismatchError, InvalidInputError
 from tempo_trainer.algorithm.networks import POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample, Sampler, SamplingError
@@ -21,52 +22,60 @@ from tempo_trainer.worker_settings import WorkerSettings
 
 
 class ServedSampler:
-    """The policy as it stands, by vLLM; `networks` are untrained when this is made."""
+    """The policy as it is now, sampled by vLLM; `networks` must be untrained at the start."""
 
     def __init__(
         self, networks: Networks, sampler: Sampler, store: AdapterStore, *, base: str
     ) -> None:
-        self._networks, self._sampler, self._store = networks, sampler, store
-        self._base, self._adapter = base, version_name(0)
-        self._sampled_from = self._weights()
+        self._networks = networks
+        self._sampler = sampler
+        self._store = store
+        self._base = base
+        self._adapter = BASE_NAME
+        self._published = self._weights()
 
     @classmethod
     def connect(cls, networks: Networks, model: str, settings: WorkerSettings) -> Self:
-        """Sample from the server that the worker would learn beside, with the worker's key."""
-        base, store = served_model(settings, model), AdapterStore(settings.adapters_dir)
-        return cls(networks, Sampler(settings, key=admin_key(settings)), store, base=base)
+        """Sample from the server beside which the worker would learn, with the worker's key."""
+        base = served_model(settings, model)
+        sampler = Sampler(settings, key=admin_key(settings))
+        return cls(networks, sampler, AdapterStore(settings.adapters_dir), base=base)
 
     def close(self) -> None:
         """Close the connections."""
         self._sampler.close()
 
     def prompt(self, question_id: str, messages: Sequence[Mapping[str, str]]) -> Prompt:
-        """Return a question as the server tokenises it."""
-        asked = SimpleNamespace(content_hash=question_id, messages=list(messages))
-        if not (found := self._sampler.prompts([asked])):
+        """Return a question as the server tokenises it; raise InvalidInputError if it is too long.
+
+        It is too long if it leaves no room for a response.
+        """
+        question = SimpleNamespace(content_hash=question_id, messages=list(messages))
+        prompts = self._sampler.prompts([question])
+        if not prompts:
             raise InvalidInputError(
                 f"a question leaves no room for a response: {messages[-1]['content'][:60]!r}; "
                 "leave it out, lower --max-tokens, or serve with a longer --max-model-len"
             )
-        return found[0]
+        return prompts[0]
 
     def sample(self, prompts: Sequence[Prompt], *, n: int, seed: int) -> list[list[Sample]]:
-        """Return `n` responses to each prompt, whatever the seed: vLLM draws them afresh.
+        """Return `n` responses to each prompt. vLLM draws them afresh, so the seed has no effect.
 
-        Raises SamplingError for a response that vLLM broke off: groups are whole, or not at all.
+        Raises SamplingError for a response that vLLM broke off, since groups must be whole.
         """
-        groups = self._sampler.sample(prompts, adapter=self._current(), n=n)
+        groups = self._sampler.sample(prompts, adapter=self._current_adapter(), n=n)
         if any(not s.ids or s.finish_reason == "abort" for group in groups for s in group):
             raise SamplingError("vLLM broke off a response; the same command continues the study")
         return groups
 
-    def _current(self) -> str:
-        """Return the name of the policy as it stands; publish it if it is not what it was."""
-        weights, known = self._weights(), self._sampled_from
-        if not all(torch.equal(known[name], tensor) for name, tensor in weights.items()):
+    def _current_adapter(self) -> str:
+        """Return the name of the policy as it is now; publish it first if it has changed."""
+        weights = self._weights()
+        if not all(torch.equal(self._published[name], weights[name]) for name in weights):
             export = self._networks.policy.export
             self._adapter = self._store.publish_trial(export, base=self._base)
-            self._sampled_from = weights
+            self._published = weights
         return self._adapter
 
     def _weights(self) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
-"""What the runs of a folder say: each arm at the end, and all of them after equal time.
+"""Tables of a folder's runs: each arm at the end, and all arms after equal time.
 
-Differences are paired: the same question, the same seed, two arms. A question that several seeds
-share counts once, with the mean over seeds. Intervals are a bootstrap's over questions, 95 %; how
-many seeds agree stands beside them.
+An arm is a method with its settings; it has one run per seed. Differences are paired: the same
+question, the same seed, two arms. A question that several seeds share counts once, with the mean
+over seeds. Intervals are 95 % bootstrap intervals over questions. Beside them stands the number of
+seeds that agree.
 """
 
 import json
@@ -35,17 +36,21 @@ class Run:
         self.lines = [line for line in lines if any(name in line for name in self.questions)]
         self.scales: dict[str, dict[str, Any]] = self.lines[-1].get("scaled", {})
         self.refused = sum("refusal" in line for line in lines)
-        self.seconds, self.iterations = float(lines[-1]["seconds"]), int(lines[-1]["iteration"])
+        self.seconds = float(lines[-1]["seconds"])
+        self.iterations = int(lines[-1]["iteration"])
 
     def at(self, name: str, metric: str, axis: str, x: float) -> Vector:
-        """Return a metric of each question of a set at x, between measurements by a line."""
+        """Return a metric of each question of the set `name` at x, interpolated linearly.
+
+        `axis` is `iteration` or `seconds`.
+        """
         table = np.array([line[name][metric] for line in self.lines])  # (lines, questions)
         places = np.array([line[axis] for line in self.lines])
         place = np.interp(x, places, np.arange(len(places)))
         below = int(place)
         above = min(below + 1, len(places) - 1)
-        mixed: Vector = table[below] + (place - below) * (table[above] - table[below])
-        return mixed
+        between: Vector = table[below] + (place - below) * (table[above] - table[below])
+        return between
 
     def scaled(self, scale: str) -> "Run":
         """Return the run as if its last policy had its adapter at a scale."""
@@ -54,9 +59,9 @@ class Run:
         return other
 
     def curve(self, name: str, metric: str) -> list[float]:
-        """Return a metric's mean at each measurement; `critic` has figures of its own."""
-        found = [line[name].get(metric) for line in self.lines if name in line]
-        return [np.nan if value is None else float(np.mean(value)) for value in found]
+        """Return a metric's mean at each measurement of a set, or of `critic`."""
+        values = [line[name].get(metric) for line in self.lines if name in line]
+        return [np.nan if value is None else float(np.mean(value)) for value in values]
 
 
 Arms = Mapping[str, Mapping[int, Run]]
@@ -73,15 +78,16 @@ def load(paths: Iterable[tuple[str, int, Path]]) -> Arms:
 
 
 def summarise(arms: Arms, *, samples: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each table by its title; others are compared with the first arm."""
+    """Return the rows of each table by its title; other arms are compared with the first arm."""
     runs = [run for seeds in arms.values() for run in seeds.values()]
     end = min(run.iterations for run in runs)
     seconds = min(mean([run.seconds for run in seeds.values()]) for seeds in arms.values())
-    scaled, tables = _scaled(arms), {}
+    scaled = _scaled(arms)
+    tables = {}
     for name in runs[0].questions:
         last = partial(_row, {**arms, **scaled}, name=name, axis="iteration", x=end, k=samples)
         soon = partial(_row, arms, name=name, axis="seconds", x=seconds, k=samples)
-        rows = [last(arm) | _whole(own, name) for arm, own in arms.items()]
+        rows = [last(arm) | _run_figures(own, name) for arm, own in arms.items()]
         tables[f"{name}: after {end} iterations of training"] = [last("base"), *rows]
         tables[f"{name}: after {seconds:.0f} seconds of training"] = [*map(soon, ("base", *arms))]
         if scaled:
@@ -90,7 +96,7 @@ def summarise(arms: Arms, *, samples: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def _scaled(arms: Arms) -> Arms:
-    """Return each arm that ended at each scale of its adapter, named after both."""
+    """Return each finished arm at each scale of its adapter, named after both."""
     return {
         f"{arm} × {scale}": {seed: run.scaled(scale) for seed, run in runs.items()}
         for arm, runs in arms.items()
@@ -100,6 +106,7 @@ def _scaled(arms: Arms) -> Arms:
 
 
 def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dict[str, Any]:
+    """Return an arm's row on the set `name` at x; an unknown arm is the base, which is at 0."""
     first, reference = next(iter(arms.items()))
     runs = arms.get(arm, reference)
     place = x if arm in arms else 0
@@ -114,14 +121,15 @@ def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dic
     return row
 
 
-def _whole(runs: Mapping[int, Run], name: str) -> dict[str, Any]:
-    """Return what an arm's runs say beyond a place in them."""
+def _run_figures(runs: Mapping[int, Run], name: str) -> dict[str, Any]:
+    """Return the figures of whole runs: peak, the last critic, refused M-steps and seconds."""
     row: dict[str, Any] = {"peak": mean([max(run.curve(name, "avg")) for run in runs.values()])}
     for metric in CRITIC:
         curves = [run.curve("critic", metric) for run in runs.values()]
         row[metric] = mean([curve[-1] for curve in curves if curve])
     row["refused"] = round(mean([run.refused for run in runs.values()]))
-    return row | {"seconds": round(mean([run.seconds for run in runs.values()]))}
+    row["seconds"] = round(mean([run.seconds for run in runs.values()]))
+    return row
 
 
 def difference(
@@ -134,7 +142,7 @@ def difference(
 ) -> dict[str, Any]:
     """Return the mean of one − other, its 95 % interval over questions, and each seed's mean.
 
-    `here` and `there` are axis and place of the one and of the other.
+    `here` and `there` are axis and x of the one and of the other.
     """
     by_question: dict[str, list[float]] = defaultdict(list)
     seeds = {}
@@ -164,8 +172,8 @@ def _cell(value: Any) -> str:
         if not value["seeds"]:
             return ""
         mean, low, high = (f"{100 * value[bound]:+.1f}" for bound in ("mean", "low", "high"))
-        up = sum(seed > 0 for seed in value["seeds"].values())
-        return f"{mean} [{low}, {high}] {up}/{len(value['seeds'])}"
+        positive = sum(seed > 0 for seed in value["seeds"].values())
+        return f"{mean} [{low}, {high}] {positive}/{len(value['seeds'])}"
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.3f}"
     return "" if value is None else str(value)

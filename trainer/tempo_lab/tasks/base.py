@@ -1,9 +1,9 @@
-"""Small base models: a Qwen3 that attempts a task, countdown first, and judges itself honestly.
+"""Small base models: a Qwen3 that attempts a task and closes each response with a verdict on it.
 
-It is trained from nothing in a few minutes, on 40 % honest random attempts and 60 % solutions, so
-that it follows the form, mostly calculates right, and reaches the target in about three answers of
-ten: room to learn, and a signal to learn from. The honest verdict that closes each response is what
-lets a critic read a response's quality instead of memorising questions.
+It is trained from nothing in a few minutes, on 40 % honest random attempts and 60 % solutions. It
+then follows the form, mostly calculates right, and solves about three questions of ten: that leaves
+room to learn, and gives a signal to learn from. The closing verdict lets a critic read the quality
+of a response instead of memorising questions.
 """
 
 import hashlib
@@ -12,11 +12,9 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from tempo_lab.tasks.countdown import COUNTDOWN
 from tempo_lab.tasks.task import Task
 
+CACHE = Path("~/.cache/vllm-tempo").expanduser()
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 PAD, BOS, EOS = range(len(SPECIAL))
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -38,7 +37,7 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides the weights; its hash names the cached directory."""
+    """Everything that decides the weights. Its hash names the directory in the cache."""
 
     seed: int = 0
     version: int = 1
@@ -55,22 +54,22 @@ class Recipe:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Return every token, in the order of the ids."""
+        """Every token, in the order of the ids."""
         return (*SPECIAL, *self.task.words)
 
     @property
     def digest(self) -> str:
-        """Return a short hash of the recipe and the vocabulary."""
+        """A short hash of the recipe and the vocabulary."""
         numbers = {name: value for name, value in asdict(self).items() if name != "task"}
         text = json.dumps([numbers, self.vocabulary, CHAT_TEMPLATE], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step: warm up, then fall along a cosine to a twentieth."""
+        """Return the learning rate of a step: a warm-up, then a cosine down to a twentieth."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / (self.steps - self.warmup)
-        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+        share = (step - self.warmup) / (self.steps - self.warmup)
+        return self.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def build_base(
@@ -80,27 +79,32 @@ def build_base(
     recipe: Recipe | None = None,
     threads: int = 2,
 ) -> Path:
-    """Return the base model's directory below `directory`, training it first if it is not there."""
+    """Return the base model's directory below `directory`; train the model if it is not there."""
     recipe = recipe or Recipe()
     final = directory / f"{recipe.task.name}-{recipe.digest}"
     if final.is_dir():
         return final
     aside = directory / f".{final.name}.{os.getpid()}"
     aside.mkdir(parents=True)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
-        with _threads(threads):
-            train(recipe, progress).save_pretrained(aside)
+        train(recipe, progress).save_pretrained(aside)
         fast_tokenizer(recipe.vocabulary).save_pretrained(aside)
-        _publish(aside, final)
+        aside.rename(final)
+    except OSError:
+        if not final.is_dir():  # else another process has built the same one meanwhile
+            raise
     finally:
+        torch.set_num_threads(threads_before)
         shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
 def fast_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Return the word-level tokenizer: one token a word, words joined by one space when decoded."""
+    """Return the tokenizer: one token per word, and words are joined by one space."""
     words = {word: index for index, word in enumerate(vocabulary)}
-    # A word outside the vocabulary must not be an error in a server: it reads as padding.
+    # A word outside the vocabulary must not be an error in a server: it becomes padding.
     inner = Tokenizer(models.WordLevel(words, unk_token=SPECIAL[PAD]))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -116,17 +120,17 @@ def fast_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def train(recipe: Recipe, progress: Progress) -> Qwen3ForCausalLM:
-    """Train from nothing by next-word prediction on the responses; the same seed, the same data."""
+    """Train from nothing by next-word prediction on the responses. The seed decides the data."""
     torch.manual_seed(recipe.seed)
     model = Qwen3ForCausalLM(_config(recipe))
     optimiser = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    prompt = _tables(recipe.task).questions.shape[1]
+    prompt_length = _tables(recipe.task)[0].shape[1]
     for step, tokens in enumerate(_batches(recipe)):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(step)
-        loss = _loss(model, tokens, prompt)
+        loss = _loss(model, tokens, prompt_length)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -157,28 +161,28 @@ def _config(recipe: Recipe) -> Qwen3Config:
 
 
 def _loss(model: Qwen3ForCausalLM, tokens: Tensor, prompt: int) -> Tensor:
-    """Return the mean negative log-likelihood of what follows the first `prompt` of S tokens."""
+    """Return the mean negative log-likelihood of the S − `prompt` tokens after the prompt."""
     hidden = model.model(tokens[:, :-1], use_cache=False).last_hidden_state
     logits = model.lm_head(hidden[:, prompt - 1 :])  # (B, S - prompt, V)
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, prompt:].flatten())
 
 
 def _batches(recipe: Recipe) -> Iterator[Tensor]:
-    """Yield batches (B, S) of a question and a response, by table look-up."""
+    """Yield batches (B, S) of questions with a response each, by table look-up."""
     generator = np.random.default_rng(recipe.seed)
     questions, attempts, solutions = _tables(recipe.task)
     for _ in range(recipe.steps):
         rows = generator.integers(len(questions), size=recipe.batch)
-        honest = generator.random(recipe.batch) < recipe.attempts
-        draws = generator.random(recipe.batch)
+        is_attempt = generator.random(recipe.batch) < recipe.attempts
+        uniform = generator.random(recipe.batch)
         responses = np.where(
-            honest[:, None], attempts.draw(rows, draws), solutions.draw(rows, draws)
+            is_attempt[:, None], attempts.draw(rows, uniform), solutions.draw(rows, uniform)
         )
         yield torch.from_numpy(np.concatenate([questions[rows], responses], axis=1))
 
 
 class _Responses:
-    """The possible responses to every question in one table, drawn by question."""
+    """A table of the possible responses to every question."""
 
     def __init__(self, responses: list[list[str]], words: Sequence[str]) -> None:
         self.counts = np.array([len(texts) for texts in responses])
@@ -186,50 +190,22 @@ class _Responses:
         texts = [f"{text} {SPECIAL[EOS]}" for texts in responses for text in texts]
         self.tokens = _encode(texts, words)
 
-    def draw(self, rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Return one response for each question in `rows`; `draws` are uniform in [0, 1)."""
-        chosen = self.starts[rows] + (draws * self.counts[rows]).astype(np.int64)
-        found: np.ndarray = self.tokens[chosen]
-        return found
-
-
-class _Tables(NamedTuple):
-    questions: np.ndarray
-    attempts: _Responses
-    solutions: _Responses
+    def draw(self, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Return one response for each question in `rows`; `uniform` is random in [0, 1)."""
+        chosen = self.starts[rows] + (uniform * self.counts[rows]).astype(np.int64)
+        tokens: np.ndarray = self.tokens[chosen]
+        return tokens
 
 
 @cache
-def _tables(task: Task) -> _Tables:
+def _tables(task: Task) -> tuple[np.ndarray, _Responses, _Responses]:
     """Return every question (N, prompt), its honest attempts and its solutions, as token ids."""
     words = (*SPECIAL, *task.words)
     questions, attempts, solutions = zip(*task.exercises(), strict=True)
-    return _Tables(
-        _encode([f"{SPECIAL[BOS]} {question}" for question in questions], words),
-        _Responses(list(attempts), words),
-        _Responses(list(solutions), words),
-    )
+    prompts = _encode([f"{SPECIAL[BOS]} {question}" for question in questions], words)
+    return prompts, _Responses(list(attempts), words), _Responses(list(solutions), words)
 
 
 def _encode(texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
     ids = {word: index for index, word in enumerate(words)}
     return np.array([[ids[word] for word in text.split()] for text in texts], dtype=np.int64)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _publish(aside: Path, final: Path) -> None:
-    """Rename a finished directory into place; whoever built the same one first wins."""
-    try:
-        aside.rename(final)
-    except OSError:
-        if not final.is_dir():
-            raise

@@ -1,13 +1,13 @@
-"""Countdown: reach a target from three numbers in two operations, then say whether it worked.
+"""Countdown: reach a target from three numbers in two operations, then say whether that worked.
 
     use 3 10 15 make 75 ?   ->   15 + 10 = 25 ; 25 * 3 = 75 ; ok
     use 3 10 15 make 75 ?   ->   15 - 10 = 5 ; 5 * 3 = 15 ; no
 
-Numbers are 1-16 and may repeat; a derivation uses each of them once, with + - *, the larger operand
+Numbers are 1-16 and may repeat. A derivation uses each of them once, with + - *, the larger operand
 first, every result in 0..100, and never times 0 or 1, nor minus 0. A target can be reached, is at
-least 2 and none of the numbers: 6,825 questions. A response is correct when it calculates rightly,
-uses each number once and ends at the target; the closing `ok` or `no` is the model's own verdict
-and part of the form only.
+least 2 and is none of the numbers: there are 6,825 questions. A response is correct if its
+arithmetic is right, it uses each number once and it ends at the target. The closing `ok` or `no` is
+the model's own verdict, and only a part of the form.
 """
 
 import operator
@@ -19,15 +19,11 @@ from functools import cache
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
-from tempo_lab.tasks.task import Exercise, Task
+from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, normalised
 from tempo_trainer.sampling.verifiers import Metadata, References, Verdict
 
-LARGEST_NUMBER = 16
-LARGEST_RESULT = 100
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 SYMBOLS = ("use", "make", "?", "+", "-", "*", "=", ";", "ok", "no")
-WORDS = (*(str(n) for n in range(LARGEST_RESULT + 1)), *SYMBOLS)
-"""Every word of a question or a response."""
 
 QUESTION = re.compile(r"use (\d{1,6}) (\d{1,6}) (\d{1,6}) make (\d{1,6}) \?")
 OPERATION = r"(\d{1,6}) ([-+*]) (\d{1,6}) = (\d{1,6})"
@@ -45,31 +41,35 @@ class Puzzle:
 
     @property
     def question(self) -> str:
-        """What a user asks."""
+        """The question as a user asks it."""
         return f"use {' '.join(map(str, self.numbers))} make {self.target} ?"
+
+    def is_solved_by(self, response: str) -> bool:
+        """Whether a response is right."""
+        return _verdict(response, self.numbers, self.target).correct
 
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """Two operations that use each of three numbers once, and what they come to."""
+    """Two operations that use each of three numbers once, and their result."""
 
     text: str
     result: int
 
     def attempt(self, target: int) -> str:
-        """Return the whole response for a target, closed by an honest verdict."""
+        """Return the whole response for a target, with an honest verdict at its end."""
         return f"{self.text} ; {'ok' if self.result == target else 'no'}"
 
 
 @cache
 def derivations(numbers: Numbers) -> tuple[Derivation, ...]:
     """Return every different legal derivation from three numbers, in a fixed order."""
-    found = {}
+    results = {}
     for left, right, rest in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
         for first, middle in _operations(numbers[left], numbers[right]):
             for second, result in _operations(middle, numbers[rest]):
-                found[f"{first} ; {second}"] = result
-    return tuple(Derivation(text, result) for text, result in found.items())
+                results[f"{first} ; {second}"] = result
+    return tuple(Derivation(text, result) for text, result in results.items())
 
 
 def solutions(puzzle: Puzzle) -> tuple[Derivation, ...]:
@@ -80,10 +80,9 @@ def solutions(puzzle: Puzzle) -> tuple[Derivation, ...]:
 @cache
 def puzzles() -> tuple[Puzzle, ...]:
     """Return all 6,825 puzzles, in a fixed order."""
-    every = range(1, LARGEST_NUMBER + 1)
     return tuple(
         Puzzle(numbers, target)
-        for numbers in combinations_with_replacement(every, 3)
+        for numbers in combinations_with_replacement(NUMBERS, 3)
         for target in sorted({d.result for d in derivations(numbers)} - set(numbers))
         if target >= 2
     )
@@ -92,42 +91,30 @@ def puzzles() -> tuple[Puzzle, ...]:
 def exercises() -> Iterator[Exercise]:
     """Yield every puzzle with its honest attempts and its solutions."""
     for puzzle in puzzles():
-        attempts, right = (
-            [d.attempt(puzzle.target) for d in found]
-            for found in (derivations(puzzle.numbers), solutions(puzzle))
-        )
+        attempts = [d.attempt(puzzle.target) for d in derivations(puzzle.numbers)]
+        right = [d.attempt(puzzle.target) for d in solutions(puzzle)]
         yield Exercise(puzzle.question, attempts, right)
 
 
-COUNTDOWN = Task("countdown", WORDS, exercises)
-
-
-def is_correct(question: str, response: str) -> bool:
-    """Say whether a response answers a question; a question of another form has no answer."""
-    asked = QUESTION.fullmatch(_normalised(question))
-    if asked is None:
-        return False
-    *numbers, target = map(int, asked.groups())
-    return _judge(response, numbers, target).correct
+COUNTDOWN = Task("countdown", SYMBOLS, exercises)
 
 
 def is_honest(question: str, response: str) -> bool:
-    """Say whether the arithmetic is right and so is the verdict, whatever it comes to."""
-    asked = QUESTION.fullmatch(_normalised(question))
-    if asked is None:
+    """Return whether the arithmetic is right and the closing verdict agrees with its result."""
+    match = QUESTION.fullmatch(normalised(question))
+    if match is None:
         return False
-    a, b, c, target = map(int, asked.groups())
-    found = derivations((a, b, c))
-    return _normalised(response) in {derivation.attempt(target) for derivation in found}
+    a, b, c, target = map(int, match.groups())
+    return normalised(response) in {d.attempt(target) for d in derivations((a, b, c))}
 
 
 class Countdown:
-    """The verifier `countdown`: a reference is one known solution, and any other one counts too."""
+    """The verifier `countdown`: a reference is one solution, and every other one counts, too."""
 
     name = "countdown"
 
     def check_reference(self, reference: References) -> str | None:
-        """Return what is wrong with a reference, or None."""
+        """Return why a reference cannot be used, or None."""
         for text in reference:
             steps = _steps(text)
             if steps is None:
@@ -137,11 +124,11 @@ class Countdown:
         return None if reference else "a countdown needs one solution as its reference"
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
-        """Judge a response by the numbers and the target of the known solution."""
+        """Verify a response by the numbers and the target of the reference."""
         steps = _steps(reference[0]) if reference else None
         if steps is None:
             return Verdict(correct=False, reason="the reference is no solution")
-        return _judge(response, _numbers_used(*steps), steps[1].result)
+        return _verdict(response, _numbers_used(*steps), steps[1].result)
 
 
 class _Step(NamedTuple):
@@ -157,23 +144,20 @@ class _Step(NamedTuple):
 
 def _operations(a: int, b: int) -> list[tuple[str, int]]:
     """Return the legal operations on two numbers, each as its text and its result."""
-    high, low = max(a, b), min(a, b)
+    high = max(a, b)
+    low = min(a, b)
     legal = "+-*"[: 1 + min(low, 2)]  # never minus 0, nor times 0 or 1
     results = {sign: OPERATORS[sign](high, low) for sign in legal}
     return [
         (f"{high} {sign} {low} = {result}", result)
         for sign, result in results.items()
-        if result <= LARGEST_RESULT
+        if result <= MAX_RESULT
     ]
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _steps(text: str) -> tuple[_Step, _Step] | None:
     """Parse a derivation, with or without its verdict."""
-    match = DERIVATION.fullmatch(_normalised(text))
+    match = DERIVATION.fullmatch(normalised(text))
     if match is None:
         return None
     a, op, b, c, d, op_2, e, f, _ = match.groups()
@@ -181,7 +165,7 @@ def _steps(text: str) -> tuple[_Step, _Step] | None:
 
 
 def _problem(first: _Step, second: _Step) -> str | None:
-    """Return what is wrong with a derivation, whatever it should use or come to."""
+    """Return what is wrong with a derivation by itself, without regard to its question."""
     for step in (first, second):
         if not step.is_right:
             return f"{step.left} {step.operator} {step.right} is not {step.result}"
@@ -191,12 +175,12 @@ def _problem(first: _Step, second: _Step) -> str | None:
 
 
 def _numbers_used(first: _Step, second: _Step) -> list[int]:
-    """Return the three numbers of a chained derivation: all operands but the first result."""
+    """Return the three numbers of a derivation: all operands except the first result."""
     again = second.right if first.result == second.left else second.left
     return [first.left, first.right, again]
 
 
-def _judge(response: str, numbers: Sequence[int], target: int) -> Verdict:
+def _verdict(response: str, numbers: Sequence[int], target: int) -> Verdict:
     steps = _steps(response)
     if steps is None:
         return Verdict(correct=False, reason="not two operations")
@@ -210,7 +194,7 @@ def _judge(response: str, numbers: Sequence[int], target: int) -> Verdict:
 
 
 class Split(NamedTuple):
-    """Disjoint puzzles for one demonstration."""
+    """Disjoint sets of puzzles."""
 
     labeled: tuple[Puzzle, ...]
     unlabeled: tuple[Puzzle, ...]
@@ -219,13 +203,13 @@ class Split(NamedTuple):
 
 def split(seed: int, *, labeled: int = 512, unlabeled: int = 192, unseen: int = 128) -> Split:
     """Draw disjoint sets of puzzles, the same ones for the same seed."""
-    drawn = random.Random(seed).sample(puzzles(), labeled + unlabeled + unseen)
+    sample = tuple(random.Random(seed).sample(puzzles(), labeled + unlabeled + unseen))
     end = labeled + unlabeled
-    return Split(tuple(drawn[:labeled]), tuple(drawn[labeled:end]), tuple(drawn[end:]))
+    return Split(sample[:labeled], sample[labeled:end], sample[end:])
 
 
 def labeled_row(puzzle: Puzzle) -> dict[str, object]:
-    """Return one line of the labeled set: the question and one known solution."""
+    """Return one line of a labeled file: the question and one solution."""
     return {
         "messages": [{"role": "user", "content": puzzle.question}],
         "reference_answer": solutions(puzzle)[0].text,

@@ -1,11 +1,11 @@
-"""Equations with one unknown: guess it, calculate, and say whether it holds.
+"""Equations with one unknown: guess it, calculate, and say whether the equation holds.
 
     x * 3 + 4 = 25 ?   ->   7 * 3 = 21 ; 21 + 4 = 25 ; ok 7
     x * 3 + 4 = 25 ?   ->   5 * 3 = 15 ; 15 + 4 = 19 ; no 5
 
-The unknown is 1-16, as are the two other numbers, with + - * from left to right, every result in
-0..100, never times 1: 19,246 questions. Each has exactly one right answer, so that a vote is fair.
-The last number is the answer, and the verifier `numeric` reads it there.
+The unknown and the two other numbers are 1-16. The operations are + - *, from left to right, with
+every result in 0..100, and never times 1: there are 19,246 questions. Each has exactly one right
+answer, so that a vote is fair. The last number is the answer, and the verifier `numeric` reads it.
 """
 
 import random
@@ -13,19 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from tempo_lab.tasks.task import Exercise, Task
+from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, normalised
 
-LARGEST_NUMBER = 16
-LARGEST_RESULT = 100
 SYMBOLS = ("x", "?", "+", "-", "*", "=", ";", "ok", "no")
-WORDS = (*(str(n) for n in range(LARGEST_RESULT + 1)), *SYMBOLS)
-UNKNOWNS = range(1, LARGEST_NUMBER + 1)
 Operation = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """x, an operation, another one, and what they come to."""
+    """An operation on x, another one on its result, and the result of both."""
 
     first: Operation
     second: Operation
@@ -33,36 +29,35 @@ class Equation:
 
     @property
     def question(self) -> str:
-        """What a user asks."""
-        (a, b), (c, d) = self.first, self.second
-        return f"x {a} {b} {c} {d} = {self.result} ?"
+        """The question as a user asks it."""
+        return "x {} {} {} {} = {} ?".format(*self.first, *self.second, self.result)
 
     def attempts(self) -> dict[int, str]:
-        """Return the response to each guess that keeps to the range, with an honest verdict."""
+        """Return the response for each guess whose results are in range, with an honest verdict."""
         return {
             x: f"{x} {self.first[0]} {self.first[1]} = {middle} ;"
             f" {middle} {self.second[0]} {self.second[1]} = {result} ;"
             f" {'ok' if result == self.result else 'no'} {x}"
-            for x in UNKNOWNS
+            for x in NUMBERS
             if (middle := _apply(x, self.first)) is not None
             and (result := _apply(middle, self.second)) is not None
         }
 
     @property
     def solution(self) -> int:
-        """The unknown: both operations are one-to-one, so there is one."""
+        """The unknown; there is only one, because both operations are one-to-one."""
         return next(x for x, text in self.attempts().items() if " ok " in text)
 
 
 @cache
 def equations() -> tuple[Equation, ...]:
     """Return all equations, in a fixed order."""
-    operations = [(sign, n) for sign in "+-*" for n in UNKNOWNS if (sign, n) != ("*", 1)]
+    operations = [(sign, n) for sign in "+-*" for n in NUMBERS if (sign, n) != ("*", 1)]
     return tuple(
         Equation(first, second, result)
         for first in operations
         for second in operations
-        for x in UNKNOWNS
+        for x in NUMBERS
         if (middle := _apply(x, first)) is not None
         and (result := _apply(middle, second)) is not None
     )
@@ -75,7 +70,7 @@ def exercises() -> Iterator[Exercise]:
         yield Exercise(equation.question, guesses, [text for text in guesses if " ok " in text])
 
 
-EQUATION = Task("equation", WORDS, exercises)
+EQUATION = Task("equation", SYMBOLS, exercises)
 
 
 def draw(seed: int, count: int) -> list[Equation]:
@@ -84,9 +79,9 @@ def draw(seed: int, count: int) -> list[Equation]:
 
 
 def is_honest(question: str, response: str) -> bool:
-    """Say whether the arithmetic is right and so is the verdict, whatever it comes to."""
-    asked = _by_question().get(question)
-    return asked is not None and " ".join(response.split()) in asked.attempts().values()
+    """Return whether the arithmetic is right and the closing verdict agrees with its result."""
+    equation = _by_question().get(question)
+    return equation is not None and normalised(response) in equation.attempts().values()
 
 
 @cache
@@ -95,7 +90,7 @@ def _by_question() -> dict[str, Equation]:
 
 
 def labeled_row(equation: Equation) -> dict[str, object]:
-    """Return one line of a labeled set."""
+    """Return one line of a labeled file."""
     return {
         "messages": [{"role": "user", "content": equation.question}],
         "reference_answer": str(equation.solution),
@@ -104,7 +99,7 @@ def labeled_row(equation: Equation) -> dict[str, object]:
 
 
 def _apply(value: int, operation: Operation) -> int | None:
-    """Return what an operation makes of a value, or None outside of 0..100."""
+    """Return the result of an operation on a value, or None if it is outside of 0..100."""
     sign, n = operation
     result = {"+": value + n, "-": value - n, "*": value * n}[sign]
-    return result if 0 <= result <= LARGEST_RESULT else None
+    return result if 0 <= result <= MAX_RESULT else None

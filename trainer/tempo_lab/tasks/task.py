@@ -1,8 +1,11 @@
-"""What a small base model is trained on: a task in words, each question with its responses."""
+"""A task for a small base model: questions in words of a closed vocabulary, with responses."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
+
+NUMBERS = range(1, 17)
+MAX_RESULT = 100
 
 
 class Exercise(NamedTuple):
@@ -15,10 +18,20 @@ class Exercise(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """All questions of a task; every question has as many words as any other, so has a response."""
+    """All questions of a task. They have the same number of words, and so have all responses."""
 
     name: str
-    words: tuple[str, ...]
-    """Every word of a question or a response."""
+    symbols: tuple[str, ...]
+    """The words of questions and responses that are not numbers."""
     exercises: Callable[[], Iterable[Exercise]]
-    """Return all of them, in a fixed order."""
+    """Return all exercises, in a fixed order."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every word of a question or a response."""
+        return (*map(str, range(MAX_RESULT + 1)), *self.symbols)
+
+
+def normalised(text: str) -> str:
+    """Return a text with single spaces between its words."""
+    return " ".join(text.split())

@@ -24,14 +24,13 @@ class EmptyBatchError(TempoError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled response; `adapter` sampled it, with the log-probabilities `logprobs`."""
+    """One sampled response, with the log-probabilities that it had in the sampler."""
 
     question_id: str
     prompt_ids: Sequence[int]
     response_ids: Sequence[int]
     logprobs: Sequence[float]
     group: int
-    adapter: str
     finish_reason: str
     labeled: bool
     outcome: float = math.nan

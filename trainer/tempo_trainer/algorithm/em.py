@@ -52,14 +52,13 @@ def em_step(
 def recalibrate(critic: Critic, batches: Sequence[Batch], settings: TrainerSettings) -> Updates:
     """Fit the critic to the outcomes of labeled rollouts (eq. 6); `batches` are newest first."""
     recent = batches[: 1 + settings.replay_batches]
-    usable = [(batch, _critic_rows(batch, settings)) for batch in recent]
+    keep = settings.critic_keeps_zero_variance
+    usable = [(batch, batch.labeled & (batch.informative() | keep)) for batch in recent]
     # Oldest first, so that the last step is on responses of the policy as it is now: the critic
     # rates such responses next.
     epoch = [batch.select(rows) for batch, rows in reversed(usable) if rows.any()]
-    updates = [
-        steps.critic_step(critic, batch, settings) for batch in epoch * settings.critic_epochs
-    ]
-    return Updates.of(updates)
+    passes = epoch * settings.critic_epochs
+    return Updates.of([steps.critic_step(critic, batch, settings) for batch in passes])
 
 
 @phase("values")
@@ -71,14 +70,14 @@ def advantage_signal(critic: Critic, batch: Batch, settings: TrainerSettings) ->
     reward = objective.terminal_reward(batch.outcome, labeled, values, batch.mask, sign=sign)
     mask = batch.mask * ~batch.truncated[:, None] if settings.mask_truncated else batch.mask
     raw = objective.raw_advantages(reward, values, mask)  # (B, T)
-    # Of unlabeled tokens only: outcomes would hide a critic that says the same of every token.
+    # Unlabeled tokens only: outcomes would hide a critic that says the same of every token.
     mean, variance = objective.moments(raw, mask * ~labeled[:, None])
     if settings.estimator == "em":
         # A value overshoots −1 and +1, an outcome cannot: both are brought to one scale.
         per_row = objective.group_advantages(reward.clamp(-1, 1), batch.group)  # (B,)
         advantages = per_row[:, None] * mask
     else:
-        # Over labeled and unlabeled tokens together, before any cut into minibatches.
+        # Labeled and unlabeled tokens are whitened together, before any cut into minibatches.
         advantages = objective.whiten(raw, mask, floor=settings.advantage_std_floor)
     return AdvantageSignal(
         advantages=advantages,
@@ -119,10 +118,3 @@ def _policy_batch(labeled: Sequence[Batch], unlabeled: Batch, settings: TrainerS
     if not informative.any():
         return unlabeled
     return unlabeled.concatenate(labeled[0].select(informative))
-
-
-def _critic_rows(batch: Batch, settings: TrainerSettings) -> Tensor:
-    """Return a bool per row: whether the critic learns from it."""
-    if settings.critic_keeps_zero_variance:
-        return batch.labeled
-    return batch.labeled & batch.informative()

@@ -27,15 +27,14 @@ def measure(critic: Critic, held_out: Batch, settings: TrainerSettings) -> Fitne
     """Compare the critic's values with the outcomes of rollouts that it never trains on."""
     values = forward_no_grad(critic.values, held_out, settings.tokens_per_microbatch)  # (B, T)
     outcome = held_out.outcome.numpy()  # (B,)
-    last = objective.last_values(values, held_out.mask).numpy()  # (B,)
+    mask = held_out.mask
+    last = objective.last_values(values, mask).numpy()  # (B,)
     return Fitness(
         auroc=metrics.auroc(last, outcome),
         brier=metrics.brier(last, outcome),
         ece=metrics.ece(last, outcome),
         explained_variance=metrics.explained_variance(last, outcome),
-        advantage_cosine=metrics.advantage_cosine(
-            values.numpy(), outcome, mask=held_out.mask.numpy()
-        ),
+        advantage_cosine=metrics.advantage_cosine(values.numpy(), outcome, mask=mask.numpy()),
         within_auroc=metrics.within_auroc(last, outcome, held_out.group.numpy()),
         accuracy=float((outcome > 0).mean()),
         reliability=metrics.reliability(last, outcome),
@@ -64,11 +63,9 @@ def refusal_reason(fitness: Fitness, signal: AdvantageSignal, settings: TrainerS
     """Return why the policy must not be refined with this critic; empty if it may be."""
     if reason := unknown_reason(fitness):
         return f"critic's fitness unknown: {reason}"
-    if fitness.auroc < settings.fitness_auroc:
-        return (
-            f"critic unfit: held-out AUROC {fitness.auroc:.3f} is below"
-            f" {settings.fitness_auroc:.3f}"
-        )
+    least = settings.fitness_auroc
+    if fitness.auroc < least:
+        return f"critic unfit: held-out AUROC {fitness.auroc:.3f} is below {least:.3f}"
     # `em` compares whole responses: it does not use how a value moves within one.
     cosine = math.nan if settings.estimator == "em" else fitness.advantage_cosine
     if cosine < settings.fitness_cosine:
@@ -77,11 +74,9 @@ def refusal_reason(fitness: Fitness, signal: AdvantageSignal, settings: TrainerS
             f" questions, below {settings.fitness_cosine:.3f}"
         )
     # `not >=` instead of `<`, because a deviation that is not a number must refuse, too.
-    if not signal.advantage_std >= settings.minimum_advantage_std:
-        return (
-            f"critic flat: advantages deviate by {signal.advantage_std:.4f}, below"
-            f" {settings.minimum_advantage_std:.4f}"
-        )
+    least = settings.minimum_advantage_std
+    if not signal.advantage_std >= least:
+        return f"critic flat: advantages deviate by {signal.advantage_std:.4f}, below {least:.4f}"
     return ""
 
 
@@ -90,8 +85,8 @@ def unknown_reason(fitness: Fitness) -> str:
     if not math.isnan(fitness.auroc):
         return ""
     if fitness.accuracy in (0.0, 1.0):
-        kind = "harder" if fitness.accuracy else "easier"
         share = f"{fitness.accuracy:.0%}"
+        kind = "harder" if fitness.accuracy else "easier"
         return f"{share} of the held-out responses are right; upload {kind} questions"
     return "the critic's values are not finite"
 

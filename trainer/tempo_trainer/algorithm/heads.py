@@ -20,7 +20,8 @@ class TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, rows: int) -> Tensor:
-        logprobs, slopes = [], []
+        logprobs: list[Tensor] = []
+        slopes: list[Tensor] = []  # the gradient of each token's log-probability by its state
         for h, y in zip(torch.split(hidden, rows), torch.split(tokens, rows), strict=True):
             full = (h @ weight.T).float().log_softmax(-1)  # (rows, V)
             logprobs.append(full.gather(1, y[:, None])[:, 0])

@@ -20,7 +20,8 @@ RESAMPLES_AT_ONCE = 500
 
 def auroc(values: Array, outcomes: Array) -> float:
     """P(V of a right response > V of a wrong one), a tie counting one half."""
-    right, wrong = values[outcomes > 0], values[outcomes <= 0]
+    right = values[outcomes > 0]
+    wrong = values[outcomes <= 0]
     if not len(right) or not len(wrong) or not np.isfinite(values).all():
         return math.nan
     wrong = np.sort(wrong)

@@ -7,7 +7,7 @@
 
 B is the number of rows (responses), T the number of tokens of the longest response. V_φ(x, y<t) is
 the value before token t. The paper writes V(x, y_1:t) in eq. 11, but its code reads the value
-before the token, as an actor-critic does: a baseline must not see the token that it judges.
+before the token, as an actor-critic does: a baseline must not see the token that it rates.
 
 The paper's outcome is 0 or 1; its code for mathematics and this module use -1 and +1. A value then
 means the probability (V + 1) / 2, and a new critic, which says 0, says one half.
@@ -118,7 +118,7 @@ def critic_loss(
 def importance_weights(logprobs: PerToken, sampled: PerToken, *, cap: float) -> PerToken:
     """w_t = min(π_θ(y_t) / π_sampler(y_t), cap), without gradient; with cap 0 all w are 1.
 
-    They correct that vLLM, which sampled the response, computes slightly other probabilities.
+    vLLM sampled the response and computes slightly other probabilities; the weights correct that.
     """
     if not cap:
         return torch.ones_like(logprobs)

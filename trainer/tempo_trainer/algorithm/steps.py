@@ -16,15 +16,13 @@ from tempo_trainer.settings import TrainerSettings
 
 def critic_step(critic: Critic, batch: Batch, settings: TrainerSettings) -> Update:
     """Make one optimiser step of the critic on labeled rows (eq. 6)."""
+    count = len(batch)
     total = 0.0
     with critic.active():
         for _, micro in batch.micro_batches(settings.tokens_per_microbatch):
+            values = critic.values(micro)
             loss = objective.critic_loss(
-                critic.values(micro),
-                micro.outcome,
-                micro.mask,
-                micro.labeled,
-                denominator=len(batch),
+                values, micro.outcome, micro.mask, micro.labeled, denominator=count
             )
             torch.autograd.backward(loss)
             total += loss.item()

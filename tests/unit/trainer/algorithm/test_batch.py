@@ -21,7 +21,6 @@ def rollout(
         response_ids=response,
         logprobs=[-float(token) for token in response],
         group=group,
-        adapter="tempo-v0",
         finish_reason="stop",
         labeled=not math.isnan(outcome),
         outcome=outcome,

@@ -1,42 +1,43 @@
-"""The two small tasks' study: disjoint questions, and sweeps that change what they say."""
+"""The study of the two small tasks: disjoint questions, and arms and variants that differ."""
 
 import argparse
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 
 from tempo_lab.study import cpu
-from tempo_lab.study.lab import Drawn
+from tempo_lab.study.lab import Responses
 from tempo_lab.study.measurement import honest_shares
+from tempo_lab.study.methods import METHODS
 from tempo_lab.study.questions import Question
 from tempo_lab.tasks import countdown
 from tempo_lab.tasks.base import Recipe
 from tempo_trainer.sampling.sampler import Prompt, Sample
 
 
-def asked(rows: list[dict[str, object]]) -> set[str]:
+def texts(rows: list[dict[str, Any]]) -> set[str]:
     return {row["messages"][0]["content"] for row in rows}
 
 
 @pytest.mark.parametrize("task", cpu.RECIPES)
 def test_the_sets_of_a_seed_are_disjoint(task: str) -> None:
     rows = cpu.ROWS[task](10)
-    sets = [asked(rows[name]) for name in ("labeled", "unlabeled", "unseen")]
+    sets = [texts(rows[name]) for name in ("labeled", "unlabeled", "unseen")]
     assert [len(s) for s in sets] == [256, 192, 128]
     assert len(set.union(*sets)) == 576
     assert cpu.ROWS[task](10) == rows != cpu.ROWS[task](11)
 
 
-def test_the_sweeps_labeled_files() -> None:
+def test_the_sweeps_labeled_files_are_smaller_or_easier_and_share_no_other_questions() -> None:
     rows = cpu.ROWS["countdown"](10)
-    assert asked(rows["labeled-16"]) < asked(rows["labeled-64"]) < asked(rows["labeled"])
-    used = asked(rows["labeled"]) | asked(rows["unlabeled"]) | asked(rows["unseen"])
-    assert not asked(rows["labeled-easy"]) & used
-    ways = {p.question: len(countdown.solutions(p)) for p in countdown.puzzles()}
-    easy, usual = (
-        sum(ways[q] for q in asked(rows[name])) / 256 for name in ("labeled-easy", "labeled")
-    )
+    assert texts(rows["labeled-16"]) < texts(rows["labeled-64"]) < texts(rows["labeled"])
+    used = texts(rows["labeled"]) | texts(rows["unlabeled"]) | texts(rows["unseen"])
+    assert not texts(rows["labeled-easy"]) & used
+    solutions = {p.question: len(countdown.solutions(p)) for p in countdown.puzzles()}
+    easy = sum(solutions[question] for question in texts(rows["labeled-easy"])) / 256
+    usual = sum(solutions[question] for question in texts(rows["labeled"])) / 256
     assert easy > 1.5 * usual
 
 
@@ -49,9 +50,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespa
     return cpu._options(["--out", str(tmp_path), "--seeds", "10,11"])
 
 
-def test_every_method_runs_on_both_tasks_with_alternating_bases(
-    options: argparse.Namespace,
-) -> None:
+def test_every_arm_runs_on_both_tasks_with_alternating_bases(options: argparse.Namespace) -> None:
     studies = cpu.methods(options)
     assert [folder.name for folder in studies] == ["countdown", "equation"]
     for folder, specs in studies.items():
@@ -65,40 +64,46 @@ def test_every_method_runs_on_both_tasks_with_alternating_bases(
         assert all(Path(s.unlabeled).is_file() and Path(s.labeled).is_file() for s in specs)
 
 
-def test_the_two_forms_of_tempo_differ_in_one_switch(options: argparse.Namespace) -> None:
+def test_the_two_forms_of_tempo_differ_in_one_setting(options: argparse.Namespace) -> None:
     specs = {s.arm: s for s in cpu.methods(options)[options.out / "countdown"]}
-    tempo, mixed = (specs[arm].trainer_settings().model_dump() for arm in ("tempo", "mixed"))
-    assert {k for k in tempo if tempo[k] != mixed[k]} == {"labeled_in_policy"}
+    paper = specs["tempo-paper"].worker_settings().model_dump()
+    default = specs["tempo-default"].worker_settings().model_dump()
+    assert {name for name in paper if paper[name] != default[name]} == {"labeled_in_policy"}
+    assert default["labeled_in_policy"]
 
 
-def test_every_variant_of_the_sweeps_differs_from_the_default(options: argparse.Namespace) -> None:
+def test_every_variant_of_the_sweeps_differs_from_the_unchanged_one(
+    options: argparse.Namespace,
+) -> None:
     (specs,) = cpu.sweeps(options).values()
-    ours = {s.arm: s for s in specs if s.seed == 10}
-    assert len(ours) == len(specs) // 2 == 1 + sum(map(len, cpu.SWEEPS.values()))
-    for name, spec in ours.items():
+    variants = {s.arm: s for s in specs if s.seed == 10}
+    assert len(variants) == len(specs) // 2 == 1 + sum(map(len, cpu.SWEEPS.values()))
+    unchanged = variants["unchanged"]
+    for name, spec in variants.items():
         assert Path(spec.labeled).is_file()
-        spec.trainer_settings()  # is valid
+        spec.worker_settings()  # is valid
         decisive = (spec.labeled, spec.recalibrate_every, spec.settings)
-        default = ours["default"]
-        same = decisive == (default.labeled, default.recalibrate_every, default.settings)
-        assert same is (name == "default")
+        same = (unchanged.labeled, unchanged.recalibrate_every, unchanged.settings)
+        assert (decisive == same) is (name == "unchanged")
     assert len({s.stem for s in specs}) == len(specs)
 
 
-def test_each_method_is_tuned_over_the_same_settings(options: argparse.Namespace) -> None:
+def test_each_method_that_can_learn_is_tuned_over_the_same_settings(
+    options: argparse.Namespace,
+) -> None:
     (specs,) = cpu.tune(options).values()
     assert len({s.stem for s in specs}) == len(specs) == 2 * 5 * len(cpu.GRID)
-    budgets: dict[str, list[dict[str, object]]] = {}
+    settings: dict[str, list[dict[str, object]]] = {}
     for spec in specs:
-        spec.trainer_settings()  # is valid
-        budgets.setdefault(spec.method, []).append(spec.settings)
-    assert "random" not in budgets
-    tempo = budgets.pop("tempo")
-    assert all(own == tempo for own in budgets.values())
+        spec.worker_settings()  # is valid
+        settings.setdefault(spec.method, []).append(spec.settings)
+    assert settings.keys() == METHODS.keys() - {"random", "oracle"}
+    tempo = settings.pop("tempo")
+    assert all(own == tempo for own in settings.values())
 
 
 @pytest.mark.parametrize(
-    ("task", "question", "honest", "false"),
+    ("task", "question", "honest", "dishonest"),
     [
         (
             "countdown",
@@ -118,17 +123,17 @@ def test_honest_work_may_be_wrong_but_says_so(
     task: str,
     question: str,
     honest: list[str],
-    false: list[str],
+    dishonest: list[str],
     options: argparse.Namespace,
 ) -> None:
     (spec, *_) = cpu.methods(options)[options.out / task]
-    tells = resolve_name(spec.honest)
-    assert all(tells(question, text) for text in honest)
-    assert not any(tells(question, text) for text in false)
-    assert not tells("what?", honest[0])
-    drawn = Drawn(
+    is_honest = resolve_name(spec.honest)
+    assert all(is_honest(question, text) for text in honest)
+    assert not any(is_honest(question, text) for text in dishonest)
+    assert not is_honest("what?", honest[0])
+    responses = Responses(
         [Question("a", [{"role": "user", "content": question}], "exact", {})],
         [Prompt("a", (1,))],
-        [[Sample((1,), (0.0,), text, "stop") for text in (*honest, *honest, false[0])]],
+        [[Sample((1,), (0.0,), text, "stop") for text in (*honest, *honest, dishonest[0])]],
     )
-    assert honest_shares(drawn, tells) == [0.8]
+    assert honest_shares(responses, is_honest) == [0.8]
