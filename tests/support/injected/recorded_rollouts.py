@@ -17,12 +17,11 @@ from typing import Any
 Groups = dict[str, list[Any]]
 
 
-def record(module: Any, directory: Path) -> None:
-    """Replace the two functions with which training draws rollouts."""
+def record(source: Any, directory: Path, sample_type: type) -> None:
+    """Replace the two methods of ResponseSource with which training draws rollouts."""
     directory.mkdir(parents=True, exist_ok=True)
-    source = module.ResponseSource
     for name in ("labeled_rollouts", "unlabeled_rollouts"):
-        setattr(source, name, _recorded(getattr(source, name), directory, module.Sample))
+        setattr(source, name, _recorded(getattr(source, name), directory, sample_type))
 
 
 def _recorded(

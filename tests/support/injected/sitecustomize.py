@@ -13,6 +13,7 @@ import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 FILE_EVENTS = ("open", "os.mkdir", "os.rename")
 SAMPLING = "tempo_trainer.sampling.responses"
@@ -43,11 +44,11 @@ class RecordAfterImport(MetaPathFinder):
         assert spec.loader is not None
         execute = spec.loader.exec_module
 
-        def execute_and_patch(module: object) -> None:
+        def execute_and_patch(module: Any) -> None:
             from recorded_rollouts import record
 
             execute(module)
-            record(module, self._directory)
+            record(module.ResponseSource, self._directory, module.Sample)
 
         spec.loader.exec_module = execute_and_patch
         return spec
