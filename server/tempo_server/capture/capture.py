@@ -57,10 +57,9 @@ class Capture:
         read_question: ReadQuestion,
         *,
         headers: Mapping[str, str],
-        version: int,
         is_opted_out: bool,
     ) -> None:
-        """Keep the question of a request that `tempo-v<version>` answers; never raise."""
+        """Keep the question of a request that vLLM has accepted; never raise."""
         counters = self.spool.counters
         if self.settings.capture == "off":
             return
@@ -72,7 +71,7 @@ class Capture:
             if question is None or not self._fits(question):
                 counters.skipped += 1
                 return
-            self.spool.append(self._record(question, headers, version))
+            self.spool.append(self._record(question, headers))
         except Exception as error:  # no error of ours may reach the request
             counters.dropped += 1
             # The class only: an error's text may quote the question.
@@ -85,15 +84,12 @@ class Capture:
             return False
         return size <= self.settings.max_question_bytes
 
-    def _record(
-        self, question: Question, headers: Mapping[str, str], version: int
-    ) -> dict[str, Any]:
+    def _record(self, question: Question, headers: Mapping[str, str]) -> dict[str, Any]:
         record = {
             "id": f"q_{uuid.uuid4().hex}",
             "messages": question.messages,
             "chat_template_kwargs": question.template_arguments,
             "tenant": _tenant_hash(headers),
-            "adapter_version": version,
             "sampling": question.sampling,
             "captured_at": time.time(),
         }

@@ -21,7 +21,6 @@ from tempo_server.capture.capture import Capture, ReadQuestion, is_opted_out
 from tempo_server.context import from_state
 from tempo_server.errors import StartError, error_response
 from tempo_server.serving.bindings import Bindings
-from tempo_storage.adapters import version_of
 from tempo_storage.errors import UnservableAdapterError
 
 ADAPTER_HEADER = "x-tempo-adapter"
@@ -76,9 +75,12 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
         context: EndpointContext = from_state(raw_request, "tempo_endpoints")
         key = raw_request.headers.get(KEY_HEADER)
         is_admin = key is not None and context.is_admin_key(key)
+        # Another plugin may have put a route of its own around this endpoint. Then the binding ends
+        # when Python deletes the scope.
+        stack = raw_request.scope.setdefault(REQUEST_STACK, AsyncExitStack())
         bound = context.bindings.bind(request.model, is_admin=is_admin)
         try:
-            binding = await raw_request.scope[REQUEST_STACK].enter_async_context(bound)
+            binding = await stack.enter_async_context(bound)
         except UnservableAdapterError as error:
             return error_response(error, param="model")
         if binding is None:  # vLLM answers alone, as a rule with its own 404
@@ -94,7 +96,6 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
                 request,
                 read_question,
                 headers=raw_request.headers,
-                version=version_of(binding.name),
                 is_opted_out=opted_out,
             )
         return response

@@ -115,7 +115,8 @@ def test_the_status_shows_serving_training_questions_and_processes(
         counters = {"captured": 9, "skipped": 2, "opted_out": 1, "dropped": 0, "spooled": 4}
         ledger.versions.acknowledge(s, "p", version=0, sequence=0, counters=counters)
         job = ledger.jobs.create(s, "j", "round", {})
-        job.status, job.progress = "running", {"phase": "m_step", "iteration": 3}
+        job.status = "running"
+        job.progress = {"phase": "m_step", "iteration": 3}
         ledger.events.add(s, "oops", "it broke", level="error")
     body = admin("GET", STATUS).json()
     assert (body["model"], body["serving_adapter"]) == ("tiny-reasoner", "tempo-v0")

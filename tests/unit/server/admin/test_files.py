@@ -50,10 +50,8 @@ def test_a_fifth_of_the_questions_is_held_out_by_hash(admin: Any) -> None:
     examples = b"".join(line(question=f"question {n}", answer="a") for n in range(200))
     body = admin.upload(examples).json()
     with admin.context.sessions.begin() as s:
-        train, held_out = (
-            ledger.labeled.examples(s, "train"),
-            ledger.labeled.examples(s, "held_out"),
-        )
+        train = ledger.labeled.examples(s, "train")
+        held_out = ledger.labeled.examples(s, "held_out")
     assert all(is_held_out(e.content_hash) for e in held_out)
     assert not any(is_held_out(e.content_hash) for e in train)
     assert body["tempo"]["held_out"] == len(held_out)
@@ -87,7 +85,8 @@ def test_a_reference_that_its_verifier_cannot_read_is_a_bad_line(
 
 
 def test_a_file_that_is_uploaded_twice_is_stored_once(admin: Any, labeled: bytes) -> None:
-    first, second = admin.upload(labeled), admin.upload(labeled)
+    first = admin.upload(labeled)
+    second = admin.upload(labeled)
     assert second.status_code == 200
     assert second.json() == first.json()
     assert stored(admin.context)[:2] == (1, 12)

@@ -30,11 +30,9 @@ class Captured:
         self.capture = Capture(ServerSettings(data_dir=root, **settings), self.spool)
 
     def keep(self, *, headers: dict[str, str] | None = None, **fields: Any) -> None:
-        """Capture a chat request with these fields, which tempo-v7 has answered."""
+        """Capture a chat request with these fields."""
         request = SimpleNamespace(**({"messages": MESSAGES} | fields))
-        self.capture.keep(
-            request, question.from_chat, headers=headers or {}, version=7, is_opted_out=False
-        )
+        self.capture.keep(request, question.from_chat, headers=headers or {}, is_opted_out=False)
 
     def records(self) -> list[dict[str, Any]]:
         files = self.root.glob("*.active")
@@ -51,7 +49,6 @@ def test_a_question_is_kept_with_its_arguments_and_the_hash_of_its_tenant(tmp_pa
     )
     (record,) = captured.records()
     assert record["messages"] == MESSAGES
-    assert record["adapter_version"] == 7
     assert record["sampling"] == {"temperature": 0.5}
     assert record["chat_template_kwargs"] == {
         "x": 1,

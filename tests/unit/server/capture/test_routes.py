@@ -157,7 +157,6 @@ def test_the_system_message_and_the_effort_are_kept_alike_on_each_route(
     implied = {"reasoning_effort": "low", "enable_thinking": True}
     assert question["chat_template_kwargs"] == {**implied, "x": 1}
     assert question["sampling"]["temperature"] == 0.5
-    assert question["adapter_version"] == 7
 
 
 HISTORY = [*MESSAGES, {"role": "assistant", "content": "45 !"}, *MESSAGES]

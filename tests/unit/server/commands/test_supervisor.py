@@ -122,7 +122,8 @@ def run_until(supervisor: Supervisor, act: Callable[[], None]) -> None:
 
 
 def test_a_child_starts_when_the_one_before_it_is_ready(tmp_path: Path) -> None:
-    ready, announced = tmp_path / "ready", threading.Event()
+    ready = tmp_path / "ready"
+    announced = threading.Event()
     first = Child("server", python(SLEEP), is_ready=ready.exists)
     second = Child("worker", python(SLEEP))
 

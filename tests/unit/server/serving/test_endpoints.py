@@ -46,13 +46,13 @@ class FakeBindings:
 
 
 class FakeCapture:
-    """Records the version of each request that it should keep."""
+    """Records the model of each request that it should keep."""
 
     def __init__(self) -> None:
-        self.versions: list[int] = []
+        self.models: list[str] = []
 
-    def keep(self, request: Any, read_question: Any, *, version: int, **_: Any) -> None:
-        self.versions.append(version)
+    def keep(self, request: Any, read_question: Any, **_: Any) -> None:
+        self.models.append(request.model)
 
 
 def stock_app() -> FastAPI:
@@ -111,7 +111,7 @@ def test_an_answer_names_its_adapter_and_is_captured(app: WrappedApp, stream: bo
     response = app.chat("tempo", stream=stream)
     assert response.headers["x-tempo-adapter"] == "tempo-v7"
     assert response.text.count("tempo-v7~secret") == (3 if stream else 1)
-    assert app.capture.versions == [7]
+    assert app.capture.models == ["tempo-v7~secret"]
 
 
 def test_an_unknown_name_gets_vllm_s_own_answer_and_is_not_captured(app: WrappedApp) -> None:
@@ -119,14 +119,14 @@ def test_an_unknown_name_gets_vllm_s_own_answer_and_is_not_captured(app: Wrapped
     assert response.status_code == 404
     assert response.json() == {"error": {"message": "no tempo-t1"}}
     assert "x-tempo-adapter" not in response.headers
-    assert app.capture.versions == []
+    assert app.capture.models == []
 
 
 def test_an_admin_can_name_trials_and_is_not_captured(app: WrappedApp) -> None:
     response = app.chat("tempo-t1", headers={"X-Tempo-Key": KEY})
     assert response.headers["x-tempo-adapter"] == "tempo-t1"
     assert app.chat("tempo", headers={"X-Tempo-Key": KEY}).status_code == 200
-    assert app.capture.versions == []
+    assert app.capture.models == []
 
 
 def test_a_wrong_key_makes_nobody_an_admin(app: WrappedApp) -> None:

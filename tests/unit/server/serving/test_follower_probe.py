@@ -47,7 +47,8 @@ def test_findings_are_reported_and_unproven_versions_are_counted(followed: Any) 
     for version in (1, 2):
         followed.promote(version)
         followed.poll()
-    first, second = followed.reported_probe(1), followed.reported_probe(2)
+    first = followed.reported_probe(1)
+    second = followed.reported_probe(2)
     assert (first["verdict"], first["slope"]) == ("passed", 1.0)
     assert (second["verdict"], second["slope"]) == ("unproven", None)
     assert followed.process().counters["unproven"] == 1

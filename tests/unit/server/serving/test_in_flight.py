@@ -5,6 +5,7 @@ each message and can hang up.
 """
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -35,6 +37,7 @@ class Server:
         self.messages: list[dict[str, Any]] = []
         self.held: list[bool] = []  # whether the request held its adapter at each message
         self.is_cut = asyncio.Event()
+        self.is_wrapped_again = False  # whether another plugin has put routes around ours
 
     def in_flight(self) -> bool:
         """Tell whether a request holds tempo-t1, which nothing else holds in these tests."""
@@ -78,6 +81,12 @@ class Server:
             app.add_api_route(path, endpoint, methods=["POST"])
         app.add_api_route("/v1/models", lambda raw_request: None, methods=["GET"])
         endpoints.wrap(app)
+        if self.is_wrapped_again:
+            app.router.routes = [
+                APIRoute(route.path, route.endpoint, methods=route.methods)
+                for route in app.router.routes
+                if isinstance(route, APIRoute)
+            ]
         capture: Any = None
         app.state.tempo_endpoints = EndpointContext(
             bindings=self.bindings, capture=capture, is_admin_key=lambda _: True
@@ -196,3 +205,16 @@ def test_a_cancelled_request_ends(server: Server) -> None:
 
     asyncio.run(cancel())
     assert not server.in_flight()
+
+
+def test_behind_another_plugin_s_routes_a_request_is_answered_and_ends(server: Server) -> None:
+    server.is_wrapped_again = True
+
+    async def request_and_collect() -> None:
+        await server.request(lambda: JSONResponse({"text": "45"}))
+        gc.collect()
+        await asyncio.sleep(0.01)
+        assert not server.in_flight()
+
+    asyncio.run(request_and_collect())
+    assert server.body() == b'{"text":"45"}'

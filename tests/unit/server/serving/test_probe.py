@@ -15,7 +15,8 @@ from tempo_storage.adapters import AdapterStore
 NAME = "tempo-v1"
 REQUEST = object()  # stands for the LoRARequest
 NOISE = 0.03  # nats between two computations of the same base
-SEQUENCES, RESPONSE_TOKENS = 8, 20
+SEQUENCES = 8
+RESPONSE_TOKENS = 20
 
 Effect = Callable[[float], float]
 
