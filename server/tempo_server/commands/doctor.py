@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from tempo_server.commands import checks
 from tempo_server.commands.checks import CheckError
+from tempo_server.commands.vllm_serve import PLUGINS
 from tempo_server.plugin import MIN_VLLM
 from tempo_server.settings import DoctorSettings, ServerSettings
 from tempo_storage import ledger
@@ -31,7 +32,6 @@ from tempo_storage.settings import checked
 from tempo_storage.valkey.server import EmbeddedValkey
 
 START = "start the server with `tempo serve MODEL`"
-PLUGINS = {"tempo", "tempo_cpu_lora"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +115,11 @@ def check_plugins(allowed: str | None) -> str:
     """Raise CheckError unless vLLM finds our plugins and VLLM_PLUGINS, if set, allows them."""
     groups = ("vllm.endpoint_plugins", "vllm.general_plugins")
     installed = {point.name for group in groups for point in entry_points(group=group)}
-    if missing := sorted(PLUGINS - installed):
+    if missing := sorted(set(PLUGINS) - installed):
         raise CheckError(f"{missing} are not installed; install vllm-tempo again")
-    if allowed is not None and (excluded := sorted(PLUGINS - set(allowed.split(",")))):
-        raise CheckError(
-            f"VLLM_PLUGINS={allowed} excludes {excluded}; set VLLM_PLUGINS=tempo,tempo_cpu_lora"
-        )
+    if allowed is not None and (excluded := sorted(set(PLUGINS) - set(allowed.split(",")))):
+        remedy = f"set VLLM_PLUGINS={','.join(PLUGINS)}"
+        raise CheckError(f"VLLM_PLUGINS={allowed} excludes {excluded}; {remedy}")
     return "installed, and vLLM may load them"
 
 
