@@ -125,7 +125,6 @@ def test_every_chat_route_captures_its_question_unless_the_user_opts_out(
     expected = [[{"role": "user", "content": QUESTION}]] if route in CAPTURED else []
     questions = wait_for_questions(server, {QUESTION} if expected else set())
     assert [question["messages"] for question in questions] == expected
-    assert {version_name(q["adapter_version"]) for q in questions} <= {serving}
 
 
 @pytest.mark.parametrize(
