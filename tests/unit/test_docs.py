@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from tempo_storage.settings import installed_settings
-from tempo_storage.settings_table import every, markdown, shown
+from tempo_storage.settings_table import describe_all, markdown, shown
 from tempo_trainer.algorithm.reports import EMReport
 
 ROOT = Path(__file__).parents[2]
@@ -72,18 +72,19 @@ def test_the_first_command_is_on_the_first_screen() -> None:
 
 
 def test_the_page_of_settings_is_what_the_code_says() -> None:
-    assert SETTINGS.read_text() == markdown(every()) + "\n", "tempo settings --markdown > the page"
+    page = markdown(describe_all()) + "\n"
+    assert SETTINGS.read_text() == page, "tempo settings --markdown > the page"
 
 
 def test_every_variable_of_every_role_has_its_row() -> None:
     page = SETTINGS.read_text()
     names = {f"TEMPO_{f.upper()}" for role in installed_settings() for f in role.model_fields}
-    rows = {s.name: f"| `{s.name}` | {shown(s.default)} | {s.meaning} |" for s in every()}
+    rows = {s.name: f"| `{s.name}` | {shown(s.default)} | {s.meaning} |" for s in describe_all()}
     assert [name for name in sorted(names) if rows[name] not in page] == []
 
 
 def test_no_page_names_a_setting_that_there_is_not() -> None:
-    known = {setting.name for setting in every()}
+    known = {setting.name for setting in describe_all()}
     for page in PAGES:
         assert set(re.findall(r"\bTEMPO_[A-Z_]*[A-Z]\b", page.read_text())) <= known, named(page)
 

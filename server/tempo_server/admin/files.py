@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,7 +52,8 @@ def create_file(
     parsed = parse(content, references.installed())
     if (same := _same_file(context, parsed.sha256)) is not None:
         return File.model_validate(same)
-    checked = parsed.with_errors(references.check(parsed.examples))
+    errors = references.check(parsed.examples)
+    checked = replace(parsed, errors=(*parsed.errors, *errors))
     row = rows.File(
         id="file-dry-run" if dry_run else f"file-{secrets.token_hex(12)}",
         filename=(file.filename or "labeled.jsonl")[-255:],

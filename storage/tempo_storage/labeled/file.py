@@ -8,7 +8,7 @@ The last three fields are optional. The lines of GSM8K and MATH are accepted as 
 Uploads, dry runs and studies read a file in the same steps, and each step returns a value:
 
     parse               the bytes → a ParsedFile: distinct examples, line errors, warnings
-    with_errors         + the errors of the verifiers, which the server asks about each reference
+    (the server)        + the errors of the verifiers, which it asks about each reference
     reconcile           − the examples that the ledger has; + conflicts with it
     raise_if_unusable   LabeledFileError with all line errors
 """
@@ -66,10 +66,6 @@ class ParsedFile:
     """The number of distinct questions, with those that the ledger has already."""
     bytes: int
     sha256: str
-
-    def with_errors(self, errors: Iterable[LineError]) -> "ParsedFile":
-        """Return the file with more line errors."""
-        return replace(self, errors=(*self.errors, *errors))
 
     def summary(self) -> dict[str, Any]:
         """Return counts and warnings; each warning has its first line and the number of lines."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, make_url
 
-SQLITE_BUSY_SECONDS = 5.0  # how long a writer waits for another writer
-POSTGRESQL_CONNECT_SECONDS = 5
+BUSY_SECONDS = 5  # a writer waits so long for another writer, on SQLite
+CONNECT_SECONDS = 5  # to PostgreSQL
 # The option of a connection that only reads.
 READS = {"tempo_reads": True}
 
@@ -17,15 +17,11 @@ def connect(url: str) -> Engine:
     """Return an engine for `url`; create the directory of an SQLite file that does not exist."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
-            url,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": POSTGRESQL_CONNECT_SECONDS},
-            json_serializer=_json,
-        )
+        timeout = {"connect_timeout": CONNECT_SECONDS}
+        return create_engine(url, pool_pre_ping=True, connect_args=timeout, json_serializer=_json)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    timeout = {"timeout": SQLITE_BUSY_SECONDS}
+    timeout = {"timeout": BUSY_SECONDS}
     engine = create_engine(url, connect_args=timeout, json_serializer=_json)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin)

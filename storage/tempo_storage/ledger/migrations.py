@@ -11,20 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    Connection,
-    Engine,
-    case,
-    column,
-    func,
-    insert,
-    literal,
-    select,
-    table,
-    text,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from tempo_storage.errors import TempoError
@@ -32,19 +19,21 @@ from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.models import Base, Serving, Training
 from tempo_storage.settings import StorageSettings, checked
 
-Migration = Callable[[Connection], None]
+Migration = Callable[[sa.Connection], None]
+M_STEPS = sa.column("metrics", sa.JSON)["m_steps"].as_integer()
+"""The number of M-steps of an iteration, in its JSON; NULL for an iteration before them."""
 
 
-def m001_initial(connection: Connection) -> None:
+def m001_initial(connection: sa.Connection) -> None:
     """Create today's tables, and the rows of the two tables that hold exactly one."""
     Base.metadata.create_all(connection)
     row = {"id": 1, "changed_at": time.time()}
     pointer = {"version": 0, "previous": 0, "sequence": 0, "reason": "start"}
-    connection.execute(insert(Serving).values(row | pointer))
-    connection.execute(insert(Training).values(row | {"paused": False, "reason": ""}))
+    connection.execute(sa.insert(Serving).values(row | pointer))
+    connection.execute(sa.insert(Training).values(row | {"paused": False, "reason": ""}))
 
 
-def m002_lineage(connection: Connection) -> None:
+def m002_lineage(connection: sa.Connection) -> None:
     """Store the parent of each iteration, and the questions that its M-step learned from.
 
     Nothing tells the parent of an old iteration, so this takes the iteration before it. The lineage
@@ -64,16 +53,15 @@ def m002_lineage(connection: Connection) -> None:
         "ALTER TABLE adapters ADD COLUMN lineage JSON NOT NULL DEFAULT '{}'",
     )
     # The questions that an M-step drew; some were pruned since, so only their ids are known.
-    insertion = text(
+    insertion = sa.text(
         "INSERT INTO learned_questions "
         "SELECT CAST(:iteration AS BIGINT), d.id, COALESCE(content_hash, ''), COALESCE(tenant, '') "
         "FROM (SELECT CAST(:id AS VARCHAR) AS id) d LEFT JOIN questions ON questions.id = d.id"
     )
-    iterations = table(
-        "iterations", column("number"), column("question_ids", JSON), column("metrics", JSON)
-    )
-    for number, ids, metrics in connection.execute(select(iterations)).all():
-        for question_id in dict.fromkeys(ids if metrics.get("m_steps") else ()):
+    iterations = sa.select(sa.column("number"), sa.column("question_ids", sa.JSON))
+    refined = iterations.select_from(sa.table("iterations")).where(M_STEPS > 0)
+    for number, question_ids in connection.execute(refined).all():
+        for question_id in dict.fromkeys(question_ids):
             connection.execute(insertion, {"iteration": number, "id": question_id})
     # The same questions of other tenants.
     _execute(
@@ -86,12 +74,12 @@ def m002_lineage(connection: Connection) -> None:
     )
 
 
-def m003_serving_sequence(connection: Connection) -> None:
+def m003_serving_sequence(connection: sa.Connection) -> None:
     """Add the sequence that the serving pointer had when a job began."""
     _execute(connection, "ALTER TABLE jobs ADD COLUMN serving_sequence BIGINT")
 
 
-def m004_decisions_in_columns(connection: Connection) -> None:
+def m004_decisions_in_columns(connection: sa.Connection) -> None:
     """Copy the facts that decide something from JSON into columns; drop a column nobody reads."""
     _execute(
         connection,
@@ -106,16 +94,15 @@ def m004_decisions_in_columns(connection: Connection) -> None:
         "ALTER TABLE jobs ADD COLUMN below_base BOOLEAN",
         "ALTER TABLE questions DROP COLUMN adapter_version",
     )
-    report = column("report", JSON)
+    report = sa.column("report", sa.JSON)
     swept = report["swept"].as_string().is_not(None)
     forced = report["forced"].as_string().is_not(None)
     _update(connection, "adapters", swept=swept, forced=forced)
-    refined = func.coalesce(column("metrics", JSON)["m_steps"].as_integer(), 0) > 0
-    _update(connection, "iterations", refined=refined)
-    held: Any = column("counters", JSON)["held"]
-    held = case((held.as_string().is_(None), literal([], JSON)), else_=held)
+    _update(connection, "iterations", refined=sa.func.coalesce(M_STEPS, 0) > 0)
+    held: Any = sa.column("counters", sa.JSON)["held"]
+    held = sa.case((held.as_string().is_(None), sa.literal([], sa.JSON)), else_=held)
     _update(connection, "server_processes", held=held)
-    result = column("result", JSON)
+    result = sa.column("result", sa.JSON)
     _update(
         connection,
         "jobs",
@@ -129,14 +116,14 @@ def m004_decisions_in_columns(connection: Connection) -> None:
     _execute(connection, "UPDATE jobs SET end_auroc = NULL WHERE mode <> 'round'")
 
 
-def _execute(connection: Connection, *statements: str) -> None:
+def _execute(connection: sa.Connection, *statements: str) -> None:
     for statement in statements:
-        connection.execute(text(statement))
+        connection.execute(sa.text(statement))
 
 
-def _update(connection: Connection, name: str, **values: Any) -> None:
+def _update(connection: sa.Connection, name: str, **values: Any) -> None:
     """Set columns of all rows of a table."""
-    connection.execute(update(table(name, *map(column, values))).values(values))
+    connection.execute(sa.update(sa.table(name, *map(sa.column, values))).values(values))
 
 
 MIGRATIONS: list[Migration] = [
@@ -147,7 +134,7 @@ MIGRATIONS: list[Migration] = [
 ]
 
 
-def migrate(engine: Engine) -> list[str]:
+def migrate(engine: sa.Engine) -> list[str]:
     """Bring the ledger up to date, and return the names of the migrations that it lacked.
 
     Processes that start together may all call it. A new ledger gets today's tables from the first
@@ -159,20 +146,20 @@ def migrate(engine: Engine) -> list[str]:
             connection,
             "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR(255) PRIMARY KEY)",
         )
-        applied = set(connection.execute(text("SELECT name FROM migrations")).scalars())
+        applied = set(connection.execute(sa.text("SELECT name FROM migrations")).scalars())
         missing = [m for m in MIGRATIONS if m.__name__ not in applied]
         for migration in missing if applied else [m001_initial]:
             migration(connection)
         for migration in missing:
-            insertion = text("INSERT INTO migrations (name) VALUES (:name)")
+            insertion = sa.text("INSERT INTO migrations (name) VALUES (:name)")
             connection.execute(insertion, {"name": migration.__name__})
     return [migration.__name__ for migration in missing]
 
 
-def _lock(connection: Connection) -> None:
+def _lock(connection: sa.Connection) -> None:
     """Let one process migrate at a time; on SQLite each transaction that writes holds a lock."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(2604192950)"))
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(2604192950)"))
 
 
 def main() -> None:

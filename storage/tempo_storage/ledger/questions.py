@@ -20,11 +20,8 @@ def add(s: Session, captured: Sequence[dict[str, Any]]) -> int:
     rows = {record["id"]: _question(record) for record in captured}
     stored_ids = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
     labeled_hashes = labeled.references(s, [row.content_hash for row in rows.values()])
-    new = [
-        row
-        for row in rows.values()
-        if row.id not in stored_ids and row.content_hash not in labeled_hashes
-    ]
+    new_rows = [row for row in rows.values() if row.id not in stored_ids]
+    new = [row for row in new_rows if row.content_hash not in labeled_hashes]
     s.add_all(new)
     s.flush()
     return len(new)

@@ -74,12 +74,8 @@ class QuestionStream:
 
     def _read(self, count: int, start: str) -> list[tuple[str, Captured]]:
         reply: Any = self._client.xreadgroup(GROUP, CONSUMER, {STREAM: start}, count=count)
-        return [
-            (entry_id.decode(), _question(fields))
-            for _, entries in reply
-            for entry_id, fields in entries
-            if fields
-        ]
+        entries = reply[0][1] if reply else []  # one pair (stream, entries)
+        return [(entry_id.decode(), _question(fields)) for entry_id, fields in entries if fields]
 
     def _ensure_group(self) -> None:
         # A lost stream is created again; otherwise every read would fail with NOGROUP.

@@ -1,6 +1,7 @@
 """A labeled file: it is used whole or not at all, and each error names its lines."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,9 +67,10 @@ def test_errors_and_scattered_lines_are_listed_up_to_a_bound() -> None:
 
 
 def test_errors_of_a_later_step_are_listed_with_those_of_the_lines() -> None:
-    file = read(b"x\n" + line()).with_errors([LineError(2, "invalid_reference", None, "no number")])
+    file = read(b"x\n" + line())
+    error = LineError(2, "invalid_reference", None, "no number")
     with pytest.raises(LabeledFileError) as refusal:
-        raise_if_unusable(file)
+        raise_if_unusable(replace(file, errors=(error, *file.errors)))
     assert [error.line for error in refusal.value.errors] == [1, 2]
     assert str(refusal.value).splitlines()[1:] == [f"line 1: {NOT_JSON}", "line 2: no number"]
 
