@@ -99,8 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         studies = options.mode(options)
-        runs = [spec for specs in studies.values() for spec in specs]
-        console.print(f"{len(runs)} runs, {sum(spec.iterations for spec in runs):,} iterations")
         code = study(studies, processes=options.processes)
         if options.mode is sweeps and code == 0:
             _write_sweeps(studies)

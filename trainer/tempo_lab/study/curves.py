@@ -26,9 +26,8 @@ def _figure(arms: Arms, sets: list[str], metrics: tuple[str, ...], path: Path, k
     from matplotlib import pyplot
 
     size = (13, 3.6 * len(sets))
-    figure, axes = pyplot.subplots(
-        len(sets), len(metrics), figsize=size, squeeze=False, layout="constrained"
-    )
+    grid = (len(sets), len(metrics))
+    figure, axes = pyplot.subplots(*grid, figsize=size, squeeze=False, layout="constrained")
     panels = [(name, metric) for name in sets for metric in metrics]
     for axis, (name, metric) in zip(axes.flat, panels, strict=True):
         for number, (arm, runs) in enumerate(arms.items()):

@@ -68,8 +68,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = f"separated by commas, the others are compared with the first: {', '.join(METHODS)}"
     parser.add_argument("--methods", type=names, default=DEFAULT_METHODS, help=text)
     add_options(parser, seeds="0,1,2", out=None)
-    text = "responses per question in a measurement"
-    parser.add_argument("--samples", type=positive, default=8, help=text)
+    parser.add_argument(
+        "--samples", type=positive, default=8, help="responses per measured question"
+    )
     text = f"of a response (TEMPO_MAX_RESPONSE_TOKENS, else {DEFAULT_MAX_TOKENS})"
     parser.add_argument("--max-tokens", type=positive, help=text)
     text = "vllm: the server at TEMPO_BASE_URL, which serves --model and shares TEMPO_DATA_DIR;"

@@ -64,8 +64,7 @@ def frozen(lab: Lab) -> Figures:
 def by_answers(reward: Callable[[Sequence[Sequence[str]]], Tensor], lab: Lab) -> Figures:
     """Reward each response by the answers of its group."""
     responses = lab.sample_next("unlabeled", lab.budget)
-    answers = lab.verifiers.answers(responses)
-    return _refine_by(lab, lab.batch(responses), reward(answers))
+    return _refine_by(lab, lab.batch(responses), reward(lab.verifiers.answers(responses)))
 
 
 def supervised(lab: Lab) -> Figures:

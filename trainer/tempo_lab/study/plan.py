@@ -50,10 +50,9 @@ def study(studies: Studies, *, processes: int = 0) -> int:
     """
     for folder, specs in studies.items():
         _configure(folder, specs)
-    context = multiprocessing.get_context("spawn")
-    events = context.SimpleQueue()
-    pool_size = _pool_size(studies, processes)
-    with ProcessPoolExecutor(pool_size, context, _start_worker, (events,)) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    events = spawn.SimpleQueue()
+    with ProcessPoolExecutor(_pool_size(studies, processes), spawn, _start, (events,)) as pool:
         futures = {
             (folder, spec.stem): pool.submit(_run, spec, folder)
             for folder, specs in studies.items()
@@ -147,7 +146,7 @@ def _pool_size(studies: Studies, processes: int) -> int | None:
     return 1 if is_served else processes or os.cpu_count()
 
 
-def _start_worker(events: Any) -> None:
+def _start(events: Any) -> None:
     """Set up a worker process: one thread, because threads that wait for busy cores are slow."""
     global _events
     _events = events
