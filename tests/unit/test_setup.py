@@ -173,7 +173,7 @@ def test_an_installation_says_how_far_it_is_and_how_long_it_took(tmp_path: Path)
     result = install(tmp_path, "-r", str(tmp_path / "some.lock"), pip="print('Collecting one==1')")
     assert result.returncode == 0
     first, last = result.stdout.splitlines()
-    assert first == "installing 3 packages; 0% done, less than 1 min left"
+    assert first == "installing 3 packages; 0 % done, less than 1 min left"
     assert re.fullmatch(r"installing 3 packages: done in \d+ s", last)
 
 

@@ -19,7 +19,7 @@ from tempo_lab.demo.progress import Reporter, time_left
 from tempo_lab.demo.traffic import Score
 
 MAX_SILENCE = 20.0
-ESTIMATE = re.compile(r"; \d+% done, (about \d+ min|less than 1 min) left$")
+ESTIMATE = re.compile(r"; \d+ % done, (about \d+ min|less than 1 min) left$")
 
 
 class Clock:
@@ -102,7 +102,7 @@ def test_each_line_has_the_step_the_share_done_and_the_time_left(clock: Clock) -
 def test_the_time_left_follows_the_pace_of_the_counted_iterations(clock: Clock) -> None:
     report = reporter(clock, first=300, second=300)
     report.begin("first")
-    assert clock.lines[-1][1] == "first; 0% done, about 10 min left"
+    assert clock.lines[-1][1] == "first; 0 % done, about 10 min left"
     for iteration in range(1, 11):  # half of the step takes as long as the plan has for all of it
         clock.wait(30)
         report.update("", iteration, 20)
@@ -125,7 +125,7 @@ def test_steps_that_the_command_leaves_out_count_for_nothing(clock: Clock) -> No
     report = reporter(clock, first=60, left_out=6000, last=60)
     report.begin("first")
     report.begin("last")
-    assert clock.lines[-1][1] == "last; 0% done, about 1 min left"
+    assert clock.lines[-1][1] == "last; 0 % done, about 1 min left"
 
 
 def test_the_last_minute_is_not_counted_down() -> None:

@@ -62,6 +62,7 @@ class Reporter:
     def begin(self, step: str) -> None:
         """End the step that runs and begin another; the steps before it in the plan are over."""
         with self._lock:
+            self._counted = 1.0 if self._counted else 0.0  # the last iterations may be unreported
             self._pace_planned, self._pace_taken = self._pace()
             for name in list(self._left)[: list(self._left).index(step)]:
                 del self._left[name]
@@ -91,7 +92,7 @@ class Reporter:
         elapsed = self._last_line - self._start
         share = elapsed / (elapsed + left) if left else 1.0
         text = f"{self._step}: {self._text}" if self._text else self._step
-        self._show(f"{text}; {share:.0%} done, {time_left(left)}", share)
+        self._show(f"{text}; {int(100 * share)} % done, {time_left(left)}", share)
 
     def _seconds_left(self) -> float:
         planned, taken = self._pace()
