@@ -4,10 +4,10 @@ Identity. Two questions are the same if their normalised texts are equal. The no
 no differences of form: Unicode variants, case, white space, punctuation, articles, courtesies. The
 sha256 of the normalised text is the question's content hash, and the ledger compares hashes.
 
-Held-out questions. A hash behaves like a random number that never changes. "The first 8 digits
-divided by 5 leave 0" therefore selects one labeled question in five, the same ones in every file
-and process, and nobody has to remember the choice. The next 8 digits are independent of the first;
-they give each held-out question to the gate or to the sentinel.
+Held-out questions. A hash behaves like a random number that never changes. A labeled question is
+held out if its first 8 hexadecimal digits are a multiple of 5. This selects one question in five,
+the same ones in every file and process, and nobody has to remember the choice. The next 8 digits
+are independent of the first; they give each held-out question to the gate or to the sentinel.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Any
 
 HELD_OUT_SHARE = 5  # one question in five
 
-# Ends of sentences and clauses; never within numbers or formulas, where 3! and 3.5 mean something.
+# At the ends of sentences and clauses, but not in numbers and formulas: 3! and 3.5 have a meaning.
 PUNCTUATION = re.compile(r"(?<=[^\W\d_]{2})[.,;:!…]+(?=\s|$)|(?<=[\w)])\?+(?=\s|$)|(?<=[^\W_])\.+$")
 CONTRACTED_IS = re.compile(r"\b(what|who|where|how|when|that|it|there)['’]s\b")
 COURTESIES = re.compile(

@@ -72,7 +72,10 @@ class JobOptions(Body):
 
 
 class JobRequest(Body):
-    """A job to create, with those of OpenAI's fields that have a meaning here."""
+    """A job to create, with the fields that OpenAI's clients send.
+
+    `training_file` must exist, but decides nothing: a job learns from all labeled files.
+    """
 
     model: Text | None = None
     training_file: Text | None = None

@@ -126,25 +126,25 @@ def parse(
 
 
 def reconcile(
-    file: ParsedFile, references: Mapping[str, Sequence[Any]], asked: Collection[str]
+    file: ParsedFile, references: Mapping[str, Sequence[Any]], asked_hashes: Collection[str]
 ) -> ParsedFile:
     """Return the file without the examples that an earlier file has labeled.
 
     `references` has, by content hash, the references in the ledger; another reference for the same
-    question is a line error. `asked` has the hashes of the questions that users asked.
+    question is a line error. `asked_hashes` are those of the questions that users asked.
     """
-    known = [example for example in file.examples if example.content_hash in references]
+    stored = [example for example in file.examples if example.content_hash in references]
     new = [example for example in file.examples if example.content_hash not in references]
     errors = list(file.errors)
     warnings = list(file.warnings)
     if file.questions < FEW_EXAMPLES:
         warnings.append((1, FEW))
-    for example in known:
+    for example in stored:
         if _conflicts(example, references[example.content_hash]):
             errors.append(_conflict_error(example, "an earlier file"))
         else:
             warnings.append((example.line, DUPLICATE))
-    warnings += [(example.line, ASKED) for example in new if example.content_hash in asked]
+    warnings += [(example.line, ASKED) for example in new if example.content_hash in asked_hashes]
     return replace(file, examples=tuple(new), errors=tuple(errors), warnings=tuple(warnings))
 
 
@@ -168,7 +168,7 @@ def raise_if_unusable(file: ParsedFile, *, min_questions: int = 0) -> None:
 
 
 def _conflicts(example: Example, reference: Sequence[Any]) -> bool:
-    """Tell whether a question has another reference here; no answer conflicts with none."""
+    """Tell whether an example has another reference than this; a missing one is no conflict."""
     if not reference or not example.reference:
         return False
     return set(reference) != set(example.reference)

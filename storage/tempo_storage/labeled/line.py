@@ -87,8 +87,8 @@ def read_line(
         _refuse("missing_reference", "no 'reference_answer'; add it", "reference_answer")
     answer = None if reference_name is None else record[reference_name]
     final_answer, verifier = _final_answer(answer, reference_name)
-    known = FIELDS | {question_name, reference_name}
-    unknown = {name: record[name] for name in sorted(record.keys() - known)}
+    fields = FIELDS | {question_name, reference_name}
+    unknown = {name: record[name] for name in sorted(record.keys() - fields)}
     messages = _messages(record[question_name])
     example = Example(
         line=number,

@@ -58,7 +58,7 @@ def held_out(
 
     Each has a half of its own: the sentinel uses questions that the gate did not use. If a half
     has fewer than MIN_HALF questions, both use all of them. The note says which case holds. The
-    examples with the least hashes come first, so `limit` of them are the same ones each time.
+    examples with the smallest hashes come first, so `limit` of them are the same ones each time.
     """
     every = examples(s, "held_out")
     halves: dict[str, list[LabeledExample]] = {"gate": [], "sentinel": []}

@@ -1,4 +1,4 @@
-"""Which questions a version learned from, and which versions learned from a question.
+"""The questions that a version learned from, and the versions that learned from a question.
 
 A version learned from all M-steps between the untrained state and its checkpoint. The ledger keeps
 the content hash of each question that an M-step used, so the answer stays known when the question

@@ -44,7 +44,7 @@ def count_new(s: Session, since: float) -> int:
 
 
 def asked_hashes(s: Session, hashes: Sequence[str]) -> set[str]:
-    """Return those of `hashes` whose question users have asked."""
+    """Return the hashes, out of `hashes`, of questions that users have asked."""
     query = select(Question.content_hash).where(Question.content_hash.in_(hashes))
     return set(s.scalars(query.distinct()))
 

@@ -106,10 +106,9 @@ def roll_back(s: Session, *, to: int | None = None, reason: str = "") -> Serving
 def version_before(s: Session) -> int:
     """Return the version to which a rollback returns.
 
-    This is the version that served before the present one. It is never a newer version, because
-    after a rollback the newer version is the one that was rolled back, and never a rejected,
-    corrupt or swept one; in these cases it is the nearest sound ancestor. Raises ConflictError
-    when the base serves.
+    This is the version that served before, if it is sound and older than the serving version. A
+    newer one was itself rolled back. Otherwise it is the nearest sound ancestor of the serving
+    version. Raises ConflictError when the base serves.
     """
     pointer = serving(s)
     if pointer.version == BASE:
@@ -120,7 +119,7 @@ def version_before(s: Session) -> int:
 
 
 def sound_ancestor(s: Session, version: int) -> int:
-    """Return the nearest ancestor of a version that may serve; the base may always serve.
+    """Return the nearest sound ancestor of a version, at last the base.
 
     The parent of a version is the version that served when it was trained.
     """
@@ -132,6 +131,7 @@ def sound_ancestor(s: Session, version: int) -> int:
 
 
 def _is_sound(s: Session, version: int) -> bool:
+    """Tell whether a version may serve: it is not corrupt, rejected or swept."""
     row = s.get(Adapter, version)
     sound = row is not None and row.status not in UNSOUND and not row.swept
     return sound or version == BASE
@@ -141,8 +141,8 @@ def in_use(s: Session) -> set[int]:
     """Return the versions whose files must stay.
 
     These are the serving version, those to which a rollback may return, the newest candidates, and
-    all that a server process serves or holds. A process may hold a version for a while after its
-    last word, so a process counts until it has been silent for an hour.
+    all that a server process serves or holds. A silent process may still hold a version, so it
+    counts until it has been silent for an hour.
     """
     pointer = serving(s)
     alive = processes(s, alive_within_seconds=SILENT_SECONDS)

@@ -108,7 +108,7 @@ def test_a_repeated_question_without_an_answer_is_no_conflict() -> None:
 def test_an_example_that_the_ledger_has_is_a_duplicate_or_a_conflict() -> None:
     file = read(questions(3))
     stored = {content_hash(user("question 0")): ["42"], content_hash(user("question 1")): ["43"]}
-    reconciled = reconcile(file, stored, asked=())
+    reconciled = reconcile(file, stored, asked_hashes=())
     assert [example.line for example in reconciled.examples] == [3]
     assert [(e.line, e.code) for e in reconciled.errors] == [(2, "conflicting_reference")]
     assert "an earlier file has this question" in reconciled.errors[0].message
@@ -131,7 +131,7 @@ def test_the_summary_counts_what_is_new_and_says_what_users_asked() -> None:
 
 
 def test_no_warning_of_few_examples_is_given_from_64_questions_on() -> None:
-    assert warnings(reconcile(read(questions(64)), {}, asked=())) == []
+    assert warnings(reconcile(read(questions(64)), {}, asked_hashes=())) == []
 
 
 def test_a_million_empty_lines_are_refused_quickly() -> None:
@@ -154,7 +154,7 @@ def test_a_file_of_one_endless_line_is_refused() -> None:
 
 def test_a_file_needs_eight_questions_though_the_ledger_may_have_them() -> None:
     stored = {content_hash(user("question 0")): ["42"]}
-    raise_if_unusable(reconcile(read(questions(8)), stored, asked=()), min_questions=8)
+    raise_if_unusable(reconcile(read(questions(8)), stored, asked_hashes=()), min_questions=8)
     with pytest.raises(LabeledFileError, match="7 distinct questions are too few") as refusal:
         raise_if_unusable(read(questions(7)), min_questions=8)
     assert refusal.value.errors == []
