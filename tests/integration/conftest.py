@@ -1,4 +1,4 @@
-"""What the whole run shares, because it takes a minute to make: a small model, Valkey, one vLLM."""
+"""Fixtures that take a minute to make, so the whole run shares them: a model, Valkey, one vLLM."""
 
 import functools
 import subprocess

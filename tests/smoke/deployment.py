@@ -13,7 +13,7 @@ FLAGS = ("--max-model-len", "512", "--max-num-seqs", "64", "--gpu-memory-utiliza
 # Small and fast: the test shows that an update arrives, not that it helps.
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    "TEMPO_DTYPE": "bfloat16",  # what vLLM serves in
+    "TEMPO_DTYPE": "bfloat16",  # the precision in which vLLM serves
     "TEMPO_ROUND_QUESTIONS": "0",
     "TEMPO_MAX_RESPONSE_TOKENS": "32",
     "TEMPO_GROUP_SIZE": "4",

@@ -1,4 +1,4 @@
-"""What a client of the OpenAI library reads of an answer, streamed or not."""
+"""The parts of an answer that a client of the OpenAI library reads, streamed or not."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -120,7 +120,7 @@ class Services:
                 continue
             self.up(other)
             self.wait(other, dependency["condition"])
-        if name in self.processes or name == "postgres":  # which runs already
+        if name in self.processes or name == "postgres":  # it runs already
             return
         flags = SERVER_FLAGS if name == "server" else ()
         with self.log(name).open("ab") as log:

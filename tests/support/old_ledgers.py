@@ -59,7 +59,7 @@ TABLES = (
     "INSERT INTO training VALUES (1, FALSE, '', 0.0)",
     "INSERT INTO migrations VALUES ('m001_initial')",
 )
-# What the second and the third migration changed.
+# The changes of the second and the third migration.
 M002 = (
     "CREATE TABLE learned_questions (iteration BIGINT NOT NULL, question_id VARCHAR NOT NULL, "
     "content_hash VARCHAR NOT NULL, tenant VARCHAR NOT NULL, "

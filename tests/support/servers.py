@@ -33,7 +33,7 @@ FLAGS = (
     *("--served-model-name", BASE_NAME, "--max-model-len", "128", "--max-num-seqs", "64"),
     *("--gpu-memory-utilization", "0.3"),  # the share of a machine that others use too
 )
-# What each vLLM and each worker of the tests needs, whoever starts it.
+# Variables that each vLLM and each worker of the tests needs, whoever starts it.
 ENVIRONMENT = {
     "TEMPO_DIE_WITH_PARENT": "1",
     "HF_HUB_OFFLINE": "1",

@@ -55,7 +55,7 @@ def s(url: str) -> Iterator[Session]:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What decides about a version."""
+    """The facts that decide about a version."""
 
     status: str
     parent: int
@@ -66,7 +66,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What decides about a job."""
+    """The facts that decide about a job."""
 
     mode: str
     status: str

@@ -1,4 +1,4 @@
-"""What the commands print: tables on a terminal, tabs elsewhere, JSON with `--json`."""
+"""The output of the commands: tables on a terminal, tabs elsewhere, JSON with `--json`."""
 
 import json
 from typing import Any
