@@ -55,27 +55,27 @@ class Rounds:
 
         A worker that takes the job from a dead one goes on after the last committed iteration.
         """
-        decided = JobResult.read(job.row)
-        if decided.checkpoint is not None:
-            return decided  # its worker died after the gate's decision
+        result = JobResult.read(job.row)
+        if result.checkpoint is not None:
+            return result  # its worker died after the gate's decision
         self.learner.restore(job.starting_checkpoint())
         raise_without_questions(job.sessions)
         if not job.iterations() and self.learner.e_steps == 0:
             self._warm_up(job, self.settings.warm_up_steps)
-        committed = job.iterations()
-        first = committed[-1].position + 1 if committed else WARM_UP + 1
+        rows = job.iterations()
+        first = rows[-1].position + 1 if rows else WARM_UP + 1
         last = job.row.settings.get("max_steps") or self.settings.iterations_per_round
         for position in range(first, last + 1):
             job.raise_if_training_stopped()
             self._iterate(job, position, last)
         job.raise_if_training_stopped()
-        committed = job.iterations()
-        _warn_if_suspicious(job, committed)
-        if not any(row.refined for row in committed):
+        rows = job.iterations()
+        _warn_if_suspicious(job, rows)
+        if not any(row.refined for row in rows):
             reason = "no M-step was made; the job's events say why"
-            return self._unchanged(job, _summary(committed), reason)
+            return self._unchanged(job, _summary(rows), reason)
         job.set_progress(phase="gating", iteration=last, of=last)
-        return self._decide(job, _summary(committed))
+        return self._decide(job, _summary(rows))
 
     def _warm_up(self, job: RunningJob, steps: int) -> None:
         """Make E-steps on fresh labeled rollouts, and commit them together at position 0."""
@@ -129,11 +129,11 @@ class Rounds:
         sessions = job.sessions
         checkpoint = self.learner.checkpoint
         with sessions.read() as s:
-            published = ledger.versions.adapter_of_job(s, job.id)  # by a worker that died since
-        if published is None:
+            row = ledger.versions.adapter_of_job(s, job.id)  # of a worker that died since
+        if row is None:
             candidate = self.publisher.publish_candidate(self.learner, job.id)
         else:
-            candidate = published.version
+            candidate = row.version
         decision = compare(self.settings, sessions, self.responses, candidate)
         result = record_decision(
             sessions, job.row, candidate, decision, checkpoint=checkpoint, summary=summary

@@ -69,8 +69,8 @@ class ResponseSource:
             questions = ledger.pool.questions(s, hashes)
         prompts = self.sampler.prompts(questions)
         samples = self.sampler.sample(prompts, adapter=adapter, n=self.settings.group_size)
-        sampled = {prompt.question_id for prompt in prompts}
-        questions = [question for question in questions if question.content_hash in sampled]
+        fitting = {prompt.question_id for prompt in prompts}
+        questions = [question for question in questions if question.content_hash in fitting]
         return rollouts_of(prompts, samples, adapter, None), questions
 
     def sample_and_verify(

@@ -66,8 +66,8 @@ def compare(
     }
     three = (answers[BASE], answers[serving], answers[candidate])
     decision = gate(*three, first=serving == BASE, settings=settings)
-    sampled = sum(each.outcomes.size for each in answers.values())
-    cost = {"responses": sampled, "seconds": round(time.monotonic() - started, 1)}
+    count = sum(each.outcomes.size for each in answers.values())
+    cost = {"responses": count, "seconds": round(time.monotonic() - started, 1)}
     return replace(decision, held_out=part, cost=cost)
 
 

@@ -40,7 +40,7 @@ REDIS_TIMEOUT_SECONDS = 5.0
 
 
 class Worker:
-    """Wait for the lease, work while it is held, wait again when it is lost."""
+    """Waits for the lease, works while it holds it, and waits again after it loses it."""
 
     def __init__(
         self, settings: WorkerSettings, sessions: sessionmaker[Session], redis_url: str
@@ -73,7 +73,7 @@ class Worker:
         stream = QuestionStream(redis_client(self._redis_url))
         drain = Drain(stream, self._sessions, keep=self._settings.pool_questions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        with repeated(drain.step), self._kept_lease():
+        with repeated(drain.step), self._hold_lease():
             while not (self.stopping.is_set() or self._lost.is_set()):
                 self._ring_for_waiting(connection)
                 self._listen_once(connection)
@@ -115,7 +115,7 @@ class Worker:
         return epoch is not None
 
     @contextmanager
-    def _kept_lease(self) -> Iterator[None]:
+    def _hold_lease(self) -> Iterator[None]:
         self._lost.clear()
         try:
             with repeated(self._renew_lease, HEARTBEAT_SECONDS):

@@ -35,7 +35,7 @@ def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
     with sessions.begin() as s:
         ledger.labeled.add_file(s, labeled_file(), [])
         s.add_all([labeled("1 + 1"), held_out("2 + 2")])
-        ledger.questions.add(s, [captured("a", "3 + 3")])
+        ledger.pool.add(s, [captured("a", "3 + 3")])
     return Parts(sessions, tmp_path, **ANYTHING_PASSES)
 
 
@@ -65,12 +65,12 @@ def test_a_round_learns_commits_each_iteration_and_lets_the_gate_promote(parts: 
 
 
 def test_a_round_of_a_dead_worker_goes_on_after_its_last_commit(parts: Parts) -> None:
-    def die(*_: object) -> None:
+    def die() -> None:
         if len(job.iterations()) == 2:
             raise RuntimeError("kill -9")
 
     job = parts.job("a")
-    parts.responses.meanwhile = lambda: die()
+    parts.responses.meanwhile = die
     with pytest.raises(RuntimeError):
         parts.rounds.run(job)
     numbers = [row.number for row in job.iterations()]
@@ -93,11 +93,11 @@ def test_a_round_whose_worker_died_after_the_decision_is_not_decided_again(
         patch.setattr(rounds, "record_decision", record_and_die)
         with pytest.raises(RuntimeError):
             parts.rounds.run(job)
-    asked = len(parts.responses.adapters)
+    requests = len(parts.responses.adapters)
     result = parts.rounds.run(parts.claimed_again(job))
     assert (result.checkpoint, result.sequence) == (recorded[0].checkpoint, recorded[0].sequence)
     assert result.report["decision"] == "promoted"
-    assert len(parts.responses.adapters) == asked
+    assert len(parts.responses.adapters) == requests
 
 
 def test_a_round_without_warm_up_steps_goes_on_after_its_first_commit(parts: Parts) -> None:
@@ -109,10 +109,7 @@ def test_a_round_without_warm_up_steps_goes_on_after_its_first_commit(parts: Par
     assert parts.responses.adapters == []
 
 
-def test_a_round_in_which_no_m_step_was_made_changes_nothing(
-    sessions: sessionmaker[Session], parts: Parts
-) -> None:
-    parts.settings = parts.settings.model_copy(update={"fitness_auroc": 1.0})
+def test_a_round_in_which_no_m_step_was_made_changes_nothing(parts: Parts) -> None:
     parts.learner.settings = parts.settings.model_copy(update={"minimum_advantage_std": 99.0})
     job = parts.job("a")
     result = parts.rounds.run(job)
@@ -120,7 +117,7 @@ def test_a_round_in_which_no_m_step_was_made_changes_nothing(
     assert (result.checkpoint, result.sequence) == ("a-2", 0)
     refused = [event for event in events(parts, job) if event.type == "m_step.refused"]
     assert len(refused) == 2
-    with sessions() as s:
+    with parts.sessions() as s:
         assert ledger.versions.adapters(s) == []
 
 

@@ -42,8 +42,8 @@ def test_an_iteration_names_its_parent_and_the_questions_that_it_learned_from(pa
         rows = {row.checkpoint: row.parent for row in s.scalars(select(Iteration))}
         assert rows == {"a-0": "", "a-1": "a-0", "a-2": "a-1", "b-1": "a-1"}
         # The questions of a-2 taught nothing: its M-step was refused.
-        assert ledger.lineage.question_ids(s, "a-2") == ["a1"]
-        assert ledger.lineage.question_ids(s, "b-1") == ["a1", "b1"]
+        assert ledger.learned.question_ids(s, "a-2") == ["a1"]
+        assert ledger.learned.question_ids(s, "b-1") == ["a1", "b1"]
 
 
 def test_a_committed_iteration_has_its_job_s_attempts_counted_anew(parts: Parts) -> None:
@@ -60,8 +60,8 @@ def test_the_checkpoint_of_a_waiting_job_outlasts_another_job(parts: Parts) -> N
     first, second = parts.job("a"), parts.job("b")
     for job, position in ((first, 1), (first, 2), (second, 1)):
         job.commit(parts.learner, position, {})
-    kept = {path.name for path in parts.settings.checkpoints_dir.iterdir()}
-    assert kept == {"a-2", "b-1"}
+    names = {path.name for path in parts.settings.checkpoints_dir.iterdir()}
+    assert names == {"a-2", "b-1"}
 
 
 def test_a_worker_without_the_lease_commits_nothing_and_deletes_nothing(parts: Parts) -> None:

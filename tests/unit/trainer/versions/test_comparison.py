@@ -8,22 +8,22 @@ from ledgers import candidate, held_out, labeled_file
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_storage.questions import is_for_sentinel
+from tempo_storage.question_hash import is_for_sentinel
 from tempo_trainer.versions.promotion import compare
 
 
 @pytest.fixture
 def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
     """Version 1 serves, version 2 is a candidate that is always right."""
-    made = Parts(sessions, tmp_path, gate_samples=4)
-    made.responses.skill = {"tempo-v1": 0.0, "tempo-v2": 1.0}
+    worker = Parts(sessions, tmp_path, gate_samples=4)
+    worker.responses.skill = {"tempo-v1": 0.0, "tempo-v2": 1.0}
     with sessions.begin() as s:
         ledger.labeled.add_file(s, labeled_file(), [])
         s.add_all([held_out(f"{n} + {n}") for n in range(200)])
         s.add_all([candidate(1), candidate(2)])
         s.flush()
         ledger.versions.promote(s, 1)
-    return made
+    return worker
 
 
 def test_the_gate_asks_its_half_and_reports_the_cost(parts: Parts) -> None:

@@ -17,10 +17,10 @@ from tempo_storage.errors import LeaseLostError
 
 @pytest.fixture
 def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
-    made = Parts(sessions, tmp_path)
-    made.learner.window = [[rollout("a")], [rollout("b")]]
-    made.learner.checkpoint = "c"
-    return made
+    worker = Parts(sessions, tmp_path)
+    worker.learner.window = [[rollout("a")], [rollout("b")]]
+    worker.learner.checkpoint = "c"
+    return worker
 
 
 def test_snapshots_have_names_of_their_own_and_the_newest_stay(parts: Parts) -> None:

@@ -19,18 +19,18 @@ from tempo_trainer.versions.publishing import surplus
 @pytest.fixture
 def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
     """Versions 1 to 8, each promoted over the one before, and a checkpoint that goes on."""
-    made = Parts(sessions, tmp_path, versions_kept=4)
-    checkpoint.save(made.settings.checkpoints_dir, "now", {})
+    worker = Parts(sessions, tmp_path, versions_kept=4)
+    checkpoint.save(worker.settings.checkpoints_dir, "now", {})
     with sessions.begin() as s:
         for number in range(1, 9):
-            checkpoint.save(made.settings.checkpoints_dir, f"c{number}", {})
-            (made.store.root / f"tempo-v{number}").mkdir(parents=True)
+            checkpoint.save(worker.settings.checkpoints_dir, f"c{number}", {})
+            (worker.store.root / f"tempo-v{number}").mkdir(parents=True)
             row = candidate(number, parent=number - 1, bytes=100, checkpoint=f"c{number}")
             row.report = {"reason": "fine"}
             s.add(row)
             s.flush()
             ledger.versions.promote(s, number)
-    return made
+    return worker
 
 
 def sweep(parts: Parts, **settings: Any) -> None:
