@@ -204,20 +204,16 @@ class Sampler:
         return sum(float(value) for value in WAITING.findall(text))
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = self._post_with_patience(path, body)
-        if response.status_code != 200:
-            raise SamplingError(f"vLLM answered {response.status_code} to {path}: {response.text}")
-        reply: dict[str, Any] = response.json()
-        return reply
-
-    def _post_with_patience(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Return the reply; wait for a server that is away or busy as long as patience lasts."""
         deadline = time.monotonic() + self._settings.patience_seconds
         while True:
             try:
                 response = self._client.post(path, json=body)
+                if response.status_code == 200:
+                    return dict(response.json())
+                reason = f"vLLM answered {response.status_code} to {path}: {response.text}"
                 if response.status_code not in RETRIED_STATUSES:
-                    return response
-                reason = f"status {response.status_code}"
+                    raise SamplingError(reason)
             except httpx.TransportError as error:
                 reason = repr(error)
             if time.monotonic() > deadline:
