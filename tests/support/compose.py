@@ -22,7 +22,7 @@ from tempo_storage.valkey.server import _binary
 
 COMPOSE = Path(__file__).parents[2] / "docker" / "compose.yaml"
 PROFILE = "cpu"
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 STOP_SECONDS = 60.0
 # An operator would put these flags into compose.override.yaml for a model this small.
 SERVER_FLAGS = (
@@ -163,5 +163,9 @@ class Services:
         codes = {}
         for name, process in reversed(self.processes.items()):
             process.terminate()
-            codes[name] = process.wait(STOP_SECONDS)
+            try:
+                codes[name] = process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # as Compose does after the grace period
+                process.kill()
+                codes[name] = process.wait()
         return codes

@@ -62,6 +62,7 @@ class Equations:
 """
 QUESTIONS = [f"use {n} {n + 3} {n + 7} make {2 * n + 10} ?" for n in range(1, 13)]
 LABELED = [f"use {n} {n + 2} {n + 5} make {2 * n + 7} ?" for n in range(1, 101)]
+# Settings of the old code, whose names the present one may no longer know.
 SMALL = {
     "TEMPO_MAX_RESPONSE_TOKENS": "16",
     "TEMPO_GROUP_SIZE": "4",
