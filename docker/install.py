@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     last = "this project" if arguments[-1] == "." else arguments[-1]
     name = f"installing {total} packages" if total > 1 else f"installing {last}"
     start = time.monotonic()
-    with Reporter({name: total * SECONDS_PER_PACKAGE}, lambda line, _: say(line)) as reporter:
+    with Reporter({name: total * SECONDS_PER_PACKAGE}, say) as reporter:
         reporter.begin(name)
         code = run_pip(arguments, total, reporter)
     say(f"{name}: {'failed' if code else 'done'} in {time.monotonic() - start:.0f} s")

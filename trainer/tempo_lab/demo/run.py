@@ -12,14 +12,12 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import openai
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tempo_client import Tempo
@@ -71,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Serve, learn and measure; return the result."""
-    with _reporter(_plan(options)) as reporter:
+    with Reporter(_plan(options), _say) as reporter:
         base = _base(options.cache, reporter)
         data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="tempo-demo-"))
         environment = _environment(options, data_dir)
@@ -159,24 +157,6 @@ def _plan(options: argparse.Namespace) -> dict[str, float]:
 
 def _round(number: int, options: argparse.Namespace) -> str:
     return f"round {number + 1} of {options.rounds}"
-
-
-@contextmanager
-def _reporter(plan: dict[str, float]) -> Iterator[Reporter]:
-    """Show the progress as a bar on a terminal, and as lines in a file or a pipe."""
-    if not console.is_terminal:
-        with Reporter(plan, lambda line, _: _say(line)) as reporter:
-            yield reporter
-        return
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=1.0)
-
-        def show(line: str, share: float) -> None:
-            bar.update(task, completed=share, description=line)
-
-        with Reporter(plan, show, interval=1.0) as reporter:
-            yield reporter
 
 
 def _say(line: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import openai
 
 from tempo_lab.tasks.countdown import Puzzle
-from tempo_trainer.worker.background import repeated
+from tempo_trainer.worker.background import repeated_in_thread
 
 MAX_TOKENS = 16
 OPT_OUT = {"X-Tempo-Opt-Out": "1"}  # the server does not capture these requests
@@ -35,7 +35,7 @@ class Users:
         """Let some users ask, each with a pause after an answer; every other answer is streamed."""
         with ExitStack() as threads:
             for _ in range(users):
-                threads.enter_context(repeated(lambda: self._ask_next(pause_seconds)))
+                threads.enter_context(repeated_in_thread(lambda: self._ask_next(pause_seconds)))
             yield
 
     @property
