@@ -46,7 +46,7 @@ class UnservableAdapterError(TempoError, ValueError):
 
 
 class CorruptAdapterError(UnservableAdapterError):
-    """The adapter's files differ from its manifest; it is never served."""
+    """The adapter's files differ from its manifest, or its probe failed; it never serves again."""
 
 
 class AdapterMismatchError(UnservableAdapterError):

@@ -4,7 +4,7 @@ def test_x(sessions):                      # the fixture in tests/conftest.py
     with sessions.begin() as s:
         s.add_all([candidate(1), candidate(2, parent=1)])
         ledger.labeled.add_file(s, labeled_file(), [labeled("1 + 1"), held_out("2 + 2")])
-        ledger.questions.add(s, [captured("a", "3 + 3")])
+        ledger.pool.add(s, [captured("a", "3 + 3")])
 """
 
 import time
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Adapter, File, Iteration, LabeledExample
 from tempo_storage.ledger.sessions import open_database
-from tempo_storage.questions import content_hash
+from tempo_storage.question_hash import content_hash
 
 LEASE_SECONDS = 60.0
 
@@ -43,7 +43,7 @@ def opened(url: str) -> Iterator[sessionmaker[Session]]:
 def hold_lease(sessions: sessionmaker[Session], owner: str = "me") -> int:
     """Take the trainer's lease and return its epoch, which is 1 in a new ledger."""
     with sessions.begin() as s:
-        epoch = ledger.leases.acquire(s, ledger.leases.TRAINER, owner, LEASE_SECONDS)
+        epoch = ledger.leases.acquire(s, owner, LEASE_SECONDS)
     assert epoch is not None
     return epoch
 
@@ -57,7 +57,7 @@ def user(text: str) -> list[dict[str, Any]]:
 
 
 def captured(id: str, text: str, **fields: Any) -> dict[str, Any]:
-    """Return a captured question as the stream holds it; `ledger.questions.add` stores it."""
+    """Return a captured question as the stream holds it; `ledger.pool.add` stores it."""
     return {"id": id, "messages": user(text), "captured_at": time.time()} | fields
 
 

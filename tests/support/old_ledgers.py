@@ -4,6 +4,7 @@ The tables are written out here: the classes in models.py describe today's.
 """
 
 import json
+from dataclasses import astuple
 from typing import Any
 
 from sqlalchemy import Connection, Engine, inspect, select, text
@@ -204,17 +205,16 @@ def columns(engine: Engine) -> dict[str, set[str]]:
 def facts(engine: Engine) -> dict[str, Any]:
     """Return what the migrated rows say; it is FACTS whatever release wrote the ledger."""
     learned = LearnedQuestion.question_id, LearnedQuestion.content_hash, LearnedQuestion.tenant
-    ends = Job.end_checkpoint, Job.end_sequence, Job.end_auroc, Job.checked_version, Job.below_base
     with Session(engine) as s:
         return {
             "parents": dict(s.execute(select(Iteration.checkpoint, Iteration.parent)).all()),
             "refined": dict(s.execute(select(Iteration.checkpoint, Iteration.refined)).all()),
             "learned": {tuple(row) for row in s.execute(select(*learned))},
-            "learned from q2": ledger.lineage.learned_from(s, "q2"),
+            "learned from q2": ledger.learned.versions_from(s, "q2"),
             "lineage": list(s.scalars(select(Adapter.lineage))),
             "swept": dict(s.execute(select(Adapter.version, Adapter.swept)).all()),
             "forced": dict(s.execute(select(Adapter.version, Adapter.forced)).all()),
-            "jobs": {row[0]: tuple(row[1:]) for row in s.execute(select(Job.id, *ends))},
+            "jobs": {job.id: astuple(job.end)[1:] for job in s.scalars(select(Job))},
             "sequences": set(s.scalars(select(Job.serving_sequence))),
             "held": dict(s.execute(select(ServerProcess.id, ServerProcess.held)).all()),
             "serving": ledger.versions.serving(s).version,

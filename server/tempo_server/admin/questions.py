@@ -20,7 +20,7 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
     The question is in the body, because access logs keep URLs.
     """
     with context.sessions() as s:
-        return _learned(ledger.lineage.learned_from(s, body.question))
+        return _learned(ledger.learned.versions_from(s, body.question))
 
 
 @router.delete("/questions")
@@ -30,7 +30,7 @@ def erase(context: CurrentContext, tenant: Tenant) -> Learned:
     The tenant is the first 16 hex digits of the sha256 of the Authorization header that it sends.
     """
     with context.sessions.begin() as s:
-        erased, versions = ledger.lineage.erase(s, tenant)
+        erased, versions = ledger.learned.erase(s, tenant)
     return _learned(versions, erased=erased)
 
 

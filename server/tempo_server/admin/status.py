@@ -1,7 +1,5 @@
 """The status of the whole deployment, the pause of training, and the health routes."""
 
-import time
-
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -15,7 +13,6 @@ from tempo_storage.adapters import version_name
 from tempo_storage.errors import StreamUnavailableError
 from tempo_storage.installed import package_versions
 from tempo_storage.ledger import models as rows
-from tempo_storage.ledger.leases import TRAINER
 
 COUNTERS = ("spooled", "skipped", "opted_out", "dropped")
 router = APIRouter(route_class=KeyRoute)
@@ -91,14 +88,14 @@ def _phase(s: Session, paused: bool) -> tuple[str, int | None]:
 
 
 def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, int]:
-    captured, distinct = ledger.questions.count(s)
+    captured, distinct = ledger.pool.count(s)
     counts = {name: sum(p.counters.get(name, 0) for p in processes) for name in COUNTERS}
     return {"captured": captured, "distinct": distinct} | counts
 
 
 def _worker(s: Session) -> schemas.Worker:
-    lease = ledger.leases.get(s, TRAINER)
-    if lease is None or lease.expires_at <= time.time():
+    lease = ledger.leases.current(s)
+    if lease is None:
         return schemas.Worker()
     return schemas.Worker(alive=True, owner=lease.owner, lease_expires_at=int(lease.expires_at))
 

@@ -18,7 +18,7 @@ from fastapi import Request
 from tempo_server.capture.question import Question
 from tempo_server.capture.spool import Spool
 from tempo_server.settings import ServerSettings
-from tempo_storage.questions import content_hash
+from tempo_storage.question_hash import content_hash
 
 logger = logging.getLogger("vllm.tempo.capture")
 

@@ -6,7 +6,6 @@ tempo doctor [--json]       exit code 1 when a check fails
 import argparse
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -25,7 +24,6 @@ from tempo_server.settings import DoctorSettings, ServerSettings
 from tempo_storage import ledger
 from tempo_storage.errors import TempoError
 from tempo_storage.ledger.engine import connect
-from tempo_storage.ledger.leases import TRAINER
 from tempo_storage.ledger.migrations import MIGRATIONS
 from tempo_storage.ledger.models import Lease
 from tempo_storage.settings import checked
@@ -147,13 +145,13 @@ def check_ledger(url: str) -> Iterator[Check]:
     missing = [m.__name__ for m in MIGRATIONS if m.__name__ not in migrations]
     finding = f"lacks {', '.join(missing)}" if missing else "up to date"
     yield Check("database", not missing, finding, "restart the server, which migrates it")
-    alive = lease is not None and lease.expires_at > time.time()
-    finding = f"{lease.owner} holds the lease" if lease and alive else "no worker holds the lease"
+    finding = f"{lease.owner} holds the lease" if lease else "no worker holds the lease"
+    alive = lease is not None
     yield Check("worker", alive, finding, "run `tempo serve MODEL` or `tempo worker`; read its log")
 
 
 def _read_ledger(url: str) -> tuple[set[str], Lease | None]:
-    """Return the names of the ledger's migrations, and the trainer's lease; change nothing."""
+    """Return the names of the ledger's migrations, and the worker's lease; change nothing."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         raise CheckError(f"{parsed.database} does not exist; {START}")
@@ -161,7 +159,7 @@ def _read_ledger(url: str) -> tuple[set[str], Lease | None]:
     try:
         with Session(engine) as s:
             migrations = set(s.execute(text("SELECT name FROM migrations")).scalars())
-            return migrations, ledger.leases.get(s, TRAINER)
+            return migrations, ledger.leases.current(s)
     finally:
         engine.dispose()
 

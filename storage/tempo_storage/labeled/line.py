@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from tempo_storage.boxed import boxed
 from tempo_storage.errors import TempoError
-from tempo_storage.questions import content_hash, is_held_out
+from tempo_storage.question_hash import content_hash, is_held_out
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_MESSAGES = 32

@@ -9,9 +9,8 @@ from tempo_storage.ledger import events as events
 from tempo_storage.ledger import jobs as jobs
 from tempo_storage.ledger import keys as keys
 from tempo_storage.ledger import labeled as labeled
+from tempo_storage.ledger import learned as learned
 from tempo_storage.ledger import leases as leases
-from tempo_storage.ledger import lineage as lineage
 from tempo_storage.ledger import pool as pool
-from tempo_storage.ledger import questions as questions
 from tempo_storage.ledger import training as training
 from tempo_storage.ledger import versions as versions

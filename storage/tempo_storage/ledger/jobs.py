@@ -3,56 +3,17 @@
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from tempo_storage.ledger import events, training
-from tempo_storage.ledger.models import Adapter, Event, Iteration, Job
+from tempo_storage.ledger.models import Adapter, Event, Iteration, Job, JobResult
 from tempo_storage.ledger.rows import require
 
 ACTIVE = ("queued", "running")
 TRAINING = ("recalibrate", "round")  # these jobs move the checkpoint; a check does not
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
-    """How a job ended: a report for people, and the facts that decide about later jobs."""
-
-    report: dict[str, Any]
-    checkpoint: str | None = None
-    """The checkpoint from which the next job that trains continues."""
-    sequence: int | None = None
-    """The next job continues there only if the serving pointer still has this sequence."""
-    auroc: float | None = None
-    """The critic's AUROC on held-out questions at the end of a round."""
-    checked_version: int | None = None
-    """The version that a check compared with the base."""
-    below_base: bool | None = None
-    """Whether the check found that version below the base."""
-
-    @classmethod
-    def read(cls, job: Job) -> Self:
-        """Return the result in a job's row."""
-        return cls(
-            report=job.result,
-            checkpoint=job.end_checkpoint,
-            sequence=job.end_sequence,
-            auroc=job.end_auroc,
-            checked_version=job.checked_version,
-            below_base=job.below_base,
-        )
-
-    def write(self, job: Job) -> None:
-        """Write the result into a job's row."""
-        job.result = self.report
-        job.end_checkpoint = self.checkpoint
-        job.end_sequence = self.sequence
-        job.end_auroc = self.auroc
-        job.checked_version = self.checked_version
-        job.below_base = self.below_base
 
 
 def queue(s: Session, mode: str, settings: dict[str, Any], *, message: str) -> Job:
@@ -117,7 +78,7 @@ def finish(
         job.status = status
         job.error = error or None
     if result is not None:
-        result.write(job)
+        job.end = result
     job.finished_at = time.time()
 
 
@@ -143,7 +104,7 @@ def needed_checkpoints(s: Session) -> set[str]:
     last_iterations = [iterations(s, job.id)[-1:] for job in find(s, statuses=ACTIVE)]
     checkpoints = {
         *versions,
-        *(job.end_checkpoint for job in ended),
+        *(job.end.checkpoint for job in ended),
         *(row.checkpoint for rows in last_iterations for row in rows),
     }
     return {checkpoint for checkpoint in checkpoints if checkpoint}

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from tempo_storage.labeled.line import Example
 from tempo_storage.ledger.models import File, LabeledExample, Question
 from tempo_storage.ledger.rows import require
-from tempo_storage.questions import is_for_sentinel
+from tempo_storage.question_hash import is_for_sentinel
 
 # Held-out questions of a half. With eight answers to each, 64 show a loss of six points.
 MIN_HALF = 64

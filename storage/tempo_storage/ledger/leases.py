@@ -1,7 +1,8 @@
 """Let one worker train at a time.
 
-A lease is a row with an owner, an expiry and an epoch. Each new owner raises the epoch. A commit
-names the epoch that its worker holds and fails if another worker has taken the lease since.
+The trainer's lease is a row with an owner, an expiry and an epoch. Each new owner raises the epoch.
+A commit names the epoch that its worker holds and fails if another worker has taken the lease
+since.
 """
 
 import time
@@ -17,11 +18,11 @@ from tempo_storage.ledger.models import Lease
 TRAINER = "trainer"
 
 
-def acquire(s: Session, name: str, owner: str, ttl_seconds: float) -> int | None:
+def acquire(s: Session, owner: str, ttl_seconds: float) -> int | None:
     """Take a free or expired lease and return its new epoch; None while another owner holds it."""
     now = time.time()
-    new = Lease(name=name, epoch=0, owner=owner, expires_at=0.0)
-    lease = s.get(Lease, name, with_for_update=True) or new
+    new = Lease(name=TRAINER, epoch=0, owner=owner, expires_at=0.0)
+    lease = s.get(Lease, TRAINER, with_for_update=True) or new
     if lease.expires_at > now and lease.owner != owner:
         return None
     lease.epoch += 1
@@ -32,36 +33,33 @@ def acquire(s: Session, name: str, owner: str, ttl_seconds: float) -> int | None
     return lease.epoch
 
 
-def renew(s: Session, name: str, epoch: int, ttl_seconds: float) -> None:
-    """Extend the lease that `epoch` holds; raise LeaseLostError if it holds it no longer."""
-    changed = s.execute(
-        update(Lease)
-        .where(Lease.name == name, Lease.epoch == epoch)
-        .values(expires_at=time.time() + ttl_seconds)
-        .returning(Lease.epoch)
-    ).scalar_one_or_none()
-    if changed is None:
-        raise LeaseLostError(f"lease {name!r} moved on from epoch {epoch}; stop training here")
+def renew(s: Session, epoch: int, ttl_seconds: float) -> None:
+    """Extend the lease; raise LeaseLostError unless `epoch` still holds it."""
+    _locked(s, epoch, "stop training here").expires_at = time.time() + ttl_seconds
 
 
 @contextmanager
 def fenced(sessions: sessionmaker[Session], epoch: int) -> Iterator[Session]:
-    """Open a transaction; raise LeaseLostError unless `epoch` still holds the trainer's lease."""
+    """Open a transaction; raise LeaseLostError unless `epoch` still holds the lease."""
     with sessions.begin() as s:
-        lease = select(Lease.epoch).where(Lease.name == TRAINER).with_for_update()
-        current = s.scalar(lease)
-        if current != epoch:
-            raise LeaseLostError(
-                f"lease {TRAINER!r} is at epoch {current}, not {epoch}; commit refused"
-            )
+        _locked(s, epoch, "commit refused")
         yield s
 
 
-def release(s: Session, name: str, epoch: int) -> None:
-    """End the lease that `epoch` holds, so that another worker need not wait for its expiry."""
-    s.execute(update(Lease).where(Lease.name == name, Lease.epoch == epoch).values(expires_at=0.0))
+def release(s: Session, epoch: int) -> None:
+    """End the lease if `epoch` holds it, so that another worker need not wait for its expiry."""
+    s.execute(update(Lease).where(Lease.epoch == epoch).values(expires_at=0.0))
 
 
-def get(s: Session, name: str) -> Lease | None:
-    """Return a lease, expired or not; None if nobody has ever held it."""
-    return s.get(Lease, name)
+def current(s: Session) -> Lease | None:
+    """Return the lease that a worker holds now; None if it is free or has expired."""
+    return s.scalars(select(Lease).where(Lease.expires_at > time.time())).first()
+
+
+def _locked(s: Session, epoch: int, remedy: str) -> Lease:
+    """Return the lease, which nobody else can take until this transaction ends."""
+    lease = s.get(Lease, TRAINER, with_for_update=True)
+    if lease is None or lease.epoch != epoch:
+        holder = lease.epoch if lease else None
+        raise LeaseLostError(f"lease {TRAINER!r} is at epoch {holder}, not {epoch}; {remedy}")
+    return lease

@@ -6,10 +6,11 @@ report that only people read.
 """
 
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, composite, mapped_column
 from sqlalchemy.types import Integer
 
 Created = Annotated[float, mapped_column(default=time.time)]
@@ -26,7 +27,7 @@ class Base(DeclarativeBase):
 class Question(Base):
     """An unlabeled question as a user asked it: one row for each request.
 
-    `content_hash` is the same for questions that differ only in form (`tempo_storage.questions`).
+    `content_hash` is the same for questions that differ only in form (`question_hash.py`).
     `messages` is [] where TEMPO_CAPTURE=hash kept the hash only. `tenant` is a hash of the user's
     API key.
     """
@@ -67,6 +68,23 @@ class LabeledExample(Base):
     split: Mapped[str] = mapped_column(index=True)
 
 
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """How a job ended: a report for people, and the facts that decide about later jobs."""
+
+    report: dict[str, Any]
+    checkpoint: str | None = None
+    """The checkpoint from which the next job that trains continues."""
+    sequence: int | None = None
+    """The next job continues there only if the serving pointer still has this sequence."""
+    auroc: float | None = None
+    """The critic's AUROC on held-out questions at the end of a round."""
+    checked_version: int | None = None
+    """The version that a check compared with the base."""
+    below_base: bool | None = None
+    """True if the check found that version below the base."""
+
+
 class Job(Base):
     """A recalibration, a round or a check: queued, running, succeeded, failed or cancelled.
 
@@ -85,16 +103,15 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     serving_sequence: Mapped[int | None] = mapped_column(BigInteger)
     """The sequence of the serving pointer when the job began."""
-    end_checkpoint: Mapped[str | None]
-    """The checkpoint from which the next job continues; None while no decision is committed."""
-    end_sequence: Mapped[int | None] = mapped_column(BigInteger)
-    """The next job continues there only if the serving pointer still has this sequence."""
-    end_auroc: Mapped[float | None]
-    """The critic's AUROC on held-out questions at the end of a round."""
-    checked_version: Mapped[int | None]
-    """The version that a check compared with the base."""
-    below_base: Mapped[bool | None]
-    """Whether the check found that version below the base."""
+    end: Mapped[JobResult] = composite(
+        "result",
+        mapped_column("end_checkpoint"),
+        mapped_column("end_sequence", BigInteger),
+        mapped_column("end_auroc"),
+        mapped_column("checked_version"),
+        mapped_column("below_base"),
+    )
+    """The result in its columns; its checkpoint is None while no decision is committed."""
     created_at: Mapped[Created]
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
@@ -114,7 +131,7 @@ class Iteration(Base):
     checkpoint: Mapped[str]
     parent: Mapped[str] = mapped_column(default="")
     refined: Mapped[bool] = mapped_column(default=False)
-    """Whether it made an M-step, so that the policy learned from its questions."""
+    """True if it made an M-step, so that the policy learned from its questions."""
     question_ids: Mapped[Items]
     metrics: Mapped[Data]
     epoch: Mapped[int]
@@ -135,10 +152,20 @@ class LearnedQuestion(Base):
 
 
 class Adapter(Base):
-    """A version: candidate, serving, retired, rejected or corrupt.
+    """A version of the adapter.
 
-    `lineage` says how it was trained. `report` says how the gate, the probe and the sentinel found
-    it, and why it was rejected or corrupt.
+    | `status`  | set when                                                   | may serve?    |
+    |-----------|------------------------------------------------------------|---------------|
+    | candidate | a round has published it                                   | yes           |
+    | serving   | it is promoted                                             | it serves     |
+    | retired   | another version replaces it                                | yes           |
+    | rejected  | the gate rejects it, the sentinel rolls it back, or        | only by force |
+    |           | another version replaces it after it was `forced`          |               |
+    | corrupt   | its files differ from its manifest, or its probe failed    | never         |
+
+    A version that is `swept` never serves again, whatever its status. `lineage` says how it was
+    trained. `report` says how the gate, the probe and the sentinel found it, and why it was
+    rejected or corrupt.
     """
 
     __tablename__ = "adapters"
@@ -150,10 +177,9 @@ class Adapter(Base):
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
     swept: Mapped[bool] = mapped_column(default=False)
-    """Whether its files were deleted to free disk space; it can never serve again."""
+    """True after its files were deleted to free disk space; it can never serve again."""
     forced: Mapped[bool] = mapped_column(default=False)
-    """Whether a person promoted it although the gate rejected it. It becomes rejected again, not
-    retired, when another version replaces it."""
+    """True after a person promoted it although the gate rejected it."""
     lineage: Mapped[Data]
     report: Mapped[Data]
     created_at: Mapped[Created]
@@ -162,7 +188,8 @@ class Adapter(Base):
 class Serving(Base):
     """The serving pointer: one row that says which version answers users.
 
-    `previous` served before `version`. Each change adds one to `sequence`.
+    `previous` served before `version`, or is `version` itself if the version before must not serve
+    again. Both start at the base. Each change adds one to `sequence`.
     """
 
     __tablename__ = "serving"

@@ -1,4 +1,8 @@
-"""Adapter versions, the serving pointer, and the API processes that follow it."""
+"""Adapter versions, the serving pointer, and the API processes that follow it.
+
+Only `promote` selects another version. Its callers: the gate, an operator, the sentinel
+(`reject_serving`), and whoever finds the serving version corrupt (`mark_corrupt`).
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +17,6 @@ from tempo_storage.ledger import events
 from tempo_storage.ledger.models import Adapter, ServerProcess, Serving
 from tempo_storage.ledger.rows import require
 
-UNSOUND = ("corrupt", "rejected")
 # The files of the newest candidates stay; the sweep treats older ones like other versions.
 CANDIDATES_KEPT = 3
 SILENT_SECONDS = 3600.0  # a server process that says nothing for so long has ended
@@ -98,17 +101,12 @@ def promote(
     return pointer
 
 
-def roll_back(s: Session, *, to: int | None = None, reason: str = "") -> Serving:
-    """Point serving at version `to`, by default at `version_before`."""
-    return promote(s, version_before(s) if to is None else to, reason=reason or "rollback")
-
-
 def version_before(s: Session) -> int:
     """Return the version to which a rollback returns.
 
-    This is the version that served before, if it is sound and older than the serving version. A
-    newer one was itself rolled back. Otherwise it is the nearest sound ancestor of the serving
-    version. Raises ConflictError when the base serves.
+    This is the version that served before. If that version is newer (it was itself rolled back),
+    rejected, corrupt or swept, this is the nearest sound ancestor of the serving version. Raises
+    ConflictError when the base serves.
     """
     pointer = serving(s)
     if pointer.version == BASE:
@@ -131,9 +129,9 @@ def sound_ancestor(s: Session, version: int) -> int:
 
 
 def _is_sound(s: Session, version: int) -> bool:
-    """Tell whether a version may serve: it is not corrupt, rejected or swept."""
+    """Tell whether a version may serve without force: it is not corrupt, rejected or swept."""
     row = s.get(Adapter, version)
-    sound = row is not None and row.status not in UNSOUND and not row.swept
+    sound = row is not None and row.status not in ("corrupt", "rejected") and not row.swept
     return sound or version == BASE
 
 
@@ -161,15 +159,16 @@ def in_use(s: Session) -> set[int]:
 def reject_serving(s: Session, version: int, *, to: int, reason: str) -> None:
     """Point serving from `version` to `to`, and let `version` serve again only by force."""
     pointer = promote(s, to, expected_current=version, reason=reason)
+    # Nobody may name or restore the rejected version.
     pointer.previous = pointer.version
     _set_status(s, version, "rejected")
 
 
 def mark_corrupt(s: Session, version: int, message: str) -> None:
-    """Record that a version's files are damaged, so that it can never serve again.
+    """Record that a version must never serve again: its files changed, or its probe failed.
 
-    If the serving pointer is at this version, it returns to the version before, which has answered
-    users all the time: no server could load the damaged one.
+    If the serving pointer is at this version, it returns to the version before, or to the base if
+    that is corrupt too.
     """
     pointer = locked_pointer(s)
     row = adapter(s, version)
@@ -183,6 +182,7 @@ def mark_corrupt(s: Session, version: int, message: str) -> None:
         intact = before is not None and before.status != "corrupt"
         promote(s, pointer.previous if intact else BASE, reason=message, force=True)
     if pointer.previous == version:
+        # Nobody may name or restore the corrupt version.
         pointer.previous = pointer.version
 
 

@@ -10,7 +10,8 @@ from tempo_storage.valkey.streams import QUEUE
 
 logger = logging.getLogger("vllm.tempo.doorbell")
 
-# The worker looks this name up in its own table; nobody imports it.
+# RQ needs a function's name, and this one names no function. The worker accepts only this name and
+# calls `Jobs.run` (rq_worker.py, lifecycle.py); nobody imports it.
 FUNCTION = "tempo_trainer.jobs.run_job"
 # RQ keeps its record of an ended job for so many seconds; the ledger has the record that counts.
 KEEP = {"result_ttl": 60, "failure_ttl": 60}
@@ -18,9 +19,9 @@ NO_TIMEOUT = -1
 
 
 def ring(client: redis.Redis, job_id: str) -> bool:
-    """Queue `run_job(job_id)` and return whether Valkey took it.
+    """Queue a job by its id and return whether Valkey took it.
 
-    The worker also looks for jobs in SQL. To ring twice is harmless, because `run_job` reads the
+    The worker also looks for jobs in SQL. To ring twice is harmless, because `Jobs.run` reads the
     job's row first.
     """
     queue = Queue(QUEUE, connection=client, serializer=JSONSerializer)

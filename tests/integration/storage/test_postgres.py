@@ -66,7 +66,7 @@ def test_one_of_the_workers_that_start_together_gets_the_lease(
     def acquire(number: int) -> int | None:
         try:
             with sessions.begin() as s:
-                return ledger.leases.acquire(s, ledger.leases.TRAINER, f"worker-{number}", 30.0)
+                return ledger.leases.acquire(s, f"worker-{number}", 30.0)
         except SQLAlchemyError:  # both found no lease; a worker tries again a second later
             return None
 

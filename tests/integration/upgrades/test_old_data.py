@@ -138,16 +138,16 @@ def test_each_job_has_its_status_and_the_columns_say_what_the_result_said(s: Ses
             row.mode,
             row.status,
             row.serving_sequence,
-            row.end_checkpoint,
-            row.end_sequence,
-            row.checked_version,
-            row.below_base,
+            row.end.checkpoint,
+            row.end.sequence,
+            row.end.checked_version,
+            row.end.below_base,
         )
         for row in rows
     ] == JOBS
     assert "no unlabeled question was captured" in (rows[0].error or "")
     assert rows[7].result["decision"] == "promoted"
-    assert rows[7].end_auroc == rows[7].result["critic_auroc"] == pytest.approx(0.533, abs=0.001)
+    assert rows[7].end.auroc == rows[7].result["critic_auroc"] == pytest.approx(0.533, abs=0.001)
 
 
 def test_each_iteration_says_whether_it_made_an_m_step(s: Session) -> None:
@@ -173,16 +173,16 @@ def test_the_history_of_events_is_whole(s: Session) -> None:
 
 
 def test_questions_and_labeled_examples_are_where_they_were(s: Session) -> None:
-    assert ledger.questions.count(s) == (12, 12)
+    assert ledger.pool.count(s) == (12, 12)
     assert len(ledger.pool.distinct_hashes(s)) == 12
     assert ledger.labeled.count(s) == {"train": 77, "held_out": 23}
     assert len(ledger.labeled.files(s)) == 1
 
 
 def test_the_ledger_names_the_versions_that_learned_from_a_question(s: Session) -> None:
-    assert len(ledger.lineage.question_ids(s, LAST_STEP)) == 12
-    assert ledger.lineage.learned_from(s, "use 1 4 8 make 12 ?") == [1, 2, 3, 4]
-    assert ledger.lineage.learned_from(s, "use 2 5 9 make 14 ?") == [3, 4]
+    assert len(ledger.learned.question_ids(s, LAST_STEP)) == 12
+    assert ledger.learned.versions_from(s, "use 1 4 8 make 12 ?") == [1, 2, 3, 4]
+    assert ledger.learned.versions_from(s, "use 2 5 9 make 14 ?") == [3, 4]
 
 
 def test_new_rows_get_the_next_numbers(s: Session) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.file import parse, raise_if_unusable
-from tempo_storage.questions import is_held_out
+from tempo_storage.question_hash import is_held_out
 from tempo_trainer.sampling import verifiers
 
 FORM = '{"question": "…", "answer": "…"}'

@@ -111,7 +111,7 @@ def test_the_status_shows_serving_training_questions_and_processes(
 ) -> None:
     admin.upload(labeled)
     with admin.context.sessions.begin() as s:
-        ledger.leases.acquire(s, ledger.leases.TRAINER, "worker-1", 30.0)
+        ledger.leases.acquire(s, "worker-1", 30.0)
         counters = {"captured": 9, "skipped": 2, "opted_out": 1, "dropped": 0, "spooled": 4}
         ledger.versions.acknowledge(s, "p", version=0, sequence=0, counters=counters)
         job = ledger.jobs.create(s, "j", "round", {})

@@ -13,7 +13,7 @@ import pytest
 import tempo_client
 from tempo_client import AsyncTempo, Tempo, types
 from tempo_storage import ledger
-from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import JobResult
 
 # Fields that only OpenAI's client reads.
 FOR_OPENAI_ONLY = {

@@ -10,7 +10,7 @@ from ledgers import captured
 
 from tempo_server.context import Context
 from tempo_storage import ledger
-from tempo_storage.questions import is_held_out
+from tempo_storage.question_hash import is_held_out
 
 
 def stored(context: Context) -> tuple[int, int, list[str]]:
@@ -135,10 +135,10 @@ def test_a_captured_question_that_is_labeled_leaves_the_unlabeled_pool(
     admin: Any, labeled: bytes
 ) -> None:
     with admin.context.sessions.begin() as s:
-        ledger.questions.add(s, [captured("q", "3 + 3 ?")])
+        ledger.pool.add(s, [captured("q", "3 + 3 ?")])
     admin.upload(labeled)
     with admin.context.sessions.begin() as s:
-        assert ledger.questions.count(s) == (0, 0)
+        assert ledger.pool.count(s) == (0, 0)
 
 
 def test_a_labeled_question_with_a_courtesy_is_still_the_same_question(
@@ -174,7 +174,7 @@ def test_a_dry_run_checks_everything_and_stores_nothing(admin: Any, labeled: byt
 
 def test_a_labeled_question_that_users_asked_is_reported(admin: Any, labeled: bytes) -> None:
     with admin.context.sessions.begin() as s:
-        ledger.questions.add(s, [captured("q", "3 + 3 ?")])
+        ledger.pool.add(s, [captured("q", "3 + 3 ?")])
     notes = {w["code"]: w for w in admin.upload(labeled).json()["tempo"]["warnings"]}
     assert (notes["asked"]["line"], notes["asked"]["count"]) == (4, 1)
 

@@ -15,11 +15,11 @@ def learn(admin: Any) -> None:
     """Let version 1 learn from 1+1."""
     admin.publish(1)
     with admin.context.sessions.begin() as s:
-        ledger.questions.add(s, [captured("q_1", "1+1", tenant=TENANT)])
+        ledger.pool.add(s, [captured("q_1", "1+1", tenant=TENANT)])
         row = iteration("j", 1, question_ids=["q_1"])
         s.add(row)
         s.flush()
-        ledger.lineage.record(s, row.number, [s.get_one(Question, "q_1")])
+        ledger.learned.record(s, row.number, [s.get_one(Question, "q_1")])
         ledger.versions.adapter(s, 1).checkpoint = row.checkpoint
 
 

@@ -15,7 +15,7 @@ from tempo_server.capture.capture import Capture
 from tempo_server.capture.spool import Counters, Spool
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
-from tempo_storage.questions import content_hash
+from tempo_storage.question_hash import content_hash
 
 MESSAGES = user("use 3 10 15 make 45 ?")
 
@@ -115,8 +115,8 @@ def test_questions_without_text_are_counted_but_never_train(
     for _ in range(2):
         captured.keep()
     with sessions.begin() as s:
-        ledger.questions.add(s, captured.records())
-        assert ledger.questions.count(s) == (2, 1)
+        ledger.pool.add(s, captured.records())
+        assert ledger.pool.count(s) == (2, 1)
         assert ledger.pool.distinct_hashes(s) == []
 
 

@@ -18,7 +18,7 @@ from tempo_storage.labeled.file import (
     raise_if_unusable,
     reconcile,
 )
-from tempo_storage.questions import content_hash
+from tempo_storage.question_hash import content_hash
 
 NOT_JSON = "not JSON (Expecting value: line 1 column 1 (char 0)); write one object a line"
 NO_QUESTION = "no 'messages'; add it"

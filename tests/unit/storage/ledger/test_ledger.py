@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import LeaseLostError
-from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import JobResult
 from tempo_storage.ledger.sessions import open_database
-from tempo_storage.questions import content_hash, is_for_sentinel, is_held_out
+from tempo_storage.question_hash import content_hash, is_for_sentinel, is_held_out
 
 Sessions = sessionmaker[Session]
 
@@ -40,20 +40,20 @@ def test_a_reader_waits_for_no_writer(sessions: Sessions) -> None:
 
 def test_a_redelivered_question_is_stored_once(sessions: Sessions) -> None:
     with sessions.begin() as s:
-        assert ledger.questions.add(s, [captured("a", "1+1"), captured("b", "2+2")]) == 2
+        assert ledger.pool.add(s, [captured("a", "1+1"), captured("b", "2+2")]) == 2
     with sessions.begin() as s:
-        assert ledger.questions.add(s, [captured("a", "1+1"), captured("c", " 1+1 ")]) == 1
-        assert ledger.questions.count(s) == (3, 2)
+        assert ledger.pool.add(s, [captured("a", "1+1"), captured("c", " 1+1 ")]) == 1
+        assert ledger.pool.count(s) == (3, 2)
         hashes = [content_hash(user("1+1")), content_hash(user("2+2"))]
         assert ledger.pool.distinct_hashes(s) == hashes
 
 
 def test_a_labeled_question_never_enters_the_pool(sessions: Sessions) -> None:
     with sessions.begin() as s:
-        ledger.questions.add(s, [captured("a", "1+1"), captured("b", "2+2")])
+        ledger.pool.add(s, [captured("a", "1+1"), captured("b", "2+2")])
         ledger.labeled.add_file(s, labeled_file(), [labeled("2+2")])
     with sessions.begin() as s:
-        assert ledger.questions.add(s, [captured("c", "２+2")]) == 0
+        assert ledger.pool.add(s, [captured("c", "２+2")]) == 0
         assert ledger.pool.distinct_hashes(s) == [content_hash(user("1+1"))]
 
 
@@ -108,17 +108,17 @@ def test_the_result_of_a_job_is_read_as_it_was_written(sessions: Sessions) -> No
         job = ledger.jobs.queue(s, "round", {"max_steps": 1}, message="by request")
         ledger.jobs.finish(s, job.id, "succeeded", result=result)
     with sessions() as s:
-        assert JobResult.read(ledger.jobs.get(s, job.id)) == result
+        assert ledger.jobs.get(s, job.id).end == result
         assert [event.message for event in ledger.events.find(s, job_id=job.id)] == ["by request"]
 
 
 def test_a_stale_epoch_cannot_commit(sessions: Sessions) -> None:
     with sessions.begin() as s:
-        assert ledger.leases.acquire(s, "trainer", "one", 0.01) == 1
+        assert ledger.leases.acquire(s, "one", 0.01) == 1
     time.sleep(0.02)
     with sessions.begin() as s:
-        assert ledger.leases.acquire(s, "trainer", "two", 30.0) == 2
-        assert ledger.leases.acquire(s, "trainer", "three", 30.0) is None
+        assert ledger.leases.acquire(s, "two", 30.0) == 2
+        assert ledger.leases.acquire(s, "three", 30.0) is None
     with ledger.leases.fenced(sessions, 2) as s:
         ledger.events.add(s, "x", "committed")
     with (
@@ -128,7 +128,7 @@ def test_a_stale_epoch_cannot_commit(sessions: Sessions) -> None:
         ledger.events.add(s, "x", "never committed")
     with sessions.begin() as s:
         assert [event.message for event in ledger.events.find(s)] == ["committed"]
-        with pytest.raises(LeaseLostError, match="moved on from epoch 1; stop training here"):
-            ledger.leases.renew(s, "trainer", 1, 30.0)
-        ledger.leases.release(s, "trainer", 2)
-        assert ledger.leases.acquire(s, "trainer", "three", 30.0) == 3
+        with pytest.raises(LeaseLostError, match="is at epoch 2, not 1; stop training here"):
+            ledger.leases.renew(s, 1, 30.0)
+        ledger.leases.release(s, 2)
+        assert ledger.leases.acquire(s, "three", 30.0) == 3

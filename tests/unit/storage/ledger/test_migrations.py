@@ -51,4 +51,4 @@ def test_an_old_ledger_takes_new_questions(engine: Engine) -> None:
     create(engine, "m001_initial")
     migrate(engine)
     with Session(engine) as s, s.begin():
-        assert ledger.questions.add(s, [captured("q9", "9+9", adapter_version=3)]) == 1
+        assert ledger.pool.add(s, [captured("q9", "9+9", adapter_version=3)]) == 1

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Question
-from tempo_storage.questions import content_hash
+from tempo_storage.question_hash import content_hash
 
 
 def of(*texts: str) -> list[str]:
@@ -19,13 +19,13 @@ def of(*texts: str) -> list[str]:
 def ask(sessions: sessionmaker[Session], text: str, at: float, **changes: Any) -> None:
     record = {"id": f"q_{at:08.2f}", "messages": user(text), "captured_at": at}
     with sessions.begin() as s:
-        ledger.questions.add(s, [record | changes])
+        ledger.pool.add(s, [record | changes])
 
 
 def prune(sessions: sessionmaker[Session], keep: int) -> tuple[int, int]:
     with sessions.begin() as s:
         ledger.pool.prune(s, keep)
-        return ledger.questions.count(s)
+        return ledger.pool.count(s)
 
 
 @pytest.mark.parametrize(

@@ -28,17 +28,19 @@ def test_a_promotion_moves_the_pointer_and_a_rollback_returns_it(sessions: Sessi
     with sessions.begin() as s:
         assert ledger.versions.serving(s).version == 2
         assert ledger.versions.adapter(s, 1).status == "retired"
-        assert ledger.versions.roll_back(s).version == 1
+        assert ledger.versions.promote(s, ledger.versions.version_before(s)).version == 1
         assert ledger.versions.serving(s).sequence == 3
-        assert ledger.versions.roll_back(s, to=0).version == 0
+        assert ledger.versions.promote(s, 0).version == 0
 
 
 def test_a_second_rollback_goes_further_back_and_never_forward(sessions: Sessions) -> None:
     with sessions.begin() as s:
         promote_in_turn(s, 1, 2, 3)
-        assert [ledger.versions.roll_back(s).version for _ in range(3)] == [2, 1, 0]
+        for version in (2, 1, 0):
+            assert ledger.versions.version_before(s) == version
+            ledger.versions.promote(s, version)
         with pytest.raises(ConflictError, match="the base serves, there is nothing to roll back"):
-            ledger.versions.roll_back(s)
+            ledger.versions.version_before(s)
 
 
 def test_a_promotion_over_a_changed_pointer_is_refused(sessions: Sessions) -> None:

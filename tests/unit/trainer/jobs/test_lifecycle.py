@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError, LeaseLostError
-from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import JobResult
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.jobs.lifecycle import MAX_ATTEMPTS, Jobs
 from tempo_trainer.sampling.sampler import SamplingError
@@ -157,7 +157,7 @@ def test_a_job_that_the_ledger_failed_is_queued_again(queued: sessionmaker[Sessi
 def test_a_worker_that_lost_the_lease_commits_nothing(queued: sessionmaker[Session]) -> None:
     def lose_the_lease() -> JobResult:
         with queued.begin() as s:
-            ledger.leases.release(s, ledger.leases.TRAINER, 1)
+            ledger.leases.release(s, 1)
         assert hold_lease(queued, "another") == 2
         return DONE
 

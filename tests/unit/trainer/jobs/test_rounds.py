@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError
-from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import JobResult
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.jobs import rounds
 from tempo_trainer.jobs.running import RunningJob
@@ -214,7 +214,7 @@ def test_a_round_whose_start_was_rolled_back_is_cancelled_not_promoted(parts: Pa
     def roll_back() -> None:
         if parts.responses.adapters[-1:] == ["tempo-v9"]:  # at the gate
             with parts.sessions.begin() as s:
-                ledger.versions.roll_back(s, to=0)
+                ledger.versions.promote(s, 0)
 
     with parts.sessions.begin() as s:
         s.add(candidate(9))

@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
 from tempo_storage.errors import LeaseLostError
-from tempo_storage.ledger.jobs import JobResult
-from tempo_storage.ledger.models import Iteration, Question
+from tempo_storage.ledger.models import Iteration, JobResult, Question
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.learning.learner import UNTRAINED, Learner
 
@@ -148,7 +147,7 @@ def test_after_a_rollback_training_goes_on_from_that_version_optimiser_included(
     assert following.starting_checkpoint() == "r3-1"
     assert optimiser_steps(learner) == {3.0}
     with parts.sessions.begin() as s:
-        ledger.versions.roll_back(s, to=1)
+        ledger.versions.promote(s, 1)
     learner.restore(following.starting_checkpoint())
     assert learner.checkpoint == "r1-1"
     assert optimiser_steps(learner) == {1.0}
@@ -159,11 +158,11 @@ def test_after_a_rollback_training_goes_on_from_that_version_optimiser_included(
         ledger.jobs.create(s, "check", "check", {}).status = "succeeded"
     assert following.starting_checkpoint() == "r4-1"
     with parts.sessions.begin() as s:  # version 1 serves again: later training is left behind
-        ledger.versions.roll_back(s, to=BASE)
-        ledger.versions.roll_back(s, to=1)
+        ledger.versions.promote(s, BASE)
+        ledger.versions.promote(s, 1)
     assert following.starting_checkpoint() == "r1-1"
     with parts.sessions.begin() as s:
-        ledger.versions.roll_back(s, to=BASE)
+        ledger.versions.promote(s, BASE)
     assert following.starting_checkpoint() == UNTRAINED
 
 

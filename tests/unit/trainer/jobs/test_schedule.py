@@ -7,7 +7,7 @@ from ledgers import candidate, captured, held_out, labeled, labeled_file
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import JobResult
 from tempo_trainer.jobs.schedule import CHECKS_KEPT, Outlook, due, look, start_due_job
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -155,7 +155,7 @@ def ready(sessions: sessionmaker[Session]) -> sessionmaker[Session]:
 def ask(sessions: sessionmaker[Session], *numbers: int, at: float) -> None:
     rows = [captured(f"q{n}-{at}", f"{n}?", captured_at=at) for n in numbers]
     with sessions.begin() as s:
-        ledger.questions.add(s, rows)
+        ledger.pool.add(s, rows)
 
 
 def start(sessions: sessionmaker[Session]) -> str | None:

@@ -46,7 +46,7 @@ def test_the_gate_asks_its_half_and_reports_the_cost(parts: Parts) -> None:
 
 def test_the_base_answers_once_while_it_serves(parts: Parts) -> None:
     with parts.sessions.begin() as s:
-        ledger.versions.roll_back(s, to=0)
+        ledger.versions.promote(s, 0)
     decision = compare(parts.settings, parts.leased, parts.responses, 2)
     assert parts.responses.adapters == ["tempo-v0", "tempo-v2"]
     assert decision.samples["serving"] == decision.samples["base"]

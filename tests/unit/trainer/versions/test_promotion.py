@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
 from tempo_storage.errors import LeaseLostError
-from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import JobResult
 from tempo_trainer.errors import CancelledError
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.versions.gate import Answers, GateDecision, gate
@@ -60,7 +60,7 @@ def test_a_candidate_that_passes_is_promoted_and_the_next_round_goes_on_from_it(
     assert (result.report["decision"], result.report["iterations"]) == ("promoted", 3)
     assert (result.checkpoint, result.sequence, result.auroc) == ("c2", 2, 0.8)
     with parts.sessions() as s:
-        assert JobResult.read(ledger.jobs.get(s, "job_1")) == result
+        assert ledger.jobs.get(s, "job_1").end == result
         assert ledger.versions.serving(s).version == 2
         assert ledger.versions.adapter(s, 2).report["promote"] is True
 
@@ -84,7 +84,7 @@ def test_without_auto_promote_a_candidate_waits_for_an_operator(parts: Parts) ->
 def test_a_round_whose_start_was_rolled_back_is_not_promoted(parts: Parts) -> None:
     job = parts.job("job_1")
     with parts.sessions.begin() as s:
-        ledger.versions.roll_back(s, to=BASE)
+        ledger.versions.promote(s, BASE)
     with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
         record(parts, job, 0.75)
     with parts.sessions() as s:
@@ -137,5 +137,5 @@ def test_a_promoted_version_that_a_server_finds_corrupt_makes_the_round_refused(
     assert refused.report["summary"] == "vLLM does not serve what was trained"
     assert refused.checkpoint == "c1"
     with parts.sessions() as s:
-        assert JobResult.read(ledger.jobs.get(s, "job_1")) == refused
+        assert ledger.jobs.get(s, "job_1").end == refused
         assert ledger.versions.serving(s).version == 1

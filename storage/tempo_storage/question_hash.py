@@ -1,4 +1,4 @@
-"""Two decisions about a question, both by the hash of its text: is it known, is it held out.
+"""Decide from the hash of a question's text whether it is known and whether it is held out.
 
 Identity. Two questions are the same if their normalised texts are equal. The normalised text has
 no differences of form: Unicode variants, case, white space, punctuation, articles, courtesies. The
@@ -7,7 +7,7 @@ sha256 of the normalised text is the question's content hash, and the ledger com
 Held-out questions. A hash behaves like a random number that never changes. A labeled question is
 held out if its first 8 hexadecimal digits are a multiple of 5. This selects one question in five,
 the same ones in every file and process, and nobody has to remember the choice. The next 8 digits
-are independent of the first; they give each held-out question to the gate or to the sentinel.
+are independent of the first; they decide for whom a question is held out, gate or sentinel.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The questions that a version learned from, and the versions that learned from a question.
+"""Trace questions to versions and back.
 
 A version learned from all M-steps between the untrained state and its checkpoint. The ledger keeps
 the content hash of each question that an M-step used, so the answer stays known when the question
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from tempo_storage.ledger import events
 from tempo_storage.ledger.models import Adapter, Iteration, LearnedQuestion, Question
-from tempo_storage.questions import content_hash
+from tempo_storage.question_hash import content_hash
 
 
 def record(s: Session, iteration: int, questions: Sequence[Question]) -> None:
@@ -41,7 +41,7 @@ def question_ids(s: Session, checkpoint: str) -> list[str]:
     return list(s.scalars(query.order_by(LearnedQuestion.question_id)))
 
 
-def learned_from(s: Session, question: str) -> list[int]:
+def versions_from(s: Session, question: str) -> list[int]:
     """Return the versions that learned from a question: its id, its content hash or its text."""
     hashes = {question, content_hash([{"role": "user", "content": question}])}
     for id in (Question.id, LearnedQuestion.question_id):
