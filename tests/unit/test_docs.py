@@ -1,9 +1,11 @@
-"""The pages name everything that an operator can set, their links lead somewhere, and no figure
-stands alone."""
+"""Checks of the pages: settings, links, figures; and of plain English there and in the code."""
 
 import ast
+import inspect
+import io
 import re
 import subprocess
+import tokenize
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -22,22 +24,28 @@ README = ROOT / "README.md"
 SETTINGS = ROOT / "server" / "docs" / "settings.md"
 GUARANTEES = ROOT / "server" / "docs" / "guarantees.md"
 METRICS = ROOT / "trainer" / "docs" / "metrics.md"
+SOURCES = sorted(path for c in COMPONENTS for path in (ROOT / c).rglob("*.py"))
 
-MOST_LINES, MOST_WORDS, FIRST_COMMAND = 150, 1050, 25
+MAX_README_LINES = 150
+MAX_README_WORDS = 1050
+MAX_LINES_BEFORE_COMMAND = 25
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 COMMIT = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7}\b")
 MEASURED = re.compile(r"(?<![\w.])\.\d{3}\b|^\|.*\d (?:%|ms)", re.MULTILINE)
 TEST_FILE = re.compile(r"(?:\w+/)*test_\w+\.py\b")
+SOURCE_FILE = re.compile(r"`((?:\w+/)*\w+\.py)`")
+CODE = re.compile(r"`[^`]*`|^ {4,}.*$", re.MULTILINE)
+# A question may begin with these words; another sentence, or a fragment, may not.
 DIALECT = re.compile(
-    r"(?:^|[.!:] )(?:What|Which|Whom|How far|How much)\b[^?\n]*[.;:]"
-    r"|\b(?:is told|be had|came to|comes to)\b",
-    re.MULTILINE,
+    r"(?:^|[.!?:;] )(?:What|Which|Whom|How far|How much)\b[^?]*?(?:[.!:;]|$)"
+    r"|^(?:what|which|whom|how far|how much)\b"
+    r"|\b(?:is told|be had|came to|comes to)\b"
 )
 
 
-def named(path: Path) -> str:
+def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
@@ -48,8 +56,8 @@ def prose(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives the headings of a page."""
-    kept = (re.sub(r"[^\w\- ]", "", head.lower()) for head in HEADING.findall(prose(page)))
-    return {head.strip().replace(" ", "-") for head in kept}
+    heads = (re.sub(r"[^\w\- ]", "", head.lower()) for head in HEADING.findall(prose(page)))
+    return {head.strip().replace(" ", "-") for head in heads}
 
 
 # README -------------------------------------------------------------------------------------------
@@ -57,15 +65,15 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_readme_is_read_in_a_few_minutes() -> None:
     text = README.read_text()
-    assert len(text.splitlines()) <= MOST_LINES
-    assert len(text.split()) <= MOST_WORDS
+    assert len(text.splitlines()) <= MAX_README_LINES
+    assert len(text.split()) <= MAX_README_WORDS
 
 
 def test_the_first_command_is_on_the_first_screen() -> None:
     lines = README.read_text().splitlines()
     fenced = [n + 1 for n, line in enumerate(lines, start=1) if line.startswith("```")]
     indented = [n for n, line in enumerate(lines, start=1) if line.startswith("    ")]
-    assert min(fenced + indented) <= FIRST_COMMAND
+    assert min(fenced + indented) <= MAX_LINES_BEFORE_COMMAND
 
 
 # Settings -----------------------------------------------------------------------------------------
@@ -83,16 +91,16 @@ def test_every_variable_of_every_role_has_its_row() -> None:
     assert [name for name in sorted(names) if rows[name] not in page] == []
 
 
-def test_no_page_names_a_setting_that_there_is_not() -> None:
-    known = {setting.name for setting in describe_all()}
+def test_every_setting_that_a_page_names_exists() -> None:
+    names = {setting.name for setting in describe_all()}
     for page in PAGES:
-        assert set(re.findall(r"\bTEMPO_[A-Z_]*[A-Z]\b", page.read_text())) <= known, named(page)
+        assert set(re.findall(r"\bTEMPO_[A-Z_]*[A-Z]\b", page.read_text())) <= names, relative(page)
 
 
-# Links, files, rooms ------------------------------------------------------------------------------
+# Links, files, modules ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_links_and_pictures_lead_to_files_and_headings_that_exist(page: Path) -> None:
     broken = []
     for target in LINK.findall(prose(page)):
@@ -105,19 +113,34 @@ def test_links_and_pictures_lead_to_files_and_headings_that_exist(page: Path) ->
     assert broken == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_the_tests_that_a_page_names_exist(page: Path) -> None:
-    there = [f"/{named(path)}" for path in (ROOT / "tests").rglob("test_*.py")]
+    paths = [f"/{relative(path)}" for path in (ROOT / "tests").rglob("test_*.py")]
     names = set(TEST_FILE.findall(page.read_text()))
-    assert [n for n in sorted(names) if not any(path.endswith(f"/{n}") for path in there)] == []
+    assert [n for n in sorted(names) if not any(path.endswith(f"/{n}") for path in paths)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_the_source_files_that_a_page_names_exist(page: Path) -> None:
+    paths = [f"/{relative(path)}" for path in SOURCES]
+    names = set(SOURCE_FILE.findall(page.read_text()))
+    assert [n for n in sorted(names) if not any(path.endswith(f"/{n}") for path in paths)] == []
 
 
 @pytest.mark.parametrize("component", ["server", "trainer", "storage", "clients"])
-def test_the_component_s_page_names_each_of_its_rooms(component: str) -> None:
+def test_the_component_s_page_names_each_of_its_folders(component: str) -> None:
     page = (ROOT / component / "README.md").read_text()
-    rooms = [path.parent.name for path in (ROOT / component).glob("tempo_*/*/__init__.py")]
-    assert rooms
-    assert [room for room in rooms if f"`{room}/`" not in page] == []
+    folders = [path.parent.name for path in (ROOT / component).glob("tempo_*/*/__init__.py")]
+    assert folders
+    assert [folder for folder in folders if f"`{folder}/`" not in page] == []
+
+
+@pytest.mark.parametrize("component", ["server", "trainer", "storage"])
+def test_the_component_s_page_names_each_module_beside_the_folders(component: str) -> None:
+    page = (ROOT / component / "README.md").read_text()
+    modules = [path.stem for path in (ROOT / component).glob("tempo_*/[!_]*.py")]
+    assert modules
+    assert [module for module in modules if f"`{module}`" not in page] == []
 
 
 # Promises and figures -----------------------------------------------------------------------------
@@ -133,8 +156,8 @@ def injected_faults() -> Iterator[tuple[int, str]]:
 
 def test_the_guarantees_have_each_fault_that_is_injected_beside_its_test() -> None:
     rows = re.findall(r"^\| (\d+) \|(.*)$", GUARANTEES.read_text(), re.MULTILINE)
-    listed = {(int(n), Path(file).name) for n, row in rows for file in TEST_FILE.findall(row)}
-    assert listed == set(injected_faults())
+    faults = {(int(n), Path(file).name) for n, row in rows for file in TEST_FILE.findall(row)}
+    assert faults == set(injected_faults())
 
 
 def example(hint: Any) -> Any:
@@ -152,10 +175,10 @@ def metric_keys() -> set[str]:
     """Return the keys of a report, of the phases, and those that stand in the code as they are."""
     code = "".join(p.read_text() for p in (ROOT / "trainer" / "tempo_trainer").rglob("*.py"))
     phases = {f"time/{name}_seconds" for name in re.findall(r'\bphase\("(\w+)"\)', code)}
-    literal = set(re.findall(r'"((?:e_step|m_step|time|rollouts)/\w+)"', code))
+    literals = set(re.findall(r'"((?:e_step|m_step|time|rollouts)/\w+)"', code))
     assert phases
-    assert literal
-    return {*example(EMReport).metrics(), *phases, *literal}
+    assert literals
+    return {*example(EMReport).metrics(), *phases, *literals}
 
 
 def test_every_metric_is_explained() -> None:
@@ -163,16 +186,15 @@ def test_every_metric_is_explained() -> None:
     assert sorted(key for key in metric_keys() if f"| `{key}` |" not in page) == []
 
 
-def test_no_metric_is_explained_that_there_is_not() -> None:
+def test_every_metric_that_is_explained_exists() -> None:
     assert set(re.findall(r"^\| `(\S+)` \|", METRICS.read_text(), re.MULTILINE)) <= metric_keys()
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != SETTINGS], ids=named)
+@pytest.mark.parametrize("page", [p for p in PAGES if p != SETTINGS], ids=relative)
 def test_measured_figures_stand_beside_a_commit(page: Path) -> None:
     sections = re.split(r"^(?=#{1,6} )", page.read_text(), flags=re.MULTILINE)
-    measured = [section for section in sections if MEASURED.search(section)]
-    alone = [s.splitlines()[0] for s in measured if not COMMIT.search(s)]
-    assert alone == []
+    with_figures = [section for section in sections if MEASURED.search(section)]
+    assert [s.splitlines()[0] for s in with_figures if not COMMIT.search(s)] == []
 
 
 def test_the_figures_among_the_settings_have_a_page() -> None:
@@ -191,6 +213,67 @@ def test_the_commits_exist() -> None:
     assert unknown == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+# Plain English ------------------------------------------------------------------------------------
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return the paragraphs, list items, table cells and headings of a text, without code."""
+    parts = re.split(r"\n\s*\n|\n(?=#+ |[-*] |\d+\. )|\|", CODE.sub("", text))
+    return [" ".join(part.lstrip("#-* ").split()) for part in parts if part]
+
+
+def docstrings(code: str) -> Iterator[str]:
+    """Yield the docstrings of a module, of its classes and functions, and of fields."""
+    for node in ast.walk(ast.parse(code)):
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield inspect.cleandoc(value.value)
+
+
+def comments(code: str) -> Iterator[str]:
+    """Yield each comment; lines of comment that follow each other are one."""
+    lines: list[str] = []
+    last = 0
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        is_whole_line = token.line.lstrip().startswith("#")
+        if not (is_whole_line and token.start[0] == last + 1):
+            yield "\n".join(lines)
+            lines = []
+        lines.append(token.string.lstrip("# "))
+        last = token.start[0] if is_whole_line else 0
+    yield "\n".join(lines)
+
+
+def dialect(text: str) -> list[str]:
+    """Return the paragraphs that are not in plain English."""
+    return [part for part in paragraphs(text) if DIALECT.search(part)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_the_pages_are_in_plain_english(page: Path) -> None:
-    assert DIALECT.findall(prose(page)) == []
+    assert dialect(prose(page)) == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=relative)
+def test_docstrings_and_comments_are_in_plain_english(source: Path) -> None:
+    code = source.read_text()
+    assert [part for text in (*docstrings(code), *comments(code)) for part in dialect(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        ("What a client reads of an answer.", False),
+        ("An answer.\nWhich adapter gave it\nis in the header.", False),
+        ("# which runs already", False),
+        ("The worker is told\nto stop.", False),
+        ("`What` is a variable.", True),
+        ("    What an example prints.", True),
+        ("What is 12 * 13?", True),
+        ("The check decides which version serves.", True),
+    ],
+)
+def test_the_check_of_plain_english_finds_sentences_over_lines(text: str, is_plain: bool) -> None:
+    assert (dialect(text) == []) is is_plain
