@@ -18,7 +18,8 @@ from tempo_storage.valkey.streams import QuestionStream, redis_client
 
 logger = logging.getLogger("vllm.tempo")
 
-MIN_SLOTS = 3  # vLLM's places for the serving version, for a candidate, and for a draining version
+# vLLM's places for the serving version, a candidate, and a version that finishes its requests
+MIN_SLOTS = 3
 
 
 def check_vllm(vllm_config: Any) -> list[str]:
@@ -39,7 +40,7 @@ def check_vllm(vllm_config: Any) -> list[str]:
     return warnings
 
 
-def open_context(base: str, *, warnings: Sequence[str] = ()) -> Context:
+def open_context(base: str, vllm_config: Any, *, warnings: Sequence[str] = ()) -> Context:
     """Open the stores that the settings name; `base` is vLLM's --model."""
     settings = ServerSettings()
     settings.root.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,7 @@ def open_context(base: str, *, warnings: Sequence[str] = ()) -> Context:
         stream=QuestionStream(client),
         redis=client,
         base=base,
+        max_lora_rank=vllm_config.lora_config.max_lora_rank,
         warnings=tuple(warnings),
     )
 
@@ -61,14 +63,11 @@ def bind_names(context: Context, engine: Any, state: Any) -> Bindings:
     from vllm.lora.request import LoRARequest
 
     return Bindings(
+        context,
         engine,
         state.openai_serving_models,
         lora_request=LoRARequest,
         base_model_path=BaseModelPath,
-        store=context.store,
-        base=context.base,
-        rank=engine.vllm_config.lora_config.max_lora_rank,
-        aliases=context.settings.alias_names,
     )
 
 

@@ -1,6 +1,7 @@
 """The context: the settings and stores that all parts of the plugin share."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -15,7 +16,10 @@ from tempo_storage.valkey.streams import QuestionStream
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One process's settings and stores; `app.state.tempo` once the server is ready."""
+    """One process's settings and stores.
+
+    The plugin stores it in `app.state.tempo` when the server is ready.
+    """
 
     settings: ServerSettings
     sessions: sessionmaker[Session]
@@ -24,10 +28,19 @@ class Context:
     redis: redis.Redis
     base: str
     """The value of vLLM's --model: the name that manifests give the base."""
+    max_lora_rank: int
+    """The highest rank that vLLM loads, by its own --max-lora-rank."""
     warnings: tuple[str, ...] = ()
     """vLLM's flags with which it serves badly, one sentence each."""
     key_scopes: dict[str, list[str]] = field(default_factory=dict)
     """The scopes of each admin key, by the key's sha256, as of the last reading of the ledger."""
+
+    def verify(self, name: str) -> Path:
+        """Return the directory of an adapter that this server can serve.
+
+        Raises NotFoundError, CorruptAdapterError or AdapterMismatchError.
+        """
+        return self.store.verify(name, base=self.base, rank=self.max_lora_rank)
 
 
 def from_state(connection: HTTPConnection, name: str) -> Any:

@@ -6,11 +6,8 @@ TempoError
 ├── AuthenticationError (PermissionError)
 ├── InsufficientScopeError (PermissionError)
 ├── VerifierUnavailableError (RuntimeError)
-├── ConflictError (ValueError)            in tempo_storage
-│   └── JobRunningError
-└── UnservableAdapterError (ValueError)   in tempo_storage
-    └── CorruptAdapterError               in tempo_storage
-        └── ProbeFailedError
+└── ConflictError (ValueError)            in tempo_storage
+    └── JobRunningError
 """
 
 from typing import Any
@@ -47,16 +44,13 @@ class JobRunningError(stored.ConflictError):
     """Another job of this mode is queued or runs; wait for it or cancel it."""
 
 
-class ProbeFailedError(stored.CorruptAdapterError):
-    """vLLM loaded the adapter, but does not compute what was trained; it is never served."""
-
-
 # The first class that matches decides.
 TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (AuthenticationError, 401, "invalid_api_key"),
     (InsufficientScopeError, 403, "insufficient_scope"),
     (stored.NotFoundError, 404, "not_found"),
-    (stored.UnservableAdapterError, 409, "corrupt_adapter"),
+    (stored.CorruptAdapterError, 409, "corrupt_adapter"),
+    (stored.AdapterMismatchError, 409, "adapter_mismatch"),
     (stored.GateRefusedError, 422, "gate_failed"),
     (JobRunningError, 409, "job_already_running"),
     (stored.ConflictError, 409, "conflict"),

@@ -1,4 +1,6 @@
-"""Admin keys. The first one is written to a file; the ledger keeps only the sha256 of each key.
+"""Create and check admin keys.
+
+The first key is written to a file. The ledger keeps only the sha256 of each key.
 
 The scopes of all keys are kept in memory, so that a look-up costs no SQL on vLLM's event loop.
 The follower reads them again at each poll.

@@ -51,11 +51,11 @@ class TempoPlugin:
         """Serve the promoted version, start the background tasks, then fill `app.state`."""
         from tempo_server import assemble, keys
         from tempo_server.capture.capture import Capture
-        from tempo_server.capture.spool import Spool, drain
+        from tempo_server.capture.spool import Spool, send_for_ever
         from tempo_server.serving.endpoints import EndpointContext
 
         warnings = assemble.check_vllm(engine_client.vllm_config)
-        context = assemble.open_context(args.model, warnings=warnings)
+        context = assemble.open_context(args.model, engine_client.vllm_config, warnings=warnings)
         settings = context.settings
         keys.ensure_admin_key(context)
         spool = Spool(settings.root / "spool", limit_bytes=settings.spool_bytes)
@@ -65,7 +65,7 @@ class TempoPlugin:
         await assemble.warm_up(engine_client)
         self._tasks = [
             asyncio.create_task(follower.run()),
-            asyncio.create_task(drain(spool, context.stream)),
+            asyncio.create_task(send_for_ever(spool, context.stream)),
         ]
         state.tempo = context
         state.tempo_endpoints = EndpointContext(

@@ -34,7 +34,7 @@ def get_adapter(context: CurrentContext, adapter_id: str) -> Adapter:
         return _base(context)
     with context.sessions() as s:
         row = ledger.versions.adapter(s, version)
-        question_ids = ledger.lineage.question_ids(s, row.checkpoint)
+        question_ids = ledger.learned.question_ids(s, row.checkpoint)
         return Adapter.model_validate(row).model_copy(update={"question_ids": question_ids})
 
 
@@ -65,17 +65,20 @@ def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> A
         version = BASE if body.to == "base" else version_of(body.to)
     _verify(context, version)
     with context.sessions.begin() as s:
-        pointer = ledger.versions.roll_back(s, to=version, reason=body.reason)
+        pointer = ledger.versions.promote(s, version, reason=body.reason or "rollback")
     return _await_processes(context, pointer)
 
 
 def _verify(context: Context, version: int) -> None:
-    """Raise an error for a version that no process could load, before the pointer moves to it."""
+    """Check the files before the pointer moves.
+
+    Mark damaged ones corrupt, which moves the pointer off them. Raises UnservableAdapterError or
+    NotFoundError.
+    """
     if version == BASE:
         return
-    name = version_name(version)
     try:
-        context.store.verify(name, base=context.base, rank=context.settings.lora_rank)
+        context.verify(version_name(version))
     except CorruptAdapterError as error:
         with context.sessions.begin() as s:
             ledger.versions.mark_corrupt(s, version, str(error))

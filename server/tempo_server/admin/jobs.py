@@ -59,7 +59,10 @@ def get_job(context: CurrentContext, job_id: str) -> Job:
 
 @router.post("/fine_tuning/jobs/{job_id}/cancel")
 def cancel_job(context: CurrentContext, job_id: str) -> Job:
-    """Cancel a job; the worker stops after the current step and keeps the committed ones."""
+    """Cancel a job; the worker stops after the current step and keeps the committed ones.
+
+    A cancelled job promotes nothing, even if its gate has just ended.
+    """
     with context.sessions.begin() as s:
         row = ledger.jobs.get(s, job_id, lock=True)
         if row.status in ledger.jobs.ACTIVE:

@@ -1,4 +1,4 @@
-"""Admin keys: list, create and revoke them."""
+"""The routes for admin keys: list, create and revoke them."""
 
 from fastapi import APIRouter, Request
 

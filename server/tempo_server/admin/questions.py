@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from tempo_server.admin.route import CurrentContext, KeyRoute
+from tempo_server.admin.route import READ, CurrentContext, KeyRoute
 from tempo_server.admin.schemas import Learned, QuestionRequest
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
@@ -13,7 +13,7 @@ router = APIRouter(route_class=KeyRoute)
 Tenant = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
 
 
-@router.post("/questions/learned", openapi_extra={"x-scope": ""})
+@router.post("/questions/learned", openapi_extra=READ)
 def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
     """List the versions that learned from a question.
 

@@ -16,6 +16,7 @@ from tempo_server.errors import VerifierUnavailableError
 from tempo_storage.labeled.file import LineError
 from tempo_storage.labeled.line import Example
 
+# The same group as in the trainer, which the server must not import.
 GROUP = "tempo.verifiers"
 # -P: a file in the working directory must not replace an installed module.
 COMMAND = (sys.executable, "-P", "-m", "tempo_trainer.sampling.verifiers", "check")

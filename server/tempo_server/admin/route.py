@@ -1,7 +1,7 @@
-"""The admin routes' common part: a request id, a key, a bounded body, errors as JSON.
+"""Route classes that give each admin route a request id, a key check, a size limit and JSON errors.
 
-These are classes of routes. Handlers and middleware of the app would change vLLM's routes too, and
-the key must be checked before a byte of an upload is read.
+We do not use app-wide middleware, because it would change vLLM's routes too. The key is checked
+before a byte of an upload is read.
 """
 
 import errno
@@ -33,6 +33,8 @@ logger = logging.getLogger("vllm.tempo.admin")
 MAX_BODY_BYTES = 33 * 1024 * 1024  # a file of 32 MiB and its envelope
 MAX_LISTED_ERRORS = 200
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
+# Scopes of routes, passed as `openapi_extra`.
+READ = {"x-scope": ""}
 PROMOTE = {"x-scope": "promote"}
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -96,7 +98,10 @@ class KeyRoute(PublicRoute):
 
     @property
     def scope(self) -> str:
-        """The scope that a key needs: the route's `x-scope`; else `train`, and "" for GET."""
+        """The scope that a key needs.
+
+        It is `x-scope` if the route sets it; otherwise none ("") for GET and `train` for the rest.
+        """
         default = "" if self.methods <= {"GET"} else "train"
         return str((self.openapi_extra or {}).get("x-scope", default))
 

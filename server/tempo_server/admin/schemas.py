@@ -58,13 +58,17 @@ class File(Resource):
 
 
 class Body(BaseModel):
-    """A request's body; the server refuses a field that it does not honour."""
+    """A request's body; the server refuses a field that it does not know."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class JobOptions(Body):
-    """The training to do: `recalibrate` is one E-step; `round` is iterations, then the gate."""
+    """The training to do.
+
+    `recalibrate` trains only the critic (`TEMPO_WARM_UP_STEPS` steps); `round` runs iterations,
+    then the gate.
+    """
 
     mode: Literal["recalibrate", "round"] = "round"
     max_steps: int | None = Field(default=None, ge=1)
@@ -152,7 +156,7 @@ class Event(Resource):
 
 
 class PromoteRequest(Body):
-    """A promotion; the server refuses it if another version than `expected_current` serves."""
+    """A promotion; it fails with 409 if another version than `expected_current` serves."""
 
     expected_current: Text | None = None
     force: bool = False
@@ -226,7 +230,7 @@ class PauseRequest(Body):
 
 
 class Training(Row):
-    """Whether training is paused, and why."""
+    """The pause of training: `paused` is true while it lasts; `reason` says why."""
 
     object: Literal["training"] = "training"
     paused: bool
@@ -258,7 +262,7 @@ class LabeledCounts(BaseModel):
 
 
 class Worker(BaseModel):
-    """The worker that holds the lease, and so may train; not alive if none does."""
+    """The worker that may train. `alive` is false if there is none."""
 
     alive: bool = False
     owner: str | None = None
@@ -293,7 +297,7 @@ class Status(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the server can do its work."""
+    """The answer of the health routes: `checks` tells which parts answer."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, bool] = {}

@@ -69,7 +69,10 @@ async def healthz() -> Health:
 
 @health_router.get("/readyz")
 def readyz(context: CurrentContext, response: Response) -> Health:
-    """Tell whether users can be served. This needs the database, but no Valkey and no worker."""
+    """Tell whether the process has started and the database answers.
+
+    Neither Valkey nor a worker is needed to serve users.
+    """
     checks = {"database": True, "valkey": _backlog(context) is not None}
     try:
         with context.sessions() as s:

@@ -15,14 +15,14 @@ from typing import Any
 
 from fastapi import Request
 
-from tempo_server.capture.question import Question
+from tempo_server.capture.question import CapturedQuestion
 from tempo_server.capture.spool import Spool
 from tempo_server.settings import ServerSettings
 from tempo_storage.question_hash import content_hash
 
 logger = logging.getLogger("vllm.tempo.capture")
 
-ReadQuestion = Callable[[Any], Question | None]
+ReadQuestion = Callable[[Any], CapturedQuestion | None]
 
 OPT_OUT_HEADER = "x-tempo-opt-out"
 FALSE_VALUES = ("false", "f", "0", "off", "no", "n")  # those that pydantic reads as false
@@ -74,17 +74,17 @@ class Capture:
             self.spool.append(self._record(question, headers))
         except Exception as error:  # no error of ours may reach the request
             counters.dropped += 1
-            # The class only: an error's text may quote the question.
+            # Log only the error's class, because its text may quote the question.
             logger.warning("a question was dropped (%s)", type(error).__name__)
 
-    def _fits(self, question: Question) -> bool:
+    def _fits(self, question: CapturedQuestion) -> bool:
         try:
             size = len(json.dumps(question.messages, ensure_ascii=False).encode())
         except UnicodeEncodeError:  # half a surrogate pair: no database takes it
             return False
         return size <= self.settings.max_question_bytes
 
-    def _record(self, question: Question, headers: Mapping[str, str]) -> dict[str, Any]:
+    def _record(self, question: CapturedQuestion, headers: Mapping[str, str]) -> dict[str, Any]:
         record = {
             "id": f"q_{uuid.uuid4().hex}",
             "messages": question.messages,

@@ -31,12 +31,12 @@ OTHER_CHAT_PROMPT = (
     *("add_special_tokens", "truncate_prompt_tokens"),
 )
 OTHER_RESPONSES_PROMPT = ("tools", "previous_response_id", "previous_input_messages", "prompt")
-# Claude Code's hash of the request, which vLLM takes out of the prompt.
+# Start of a text block that Claude Code adds; vLLM removes it from the prompt.
 ATTRIBUTION = "x-anthropic-billing-header"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CapturedQuestion:
     """A question, and the arguments with which it was rendered and sampled."""
 
     messages: list[Message]
@@ -44,7 +44,7 @@ class Question:
     sampling: dict[str, Any]
 
 
-def from_chat(request: Any) -> Question | None:
+def from_chat(request: Any) -> CapturedQuestion | None:
     """Return the question of a chat completion."""
     if any(getattr(request, name, None) for name in OTHER_CHAT_PROMPT):
         return None
@@ -58,7 +58,7 @@ def from_completion(request: Any) -> None:
     """Return None: a raw prompt is not captured."""
 
 
-def from_response(request: Any) -> Question | None:
+def from_response(request: Any) -> CapturedQuestion | None:
     """Return the question of a request to /v1/responses."""
     if any(getattr(request, name, None) for name in OTHER_RESPONSES_PROMPT):
         return None
@@ -69,9 +69,10 @@ def from_response(request: Any) -> Question | None:
     return _question(request, map(_response_item, items), effort, system=request.instructions)
 
 
-def from_anthropic(request: Any) -> Question | None:
+def from_anthropic(request: Any) -> CapturedQuestion | None:
     """Return the question of a request in Anthropic's form."""
-    # The effort that turns thinking off depends on the model, and vLLM finds it by trying.
+    # We cannot know which effort vLLM chooses to turn thinking off, because it depends on the
+    # model.
     if request.tools or (request.thinking and request.thinking.type == "disabled"):
         return None
     if any(message.role == "system" for message in request.messages):
@@ -87,7 +88,7 @@ def _question(
     effort: str | None,
     *,
     system: str | None = None,
-) -> Question | None:
+) -> CapturedQuestion | None:
     """Return a question of these messages; None if one of them is None or no user speaks last."""
     first = [{"role": "system", "content": system}] if system else []
     every = [*first, *messages]
@@ -97,7 +98,7 @@ def _question(
     # vLLM itself derives these two template arguments from the effort.
     derived = {"reasoning_effort": effort, "enable_thinking": effort != "none"} if effort else {}
     fields = vars(request)  # reading a deprecated field as an attribute warns each time
-    return Question(
+    return CapturedQuestion(
         messages=read,
         template_arguments=derived | (fields.get("chat_template_kwargs") or {}),
         sampling={name: fields[name] for name in SAMPLING if fields.get(name) is not None},

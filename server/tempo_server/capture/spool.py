@@ -104,8 +104,8 @@ class Spool:
     def _adopt_orphans(self) -> None:
         """Take over the files of processes that have ended."""
         for path in self.directory.glob("*.lock"):
-            # The lock is refused while its owner lives; the file is gone if another process was
-            # faster.
+            # Skip a lock that its owner still holds, and a file that another process has already
+            # taken.
             with contextlib.suppress(OSError), path.open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for orphan in sorted(self.directory.glob(f"{path.stem}-*")):
@@ -152,7 +152,7 @@ def _locked(path: Path) -> int:
     return lock
 
 
-async def drain(spool: Spool, stream: QuestionStream) -> None:
+async def send_for_ever(spool: Spool, stream: QuestionStream) -> None:
     """Seal and send for ever; while Valkey is down, wait a little longer after each attempt."""
     retry_seconds = FIRST_RETRY_SECONDS
     while True:

@@ -22,6 +22,7 @@ from tempo_server.commands.vllm_serve import PLUGINS
 from tempo_server.plugin import MIN_VLLM
 from tempo_server.settings import DoctorSettings, ServerSettings
 from tempo_storage import ledger
+from tempo_storage.adapters import version_name
 from tempo_storage.errors import TempoError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS
@@ -190,10 +191,21 @@ def check_server(http: httpx.Client, settings: DoctorSettings) -> Iterator[Check
 def _check_status(status: dict[str, Any]) -> Iterator[Check]:
     warnings = "; ".join(status["warnings"])
     yield Check("flags", not warnings, warnings or "vLLM has the right flags", "restart vLLM")
-    errors = "; ".join(process["error"] for process in status["processes"] if process["error"])
-    finding = errors or f"{status['serving_adapter']} answers everywhere"
-    remedy = "read the server's log, then `tempo adapters rollback`"
-    yield Check("serving", not errors, finding, remedy)
+    serving = status["serving_adapter"]
+    faults = "; ".join(_process_faults(status["processes"], serving))
+    remedy = "wait for a second; else read the server's log, or `tempo adapters rollback`"
+    yield Check("serving", not faults, faults or f"{serving} answers everywhere", remedy)
+
+
+def _process_faults(processes: Sequence[dict[str, Any]], serving: str) -> Iterator[str]:
+    """Yield why an API process does not answer with the version `serving`."""
+    if not processes:
+        yield "no API process follows the serving version"
+    for process in processes:
+        answering = version_name(process["version"])
+        if process["error"] or answering != serving:
+            reason = process["error"] or f"not yet with {serving}"
+            yield f"{process['id']} answers with {answering}: {reason}"
 
 
 def _key(settings: DoctorSettings) -> str:

@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from tempo_storage.adapters import BASE, BASE_NAME, NAME, AdapterStore, lora_int_id, version_name
+from tempo_server.context import Context
+from tempo_storage.adapters import BASE, BASE_NAME, NAME, lora_int_id, version_name
 from tempo_storage.errors import InvalidInputError, NotFoundError
 
 logger = logging.getLogger("vllm.tempo.serving")
 
-# Adapters that stay bound beside the public ones: a round's snapshots, versions that drain.
+# Adapters that stay bound beside the public ones: a round's snapshots, and versions that finish
+# their requests.
 MAX_OTHERS = 4
 
 
@@ -39,20 +41,18 @@ class Bindings:
     LoRARequest and BaseModelPath. `serving` and `previous` are the two public versions.
     """
 
+    context: Context
     engine: Any
     models: Any
     _: KW_ONLY
     lora_request: Callable[..., Any]
     base_model_path: Callable[..., Any]
-    store: AdapterStore
-    base: str
-    rank: int
-    aliases: tuple[str, ...]
     serving: int = BASE
     previous: int = BASE
 
     def __post_init__(self) -> None:
         self._secret = secrets.token_hex(8)
+        self._aliases = self.context.settings.alias_names
         self._base_names = [path.name for path in self.models.base_model_paths]
         self._loaded: dict[str, Any] = {}  # name -> LoRARequest, the least recently used first
         self._loading = asyncio.Lock()
@@ -63,8 +63,9 @@ class Bindings:
     async def bind(self, model: str | None, *, is_admin: bool) -> AsyncIterator[Binding | None]:
         """Bind a request for `model`; it counts as in flight until the block ends.
 
-        Yields None where vLLM itself should answer: the name is not ours, or a user may not use
-        it. Raises UnservableAdapterError for an adapter that this server cannot serve.
+        Yields None if the name is unknown, or not allowed for users; vLLM then answers, mostly 404.
+        Raises UnservableAdapterError for an adapter that this server cannot serve, or whatever
+        vLLM raises when it loads one.
         """
         name = self._resolve(model or self._base_names[0])
         if name is None or not (is_admin or name in self._public()):
@@ -79,7 +80,8 @@ class Bindings:
     async def serve(self, version: int, *, previous: int) -> None:
         """Let the aliases answer with `version` from now on; requests in flight keep theirs.
 
-        Raises UnservableAdapterError or NotFoundError, and then nothing has changed.
+        Raises UnservableAdapterError, NotFoundError or whatever vLLM raises; then nothing has
+        changed.
         """
         if version != BASE:
             await self.load(version_name(version))
@@ -92,7 +94,7 @@ class Bindings:
     async def load(self, name: str) -> Any:
         """Have vLLM load a verified adapter; return its LoRARequest, one for each load.
 
-        Raises UnservableAdapterError or NotFoundError.
+        Raises UnservableAdapterError, NotFoundError or whatever vLLM raises.
         """
         if name not in self._loaded:
             async with self._loading:
@@ -120,7 +122,7 @@ class Bindings:
 
     def _resolve(self, model: str) -> str | None:
         """Return the adapter's name that a model's name stands for; None if it is not ours."""
-        if model in self.aliases:
+        if model in self._aliases:
             return version_name(self.serving)
         if model in self._base_names:
             return BASE_NAME
@@ -132,7 +134,7 @@ class Bindings:
     async def _load_verified(self, name: str) -> None:
         if name in self._loaded:
             return
-        path = await asyncio.to_thread(self.store.verify, name, base=self.base, rank=self.rank)
+        path = await asyncio.to_thread(self.context.verify, name)
         # Name, id and path always belong together: a name with a second id kills vLLM's engine.
         request = self.lora_request(
             lora_name=name, lora_int_id=lora_int_id(name), lora_path=str(path.resolve())
@@ -144,7 +146,7 @@ class Bindings:
     def _publish(self, old: set[str]) -> None:
         """Put the aliases and the public versions into vLLM's dict; take out the `old` names."""
         names = {name: name for name in self._public()}
-        names |= dict.fromkeys(self.aliases, version_name(self.serving))
+        names |= dict.fromkeys(self._aliases, version_name(self.serving))
         for key in old | names.keys():
             request = self._loaded.get(names.get(key, ""))
             if request is None:  # no longer public, or the base
@@ -153,8 +155,8 @@ class Bindings:
                 self.models.lora_requests[key] = request
 
     def _forget_others(self) -> None:
-        # This forgets names only; the engine frees its memory by itself. The adapters bound last
-        # are the newest, so a request between its binding and vLLM's look-up keeps its key.
+        # This forgets names only; the engine frees its memory by itself. We forget the least
+        # recently used first. A request that was just bound keeps its key until vLLM looks it up.
         others = [name for name in self._loaded if name not in self._public()]
         for name in others[:-MAX_OTHERS]:
             del self._loaded[name]
@@ -164,9 +166,9 @@ class Bindings:
         return f"{name}~{self._secret}"
 
     def _name_base(self) -> None:
-        for name in (*self.aliases, BASE_NAME):
+        for name in (*self._aliases, BASE_NAME):
             if NAME.fullmatch(name) and name != BASE_NAME:
                 raise InvalidInputError(f"alias {name!r} is an adapter's name; choose another")
             if name not in self._base_names:
-                path = self.base_model_path(name=name, model_path=self.base)
+                path = self.base_model_path(name=name, model_path=self.context.base)
                 self.models.base_model_paths.append(path)

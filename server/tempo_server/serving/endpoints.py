@@ -39,7 +39,10 @@ WRAPPED: dict[str, ReadQuestion] = {
 
 @dataclass(frozen=True, slots=True)
 class EndpointContext:
-    """The parts that the wrapped endpoints use; `app.state.tempo_endpoints` once it is ready."""
+    """The parts that the wrapped endpoints use.
+
+    The plugin stores it in `app.state.tempo_endpoints` when the server is ready.
+    """
 
     bindings: Bindings
     capture: Capture
@@ -47,7 +50,7 @@ class EndpointContext:
 
 
 class BoundRoute(APIRoute):
-    """A route whose request stays bound until its answer has been sent, has failed or was cut.
+    """A route whose request stays bound until its answer is sent, fails, or is broken off.
 
     The endpoint returns before a streamed body is sent; `handle` returns after it. The endpoint
     enters its binding into the stack, and the end of `handle` releases it.
@@ -70,6 +73,8 @@ def wrap(app: FastAPI) -> None:
 
 
 def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
+    """Return vLLM's endpoint with binding before it and capture after it."""
+
     @functools.wraps(inner)  # FastAPI reads vLLM's signature
     async def endpoint(*, request: Any, raw_request: Request) -> Any:
         context: EndpointContext = from_state(raw_request, "tempo_endpoints")
@@ -83,7 +88,7 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
             binding = await stack.enter_async_context(bound)
         except UnservableAdapterError as error:
             return error_response(error, param="model")
-        if binding is None:  # vLLM answers alone, as a rule with its own 404
+        if binding is None:  # the name is not ours: vLLM answers (usually 404), nothing is captured
             return await inner(request=request, raw_request=raw_request)
         request.model = binding.key
         opted_out = not is_admin and await is_opted_out(raw_request)
@@ -104,6 +109,8 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
 
 
 def _listing(inner: Endpoint) -> Endpoint:
+    """Return vLLM's list of models without the names that no user may use."""
+
     @functools.wraps(inner)
     async def endpoint(*, raw_request: Request) -> Response:
         stock: Response = await inner(raw_request=raw_request)

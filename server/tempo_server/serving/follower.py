@@ -1,7 +1,7 @@
 """Follow the serving pointer: load the version, probe it, move the aliases, acknowledge.
 
-The follower polls for ever. Whatever goes wrong, the version that serves goes on serving. SQL runs
-in threads, never on the event loop.
+The follower polls for ever. If a version cannot be loaded, the old one goes on serving. SQL runs in
+threads, never on the event loop.
 """
 
 import asyncio
@@ -102,8 +102,8 @@ class Follower:
     async def _follow(self, pointer: Serving) -> bool:
         """Serve the pointer's version; return False, with the error noted, if that fails."""
         error = self._errors.get(pointer.sequence)
-        # Damaged files stay damaged, and each failed load stalls the engine. A directory that is
-        # missing may still arrive.
+        # An error is not retried, because each failed load stalls the engine. Only a missing
+        # directory may still arrive.
         if error is not None and not isinstance(error, NotFoundError):
             return False
         try:
@@ -123,7 +123,7 @@ class Follower:
         await self.bindings.serve(version, previous=previous)
 
     async def _load_and_probe(self, version: int) -> None:
-        """Load a version and probe it; raise ProbeFailedError if it is not what was trained."""
+        """Load a version and probe it; raise UnservableAdapterError for a bad finding."""
         name = version_name(version)
         request = await self.bindings.load(name)
         if self._probed.get(version) is request:

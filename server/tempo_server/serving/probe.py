@@ -6,8 +6,13 @@
 Both are differences of log-probabilities of the same responses' tokens, in nats. The
 log-probabilities themselves would prove nothing: a small adapter moves them less than two
 computations of the same base differ. The probe measures that difference, |vllm(base) −
-trainer(base)|, too, and calls it noise. A version is unproven, and serves, if its effect does not
-stand out from the noise or cannot be measured.
+trainer(base)|, too, and calls it noise.
+
+    passed     s correlates with d, with a slope near 1: vLLM serves what was trained
+    failed     it does not, although the effect stands out from the noise: the version is corrupt
+    mismatch   the noise is so large that vLLM and the trainer run different bases: this server
+               cannot serve the version, but the version is intact
+    unproven   the effect does not stand out from the noise, or it cannot be measured: it serves
 """
 
 import asyncio
@@ -20,8 +25,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
-from tempo_server.errors import ProbeFailedError
 from tempo_storage.adapters import PROBE_FILE, AdapterStore
+from tempo_storage.errors import AdapterMismatchError, CorruptAdapterError
 
 logger = logging.getLogger("vllm.tempo.serving")
 
@@ -48,7 +53,7 @@ PRIORITY = 1  # after users, before rollouts
 class Finding:
     """The result of a probe; the adapter's report keeps it."""
 
-    verdict: Literal["passed", "failed", "unproven"]
+    verdict: Literal["passed", "failed", "mismatch", "unproven"]
     reason: str
     tokens: int = 0
     effect: float | None = None
@@ -101,7 +106,7 @@ class Probe:
             return Finding("unproven", f"it has no {PROBE_FILE}")
         except TimeoutError:
             return Finding("unproven", f"vLLM did not answer within {self.timeout_seconds:g} s")
-        except Exception as error:  # a probe that cannot be made refuses no version
+        except Exception as error:  # a probe that cannot be made must not refuse a version
             logger.warning("%s cannot be probed", name, exc_info=error)
             return Finding("unproven", f"it cannot be probed: {type(error).__name__}: {error}")
         return compare_effects(effects)
@@ -137,9 +142,9 @@ def compare_effects(effects: Sequence[Effect]) -> Finding:
     noise = statistics.fmean(effect.noise for effect in effects)
     correlation, slope = _fit(effects)
     figures = tokens, round(size, 4), round(noise, 4), round(correlation, 4), round(slope, 4)
-    if noise > MAX_NOISE:
+    if not noise <= MAX_NOISE:  # it may be NaN
         reason = f"vLLM's base is not the trainer's: they differ by {noise:.2f} nats a token"
-        return Finding("failed", reason, *figures)
+        return Finding("mismatch", reason, *figures)
     minimum = max(MIN_EFFECT, NOISE_FACTOR * noise)
     if size < minimum:
         reason = f"its effect, {size:.3f} nats a token, is too small to tell (below {minimum:.3f})"
@@ -155,11 +160,16 @@ def compare_effects(effects: Sequence[Effect]) -> Finding:
 
 
 def raise_if_failed(name: str, finding: Finding) -> None:
-    """Raise ProbeFailedError for a failed probe."""
+    """Raise CorruptAdapterError for a failed probe, AdapterMismatchError for another base."""
     if finding.verdict == "failed":
-        raise ProbeFailedError(
-            f"{name}: {finding.reason}; promote another version, and check that vLLM and the "
-            "trainer run the same base and that vLLM supports every layer of the adapter"
+        raise CorruptAdapterError(
+            f"{name}: {finding.reason}; promote another version, and check that vLLM supports "
+            "every layer of the adapter"
+        )
+    if finding.verdict == "mismatch":
+        raise AdapterMismatchError(
+            f"{name}: {finding.reason}; restart vLLM with the model files and the precision with "
+            "which the worker trains"
         )
 
 

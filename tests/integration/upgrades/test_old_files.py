@@ -93,7 +93,7 @@ def test_the_old_keys_authenticate_with_the_scopes_that_they_had(old: Path) -> N
     with opened(settings.resolved_database_url) as sessions:
         store = AdapterStore(settings.adapters_dir)
         stream = QuestionStream(client)
-        app.state.tempo = Context(settings, sessions, store, stream, client, BASE)
+        app.state.tempo = Context(settings, sessions, store, stream, client, BASE, 16)
         keys.ensure_admin_key(app.state.tempo)
 
         def status(method: str, path: str, key: str) -> int:

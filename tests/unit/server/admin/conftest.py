@@ -41,9 +41,12 @@ class Admin:
     def upload(self, content: bytes, filename: str = "labeled.jsonl") -> httpx.Response:
         return self("POST", "/tempo/v1/files", files={"file": (filename, content)})
 
-    def publish(self, version: int, status: str = "candidate", *, base: str = BASE) -> None:
+    def publish(
+        self, version: int, status: str = "candidate", *, base: str = BASE, rank: int = 8
+    ) -> None:
         """Put an adapter into the store and the ledger."""
-        manifest = publish_empty_adapter(self.context.store, version_name(version), base=base)
+        name = version_name(version)
+        manifest = publish_empty_adapter(self.context.store, name, base=base, rank=rank)
         row = candidate(
             version,
             status,
@@ -72,6 +75,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
             stream=QuestionStream(client),
             redis=client,
             base=BASE,
+            max_lora_rank=16,
         )
         keys.ensure_admin_key(context)
         yield context

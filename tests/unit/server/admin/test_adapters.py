@@ -1,6 +1,7 @@
 """The adapters' routes: list, promote, roll back."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,10 +73,21 @@ def test_a_version_with_damaged_files_is_marked_corrupt_and_not_promoted(admin: 
     assert admin.serving() == 0
 
 
-def test_an_adapter_of_another_base_is_refused_but_not_called_corrupt(admin: Any) -> None:
-    admin.publish(1, base="another")
-    assert promote(admin, 1).status_code == 409
+@pytest.mark.parametrize("changes", [{"base": "another"}, {"rank": 32}])
+def test_an_adapter_of_another_base_or_a_higher_rank_is_refused_but_not_called_corrupt(
+    admin: Any, changes: dict[str, Any]
+) -> None:
+    admin.publish(1, **changes)
+    reply = promote(admin, 1)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "adapter_mismatch")
     assert admin("GET", f"{ADAPTERS}/tempo-v1").json()["status"] == "candidate"
+
+
+def test_the_rank_that_counts_is_vllm_s_own_not_the_setting_s(admin: Any) -> None:
+    admin.app.state.tempo = replace(admin.context, max_lora_rank=64)
+    assert admin.context.settings.lora_rank == 16
+    admin.publish(1, rank=64)
+    assert promote(admin, 1).status_code == 200
 
 
 def test_a_promotion_waits_until_the_processes_follow(admin: Any) -> None:

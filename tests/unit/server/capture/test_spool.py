@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tempo_server.capture import spool as module
-from tempo_server.capture.spool import Counters, Spool, drain
+from tempo_server.capture.spool import Counters, Spool, send_for_ever
 from tempo_storage.errors import StreamUnavailableError
 
 
@@ -158,7 +158,7 @@ def test_draining_goes_on_when_the_stream_is_up_again(
     spool.append({"id": "a"})
 
     async def run() -> None:
-        task = asyncio.create_task(drain(spool, stream))
+        task = asyncio.create_task(send_for_ever(spool, stream))
         await asyncio.sleep(0.05)
         stream.is_up = True
         while not stream.questions:

@@ -21,8 +21,17 @@ Handler = Callable[[httpx.Request], httpx.Response]
 STATUS = {
     "serving_adapter": "tempo-v1",
     "warnings": [],
-    "processes": [{"error": None}],
+    "processes": [{"id": "p", "version": 1, "error": None}],
 }
+
+REFUSAL = "p answers with tempo-v0: sha differs"
+BEHIND = "p answers with tempo-v0: not yet with tempo-v1"
+
+
+def processes(*rows: dict[str, Any]) -> dict[str, Any]:
+    """Return a status with these API processes."""
+    return STATUS | {"processes": list(rows)}
+
 
 # The server --------------------------------------------------------------------------------------
 
@@ -78,7 +87,9 @@ def test_a_vllm_without_the_plugin_fails(tmp_path: Path) -> None:
     [
         ({}, 401, "key", "401"),
         (STATUS | {"warnings": ["--max-loras is 1: use 5"]}, 200, "flags", "--max-loras is 1"),
-        (STATUS | {"processes": [{"error": "sha differs"}]}, 200, "serving", "sha differs"),
+        (processes({"id": "p", "version": 0, "error": "sha differs"}), 200, "serving", REFUSAL),
+        (processes({"id": "p", "version": 0, "error": None}), 200, "serving", BEHIND),
+        (processes(), 200, "serving", "no API process follows the serving version"),
     ],
 )
 def test_faults_in_the_server_s_status_fail(

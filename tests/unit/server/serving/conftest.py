@@ -24,6 +24,20 @@ BASE = "models/tiny"
 PASSED = Finding("passed", "vLLM serves what was trained", 160, 0.3, 0.03, 0.99, 1.0)
 
 
+def context_of(settings: ServerSettings, *, sessions: Any = None, store: Any = None) -> Context:
+    """Return a context without the parts that serving does not use."""
+    nothing: Any = None
+    return Context(
+        settings=settings,
+        sessions=sessions,
+        store=store,
+        stream=nothing,
+        redis=nothing,
+        base=BASE,
+        max_lora_rank=16,
+    )
+
+
 # Bindings ----------------------------------------------------------------------------------------
 
 
@@ -46,15 +60,13 @@ class Names:
         self.store = AdapterStore(root)
         base = SimpleNamespace(name="tiny", model_path=BASE)
         self.models = SimpleNamespace(base_model_paths=[base], lora_requests={})
+        settings = ServerSettings(data_dir=root, aliases=",".join(aliases))
         self.bindings = Bindings(
+            context_of(settings, store=self.store),
             self.engine,
             self.models,
             lora_request=SimpleNamespace,
             base_model_path=SimpleNamespace,
-            store=self.store,
-            base=BASE,
-            rank=16,
-            aliases=aliases,
         )
 
     def publish(self, *names: str, base: str = BASE, rank: int = 8) -> None:
@@ -152,19 +164,14 @@ class Followed:
         self.bindings: Any = FakeBindings()
         self.probe: Any = FakeProbe()
         self.context = self.context_with(sessions)
-        self.follower = Follower(self.context, self.bindings, self.probe, Counters(captured=3))
+        self.follower = self.new_follower()
+
+    def new_follower(self) -> Follower:
+        """Return the follower of a process that has just started."""
+        return Follower(self.context, self.bindings, self.probe, Counters(captured=3))
 
     def context_with(self, sessions: Any) -> Context:
-        """Return a context that has only what a follower needs."""
-        nothing: Any = None
-        return Context(
-            settings=self.settings,
-            sessions=sessions,
-            store=nothing,
-            stream=nothing,
-            redis=nothing,
-            base="tiny",
-        )
+        return context_of(self.settings, sessions=sessions)
 
     def promote(self, version: int) -> None:
         with self.sessions.begin() as s:

@@ -10,6 +10,7 @@ from tempo_storage import ledger
 from tempo_storage.ledger.models import Key
 
 FAILED = Finding("failed", "vLLM does not serve what was trained", 160, 0.3, 0.03, 0.1, 0.0)
+MISMATCH = Finding("mismatch", "vLLM's base is not the trainer's", 160, 0.3, 3.0, 0.1, 0.0)
 UNPROVEN = Finding("unproven", "it has no probe.json")
 
 
@@ -40,6 +41,34 @@ def test_a_version_that_fails_its_probe_is_corrupt_and_the_old_one_goes_on_servi
     assert message.startswith("tempo-v2: vLLM does not serve what was trained; promote another")
     assert followed.status(2) == "corrupt"
     assert followed.reported_probe(2)["correlation"] == 0.1
+
+
+def test_a_server_with_another_base_refuses_versions_but_condemns_none(followed: Any) -> None:
+    followed.probe.findings = {"tempo-v1": MISMATCH, "tempo-v2": MISMATCH}
+    for version in (1, 2):
+        followed.promote(version)
+        followed.poll()
+        followed.poll()
+    message = (
+        "tempo-v2: vLLM's base is not the trainer's; restart vLLM with the model files and the "
+        "precision with which the worker trains"
+    )
+    assert followed.acknowledged() == (0, 2, message)
+    assert [type_ for type_, _ in followed.errors()] == ["adapter.refused", "adapter.refused"]
+    assert (followed.status(1), followed.status(2)) == ("retired", "serving")
+    assert followed.reported_probe(2)["verdict"] == "mismatch"
+
+
+def test_a_start_with_another_base_serves_the_base_and_condemns_no_version(followed: Any) -> None:
+    followed.probe.findings = {"tempo-v1": MISMATCH, "tempo-v2": MISMATCH}
+    followed.promote(1)
+    followed.promote(2)
+    asyncio.run(followed.follower.restore())
+    assert followed.bindings.serving == 0
+    assert (followed.status(1), followed.status(2)) == ("retired", "serving")
+    followed.probe.findings.clear()  # the operator starts the server with the right base
+    asyncio.run(followed.new_follower().restore())
+    assert followed.bindings.serving == 2
 
 
 def test_findings_are_reported_and_unproven_versions_are_counted(followed: Any) -> None:

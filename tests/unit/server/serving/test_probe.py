@@ -1,4 +1,4 @@
-"""The probe fails a version that is not what was trained; what it cannot tell is unproven."""
+"""The probe fails a version that is not what was trained, but not one on another base."""
 
 import asyncio
 import json
@@ -133,10 +133,14 @@ def test_an_effect_that_does_not_stand_out_from_the_noise_is_unproven(probed: Pr
     assert finding.effect > 0.1
 
 
-def test_another_base_fails_whatever_the_adapter_does(probed: Probed) -> None:
-    probed.noise = 3.0
-    finding = probed.probe(as_trained)
-    assert (finding.verdict, finding.effect is not None) == ("failed", True)
+@pytest.mark.parametrize("noise", [3.0, float("nan")])
+@pytest.mark.parametrize("effect", [as_trained, lambda d: 0.0])
+def test_another_base_than_the_trainer_s_is_a_mismatch_whatever_the_adapter_does(
+    probed: Probed, noise: float, effect: Effect
+) -> None:
+    probed.noise = noise
+    finding = probed.probe(effect)
+    assert (finding.verdict, finding.effect is not None) == ("mismatch", True)
     assert "vLLM's base is not the trainer's: they differ by" in finding.reason
 
 
