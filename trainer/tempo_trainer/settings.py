@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field
 from tempo_storage.settings import StorageSettings
 
 logger = logging.getLogger("vllm.tempo.settings")  # the server's process reads these settings, too
+Estimator = Literal["em_token", "em"]
+TOKEN_ESTIMATORS = {"em_token"}  # they use the critic's values within a response, not only the last
 
 
 def _refuse_removed_estimator(value: Any) -> Any:
@@ -88,17 +90,15 @@ class TrainerSettings(StorageSettings):
     study."""
 
     # M-step
-    estimator: Annotated[Literal["em_token", "em"], BeforeValidator(_refuse_removed_estimator)] = (
-        "em_token"
-    )
-    """Form of the advantages. `em_token`: R − V before each token, whitened (paper). `em`: R
-    normalised within its question, the same for all tokens of a response, for few or small groups
-    (reference code, 4B model)."""
+    estimator: Annotated[Estimator, BeforeValidator(_refuse_removed_estimator)] = "em_token"
+    """How advantages are computed. `em_token` (paper): R − V for each token, then whitened. `em`
+    (reference code, 4B model): R normalised within its question; one value for a whole response;
+    for few or small groups."""
     policy_learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Step size of the policy's adapter. Countdown: 1e-3 with the `kl_coefficient` of 0.3; without
     a KL the policy outruns the critic at 1e-3, and 3e-4 is safer. For billions of parameters start
-    at 1e-4: of ten steps of 1e-5 nothing arrives in the bfloat16 that vLLM serves, of ten steps of
-    1e-4 three quarters (SmolLM2). Reference code: 1e-6 on full weights."""
+    at 1e-4. After ten steps of 1e-5 the bfloat16 weights in vLLM have not changed; after ten of
+    1e-4, three quarters of the change arrives (SmolLM2). Reference code: 1e-6 on full weights."""
     minibatches: int = Field(default=1, ge=1, le=64)
     """Optimiser steps per M-step. With 1 the ratio is 1 and nothing is clipped. Reference code:
     4."""

@@ -1,4 +1,7 @@
-"""The names that an operator's own verifier imports: its contract, and the verdict it returns."""
+"""Public names for verifiers in other packages.
+
+The verifiers themselves are in `sampling/verifiers.py`.
+"""
 
 from tempo_trainer.sampling.verifiers import Metadata, References, Verdict, Verifier
 

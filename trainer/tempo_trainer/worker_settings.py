@@ -1,4 +1,7 @@
-"""Settings of the worker process: where its server is, and how much it may ask at once."""
+"""Settings of the worker process.
+
+They say where the server is, how much the worker asks of it, and when rounds and checks start.
+"""
 
 from pydantic import Field
 

@@ -31,7 +31,7 @@ class Sampler:
         return [Prompt(question.content_hash, (1,)) for question in questions]
 
     def sample(self, prompts: list[Prompt], *, adapter: str, n: int) -> list[list[Sample]]:
-        return [[self._respond(prompt.question_id) for _ in range(n)] for prompt in prompts]
+        return [[self._respond(prompt.content_hash) for _ in range(n)] for prompt in prompts]
 
     def _respond(self, question: str) -> Sample:
         self.sampled.append(question)

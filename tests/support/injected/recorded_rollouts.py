@@ -49,13 +49,13 @@ class RecordedSampler:
     def sample(self, prompts: Sequence[Any], *, adapter: str, n: int) -> list[list[Any]]:
         """Return `n` responses for each prompt, whichever adapter gave the recorded ones."""
         groups = self._read()
-        missing = [prompt for prompt in prompts if prompt.question_id not in groups]
+        missing = [prompt for prompt in prompts if prompt.content_hash not in groups]
         if missing:
             samples = self._sampler.sample(missing, adapter=adapter, n=n)
-            new = {p.question_id: group for p, group in zip(missing, samples, strict=True)}
+            new = {p.content_hash: group for p, group in zip(missing, samples, strict=True)}
             self._write(groups | {q: group for q, group in new.items() if not _aborted(group)})
             groups |= new
-        return [groups[prompt.question_id] for prompt in prompts]
+        return [groups[prompt.content_hash] for prompt in prompts]
 
     def _read(self) -> Groups:
         if not self._path.exists():

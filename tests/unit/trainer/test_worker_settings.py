@@ -37,3 +37,34 @@ def test_a_key_file_may_be_in_the_home_directory(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "key").write_text("k\n")
     assert admin_key(WorkerSettings(api_key_file="~/key")) == "k"
+
+
+def test_the_removed_estimator_is_refused_with_the_one_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TEMPO_ESTIMATOR", "em_gae")
+    with pytest.raises(SettingsError) as refusal:
+        checked(WorkerSettings)
+    assert str(refusal.value) == (
+        "TEMPO_ESTIMATOR is 'em_gae'; version 0.2 removed em_gae;"
+        " set em_token, which is em_gae at a decay of 1"
+    )
+
+
+@pytest.mark.parametrize(("value", "count"), [("release", 1), ("reference_code", 0)])
+def test_the_old_name_of_an_order_still_holds_with_one_warning(
+    value: str, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TEMPO_ORDER", value)
+    assert checked(WorkerSettings).order == "reference_code"
+    text = "TEMPO_ORDER=release has a new name since version 0.2; set reference_code"
+    records = [r for r in caplog.records if r.name == "vllm.tempo.settings"]
+    assert [record.getMessage() for record in records] == [text] * count
+
+
+def test_another_order_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPO_ORDER", "paper_first")
+    with pytest.raises(
+        SettingsError, match="TEMPO_ORDER is 'paper_first'; Input should be 'paper'"
+    ):
+        checked(WorkerSettings)

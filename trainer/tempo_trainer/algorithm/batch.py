@@ -26,7 +26,8 @@ class EmptyBatchError(TempoError, ValueError):
 class Rollout:
     """One sampled response, with the log-probabilities that it had in the sampler."""
 
-    question_id: str
+    content_hash: str
+    """Hash of the question's content; the ids of questions (`q_…`) are in the ledger only."""
     prompt_ids: Sequence[int]
     response_ids: Sequence[int]
     logprobs: Sequence[float]
@@ -123,7 +124,7 @@ class Batch:
     def informative(self) -> Tensor:
         """Return a bool per row: false if all outcomes of its group are alike.
 
-        Unlabeled rows are true: an outcome that is not a number is like no other.
+        NaN never equals NaN, so unlabeled rows always count as informative.
         """
         alike = (self.outcome == self.outcome[:, None]) | (self.group != self.group[:, None])
         return ~alike.all(1)

@@ -5,6 +5,7 @@ the seconds of each step to the process's clock.
 """
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from torch import Tensor
 
@@ -36,7 +37,7 @@ def em_step(
     """
     batch = _policy_batch(labeled, unlabeled, settings)
     if settings.order == "reference_code":
-        signal = advantage_signal(networks.critic, batch, settings)  # of the critic one E-step ago
+        signal = advantage_signal(networks.critic, batch, settings)  # before this E-step
         e_step = recalibrate(networks.critic, labeled, settings)
     else:
         e_step = recalibrate(networks.critic, labeled, settings)
@@ -70,15 +71,19 @@ def advantage_signal(critic: Critic, batch: Batch, settings: TrainerSettings) ->
     reward = objective.terminal_reward(batch.outcome, labeled, values, batch.mask, sign=sign)
     mask = batch.mask * ~batch.truncated[:, None] if settings.mask_truncated else batch.mask
     raw = objective.raw_advantages(reward, values, mask)  # (B, T)
-    # Unlabeled tokens only: outcomes would hide a critic that says the same of every token.
+    # Measure unlabeled tokens only. With labeled ones the spread would look healthy even for a
+    # critic that gives every token the same value.
     mean, variance = objective.moments(raw, mask * ~labeled[:, None])
-    if settings.estimator == "em":
-        # A value overshoots −1 and +1, an outcome cannot: both are brought to one scale.
-        per_row = objective.group_advantages(reward.clamp(-1, 1), batch.group)  # (B,)
-        advantages = per_row[:, None] * mask
-    else:
-        # Labeled and unlabeled tokens are whitened together, before any cut into minibatches.
-        advantages = objective.whiten(raw, mask, floor=settings.advantage_std_floor)
+    match settings.estimator:
+        case "em_token":
+            # Labeled and unlabeled tokens are whitened together, before any cut into minibatches.
+            advantages = objective.whiten(raw, mask, floor=settings.advantage_std_floor)
+        case "em":
+            # Values can lie outside −1…+1, outcomes cannot, so values are clamped.
+            per_row = objective.group_advantages(reward.clamp(-1, 1), batch.group)  # (B,)
+            advantages = per_row[:, None] * mask
+        case estimator:
+            assert_never(estimator)
     return AdvantageSignal(
         advantages=advantages,
         reward=reward[~labeled].mean().item(),
@@ -95,8 +100,8 @@ def refine(policy: Policy, batch: Batch, a: Tensor, settings: TrainerSettings) -
     parts = batch.minibatches(settings.minibatches)
     minibatches = [batch.select(rows) for rows in parts]
     size = settings.tokens_per_microbatch
-    # All old log-probabilities are read before the first step. A single minibatch needs none: its
-    # only pass is on policy.
+    # All old log-probabilities are read before the first step. With one minibatch none are needed,
+    # because the policy has not changed yet.
     on_policy = len(parts) == 1
     old = [None if on_policy else forward_no_grad(policy.logprobs, b, size) for b in minibatches]
     updates: list[Update] = []

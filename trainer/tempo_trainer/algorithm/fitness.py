@@ -1,7 +1,7 @@
-"""Whether a critic may teach: its values on rollouts whose outcomes it never trains on.
+"""Measure the critic on held-out rollouts and decide if an M-step may use it.
 
-Left to itself a critic drifts to chance as the policy moves, and the policy falls after it. A
-refused M-step costs one iteration.
+A critic that is not retrained gets as bad as guessing when the policy changes, and then the policy
+gets worse. A refused M-step costs one iteration.
 """
 
 import math
@@ -14,7 +14,7 @@ from tempo_trainer.algorithm.batch import Batch, forward_no_grad
 from tempo_trainer.algorithm.networks import Critic
 from tempo_trainer.algorithm.reports import AdvantageSignal, Fitness, ValueStats, mean
 from tempo_trainer.clock import phase
-from tempo_trainer.settings import TrainerSettings
+from tempo_trainer.settings import TOKEN_ESTIMATORS, TrainerSettings
 
 # Changes within a round that are more than noise: of a mean value or a correlation, of the Brier
 # score.
@@ -66,9 +66,8 @@ def refusal_reason(fitness: Fitness, signal: AdvantageSignal, settings: TrainerS
     least = settings.fitness_auroc
     if fitness.auroc < least:
         return f"critic unfit: held-out AUROC {fitness.auroc:.3f} is below {least:.3f}"
-    # `em` compares whole responses: it does not use how a value moves within one.
-    cosine = math.nan if settings.estimator == "em" else fitness.advantage_cosine
-    if cosine < settings.fitness_cosine:
+    cosine = fitness.advantage_cosine
+    if settings.estimator in TOKEN_ESTIMATORS and cosine < settings.fitness_cosine:
         return (
             f"critic unfit: its advantages' cosine with the true ones is {cosine:.3f} on held-out"
             f" questions, below {settings.fitness_cosine:.3f}"

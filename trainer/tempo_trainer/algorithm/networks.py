@@ -227,7 +227,10 @@ class TrainedAdapter:
 
 
 class Policy(TrainedAdapter):
-    """π_θ: the base with the policy's adapter; it answers users."""
+    """π_θ: the base with the policy's adapter.
+
+    It answers the worker's rollouts; a promoted copy of it answers users.
+    """
 
     name = POLICY
 

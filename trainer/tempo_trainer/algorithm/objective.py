@@ -24,7 +24,7 @@ PerToken = Float[Tensor, "B T"]
 PerRow = Float[Tensor, "B"]
 Scalar = Float[Tensor, ""]
 
-# Where to read ------------------------------------------------------------------------------------
+# Positions of the values --------------------------------------------------------------------------
 
 
 def positions(
@@ -57,8 +57,8 @@ def terminal_reward(
 
 def raw_advantages(reward: PerRow, values: PerToken, mask: PerToken) -> PerToken:
     """A_t = R − V_φ(x, y<t) (eq. 11), 0 on padding."""
-    # An unlabeled row's last token gets exactly 0, and a constant error of V cancels along the row:
-    # only the change of V from token to token teaches.
+    # The last token of an unlabeled row gets exactly 0. If all values of a row are shifted equally,
+    # nothing changes: only the change of V from token to token teaches.
     return ((reward[:, None] - values) * mask).detach()
 
 
@@ -159,8 +159,8 @@ def policy_loss(
     On policy (s = 1) its gradient is that of −A_t log π_θ(y_t), weighted: REINFORCE.
     """
     s = policy_ratio(logprobs, old, mask, per_token=per_token)  # (B, T)
-    # The minimum takes the gradient from a token that has moved far enough in its own direction,
-    # and from no other: outside the band only one sign of A_t still learns.
+    # Outside the clip range a token loses its gradient only if it has already moved in the
+    # direction of its advantage.
     gain = torch.minimum(s * a, s.clamp(1 - low, 1 + high) * a) * weights  # (B, T)
     return -((gain * mask).sum(1) / mask.sum(1)).sum() / denominator
 

@@ -40,7 +40,7 @@ class Optimiser:
         return [p for group in self._adam.param_groups for p in group["params"]]
 
     def step(self, loss: float) -> Update:
-        """Apply the accumulated gradients if they and the loss are finite; drop them anyway."""
+        """Apply the gradients if they and the loss are finite, then clear them in either case."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters(), self._grad_clip))
         applied = math.isfinite(loss) and math.isfinite(norm)
         self.discarded = 0 if applied else self.discarded + 1

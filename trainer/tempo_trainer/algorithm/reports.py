@@ -65,7 +65,8 @@ class ValueStats:
 class AdvantageSignal:
     """The signal that the policy learns from; mean and deviation are of raw unlabeled advantages.
 
-    `advantages` (B, T) are whitened, or normalised by question; `reward` is the unlabeled mean.
+    `advantages` (B, T) are as the estimator returns them. `reward` is the mean over unlabeled
+    responses.
     """
 
     advantages: Tensor
@@ -116,7 +117,7 @@ class EMReport:
 
     @property
     def refined(self) -> bool:
-        """Whether the policy has changed."""
+        """True if the policy has changed."""
         if self.m_step is None:
             return False
         return self.m_step.updates.discarded < self.m_step.updates.steps

@@ -1,4 +1,7 @@
-"""One optimiser step of the critic or of the policy, cut into micro-batches that change nothing."""
+"""One optimiser step of the critic or of the policy, split into micro-batches.
+
+The split does not change the gradient.
+"""
 
 import math
 

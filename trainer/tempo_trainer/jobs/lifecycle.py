@@ -9,6 +9,13 @@
 | the worker or the ledger fails                    | queued again by the lease's next holder  |
 | the third attempt dies, or fails for want of vLLM | failed, with the reason                  |
 | the work is done                                  | succeeded, with the result               |
+| an operator cancels it                            | cancelled; committed iterations stay     |
+| the serving version changed since the job began   | cancelled, with the reason               |
+| a check gives way to a waiting job                | cancelled, with the reason               |
+
+While the gate asks its questions, the job does not end. If the job was cancelled or the serving
+version changed meanwhile, the candidate is not promoted afterwards. A pause does not undo work: the
+gate still decides.
 """
 
 import logging
@@ -21,8 +28,7 @@ from sqlalchemy.exc import OperationalError
 
 from tempo_storage import ledger
 from tempo_storage.errors import LeaseLostError, TempoError
-from tempo_storage.ledger.jobs import JobResult
-from tempo_storage.ledger.models import Job
+from tempo_storage.ledger.models import Job, JobResult
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.sampling.sampler import SamplingError
 from tempo_trainer.sampling.verifier_pool import VerifierError
@@ -48,7 +54,7 @@ class Jobs:
         self._rounds: Rounds | None = None
 
     def run(self, job_id: str) -> None:
-        """Run a queued job to its end; leave any other job alone, for the doorbell rings twice."""
+        """Run a job to its end. A job may be announced twice; ignore it unless it is queued."""
         if self._should_stop() or not self._claim(job_id):
             return
         try:
@@ -84,8 +90,8 @@ class Jobs:
 
     def _perform(self, job_id: str) -> JobResult:
         from tempo_trainer.jobs.build import build_rounds
-        from tempo_trainer.jobs.check import check
         from tempo_trainer.jobs.running import RunningJob
+        from tempo_trainer.jobs.sentinel import check
 
         if self._rounds is None:
             self._rounds = build_rounds(self._settings, self._sessions, self._should_stop)
@@ -95,7 +101,7 @@ class Jobs:
         if row.mode == "check":
             return check(job, self._settings, self._rounds.responses)
         if row.mode == "recalibrate":
-            return self._rounds.recalibrate(job)
+            return self._rounds.run_recalibration(job)
         return self._rounds.run(job)
 
     def _claim(self, job_id: str) -> bool:

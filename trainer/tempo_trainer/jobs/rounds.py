@@ -11,8 +11,7 @@ from typing import Any
 
 from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError
-from tempo_storage.ledger.jobs import JobResult
-from tempo_storage.ledger.models import Iteration
+from tempo_storage.ledger.models import Iteration, JobResult
 from tempo_trainer import clock
 from tempo_trainer.algorithm.fitness import suspicions, unknown_reason
 from tempo_trainer.algorithm.reports import EMReport, Fitness
@@ -34,7 +33,7 @@ logger = logging.getLogger("tempo.jobs")
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 5.0  # a question that a user just asked may be on its way to the ledger
 WARM_UP = 0  # position of the warm-up among the iterations of a job
-MAX_DISCARDED = 3  # optimiser steps in a row without a finite loss and gradient
+MAX_DISCARDED = 3  # consecutive discarded steps that pause training
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Rounds:
 
         A worker that takes the job from a dead one goes on after the last committed iteration.
         """
-        result = JobResult.read(job.row)
+        result = job.row.end
         if result.checkpoint is not None:
             return result  # its worker died after the gate's decision
         self.learner.restore(job.starting_checkpoint())
@@ -85,7 +84,7 @@ class Rounds:
         for step in range(1, steps + 1):
             job.raise_if_training_stopped()
             count = self.settings.warm_up_questions
-            self.learner.recalibrate(self.responses.labeled_rollouts("train", count, adapter))
+            self.learner.make_e_step(self.responses.labeled_rollouts("train", count, adapter))
             job.set_progress(phase="e_step", iteration=step, of=steps)
             raise_if_spoiled(job, self.learner)
         after = self._fitness(adapter)
@@ -112,7 +111,7 @@ class Rounds:
         held_out = sample("held_out", settings.held_out_per_step, adapter)
         count = settings.unlabeled_per_step
         unlabeled, questions = self.responses.unlabeled_rollouts(count, adapter)
-        report = self.learner.em_step(labeled=labeled, unlabeled=unlabeled, held_out=held_out)
+        report = self.learner.iterate(labeled=labeled, unlabeled=unlabeled, held_out=held_out)
         metrics = (
             report.metrics()
             | {"e_steps": 1, "m_steps": int(report.refined)}
@@ -129,7 +128,7 @@ class Rounds:
         sessions = job.sessions
         checkpoint = self.learner.checkpoint
         with sessions.read() as s:
-            row = ledger.versions.adapter_of_job(s, job.id)  # of a worker that died since
+            row = ledger.versions.adapter_of_job(s, job.id)  # a worker that died had published it
         if row is None:
             candidate = self.publisher.publish_candidate(self.learner, job.id)
         else:
@@ -144,7 +143,7 @@ class Rounds:
         self.publisher.sweep(keep=checkpoint)
         return result
 
-    def recalibrate(self, job: RunningJob) -> JobResult:
+    def run_recalibration(self, job: RunningJob) -> JobResult:
         """Fit the critic to labeled questions, answered by the policy as it is; refine nothing."""
         self.learner.restore(job.starting_checkpoint())
         if not job.iterations():
@@ -232,7 +231,7 @@ def _warn_if_suspicious(job: RunningJob, rows: Sequence[Iteration]) -> None:
 
 
 def _summary(rows: Sequence[Iteration]) -> dict[str, Any]:
-    """Return the report of a round's committed iterations, those before a crash included."""
+    """Return the report of a round's committed iterations, including those from before a crash."""
     last = rows[-1].metrics
     return {
         "iterations": sum(row.position > WARM_UP for row in rows),

@@ -11,11 +11,11 @@ from typing import Any
 
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Iteration, Job, Question
-from tempo_trainer.errors import CancelledError, StoppedError
+from tempo_trainer.errors import StoppedError
 from tempo_trainer.learning import checkpoint
 from tempo_trainer.learning.learner import Learner
 from tempo_trainer.sessions import LeasedSessions
-from tempo_trainer.versions.promotion import raise_if_moved
+from tempo_trainer.versions.promotion import raise_if_cancelled, raise_if_moved
 
 logger = logging.getLogger("tempo.jobs")
 
@@ -38,11 +38,13 @@ class RunningJob:
         if self.should_stop():
             raise StoppedError("the worker stops")
         with self.sessions.read() as s:
-            if ledger.jobs.get(s, self.id).status == "cancelled":
-                raise CancelledError(f"job {self.id} was cancelled")
+            raise_if_cancelled(ledger.jobs.get(s, self.id))
 
     def raise_if_training_stopped(self) -> None:
-        """Do the same; stop also in a pause, and cancel if the serving version changed.
+        """Raise as `raise_if_stopped` does; raise also in a pause, or if the pointer has moved.
+
+        A pause raises StoppedError. A serving version that changed since the job began raises
+        CancelledError.
 
         Call this between two iterations, where nothing is lost, or between two E-steps of a
         warm-up, which begins anew. A stopped job returns to the queue, and the worker is free for
@@ -73,10 +75,11 @@ class RunningJob:
             return ledger.jobs.iterations(s, self.id)
 
     def starting_checkpoint(self) -> str:
-        """Return the checkpoint that the job goes on from: its own last one, else the last job's.
+        """Return the checkpoint from which the job continues.
 
-        A rollback or a promotion by an operator changes the serving version. Training then goes on
-        from the checkpoint of that version, because the last job's may be what was rolled back.
+        It is this job's last one; else the one where the last job ended, if the serving pointer has
+        not moved since; else the serving version's. An operator who rolls back or promotes moves
+        the pointer, and the last job may have ended at the version that was rolled back.
         """
         if rows := self.iterations():
             return rows[-1].checkpoint
@@ -84,8 +87,8 @@ class RunningJob:
             pointer = ledger.versions.serving(s)
             modes = ledger.jobs.TRAINING
             for last in ledger.jobs.find(s, statuses=("succeeded",), modes=modes, limit=1):
-                if last.end_sequence == pointer.sequence and last.end_checkpoint is not None:
-                    return last.end_checkpoint
+                if last.end.sequence == pointer.sequence and last.end.checkpoint is not None:
+                    return last.end.checkpoint
             return ledger.versions.checkpoint_of(s, pointer.version)
 
     def commit(
@@ -121,6 +124,6 @@ class RunningJob:
             s.add(row)
             s.flush()
             ledger.jobs.reset_attempts(s, self.id)
-            ledger.lineage.record(s, row.number, questions if refined else [])
+            ledger.learned.record(s, row.number, questions if refined else [])
             needed = {learner.checkpoint, *ledger.jobs.needed_checkpoints(s)}
         checkpoint.remove(root, old - needed)

@@ -30,13 +30,14 @@ class Outlook:
     now: float
     paused: bool
     busy: bool
-    """A job is running, or queued and not held by a pause."""
+    """A job is running, or queued and not stopped by a pause."""
     labeled: bool
     """There are labeled questions of both splits: the critic can be trained and measured."""
     new_questions: int
     """Distinct questions that were first asked after the last round was queued."""
     last_job_at: float
-    """When the last round or recalibration was queued: each recalibrates the critic. 0: never."""
+    """When the last round or recalibration was queued; each recalibrates the critic. 0 if there
+    was none."""
     auroc: float | None
     """The critic's held-out AUROC when the last round ended; None if recalibrated since."""
     checked_at: float | None = None
@@ -104,7 +105,7 @@ def look(s: Session, now: float) -> Outlook:
         labeled=all(ledger.labeled.count(s).values()),
         new_questions=ledger.pool.count_new(s, last_round.created_at if last_round else 0.0),
         last_job_at=last_job.created_at if last_job else 0.0,
-        auroc=last_job.end_auroc if last_job and last_job.mode == "round" else None,
+        auroc=last_job.end.auroc if last_job and last_job.mode == "round" else None,
         checked_at=None if pointer.version == BASE else checked_at,
         check_ended_at=_last_check_end(s),
     )

@@ -1,4 +1,4 @@
-"""The learner: one policy, one critic, and what an iteration leaves to the next."""
+"""The learner: one policy, one critic, and the rollouts that an iteration leaves to the next."""
 
 import copy
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from tempo_trainer.settings import TrainerSettings
 
 WINDOW = 4  # iterations whose held-out rollouts together measure the critic
 UNTRAINED = ""
+OLD_NAMES = {"question_id": "content_hash"}
 
 
 class Learner:
@@ -32,7 +33,7 @@ class Learner:
         self.window: list[list[Rollout]] = []
         """Held-out rollouts of the last iterations, newest last."""
         self.checkpoint = UNTRAINED
-        """Name of the checkpoint that this state was saved as, or went on from."""
+        """Name of the checkpoint that holds this state, or from which it continued."""
         self._untrained = self._state()
 
     def restore(self, name: str) -> None:
@@ -52,7 +53,7 @@ class Learner:
         checkpoint.save(self.settings.checkpoints_dir, name, self._state())
         self.checkpoint = name
 
-    def recalibrate(self, labeled: Sequence[Rollout]) -> None:
+    def make_e_step(self, labeled: Sequence[Rollout]) -> None:
         """Make an E-step on labeled rollouts; leave the policy as it is."""
         em.recalibrate(self.networks.critic, [self._collate(labeled)], self.settings)
         self.e_steps += 1
@@ -61,7 +62,7 @@ class Learner:
         """Compare the critic's values with the outcomes of held-out rollouts."""
         return measure(self.networks.critic, self._collate(held_out), self.settings)
 
-    def em_step(
+    def iterate(
         self, *, labeled: list[Rollout], unlabeled: list[Rollout], held_out: list[Rollout]
     ) -> EMReport:
         """Recalibrate the critic, then refine the policy if the critic is fit."""
@@ -105,5 +106,7 @@ def _row(rollout: Rollout) -> dict[str, Any]:
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:
-    # Version 0.1 stored the adapter that sampled a rollout, too; nothing read it.
-    return Rollout(**{name: value for name, value in row.items() if name != "adapter"})
+    # Version 0.1 called the content hash `question_id`. It also stored the adapter that sampled a
+    # rollout; nothing read it.
+    renamed = {OLD_NAMES.get(name, name): value for name, value in row.items()}
+    return Rollout(**{name: value for name, value in renamed.items() if name != "adapter"})

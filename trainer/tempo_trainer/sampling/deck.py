@@ -1,4 +1,8 @@
-"""Draw questions so that each comes once before any comes twice, the same way after a restart."""
+"""Draw questions so that each comes once before any comes twice, the same way after a restart.
+
+This holds while the list of questions stays the same. A position counts draws, and the list's
+length decides the pass and the shuffle: after a question is added or deleted, some may come early.
+"""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Responses of an adapter: draw questions, sample responses to them from vLLM, verify those."""
+"""Draw questions, sample responses of an adapter to them from vLLM, and verify the responses."""
 
 import math
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class ResponseSource:
     settings: WorkerSettings
     sessions: LeasedSessions
     decks: Decks
-    """The learner's: it saves and restores the positions, and this draws from them."""
+    """The learner owns these decks and saves their positions; this class draws from them."""
     sampler: Sampler
     verifiers: VerifierPool
 
@@ -69,7 +69,7 @@ class ResponseSource:
             questions = ledger.pool.questions(s, hashes)
         prompts = self.sampler.prompts(questions)
         samples = self.sampler.sample(prompts, adapter=adapter, n=self.settings.group_size)
-        fitting = {prompt.question_id for prompt in prompts}
+        fitting = {prompt.content_hash for prompt in prompts}
         questions = [question for question in questions if question.content_hash in fitting]
         return rollouts_of(prompts, samples, adapter, None), questions
 
@@ -85,7 +85,7 @@ class ResponseSource:
         prompts = self.sampler.prompts(examples)
         samples = self.sampler.sample(prompts, adapter=adapter, n=n)
         by_hash = {example.content_hash: example for example in examples}
-        rows = [by_hash[prompt.question_id] for prompt in prompts]
+        rows = [by_hash[prompt.content_hash] for prompt in prompts]
         items = [
             Item(example.verifier, sample.text, example.reference, example.details)
             for example, group in zip(rows, samples, strict=True)
@@ -99,7 +99,7 @@ class ResponseSource:
         return VerifiedResponses(prompts, samples, by_prompt)
 
     def take_held_back(self) -> float:
-        """Return the seconds, summed over requests, that users have cost since the last call."""
+        """Return how long requests waited for users' requests since the last call, in seconds."""
         return self.sampler.take_held_back()
 
 
@@ -116,7 +116,7 @@ def rollouts_of(
     """
     rollouts = [
         Rollout(
-            question_id=prompt.question_id,
+            content_hash=prompt.content_hash,
             prompt_ids=prompt.ids,
             response_ids=sample.ids,
             logprobs=sample.logprobs,

@@ -5,8 +5,8 @@ renderer, or text that is tokenised again, would train on something that nobody 
 
 Users come first. A rollout request is sent only while no request queues in vLLM, whoever sent it:
 while `vllm:num_requests_waiting` is above 0 the engine is full, and one more rollout could only
-lengthen a user's wait. Rollouts that queue need no exception, since more of them would wait as
-well. vLLM cannot pause a running request. `requests_in_flight` bounds these, and a rollout that
+lengthen a user's wait. Queued rollouts count too, because another rollout would only wait behind
+them. vLLM cannot pause a running request. `requests_in_flight` bounds these, and a rollout that
 queues in vLLM stands behind users by its priority.
 """
 
@@ -43,7 +43,7 @@ class SamplingError(TempoError, RuntimeError):
 class Prompt:
     """A question as token ids."""
 
-    question_id: str
+    content_hash: str
     ids: tuple[int, ...]
 
 
@@ -117,7 +117,7 @@ class Sampler:
         return [group for groups in replies for group in groups]
 
     def take_held_back(self) -> float:
-        """Return the seconds, summed over requests, that users have cost since the last call."""
+        """Return how long requests waited for users' requests since the last call, in seconds."""
         with self._lock:
             seconds = self._held_back
             self._held_back = 0.0

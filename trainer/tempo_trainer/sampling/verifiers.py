@@ -1,10 +1,11 @@
 """Verifiers decide whether a response agrees with a reference. They run in child processes only.
 
 Math-verify can hang past its own time-outs, so neither worker nor server calls a verifier. A child
-reads items as JSON lines until standard input ends, and answers each with one line:
+reads items as JSON lines until standard input ends, and answers each with one line. `serve` answers
+with verdicts on responses; `check` answers with faults of references.
 
-    python -m tempo_trainer.sampling.verifiers serve math exact   with the verdict on a response
-    python -m tempo_trainer.sampling.verifiers check              with the fault of a reference
+    python -m tempo_trainer.sampling.verifiers serve math exact
+    python -m tempo_trainer.sampling.verifiers check
 
 Operators add verifiers of their own through the entry-point group `tempo.verifiers`.
 """
@@ -59,12 +60,17 @@ class Verdict:
 
     @property
     def outcome(self) -> float:
-        """I in the formulas: 1 or -1."""
+        """The outcome, `I` in the formulas: 1 if correct, else -1."""
         return 1.0 if self.correct else -1.0
 
 
 class Verifier(Protocol):
-    """The contract of an entry point, which names a class without constructor arguments."""
+    """The methods of a verifier. An entry point names its class.
+
+    The class is created without arguments.
+    A verdict may take 2 seconds and 2 GiB of memory; otherwise the response counts as incorrect.
+    The worker loads every installed verifier at its start; one that does not load stops it.
+    """
 
     name: str
 
@@ -72,7 +78,10 @@ class Verifier(Protocol):
         """Return the fault of a reference, or None if it has none."""
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
-        """Compare a response with the accepted references."""
+        """Compare a response with the accepted references.
+
+        `reference` may be empty: then return the answer in `extracted`, and `correct=False`.
+        """
 
 
 def final_text(response: str) -> str:
@@ -113,7 +122,7 @@ class Exact:
     name = "exact"
 
     def check_reference(self, reference: References) -> str | None:
-        """Name an empty reference."""
+        """Return an error if a reference is empty."""
         return None if all(map(normalise, reference)) else "an empty reference matches nothing"
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
@@ -128,7 +137,7 @@ class Numeric:
     name = "numeric"
 
     def check_reference(self, reference: References) -> str | None:
-        """Name a reference without a number."""
+        """Return an error if a reference has no number."""
         faulty = [r for r in reference if number(r) is None]
         return f"no number in {faulty[0]!r}" if faulty else None
 
@@ -149,7 +158,7 @@ class Choice:
     name = "choice"
 
     def check_reference(self, reference: References) -> str | None:
-        """Name a reference that is not one letter."""
+        """Return an error if a reference is not one letter."""
         faulty = [r for r in reference if not CHOICE.fullmatch(r)]
         return f"{faulty[0]!r} is not one letter from A to J" if faulty else None
 
@@ -180,7 +189,7 @@ class Math:
         self.verify("$1+1$", ["2"], {})  # the grammar's first use takes a tenth of a second
 
     def check_reference(self, reference: References) -> str | None:
-        """Name a reference that does not parse."""
+        """Return an error if a reference does not parse."""
         faulty = [r for r in reference if not self._read(r)]
         return f"cannot read {faulty[0]!r} as mathematics" if faulty else None
 

@@ -25,8 +25,8 @@ def choose(rollouts: Iterable[Rollout]) -> list[Rollout]:
     chosen: dict[str, Rollout] = {}
     for rollout in rollouts:
         room = min(MAX_RESPONSE, MAX_SEQUENCE - len(rollout.prompt_ids))
-        if rollout.response_ids and room > 0 and rollout.question_id not in chosen:
-            chosen[rollout.question_id] = replace(
+        if rollout.response_ids and room > 0 and rollout.content_hash not in chosen:
+            chosen[rollout.content_hash] = replace(
                 rollout, response_ids=rollout.response_ids[:room], logprobs=rollout.logprobs[:room]
             )
     return list(chosen.values())[:SEQUENCES]

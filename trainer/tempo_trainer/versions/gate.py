@@ -56,7 +56,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class GateDecision:
-    """Whether the candidate may serve, why, and every figure behind the decision."""
+    """The decision on a candidate, its reason, and every figure behind it."""
 
     promote: bool
     reason: str
@@ -83,15 +83,15 @@ def gate(
     serving: Answers,
     candidate: Answers,
     *,
-    first: bool,
+    base_serves: bool,
     settings: TrainerSettings,
 ) -> GateDecision:
     """Decide on a candidate by paired differences over questions.
 
     The candidate must not lose `gate_delta` of avg@k to the serving version. It must beat the base;
-    only the `first` candidate may be worse, by less than `gate_delta`. It must not lose
-    `gate_pass_k_margin` of pass@k to the base, and must keep `gate_entropy_ratio` of the base's
-    answer entropy. The lower 95 % bounds decide.
+    only while the base serves may it be worse, by less than `gate_delta`. It must not lose
+    `gate_pass_k_margin` of pass@k to the base. For these three, the lower 95 % bound decides. It
+    must also keep `gate_entropy_ratio` of the base's answer entropy.
     """
     k = candidate.outcomes.shape[1]
     average = avg_at_n(candidate.outcomes)
@@ -102,7 +102,7 @@ def gate(
     against_base = paired_bootstrap(over_base, seed=settings.seed)
     pass_against_base = paired_bootstrap(pass_over_base, seed=settings.seed)
     entropy_ratio = candidate.entropy / base.entropy if base.entropy > 0 else 1.0
-    base_bound = -settings.gate_delta if first else 0.0
+    base_bound = -settings.gate_delta if base_serves else 0.0
     faults = [
         _fault("avg@k against the serving adapter", against_serving.low, -settings.gate_delta),
         _fault("avg@k against the base", against_base.low, base_bound),

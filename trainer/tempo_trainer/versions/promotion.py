@@ -1,6 +1,7 @@
 """The end of a round: compare the candidate with what serves, promote or reject it, wait.
 
-The functions stand in the order in which a round calls them.
+`ledger.versions.promote` moves the serving pointer. The functions stand in the order in which a
+round calls them.
 """
 
 import logging
@@ -14,8 +15,7 @@ from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE, version_name
-from tempo_storage.ledger.jobs import JobResult
-from tempo_storage.ledger.models import Job, LabeledExample, ServerProcess
+from tempo_storage.ledger.models import Job, JobResult, LabeledExample, ServerProcess
 from tempo_trainer.errors import CancelledError
 from tempo_trainer.sampling.responses import ResponseSource
 from tempo_trainer.sessions import LeasedSessions
@@ -27,15 +27,23 @@ ACKNOWLEDGE_SECONDS = 90.0  # a server process may probe a new version for 60
 POLL_SECONDS = 0.2
 
 
+def raise_if_cancelled(job: Job) -> None:
+    """Raise CancelledError if an operator cancelled the job before its row was read."""
+    if job.status == "cancelled":
+        raise CancelledError(f"job {job.id} was cancelled")
+
+
 def raise_if_moved(s: Session, job: Job) -> None:
     """Raise CancelledError if the serving version changed after the job began.
 
-    The job trained the version that served then, which an operator may have rolled back.
+    The job continued from the version that served at its start. That version may have been rolled
+    back since.
     """
     pointer = ledger.versions.serving(s)
     if pointer.sequence != job.serving_sequence:
         raise CancelledError(
-            f"{version_name(pointer.version)} was made to serve since the job began; start another"
+            f"the serving version changed to {version_name(pointer.version)} since the job began;"
+            " start another"
         )
 
 
@@ -65,7 +73,7 @@ def compare(
         for version in sorted({BASE, serving, candidate})
     }
     three = (answers[BASE], answers[serving], answers[candidate])
-    decision = gate(*three, first=serving == BASE, settings=settings)
+    decision = gate(*three, base_serves=serving == BASE, settings=settings)
     count = sum(each.outcomes.size for each in answers.values())
     cost = {"responses": count, "seconds": round(time.monotonic() - started, 1)}
     return replace(decision, held_out=part, cost=cost)
@@ -80,15 +88,17 @@ def record_decision(
     checkpoint: str,
     summary: dict[str, Any],
 ) -> JobResult:
-    """Commit the gate's decision with the promotion, so that no later worker decides again.
+    """In one transaction, record the decision and, if it says so, promote the candidate.
 
-    Returns the round's `summary` with the decision, and the checkpoint from which the next round
-    goes on. That is `checkpoint`, the candidate's, unless the candidate is certainly worse than the
-    serving version: then it is the serving version's. Raises CancelledError if the serving version
-    changed meanwhile.
+    No later worker then decides again. Returns the result: the round's `summary` with the decision.
+    The next round continues from `checkpoint`, but from the serving version's if the candidate is
+    certainly worse than it. Raises CancelledError, and records nothing, if the job was cancelled or
+    the serving version changed while the gate asked. A pause changes nothing.
     """
     with sessions.write() as s:
         serving = ledger.versions.locked_pointer(s).version
+        # The lock makes a cancel wait until this ends, or this see the cancel.
+        raise_if_cancelled(ledger.jobs.get(s, job.id, lock=True))
         raise_if_moved(s, job)
         outcome = _apply(s, job, candidate, decision)
         if decision.against_serving.high < 0:
@@ -117,9 +127,9 @@ def _apply(s: Session, job: Job, candidate: int, decision: GateDecision) -> str:
 
 
 def wait_for_servers(sessions: LeasedSessions, job_id: str, version: int) -> None:
-    """Return when every live server process answers with `version`.
+    """Wait until every live server process answers with `version`, or one found it corrupt.
 
-    After 90 seconds, or as soon as all have refused it, an event names those that do not.
+    After 90 seconds, or as soon as all that are behind refuse it, add an event that names them.
     """
     deadline = time.monotonic() + ACKNOWLEDGE_SECONDS
     behind: Sequence[ServerProcess] = ()
@@ -144,7 +154,7 @@ def wait_for_servers(sessions: LeasedSessions, job_id: str, version: int) -> Non
 def record_refusal(
     sessions: LeasedSessions, job_id: str, version: int, result: JobResult
 ) -> JobResult:
-    """Return the result of a promotion; if a server found `version` corrupt, record that first."""
+    """Return the result; change it to `refused` if a server found `version` corrupt."""
     with sessions.write() as s:
         row = ledger.versions.adapter(s, version)
         if row.status != "corrupt":
@@ -168,5 +178,5 @@ def _write_result(
     result = replace(
         result, report=result.report | fields, checkpoint=checkpoint, sequence=sequence
     )
-    result.write(ledger.jobs.get(s, job_id))
+    ledger.jobs.get(s, job_id).end = result
     return result

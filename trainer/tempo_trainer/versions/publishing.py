@@ -1,4 +1,4 @@
-"""Publish the policy as snapshots and candidates, and delete the files of old versions."""
+"""Publish the policy as trials and candidates, and delete the files of old versions."""
 
 import logging
 from collections.abc import Sequence
@@ -31,7 +31,10 @@ class Publisher:
 
     @phase("publish")
     def publish_trial(self, learner: Learner) -> str:
-        """Publish a snapshot of the policy and return its name; the base's, if it is untrained."""
+        """Publish the policy as a trial and return its name.
+
+        If the policy is untrained, return the base's name.
+        """
         if learner.m_steps == 0:
             return BASE_NAME
         return self.store.publish_trial(learner.networks.policy.export, base=self.base)
@@ -109,7 +112,10 @@ def surplus(
     max_versions: int,
     max_bytes: int,
 ) -> list[Adapter]:
-    """Return the versions beyond either limit, counting those in use first, then the newest."""
+    """Return versions to sweep: not in use, and beyond a limit.
+
+    Versions in use count towards the limits first, then the newest.
+    """
     pairs = sorted(
         zip(newest_first, sizes, strict=True), key=lambda pair: pair[0].version not in in_use
     )

@@ -1,1 +1,1 @@
-"""The worker process: hold the lease, drain the stream, run the jobs."""
+"""The worker process: hold the lease, read the stream, run the jobs."""

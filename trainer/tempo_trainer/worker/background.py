@@ -8,7 +8,7 @@ JOIN_SECONDS = 10.0
 
 
 @contextmanager
-def repeated(step: Callable[[], float], pause_seconds: float = 0.0) -> Iterator[None]:
+def repeated_in_thread(step: Callable[[], float], pause_seconds: float = 0.0) -> Iterator[None]:
     """Call `step` in a thread until the block ends, each time after a pause.
 
     The first pause is `pause_seconds`; each later pause is the number that `step` returned.

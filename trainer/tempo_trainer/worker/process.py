@@ -1,4 +1,4 @@
-"""The worker process: among several, the one that holds the lease drains the stream and runs jobs.
+"""The worker process. If several run, only the one with the lease reads the stream and runs jobs.
 
     python -m tempo_trainer.worker
 
@@ -29,9 +29,9 @@ from tempo_storage.valkey.streams import QUEUE, QuestionStream, redis_client
 from tempo_trainer.jobs import schedule
 from tempo_trainer.jobs.lifecycle import Jobs
 from tempo_trainer.sessions import LeasedSessions
-from tempo_trainer.worker.background import repeated
-from tempo_trainer.worker.drain import Drain
+from tempo_trainer.worker.background import repeated_in_thread
 from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
+from tempo_trainer.worker.stream_reader import StreamReader
 from tempo_trainer.worker_settings import WorkerSettings
 
 logger = logging.getLogger("tempo.worker")
@@ -71,11 +71,11 @@ class Worker:
 
     def _work(self) -> None:
         stream = QuestionStream(redis_client(self._redis_url))
-        drain = Drain(stream, self._sessions, keep=self._settings.pool_questions)
+        reader = StreamReader(stream, self._sessions, keep=self._settings.pool_questions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        with repeated(drain.step), self._hold_lease():
+        with repeated_in_thread(reader.step), self._hold_lease():
             while not (self.stopping.is_set() or self._lost.is_set()):
-                self._ring_for_waiting(connection)
+                self._queue_due_and_ring(connection)
                 self._listen_once(connection)
         connection.close()
 
@@ -86,10 +86,12 @@ class Worker:
             logger.warning("worker %s: Valkey does not answer: %s", self.owner, error)
             self.stopping.wait(WAIT_SECONDS)
 
-    def _ring_for_waiting(self, connection: redis.Redis) -> None:
-        # This rings for jobs that are due, and for jobs whose bell was lost with Valkey or rang for
-        # a dead worker. No job runs between two bells, so one that the ledger calls running was
-        # cut short.
+    def _queue_due_and_ring(self, connection: redis.Redis) -> None:
+        """Queue the job that is due, then ring for the oldest waiting job if no bell is pending.
+
+        A job waits if its bell was lost with Valkey, or rang for a worker that died. No job runs
+        between two bells, so a job still marked `running` belonged to a worker that died.
+        """
         try:
             self._jobs.requeue_abandoned()
             with self._sessions.begin() as s:
@@ -107,7 +109,7 @@ class Worker:
     def _acquire(self) -> bool:
         try:
             with self._sessions.begin() as s:
-                epoch = ledger.leases.acquire(s, ledger.leases.TRAINER, self.owner, LEASE_SECONDS)
+                epoch = ledger.leases.acquire(s, self.owner, LEASE_SECONDS)
         except SQLAlchemyError as error:
             logger.warning("worker %s: the ledger does not answer: %s", self.owner, error)
             return False
@@ -118,16 +120,16 @@ class Worker:
     def _hold_lease(self) -> Iterator[None]:
         self._lost.clear()
         try:
-            with repeated(self._renew_lease, HEARTBEAT_SECONDS):
+            with repeated_in_thread(self._renew_lease, HEARTBEAT_SECONDS):
                 yield
         finally:
             with self._sessions.begin() as s:
-                ledger.leases.release(s, ledger.leases.TRAINER, self.epoch)
+                ledger.leases.release(s, self.epoch)
 
     def _renew_lease(self) -> float:
         try:
             with self._sessions.begin() as s:
-                ledger.leases.renew(s, ledger.leases.TRAINER, self.epoch, LEASE_SECONDS)
+                ledger.leases.renew(s, self.epoch, LEASE_SECONDS)
         except LeaseLostError as error:
             logger.warning("worker %s: %s", self.owner, error)
             self._lost.set()

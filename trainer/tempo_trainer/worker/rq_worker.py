@@ -18,7 +18,7 @@ from rq.timeouts import TimerDeathPenalty
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.valkey.doorbell import FUNCTION as ALLOWED
 from tempo_storage.valkey.streams import QUEUE
-from tempo_trainer.worker.background import repeated
+from tempo_trainer.worker.background import repeated_in_thread
 
 logger = logging.getLogger("tempo.worker")
 HEARTBEAT_SECONDS = 5.0
@@ -42,7 +42,7 @@ class TempoJob(Job):
         return self.run_job
 
     run_job: Callable[..., Any] | None = None
-    """Set by the worker that takes the job; the function's name in Valkey imports nothing."""
+    """Set by the worker that takes the job; the name stored in Valkey is never imported."""
 
 
 class LeaseWorker(SimpleWorker):
@@ -77,7 +77,7 @@ class LeaseWorker(SimpleWorker):
     def perform_job(self, job: Job, queue: Queue, execution: Any) -> bool:
         """Run the job while a thread sends heartbeats to RQ."""
         job.run_job = self._run_job
-        with repeated(lambda: self._beat(job, execution), HEARTBEAT_SECONDS):
+        with repeated_in_thread(lambda: self._beat(job, execution), HEARTBEAT_SECONDS):
             return bool(super().perform_job(job, queue, execution))
 
     def _beat(self, job: Job, execution: Any) -> float:

@@ -16,7 +16,7 @@ def rollout(
     prompt: list[int], response: list[int], *, group: int = 0, outcome: float = math.nan
 ) -> Rollout:
     return Rollout(
-        question_id=f"q{group}",
+        content_hash=f"q{group}",
         prompt_ids=prompt,
         response_ids=response,
         logprobs=[-float(token) for token in response],

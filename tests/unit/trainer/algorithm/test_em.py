@@ -149,7 +149,9 @@ def test_the_seconds_of_an_iteration_are_split_by_phase_and_returned_once() -> N
 
 
 @pytest.mark.fault(
-    12, "a loss or gradient that is no number", promise="the step is discarded and counted"
+    12,
+    "a loss or gradient is not a number",
+    promise="the step is discarded and counted; three in a row pause training",
 )
 def test_an_e_step_that_is_not_finite_is_discarded_and_counted() -> None:
     nets, settings = started(warm_up=2)
@@ -164,7 +166,9 @@ def test_an_e_step_that_is_not_finite_is_discarded_and_counted() -> None:
 
 
 @pytest.mark.fault(
-    12, "a loss or gradient that is no number", promise="the step is discarded and counted"
+    12,
+    "a loss or gradient is not a number",
+    promise="the step is discarded and counted; three in a row pause training",
 )
 @pytest.mark.parametrize("minibatches", [1, 2])
 def test_an_m_step_that_is_not_finite_is_discarded_and_counted(minibatches: int) -> None:
@@ -180,7 +184,9 @@ def test_an_m_step_that_is_not_finite_is_discarded_and_counted(minibatches: int)
 
 
 @pytest.mark.fault(
-    12, "a loss or gradient that is no number", promise="the step is discarded and counted"
+    12,
+    "a loss or gradient is not a number",
+    promise="the step is discarded and counted; three in a row pause training",
 )
 def test_an_infinite_loss_is_discarded() -> None:
     nets, settings = started(warm_up=1)

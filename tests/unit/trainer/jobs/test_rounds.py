@@ -151,14 +151,14 @@ def test_a_paused_warm_up_leaves_the_worker_to_other_jobs(parts: Parts) -> None:
     parts.responses.meanwhile = pause
     job = parts.job("a", "recalibrate")
     with pytest.raises(StoppedError, match="training is paused"):
-        parts.rounds.recalibrate(job)
+        parts.rounds.run_recalibration(job)
     assert parts.responses.adapters == ["tempo-v0"] * 2
     assert job.iterations() == []
 
 
 def test_a_recalibration_commits_its_e_steps_and_refines_nothing(parts: Parts) -> None:
     job = parts.job("a", "recalibrate", max_steps=3)
-    result = parts.rounds.recalibrate(job)
+    result = parts.rounds.run_recalibration(job)
     [row] = job.iterations()
     assert (row.position, row.refined, row.metrics["e_steps"]) == (rounds.WARM_UP, False, 3)
     assert result.report["summary"].startswith("the critic's AUROC on held-out questions: ")
@@ -167,7 +167,7 @@ def test_a_recalibration_commits_its_e_steps_and_refines_nothing(parts: Parts) -
         "a-0",
         None,
     )
-    again = parts.rounds.recalibrate(job)  # its worker died before the job's end
+    again = parts.rounds.run_recalibration(job)  # its worker died before the job's end
     assert (again, len(job.iterations())) == (result, 1)
 
 
@@ -181,13 +181,13 @@ def test_three_discarded_steps_in_a_row_pause_training(
 ) -> None:
     losses = iter([math.nan, math.nan, 0.5, math.nan, math.nan, math.nan, math.nan])
 
-    def recalibrate(labeled: object) -> None:
+    def make_e_step(labeled: object) -> None:
         parts.learner.networks.critic.optimiser.step(next(losses))
 
-    monkeypatch.setattr(parts.learner, "recalibrate", recalibrate)
+    monkeypatch.setattr(parts.learner, "make_e_step", make_e_step)
     job = parts.job("a", "recalibrate", max_steps=20)
     with pytest.raises(StoppedError, match="training is paused: 3 optimiser steps of the critic"):
-        parts.rounds.recalibrate(job)
+        parts.rounds.run_recalibration(job)
     assert next(losses) is math.nan  # nobody made the last step
     [event] = [event for event in events(parts, job) if event.level == "error"]
     with parts.sessions() as s:
@@ -210,6 +210,21 @@ def test_a_round_that_ends_suspiciously_warns_once(
     assert all("rose from 0.200 to 0.300" in event.message for event in events(parts, job))
 
 
+def test_a_round_that_is_cancelled_while_the_gate_asks_is_not_promoted(parts: Parts) -> None:
+    def cancel() -> None:
+        if parts.responses.adapters[-1:] == ["tempo-v0"] and job.iterations()[2:]:  # at the gate
+            with parts.sessions.begin() as s:
+                ledger.jobs.finish(s, job.id, "cancelled")
+
+    job = parts.job("a")
+    parts.responses.meanwhile = cancel
+    with pytest.raises(CancelledError, match="job a was cancelled"):
+        parts.rounds.run(job)
+    with parts.sessions() as s:
+        assert ledger.versions.serving(s).version == 0
+        assert ledger.versions.adapter(s, 1).status == "candidate"
+
+
 def test_a_round_whose_start_was_rolled_back_is_cancelled_not_promoted(parts: Parts) -> None:
     def roll_back() -> None:
         if parts.responses.adapters[-1:] == ["tempo-v9"]:  # at the gate
@@ -222,7 +237,7 @@ def test_a_round_whose_start_was_rolled_back_is_cancelled_not_promoted(parts: Pa
         ledger.versions.promote(s, 9)
     parts.responses.meanwhile = roll_back
     job = parts.job("a")
-    with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
+    with pytest.raises(CancelledError, match="the serving version changed to tempo-v0 since"):
         parts.rounds.run(job)
     with parts.sessions() as s:
         assert ledger.versions.serving(s).version == 0

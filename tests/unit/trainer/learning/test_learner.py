@@ -65,6 +65,7 @@ def test_a_checkpoint_of_version_0_1_is_restored(learner: Learner) -> None:
     state = checkpoint.load(root, "job-1")
     for row in (*state["window"][0], *state["replay"][0]):
         row["adapter"] = "tempo-t1"  # it named the adapter that sampled each rollout
+        row["question_id"] = row.pop("content_hash")
     checkpoint.save(root, "old-1", state)
     learner.window = []
     learner.restore("old-1")
@@ -75,12 +76,12 @@ def test_an_iteration_leaves_its_rollouts_to_those_after_it(learner: Learner) ->
     for number in range(WINDOW + 1):
         labeled = [rollout(f"l{number}"), rollout(f"l{number}", outcome=-1.0)]
         held_out = [rollout(f"h{number}"), rollout(f"h{number}", outcome=-1.0)]
-        report = learner.em_step(labeled=labeled, unlabeled=labeled, held_out=held_out)
+        report = learner.iterate(labeled=labeled, unlabeled=labeled, held_out=held_out)
     assert learner.e_steps == WINDOW + 1
     assert learner.m_steps <= learner.e_steps
     assert report.e_step.steps == 2  # the fresh batch and one that is replayed
-    assert [rows[0].question_id for rows in learner.replay] == [f"l{WINDOW}"]
-    assert [rows[0].question_id for rows in learner.window] == ["h1", "h2", "h3", "h4"]
+    assert [rows[0].content_hash for rows in learner.replay] == [f"l{WINDOW}"]
+    assert [rows[0].content_hash for rows in learner.window] == ["h1", "h2", "h3", "h4"]
 
 
 def test_held_out_groups_of_different_iterations_are_not_joined(learner: Learner) -> None:

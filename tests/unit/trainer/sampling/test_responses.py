@@ -79,14 +79,14 @@ def test_labeled_rollouts_carry_the_outcomes_of_their_responses(source: Response
 
 def test_a_deck_goes_on_where_the_last_draw_ended(source: ResponseSource) -> None:
     draws = [source.labeled_rollouts("train", 4, "tempo-v0") for _ in range(2)]
-    questions = [{rollout.question_id for rollout in rollouts} for rollouts in draws]
+    questions = [{rollout.content_hash for rollout in rollouts} for rollouts in draws]
     assert len(questions[0] | questions[1]) == len(QUESTIONS)
     assert source.decks.drawn == {"train": 8, "held_out": 0, "unlabeled": 0}
 
 
 def test_only_captured_questions_that_were_sampled_are_returned(source: ResponseSource) -> None:
     rollouts, questions = source.unlabeled_rollouts(8, "tempo-t1")
-    assert {r.question_id for r in rollouts} == {q.content_hash for q in questions}
+    assert {r.content_hash for r in rollouts} == {q.content_hash for q in questions}
     assert len(questions) == len(QUESTIONS)
     assert not any(rollout.labeled for rollout in rollouts)
     source.sampler.too_long.add(questions[0].content_hash)

@@ -17,7 +17,7 @@ from tempo_trainer.versions import effect
 def rollout(question: str, prompt: int = 3, response: int = 5, *, first: int = 2) -> Rollout:
     ids = [2 + (first + i) % (tiny.VOCABULARY - 2) for i in range(response)]
     return Rollout(
-        question_id=question,
+        content_hash=question,
         prompt_ids=[2 + i % 20 for i in range(prompt)],
         response_ids=ids,
         logprobs=[-1.0] * response,
@@ -32,7 +32,7 @@ def test_one_rollout_a_question_is_chosen_and_cut() -> None:
     rollouts = [rollout("a"), rollout("a"), rollout("b", response=300), rollout("c", prompt=510)]
     rollouts += [rollout("d", prompt=512), rollout("e", response=0)]
     chosen = effect.choose(rollouts)
-    assert [(r.question_id, len(r.response_ids)) for r in chosen] == [
+    assert [(r.content_hash, len(r.response_ids)) for r in chosen] == [
         ("a", 5),
         ("b", 128),
         ("c", 2),

@@ -22,9 +22,9 @@ def draws(rate: float, *, questions: int = 200, n: int = 8, seed: int = 0) -> np
 
 
 def decide(
-    base: Answers, serving: Answers, candidate: Answers, *, first: bool = False
+    base: Answers, serving: Answers, candidate: Answers, *, base_serves: bool = False
 ) -> GateDecision:
-    return gate(base, serving, candidate, first=first, settings=TrainerSettings())
+    return gate(base, serving, candidate, base_serves=base_serves, settings=TrainerSettings())
 
 
 def test_a_clear_gain_is_promoted() -> None:
@@ -46,9 +46,9 @@ def test_no_gain_is_rejected_with_the_bound_that_failed() -> None:
 
 def test_the_first_promotion_needs_no_gain_but_no_loss() -> None:
     base = answers(draws(0.4))
-    assert decide(base, base, base, first=True).promote
+    assert decide(base, base, base, base_serves=True).promote
     assert not decide(base, base, base).promote
-    assert not decide(base, base, answers(draws(0.3, seed=1)), first=True).promote
+    assert not decide(base, base, answers(draws(0.3, seed=1)), base_serves=True).promote
 
 
 def test_a_loss_against_the_serving_adapter_is_rejected() -> None:

@@ -38,7 +38,7 @@ def decision(share: float) -> GateDecision:
     half = Answers(np.tile(np.where(right, 1.0, -1.0), (16, 1)), [["a", "b"] * 4] * 16)
     own = np.where(np.arange(8) < 8 * share, 1.0, -1.0)
     answers = Answers(np.tile(own, (16, 1)), [["a", "b"] * 4] * 16)
-    return gate(half, half, answers, first=False, settings=tiny.settings())
+    return gate(half, half, answers, base_serves=False, settings=tiny.settings())
 
 
 def record(parts: Parts, job: RunningJob, share: float) -> JobResult:
@@ -81,11 +81,30 @@ def test_without_auto_promote_a_candidate_waits_for_an_operator(parts: Parts) ->
     assert (status(parts, 1), status(parts, 2)) == ("serving", "candidate")
 
 
+def test_a_job_that_was_cancelled_while_the_gate_asked_is_not_promoted(parts: Parts) -> None:
+    job = parts.job("job_1")
+    with parts.sessions.begin() as s:
+        ledger.jobs.finish(s, "job_1", "cancelled")
+    with pytest.raises(CancelledError, match="job job_1 was cancelled"):
+        record(parts, job, 0.75)
+    with parts.sessions() as s:
+        assert ledger.versions.serving(s).version == 1
+        assert ledger.jobs.get(s, "job_1").result == {}
+    assert status(parts, 2) == "candidate"
+
+
+def test_a_pause_while_the_gate_asks_does_not_undo_the_round(parts: Parts) -> None:
+    job = parts.job("job_1")
+    with parts.sessions.begin() as s:
+        ledger.training.set_paused(s, True)
+    assert record(parts, job, 0.75).report["decision"] == "promoted"
+
+
 def test_a_round_whose_start_was_rolled_back_is_not_promoted(parts: Parts) -> None:
     job = parts.job("job_1")
     with parts.sessions.begin() as s:
         ledger.versions.promote(s, BASE)
-    with pytest.raises(CancelledError, match="tempo-v0 was made to serve since the job began"):
+    with pytest.raises(CancelledError, match="the serving version changed to tempo-v0 since"):
         record(parts, job, 0.75)
     with parts.sessions() as s:
         assert ledger.versions.serving(s).version == BASE

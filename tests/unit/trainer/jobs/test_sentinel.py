@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
 from tempo_storage.errors import GateRefusedError, LeaseLostError
-from tempo_storage.questions import is_for_sentinel
+from tempo_storage.question_hash import is_for_sentinel
 from tempo_trainer.errors import CancelledError, StoppedError
-from tempo_trainer.jobs.check import check, compared
+from tempo_trainer.jobs.sentinel import check, compared
 from tempo_trainer.versions.gate import Answers
 
 EXAMPLES = [held_out(f"{n} + {n}") for n in range(200)]
@@ -150,10 +150,22 @@ def test_the_check_after_two_that_gave_way_is_made(parts: Parts) -> None:
         with pytest.raises(CancelledError, match="gives way to r"):
             run(parts, name)
         with parts.sessions.begin() as s:
-            ledger.jobs.finish(s, name, "cancelled")
+            ledger.jobs.finish(s, name, "cancelled", error="gives way to r")
     assert run(parts, "c")["questions"] == len(SENTINELS_HALF)
     with pytest.raises(CancelledError, match="gives way to r"):
         run(parts, "d")
+
+
+def test_a_check_that_an_operator_cancelled_does_not_count_as_one_that_gave_way(
+    parts: Parts,
+) -> None:
+    with parts.sessions.begin() as s:
+        ledger.jobs.create(s, "r", "round", {})
+        for name in "ab":
+            ledger.jobs.create(s, name, "check", {})
+            ledger.jobs.finish(s, name, "cancelled")
+    with pytest.raises(CancelledError, match="gives way to r"):
+        run(parts, "c")
 
 
 def test_a_check_does_not_give_way_to_a_round_that_a_pause_holds(parts: Parts) -> None:

@@ -1,12 +1,12 @@
 """The sentinel: check a version after its promotion, and roll it back if it is below the base.
 
-In a check both answer the sentinel's half of the held-out questions, with fresh responses. A check
-gives way to a waiting job, but not three times in a row.
+A check lets the serving version and the base answer the sentinel's half of the held-out questions,
+with fresh responses. It gives way to a waiting job, but not three times in a row.
 
 The serving version is below the base if the paired bootstrap's upper 95 % bound of the difference
 in avg@k is below 0. The mean does not decide: the mean of a version exactly as good as the base is
-below 0 in half of all checks, and three times in a row in one case of eight. The figure
-`detectable_difference` says how large a difference the questions can show.
+below 0 in half of all checks, and, if checks were independent, three times in a row in one case of
+eight. The figure `detectable_difference` says how large a difference the questions can show.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE, version_name
-from tempo_storage.ledger.jobs import JobResult
+from tempo_storage.ledger.models import JobResult
 from tempo_trainer.algorithm.metrics import avg_at_n, detectable_difference, paired_bootstrap
 from tempo_trainer.errors import CancelledError
 from tempo_trainer.jobs.running import RunningJob
@@ -75,12 +75,17 @@ def _ratio(value: float, base: float) -> float:
 
 
 def _give_way(job: RunningJob) -> None:
-    """Raise CancelledError if another job waits and the last two checks were not both cancelled."""
+    """Raise CancelledError if another job waits, unless the last two checks both gave way."""
     with job.sessions.read() as s:
         waiting = ledger.jobs.runnable(s)
         checks = ledger.jobs.find(s, modes=("check",), limit=MAX_YIELDS + 1)
-    statuses = [check.status for check in checks if check.id != job.id][:MAX_YIELDS]
-    if waiting and statuses != ["cancelled"] * MAX_YIELDS:
+    # A check that gave way has the reason as its error; one that an operator cancelled has none.
+    gave_way = [
+        check.status == "cancelled" and check.error is not None
+        for check in checks
+        if check.id != job.id
+    ]
+    if waiting and gave_way[:MAX_YIELDS] != [True] * MAX_YIELDS:
         raise CancelledError(f"gives way to {waiting[0].id}; the next check follows soon")
 
 
@@ -125,8 +130,8 @@ def _below_before(s: Session, version: int) -> int:
     since = ledger.versions.serving(s).changed_at
     checks = ledger.jobs.find(s, statuses=("succeeded",), modes=("check",))
     below = (
-        bool(check.below_base) and check.created_at > since
+        bool(check.end.below_base) and check.created_at > since
         for check in checks
-        if check.checked_version == version
+        if check.end.checked_version == version
     )
     return sum(1 for _ in itertools.takewhile(bool, below))

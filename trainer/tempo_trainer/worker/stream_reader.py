@@ -1,4 +1,4 @@
-"""Move captured questions from the stream into the ledger, while a job runs as well."""
+"""Move captured questions from the stream into the ledger, also while a job runs."""
 
 import logging
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ REQUIRED = {"id", "messages", "captured_at"}  # an entry without them would bloc
 
 
 @dataclass(slots=True)
-class Drain:
-    """Drains the stream in a thread of the worker that holds the lease.
+class StreamReader:
+    """Reads the stream in a thread of the worker that holds the lease.
 
     An entry is acknowledged after its row is committed. A crash between the two delivers it again,
     and the id of the row keeps it from being stored twice. Each batch also deletes some of the
@@ -29,29 +29,29 @@ class Drain:
     sessions: sessionmaker[Session]
     keep: int
     is_failing: bool = False
-    """Whether the last batch failed; only the first failure in a row is logged."""
+    """True if the last batch failed; only the first failure in a row is logged."""
 
     def step(self) -> float:
         """Move one batch; return the seconds until the next look at the stream."""
         try:
-            moved = self.drain_once()
+            moved = self.move_batch()
         except (StreamUnavailableError, SQLAlchemyError) as error:
             if not self.is_failing:
-                logger.warning("drain: questions wait in the stream: %s", error)
+                logger.warning("stream: questions wait in the stream: %s", error)
             self.is_failing = True
             return OUTAGE_SECONDS
         self.is_failing = False
         return 0.0 if moved else IDLE_SECONDS
 
-    def drain_once(self) -> int:
+    def move_batch(self) -> int:
         """Move one batch and return its size."""
         entries = self.stream.read()
         if entries:
             questions = [question for _, question in entries if question.keys() >= REQUIRED]
             if len(questions) < len(entries):
-                logger.error("drain: dropped %d malformed entries", len(entries) - len(questions))
+                logger.error("stream: dropped %d malformed entries", len(entries) - len(questions))
             with self.sessions.begin() as s:
-                ledger.questions.add(s, questions)
+                ledger.pool.add(s, questions)
                 ledger.pool.prune(s, self.keep)
             self.stream.acknowledge([entry_id for entry_id, _ in entries])
         return len(entries)
