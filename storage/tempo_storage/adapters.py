@@ -2,9 +2,10 @@
 
     <root>/tempo-v7/adapter_config.json adapter_model.safetensors probe.json manifest.json
 
-`tempo-v<N>` is version N, `tempo-t<N>` is a trial: a snapshot of an iteration. A name is never used
-twice and a directory never changes, because vLLM keys its prefix cache by name and path, and reads
-an evicted adapter from disk again in the middle of a step.
+`tempo-v<N>` is version N, `tempo-t<N>` is a trial: the policy at one iteration of a round. Once the
+ledger has a version, its directory never changes and its name is never used again, because vLLM
+keys its prefix cache by name and path, and reads an evicted adapter from disk again in the middle
+of a step. The same holds for every trial.
 """
 
 import hashlib

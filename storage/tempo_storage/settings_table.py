@@ -1,7 +1,7 @@
 """List the settings: every TEMPO_ variable with its value, its default and its meaning.
 
 tempo settings [--json] [PART]       exit code 1 if a variable has an unknown name or a bad value
-tempo settings --markdown            the page server/docs/settings.md
+tempo settings --markdown            the tables of the page server/docs/settings.md
 """
 
 import argparse
@@ -23,26 +23,8 @@ SECRET = "_KEY"
 # The user and the password of a URL, and its query, which may hold a password, too. A "?" before an
 # "@" may belong to the password or begin the query, so then everything is hidden.
 CREDENTIALS = re.compile(r"(?<=://).*\?.*@.*|(?<=://).*(?=@)|(?<=\?).*")
+ALL_PROCESSES = "All processes"  # the section of StorageSettings
 FILES_MEANING = "Directory of files that are settings too: tempo_api_key holds TEMPO_API_KEY."
-INTRODUCTION = """\
-# Settings
-
-`tempo settings --markdown` writes this page from the code. Change the code, not the page.
-
-Each process reads a setting from its environment variable. If the variable is not set, the process
-reads a file in the directory `TEMPO_SETTINGS_DIR`; the file has the variable's name in lower case.
-Secrets belong in such files. A process does not start while an unknown `TEMPO_` variable is set;
-its message suggests a known one. `tempo settings [PART]` lists the settings with their values.
-
-The worker reads the settings under "Trainer" and "Worker". The SDK and the command `tempo` read
-`TEMPO_BASE_URL`, `TEMPO_API_KEY`, `TEMPO_API_KEY_FILE` and `TEMPO_DATA_DIR`.
-
-Some meanings name the source of a default. "Paper" is arXiv:2604.19295. "Reference code" is the
-code that the paper's authors published. "Countdown" is the task of `make demo`: a very small model
-learns it, and large models want smaller steps. [results.md](../../trainer/docs/results.md) has the
-measured figures, each with its command and its commit. "Ours" is a choice of this project.
-"""
-TITLES = {"StorageSettings": "All processes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +32,8 @@ class Setting:
     """A variable with its current value, its default and its meaning."""
 
     name: str
+    section: str
+    """The processes that read it."""
     value: str
     default: str
     meaning: str
@@ -64,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("part", nargs="?", default="", help=text)
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print JSON")
-    text = "print the page of the documentation"
+    text = "print the tables of the documentation"
     forms.add_argument("--markdown", action="store_true", help=text)
     options = parser.parse_args(arguments)
     part = options.part.lower()
@@ -84,7 +68,8 @@ def main(arguments: Sequence[str]) -> int:
 def describe_all() -> list[Setting]:
     """Return the settings of all installed roles, and the variable that names a directory."""
     directory = str(StorageSettings.model_config.get("secrets_dir") or "")
-    return [*describe(*installed_settings()), Setting(FILES, directory, "", FILES_MEANING)]
+    files = Setting(FILES, ALL_PROCESSES, directory, "", FILES_MEANING)
+    return [*describe(*installed_settings()), files]
 
 
 def describe(*roles: type[BaseSettings]) -> list[Setting]:
@@ -96,22 +81,21 @@ def describe(*roles: type[BaseSettings]) -> list[Setting]:
             name, default = PREFIX + field.upper(), str(info.default)
             value = _without_secrets(name, str(values.get(field, default)))
             meaning = " ".join((info.description or "").split())
-            settings.setdefault(name, Setting(name, value, default, meaning))
+            setting = Setting(name, _section(role, field), value, default, meaning)
+            settings.setdefault(name, setting)
     return list(settings.values())
 
 
 def markdown(settings: Sequence[Setting]) -> str:
-    """Return a page of the documentation, with a table for each class that declares settings.
+    """Return a table for each section.
 
     It shows the defaults and no values, so it is the same in every environment.
     """
-    sections = _sections()
-    lines = [INTRODUCTION]
-    for section in dict.fromkeys(sections.values()):
-        rows = [_row(setting) for setting in settings if sections[setting.name] == section]
-        if rows:
-            head = [f"## {section}", "", "| variable | default | meaning |", "|---|---|---|"]
-            lines += [*head, *rows, ""]
+    lines: list[str] = []
+    for section in dict.fromkeys(setting.section for setting in settings):
+        lines += [f"## {section}", "", "| variable | default | meaning |", "|---|---|---|"]
+        lines += [_row(setting) for setting in settings if setting.section == section]
+        lines.append("")
     return "\n".join(lines).rstrip()
 
 
@@ -133,16 +117,11 @@ def _without_secrets(name: str, value: str) -> str:
     return CREDENTIALS.sub(HIDDEN, value) if "://" in value else value
 
 
-def _sections() -> dict[str, str]:
-    """Return by variable the title of the class that declares it, the base classes first."""
-    sections = {FILES: TITLES["StorageSettings"]}
-    for role in installed_settings():
-        for cls in reversed(role.__mro__):
-            if issubclass(cls, BaseSettings):
-                title = TITLES.get(cls.__name__, cls.__name__.removesuffix("Settings"))
-                for field in cls.model_fields:
-                    sections.setdefault(PREFIX + field.upper(), title)
-    return sections
+def _section(role: type[BaseSettings], field: str) -> str:
+    """Return the title of the class that declares a field of a role."""
+    classes = [cls for cls in reversed(role.__mro__) if issubclass(cls, BaseSettings)]
+    name = next(cls.__name__ for cls in classes if field in cls.model_fields)
+    return ALL_PROCESSES if name == "StorageSettings" else name.removesuffix("Settings")
 
 
 def _row(setting: Setting) -> str:

@@ -1,4 +1,4 @@
-"""Ledgers as earlier releases left them, for the tests of the migrations.
+"""The ledger as version 0.1 left it, for the tests of the migrations.
 
 The tables are written out here: the classes in models.py describe today's.
 """
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Adapter, Iteration, Job, LearnedQuestion, ServerProcess
 
+VERSION_0_1 = ("m001_initial", "m002_lineage", "m003_serving_sequence")
 # The types whose names differ between the two databases.
 TYPES = {
     "sqlite": {"row_id": "INTEGER", "float": "FLOAT"},
@@ -33,15 +34,18 @@ TABLES = (
     "CREATE TABLE jobs (id VARCHAR NOT NULL PRIMARY KEY, mode VARCHAR NOT NULL, "
     "status VARCHAR NOT NULL, settings JSON NOT NULL, progress JSON NOT NULL, "
     "result JSON NOT NULL, error VARCHAR, attempts INTEGER NOT NULL, created_at {float} NOT NULL, "
-    "started_at {float}, finished_at {float})",
+    "started_at {float}, finished_at {float}, serving_sequence BIGINT)",
     "CREATE TABLE iterations (number {row_id} PRIMARY KEY, job_id VARCHAR NOT NULL, "
     "position INTEGER NOT NULL, checkpoint VARCHAR NOT NULL, question_ids JSON NOT NULL, "
     "metrics JSON NOT NULL, epoch INTEGER NOT NULL, created_at {float} NOT NULL, "
-    "UNIQUE (job_id, position))",
+    "parent VARCHAR NOT NULL, UNIQUE (job_id, position))",
+    "CREATE TABLE learned_questions (iteration BIGINT NOT NULL, question_id VARCHAR NOT NULL, "
+    "content_hash VARCHAR NOT NULL, tenant VARCHAR NOT NULL, "
+    "PRIMARY KEY (iteration, question_id))",
     "CREATE TABLE adapters (version INTEGER NOT NULL PRIMARY KEY, status VARCHAR NOT NULL, "
     "parent INTEGER NOT NULL, job_id VARCHAR NOT NULL, checkpoint VARCHAR NOT NULL, "
     "sha256 VARCHAR NOT NULL, bytes BIGINT NOT NULL, report JSON NOT NULL, "
-    "created_at {float} NOT NULL)",
+    "created_at {float} NOT NULL, lineage JSON NOT NULL)",
     "CREATE TABLE serving (id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL, "
     "previous INTEGER NOT NULL, sequence INTEGER NOT NULL, reason VARCHAR NOT NULL, "
     "changed_at {float} NOT NULL)",
@@ -58,44 +62,19 @@ TABLES = (
     "owner VARCHAR NOT NULL, expires_at {float} NOT NULL)",
     "INSERT INTO serving VALUES (1, 2, 1, 5, 'better', 9.0)",
     "INSERT INTO training VALUES (1, FALSE, '', 0.0)",
-    "INSERT INTO migrations VALUES ('m001_initial')",
+    *(f"INSERT INTO migrations VALUES ('{name}')" for name in VERSION_0_1),
 )
-# The changes of the second and the third migration.
-M002 = (
-    "CREATE TABLE learned_questions (iteration BIGINT NOT NULL, question_id VARCHAR NOT NULL, "
-    "content_hash VARCHAR NOT NULL, tenant VARCHAR NOT NULL, "
-    "PRIMARY KEY (iteration, question_id))",
-    "ALTER TABLE iterations ADD COLUMN parent VARCHAR NOT NULL DEFAULT ''",
-    "ALTER TABLE adapters ADD COLUMN lineage JSON NOT NULL DEFAULT '{{}}'",
-    "INSERT INTO migrations VALUES ('m002_lineage')",
-)
-M003 = (
-    "ALTER TABLE jobs ADD COLUMN serving_sequence BIGINT",
-    "INSERT INTO migrations VALUES ('m003_serving_sequence')",
-)
-RELEASES: dict[str, tuple[str, ...]] = {
-    "m001_initial": TABLES,
-    "m002_lineage": TABLES + M002,
-    "m003_serving_sequence": TABLES + M002 + M003,
-}
 
 
-def create(engine: Engine, release: str) -> None:
-    """Create the ledger that the release whose last migration is `release` has written."""
+def create(engine: Engine) -> None:
+    """Create the ledger that version 0.1 has written."""
     types = TYPES[engine.dialect.name]
     with engine.begin() as connection:
-        for statement in RELEASES[release]:
+        for statement in TABLES:
             connection.execute(text(statement.format(**types)))
         for name, rows in ROWS.items():
             for row in rows:
                 _insert(connection, name, row)
-        if release != "m001_initial":
-            for number, parent in ((2, "a-1"), (3, "a-2")):
-                parents = f"UPDATE iterations SET parent = '{parent}' WHERE number = {number}"
-                connection.execute(text(parents))
-            for question_id, content_hash, tenant in LEARNED:
-                row = {"iteration": 1, "question_id": question_id, "content_hash": content_hash}
-                _insert(connection, "learned_questions", row | {"tenant": tenant})
 
 
 def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
@@ -118,12 +97,15 @@ def _question(id: str, content_hash: str, tenant: str) -> dict[str, Any]:
     }
 
 
-def _iteration(number: int, checkpoint: str, ids: list[str], **metrics: int) -> dict[str, Any]:
+def _iteration(
+    number: int, checkpoint: str, parent: str, ids: list[str], **metrics: int
+) -> dict[str, Any]:
     return {
         "number": number,
         "job_id": "round",
         "position": number,
         "checkpoint": checkpoint,
+        "parent": parent,
         "question_ids": ids,
         "metrics": {"e_steps": 1, **metrics},
         "epoch": 1,
@@ -141,6 +123,7 @@ def _adapter(version: int, checkpoint: str, report: dict[str, Any]) -> dict[str,
         "sha256": "",
         "bytes": 1,
         "report": report,
+        "lineage": {},
         "created_at": 1.0,
     }
 
@@ -166,9 +149,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         _question("q3", "three", "bob"),
     ],
     "iterations": [
-        _iteration(1, "a-1", ["q1", "pruned", "q1"], m_steps=1),
-        _iteration(2, "a-2", ["q3"], m_steps=0),
-        _iteration(3, "warm-up", []),
+        _iteration(1, "a-1", "", ["q1", "pruned", "q1"], m_steps=1),
+        _iteration(2, "a-2", "a-1", ["q3"], m_steps=0),
+        _iteration(3, "warm-up", "a-2", []),
+    ],
+    "learned_questions": [
+        {"iteration": 1, "question_id": question_id, "content_hash": content, "tenant": tenant}
+        for question_id, content, tenant in LEARNED
     ],
     "adapters": [
         _adapter(1, "a-1", {"gate": "passed", "swept": "beyond 20 versions"}),
@@ -203,7 +190,7 @@ def columns(engine: Engine) -> dict[str, set[str]]:
 
 
 def facts(engine: Engine) -> dict[str, Any]:
-    """Return what the migrated rows say; it is FACTS whatever release wrote the ledger."""
+    """Return what the migrated rows say; after a migration it is FACTS."""
     learned = LearnedQuestion.question_id, LearnedQuestion.content_hash, LearnedQuestion.tenant
     with Session(engine) as s:
         return {

@@ -79,9 +79,9 @@ def test_the_first_command_is_on_the_first_screen() -> None:
 # Settings -----------------------------------------------------------------------------------------
 
 
-def test_the_page_of_settings_is_what_the_code_says() -> None:
-    page = markdown(describe_all()) + "\n"
-    assert SETTINGS.read_text() == page, "tempo settings --markdown > the page"
+def test_the_tables_of_settings_are_what_the_code_says() -> None:
+    _, head, tables = SETTINGS.read_text().partition("## ")
+    assert head + tables == markdown(describe_all()) + "\n", "tempo settings --markdown"
 
 
 def test_every_variable_of_every_role_has_its_row() -> None:

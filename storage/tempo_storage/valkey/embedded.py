@@ -41,16 +41,8 @@ def _supervise(valkey: EmbeddedValkey, started: Future[None]) -> None:
     started.set_result(None)
     while True:
         time.sleep(CHECK_SECONDS)
-        _revive(valkey)
-
-
-def _revive(valkey: EmbeddedValkey) -> None:
-    """Start the server again if it has ended; join or own one if its owner has ended."""
-    try:
-        if valkey.restart_if_dead():
-            logger.warning("Valkey had ended and was started again")
-        elif valkey.process is None and not valkey.answers():
-            valkey.stop()
-            valkey.start()
-    except (StreamUnavailableError, OSError) as error:
-        logger.warning("Valkey cannot be started: %s", error)
+        try:
+            if valkey.restart_if_dead():
+                logger.warning("Valkey had ended; it runs again")
+        except (StreamUnavailableError, OSError) as error:
+            logger.warning("Valkey cannot be started: %s", error)

@@ -50,24 +50,23 @@ class EmbeddedValkey:
         self.stop()
 
     def start(self) -> None:
-        """Become the owner and start the server, or join the server of another owner.
+        """Become or stay the owner and start the server, or join the server of another owner.
 
         Raises StreamUnavailableError if no server answers in time.
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.data_dir / "valkey.lock").open("w")
+        self._lock = self._lock or (self.data_dir / "valkey.lock").open("w")
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._spawn()
         self._wait()
 
     def restart_if_dead(self) -> bool:
-        """Start the owner's server again if it has ended; return whether it had."""
-        if self.process is None or self.process.poll() is None:
-            return False
-        self._spawn()
-        self._wait()
-        return True
+        """Start the server again, or join a new one, if it has ended; return whether it had."""
+        runs = self.answers() if self.process is None else self.process.poll() is None
+        if not runs:
+            self.start()
+        return not runs
 
     def answers(self) -> bool:
         """Tell whether the server takes commands, whoever owns it."""

@@ -1,10 +1,10 @@
-"""Ledgers of earlier releases on PostgreSQL, whose types are stricter than SQLite's."""
+"""The ledger of version 0.1 on PostgreSQL, whose types are stricter than SQLite's."""
 
 import secrets
 from collections.abc import Iterator
 
 import pytest
-from old_ledgers import FACTS, RELEASES, columns, create, facts
+from old_ledgers import FACTS, columns, create, facts
 from postgres import Postgres, postgres_server
 
 from tempo_storage.ledger.engine import connect
@@ -19,11 +19,10 @@ def postgres() -> Iterator[Postgres]:
         yield running
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_an_old_ledger_is_brought_up_to_date(release: str, postgres: Postgres) -> None:
-    old = connect(postgres.create(f"old_{release}"))
-    new = connect(postgres.create(f"new_{release}"))
-    create(old, release)
+def test_an_old_ledger_is_brought_up_to_date(postgres: Postgres) -> None:
+    old = connect(postgres.create("old"))
+    new = connect(postgres.create("new"))
+    create(old)
     migrate(old)
     migrate(new)
     assert facts(old) == FACTS

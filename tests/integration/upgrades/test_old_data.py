@@ -20,7 +20,7 @@ from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS, migrate
 from tempo_storage.ledger.models import Iteration
 
-NEW_MIGRATIONS = [migration.__name__ for migration in MIGRATIONS][3:]
+NEW_MIGRATIONS = [migration.__name__ for migration in MIGRATIONS][1:]
 
 
 @pytest.fixture(scope="module")

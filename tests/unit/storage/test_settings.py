@@ -1,4 +1,4 @@
-"""Variables of an earlier version: a removed one is a warning, a renamed value still holds."""
+"""Variables that an earlier version read: a removed one is a warning and stops no process."""
 
 import logging
 import os
@@ -13,7 +13,6 @@ from tempo_storage.settings import (
     checked,
     refuse_unknown_variables,
 )
-from tempo_trainer.worker_settings import WorkerSettings
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +40,7 @@ def test_a_removed_variable_does_not_stop_a_process(
 ) -> None:
     monkeypatch.setenv("TEMPO_VALUE_CLIP", "not a number")
     monkeypatch.setenv("TEMPO_GAE_DECAY", "0.9")
-    assert checked(WorkerSettings).group_size == 8
+    assert checked(StorageSettings).lora_rank == 16
     assert [text.split()[0] for text in warnings(caplog)] == ["TEMPO_GAE_DECAY", "TEMPO_VALUE_CLIP"]
 
 
@@ -49,11 +48,11 @@ def test_a_removed_setting_in_the_settings_directory_is_warned_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "tempo_value_clip").write_text("0.1\n")
-    (tmp_path / "tempo_group_size").write_text("4\n")
+    (tmp_path / "tempo_lora_rank").write_text("4\n")
     monkeypatch.setenv("TEMPO_SETTINGS_DIR", str(tmp_path))
     monkeypatch.setenv("TEMPO_VALUE_CLIP", "0.1")
-    monkeypatch.setitem(WorkerSettings.model_config, "secrets_dir", str(tmp_path))
-    assert checked(WorkerSettings).group_size == 4
+    monkeypatch.setitem(StorageSettings.model_config, "secrets_dir", str(tmp_path))
+    assert checked(StorageSettings).lora_rank == 4
     assert warnings(caplog) == ["TEMPO_VALUE_CLIP has no effect since version 0.2; remove it"]
 
 
@@ -64,33 +63,3 @@ def test_a_misspelt_variable_is_refused_beside_a_removed_one(
     with pytest.raises(SettingsError, match="unknown setting TEMPO_VALUE_CLIPS"):
         refuse_unknown_variables(StorageSettings, environ=environ)
     assert len(warnings(caplog)) == 1
-
-
-def test_the_removed_estimator_is_refused_with_the_one_to_set(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("TEMPO_ESTIMATOR", "em_gae")
-    with pytest.raises(SettingsError) as refusal:
-        checked(WorkerSettings)
-    assert str(refusal.value) == (
-        "TEMPO_ESTIMATOR is 'em_gae'; version 0.2 removed em_gae;"
-        " set em_token, which is em_gae at a decay of 1"
-    )
-
-
-@pytest.mark.parametrize(("value", "count"), [("release", 1), ("reference_code", 0)])
-def test_the_old_name_of_an_order_still_holds_with_one_warning(
-    value: str, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("TEMPO_ORDER", value)
-    assert checked(WorkerSettings).order == "reference_code"
-    text = "TEMPO_ORDER=release has a new name since version 0.2; set reference_code"
-    assert warnings(caplog) == [text] * count
-
-
-def test_another_order_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMPO_ORDER", "paper_first")
-    with pytest.raises(
-        SettingsError, match="TEMPO_ORDER is 'paper_first'; Input should be 'paper'"
-    ):
-        checked(WorkerSettings)

@@ -41,7 +41,7 @@ def test_the_page_has_each_setting_under_the_class_that_declares_it(
     page = capsys.readouterr().out
     heads = [line for line in page.splitlines() if line.startswith("## ")]
     assert heads == ["## All processes", "## Server", "## Trainer", "## Worker"]
-    parts = dict(zip(heads, page.split("\n## ")[1:], strict=True))
+    parts = dict(zip(heads, page.split("## ")[1:], strict=True))
     for name, head in (
         ("DATA_DIR", "## All processes"),
         ("SETTINGS_DIR", "## All processes"),
@@ -73,7 +73,7 @@ def test_a_page_can_be_limited_to_some_settings(capsys: pytest.CaptureFixture[st
 
 
 def test_a_bar_in_a_meaning_does_not_end_its_cell() -> None:
-    setting = Setting("TEMPO_CAPTURE", "on", "on", "on | off")
+    setting = Setting("TEMPO_CAPTURE", "Server", "on", "on", "on | off")
     assert "| `TEMPO_CAPTURE` | on | on \\| off |" in markdown([setting])
 
 

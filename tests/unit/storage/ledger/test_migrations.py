@@ -1,15 +1,16 @@
-"""Migrations: of a new ledger, and of the ledgers of every earlier release."""
+"""Migrations: of a new ledger, of that of version 0.1, and of an older one."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ledgers import captured
-from old_ledgers import FACTS, RELEASES, columns, create, facts
-from sqlalchemy import Engine
+from old_ledgers import FACTS, VERSION_0_1, columns, create, facts
+from sqlalchemy import Engine, bindparam, text
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
+from tempo_storage.errors import SettingsError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS, migrate
 
@@ -28,18 +29,14 @@ def test_migrating_twice_changes_nothing(engine: Engine) -> None:
     assert migrate(engine) == []
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_an_old_ledger_gets_the_migrations_that_it_lacks(release: str, engine: Engine) -> None:
-    create(engine, release)
-    assert migrate(engine) == NAMES[NAMES.index(release) + 1 :]
+def test_an_old_ledger_gets_the_migrations_that_it_lacks(engine: Engine) -> None:
+    create(engine)
+    assert migrate(engine) == NAMES[1:]
     assert facts(engine) == FACTS
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_an_old_ledger_has_the_columns_of_a_new_one(
-    release: str, engine: Engine, tmp_path: Path
-) -> None:
-    create(engine, release)
+def test_an_old_ledger_has_the_columns_of_a_new_one(engine: Engine, tmp_path: Path) -> None:
+    create(engine)
     migrate(engine)
     new = connect(f"sqlite:///{tmp_path / 'new.db'}")
     migrate(new)
@@ -48,7 +45,24 @@ def test_an_old_ledger_has_the_columns_of_a_new_one(
 
 
 def test_an_old_ledger_takes_new_questions(engine: Engine) -> None:
-    create(engine, "m001_initial")
+    create(engine)
     migrate(engine)
     with Session(engine) as s, s.begin():
         assert ledger.pool.add(s, [captured("q9", "9+9", adapter_version=3)]) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_ledger_older_than_version_0_1_is_refused_and_stays_as_it_is(
+    count: int, engine: Engine
+) -> None:
+    create(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            text("DELETE FROM migrations WHERE name NOT IN :names").bindparams(
+                bindparam("names", VERSION_0_1[:count], expanding=True)
+            )
+        )
+    before = columns(engine)
+    with pytest.raises(SettingsError, match=r"m001_initial.* only; start version 0\.1"):
+        migrate(engine)
+    assert columns(engine) == before
