@@ -66,10 +66,6 @@ class TrainerSettings(StorageSettings):
     """Passes over the labeled batches per E-step. Countdown: 1; at the step size of 1e-3 two passes
     cost a third more time and raise the AUROC (from .86 to .93), but not avg@8 (.64 instead of
     .66). Reference code: 1."""
-    critic_keeps_zero_variance: bool = True
-    """Train the critic also on labeled questions whose responses are all right or all wrong, so
-    that its prior is not pulled to one half. The policy never trains on them. Reference code: no.
-    """
     replay_batches: int = Field(default=3, ge=0, le=100)
     """Earlier labeled batches that each E-step trains on again. Countdown: 3; reference code: 0."""
     warm_up_steps: int = Field(default=20, ge=0, le=10000)
@@ -102,9 +98,6 @@ class TrainerSettings(StorageSettings):
     minibatches: int = Field(default=1, ge=1, le=64)
     """Optimiser steps per M-step. With 1 the ratio is 1 and nothing is clipped. Reference code:
     4."""
-    policy_ratio: Literal["sequence", "token"] = "sequence"
-    """The ratio that is clipped. `sequence`: one for the whole response (GSPO; paper). `token`: one
-    for each token (PPO), which wants a `clip_low` of 0.2 and a `clip_high` of 0.28."""
     clip_low: float = Field(default=3e-4, gt=0, lt=1)
     """Distance below 1 at which the ratio is clipped. It matters with two or more minibatches.
     Paper: 3e-4."""
@@ -119,9 +112,6 @@ class TrainerSettings(StorageSettings):
     more pass, and 0 switches it off. Advantages have unit size, so a token may move by about
     A / 0.3 nats. Countdown: 0.3 keeps pass@8, honest work and the critic's AUROC (at the end .88 to
     .95 at 1e-3; without a KL .73 at 3e-4 and .61 at 1e-3). Paper and reference code: 0."""
-    mask_truncated: bool = False
-    """Keep responses that were cut at the length limit out of the policy's advantages (DAPO). The
-    critic still learns from them. Reference code: no."""
     advantage_std_floor: float = Field(default=0.05, ge=0, le=2)
     """Smallest divisor when advantages are whitened, so that the noise of a flat critic is not
     blown up to unit size. Outcomes are -1 and +1. Ours; reference code: 0."""

@@ -53,11 +53,10 @@ def em_step(
 def recalibrate(critic: Critic, batches: Sequence[Batch], settings: TrainerSettings) -> Updates:
     """Fit the critic to the outcomes of labeled rollouts (eq. 6); `batches` are newest first."""
     recent = batches[: 1 + settings.replay_batches]
-    keep = settings.critic_keeps_zero_variance
-    usable = [(batch, batch.labeled & (batch.informative() | keep)) for batch in recent]
     # Oldest first, so that the last step is on responses of the policy as it is now: the critic
-    # rates such responses next.
-    epoch = [batch.select(rows) for batch, rows in reversed(usable) if rows.any()]
+    # rates such responses next. Questions whose responses are all right or all wrong are kept, or
+    # the critic would learn that every question is right half of the time.
+    epoch = [batch.select(batch.labeled) for batch in reversed(recent)]
     passes = epoch * settings.critic_epochs
     return Updates.of([steps.critic_step(critic, batch, settings) for batch in passes])
 
@@ -66,10 +65,10 @@ def recalibrate(critic: Critic, batches: Sequence[Batch], settings: TrainerSetti
 def advantage_signal(critic: Critic, batch: Batch, settings: TrainerSettings) -> AdvantageSignal:
     """Give each rollout its reward, and each of its tokens its advantage (eq. 11)."""
     values = forward_no_grad(critic.values, batch, settings.tokens_per_microbatch)  # (B, T)
+    mask = batch.mask  # (B, T)
     labeled = batch.labeled  # (B,)
     sign = settings.reward_sign
-    reward = objective.terminal_reward(batch.outcome, labeled, values, batch.mask, sign=sign)
-    mask = batch.mask * ~batch.truncated[:, None] if settings.mask_truncated else batch.mask
+    reward = objective.terminal_reward(batch.outcome, labeled, values, mask, sign=sign)
     raw = objective.raw_advantages(reward, values, mask)  # (B, T)
     # Measure unlabeled tokens only. With labeled ones the spread would look healthy even for a
     # critic that gives every token the same value.

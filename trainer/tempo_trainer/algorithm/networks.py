@@ -221,10 +221,6 @@ class TrainedAdapter:
         """Return the context in which forward and backward passes with this adapter run."""
         return self._networks.active(self.name)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that are trained."""
-        return self.optimiser.parameters()
-
 
 class Policy(TrainedAdapter):
     """π_θ: the base with the policy's adapter.

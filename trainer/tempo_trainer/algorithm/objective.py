@@ -126,20 +126,12 @@ def importance_weights(logprobs: PerToken, sampled: PerToken, *, cap: float) -> 
     return (logprobs.detach() - sampled).exp().clamp(max=cap)
 
 
-def sequence_ratio(logprobs: PerToken, old: PerToken, mask: PerToken) -> PerRow:
-    """s = exp((1/L) Σ_t (log π_θ − log π_old)), without gradient (GSPO, arXiv:2507.18071)."""
-    return (((logprobs - old) * mask).sum(1) / mask.sum(1)).exp().detach()
-
-
-def policy_ratio(
-    logprobs: PerToken, old: PerToken, mask: PerToken, *, per_token: bool = False
-) -> PerToken:
-    """Return s for every token (GSPO), or each token's own π_θ(y_t) / π_old(y_t) (PPO)."""
-    if per_token:
-        return (logprobs - old).clamp(max=10).exp()
+def sequence_ratio(logprobs: PerToken, old: PerToken, mask: PerToken) -> PerToken:
+    """s = exp((1/L) Σ_t (log π_θ − log π_old)), one for all tokens (GSPO, arXiv:2507.18071)."""
+    ratio = (((logprobs - old) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)).exp()
     # The factor exp(log π − sg(log π)) is 1: the value is the sequence's ratio, and the gradient
     # flows through each token alone.
-    return sequence_ratio(logprobs, old, mask)[:, None] * (logprobs - logprobs.detach()).exp()
+    return ratio.detach() * (logprobs - logprobs.detach()).exp()
 
 
 def policy_loss(
@@ -152,13 +144,12 @@ def policy_loss(
     low: float,
     high: float,
     denominator: int,
-    per_token: bool = False,
 ) -> Scalar:
     """−Σ_i (1/L) Σ_t w_t min(s A_t, clip(s, 1 − low, 1 + high) A_t) / denominator (eq. 12).
 
     On policy (s = 1) its gradient is that of −A_t log π_θ(y_t), weighted: REINFORCE.
     """
-    s = policy_ratio(logprobs, old, mask, per_token=per_token)  # (B, T)
+    s = sequence_ratio(logprobs, old, mask)  # (B, T)
     # Outside the clip range a token loses its gradient only if it has already moved in the
     # direction of its advantage.
     gain = torch.minimum(s * a, s.clamp(1 - low, 1 + high) * a) * weights  # (B, T)

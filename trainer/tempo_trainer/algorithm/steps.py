@@ -49,7 +49,19 @@ def policy_step(
             logprobs = policy.logprobs(micro)
             now[at] = logprobs.detach()
             before = now[at] if old is None else old[at]
-            loss = _policy_loss(logprobs, before, a[at], micro, settings, denominator=len(a))
+            weights = objective.importance_weights(
+                before, micro.sampled_logprobs, cap=settings.importance_cap
+            )
+            loss = objective.policy_loss(
+                logprobs,
+                before,
+                a[at],
+                micro.mask,
+                weights,
+                low=settings.clip_low,
+                high=settings.clip_high,
+                denominator=len(a),
+            )
             if base is not None:
                 # A token mean over the whole step: a micro-batch counts by its share of the tokens.
                 weight = settings.kl_coefficient * micro.mask.sum() / batch.mask.sum()
@@ -78,29 +90,6 @@ def largest_ratio_gap(logprobs: PerToken, old: PerToken, mask: PerToken) -> Scal
     return (torch.expm1(logprobs - old) * mask).abs().max()
 
 
-def _policy_loss(
-    logprobs: Tensor,
-    before: Tensor,
-    a: Tensor,
-    micro: Batch,
-    settings: TrainerSettings,
-    *,
-    denominator: int,
-) -> Tensor:
-    cap = settings.importance_cap
-    return objective.policy_loss(
-        logprobs,
-        before,
-        a,
-        micro.mask,
-        objective.importance_weights(before, micro.sampled_logprobs, cap=cap),
-        low=settings.clip_low,
-        high=settings.clip_high,
-        per_token=settings.policy_ratio == "token",
-        denominator=denominator,
-    )
-
-
 def _drift(
     now: Tensor,
     before: Tensor,
@@ -112,8 +101,7 @@ def _drift(
     mask = batch.mask
     sampled = batch.sampled_logprobs
     cap = settings.importance_cap
-    per_token = settings.policy_ratio == "token"
-    ratio = objective.policy_ratio(now, before, mask, per_token=per_token)
+    ratio = objective.sequence_ratio(now, before, mask)
     clipped = clip_fraction(ratio, a, mask, low=settings.clip_low, high=settings.clip_high)
     return PolicyDrift(
         approx_kl=objective.approx_kl(before, now, mask).item(),

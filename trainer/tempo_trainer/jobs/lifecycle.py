@@ -85,7 +85,7 @@ class Jobs:
     def close(self) -> None:
         """Forget the model, close the connections to the server and end the verifiers."""
         if self._rounds is not None:
-            self._rounds.close()
+            self._rounds.responses.close()
             self._rounds = None
 
     def _perform(self, job_id: str) -> JobResult:

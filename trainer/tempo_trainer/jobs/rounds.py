@@ -45,10 +45,6 @@ class Rounds:
     responses: ResponseSource
     publisher: Publisher
 
-    def close(self) -> None:
-        """Close the connections to the server and end the verifiers."""
-        self.responses.close()
-
     def run(self, job: RunningJob) -> JobResult:
         """Make the iterations of a round, then let the gate decide on the policy.
 

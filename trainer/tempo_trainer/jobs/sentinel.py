@@ -57,21 +57,13 @@ def compared(base: Answers, serving: Answers) -> dict[str, Any]:
     """Return whether the serving version is below the base, and the figures that show it."""
     difference = avg_at_n(serving.outcomes) - avg_at_n(base.outcomes)
     against_base = paired_bootstrap(difference)
-    before = base.summary()
-    now = serving.summary()
     return {
         "below": against_base.high < 0,
         "against_base": asdict(against_base),
         "detectable_difference": detectable_difference(difference),
-        "entropy_ratio": _ratio(now["entropy"], before["entropy"]),
-        "length_ratio": _ratio(now["mean_tokens"], before["mean_tokens"]),
-        "samples": {"base": before, "serving": now},
+        "samples": {"base": base.summary(), "serving": serving.summary()},
         "questions": len(difference),
     }
-
-
-def _ratio(value: float, base: float) -> float:
-    return value / base if base else 1.0
 
 
 def _give_way(job: RunningJob) -> None:
@@ -97,8 +89,7 @@ def _record(
     summary = f"{version_name(version)} against the base: {mean:+.3f}, at most {high:+.3f}"
     with job.sessions.write() as s:
         in_a_row = _below_before(s, version) + 1 if figures["below"] else 0
-        errors = [process.error for process in ledger.versions.processes(s) if process.error]
-        figures = figures | {"below_in_a_row": in_a_row, "refusals": errors}
+        figures = figures | {"below_in_a_row": in_a_row}
         row = ledger.versions.adapter(s, version)
         row.report = row.report | {"sentinel": figures}
         serves = ledger.versions.serving(s).version == version

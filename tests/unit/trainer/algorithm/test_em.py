@@ -53,9 +53,8 @@ def test_a_flipped_reward_lowers_the_chance_of_a_right_response() -> None:
         {"minibatches": 4},
         {"tokens_per_microbatch": 100},
         {"tokens_per_microbatch": 100, "minibatches": 2},
-        {"estimator": "em", "critic_keeps_zero_variance": False},
+        {"estimator": "em"},
         {
-            "policy_ratio": "token",
             "clip_low": 0.2,
             "clip_high": 0.28,
             "minibatches": 2,
@@ -90,12 +89,12 @@ def test_the_order_decides_which_critic_gives_the_advantages(order: str) -> None
 
 def test_an_unfit_critic_refuses_the_m_step() -> None:
     nets, settings = started(fitness_auroc=1.0, warm_up=0)
-    policy = [p.clone() for p in nets.policy.parameters()]
+    policy = [p.clone() for p in nets.policy.optimiser.parameters()]
     report = iterate(nets, settings)
     assert not report.refined
     assert report.refusal.startswith("critic unfit: held-out AUROC ")
     assert report.e_step.steps == settings.critic_epochs
-    assert same(policy, nets.policy.parameters())
+    assert same(policy, nets.policy.optimiser.parameters())
 
 
 @pytest.mark.parametrize("right", [True, False])

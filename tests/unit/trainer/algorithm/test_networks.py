@@ -133,7 +133,7 @@ def test_a_pass_of_the_critic_inside_the_policys_context_loses_no_gradient() -> 
         with torch.no_grad():
             nets.critic.values(batch)
         loss.backward()
-    gradients = [p.grad for p in nets.policy.parameters()]
+    gradients = [p.grad for p in nets.policy.optimiser.parameters()]
     assert all(g is not None for g in gradients)
     assert any(g.any() for g in gradients if g is not None)
 
@@ -151,7 +151,7 @@ def test_micro_batching_changes_no_gradient(max_tokens: int) -> None:
                 objective.critic_loss(
                     values, part.outcome, part.mask, part.labeled, denominator=len(batch)
                 ).backward()
-        grads = [p.grad.clone() for p in nets.critic.parameters() if p.grad is not None]
+        grads = [p.grad.clone() for p in nets.critic.optimiser.parameters() if p.grad is not None]
         nets.critic.optimiser._adam.zero_grad()
         return grads
 
@@ -166,7 +166,7 @@ def test_recomputing_layers_changes_no_gradient() -> None:
         nets = tiny.networks(gradient_checkpointing=checkpointing)
         with nets.policy.active():
             nets.policy.logprobs(batch).sum().backward()
-        gradients.append([p.grad for p in nets.policy.parameters()])
+        gradients.append([p.grad for p in nets.policy.optimiser.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed)
 
@@ -272,13 +272,13 @@ def test_in_bfloat16_the_adapter_is_rounded_in_the_pass_and_in_the_export(tmp_pa
     batch = tiny.random_batch()
     nets = Networks(tiny.model().to(torch.bfloat16), tiny.settings())
     policy_step(nets, batch)
-    assert {p.dtype for p in nets.policy.parameters()} == {torch.float32}
+    assert {p.dtype for p in nets.policy.optimiser.parameters()} == {torch.float32}
     nets.policy.export(tmp_path)
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
     with torch.no_grad():
         before = nets.policy.logprobs(batch)
-        for p in nets.policy.parameters():
+        for p in nets.policy.optimiser.parameters():
             p.copy_(p.bfloat16())
         assert torch.equal(nets.policy.logprobs(batch), before)
 

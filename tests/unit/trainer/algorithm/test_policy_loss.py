@@ -15,11 +15,11 @@ def test_policy_loss_and_its_gradient_agree_with_the_reference_code() -> None:
     a = tensor(case["adv"])
     mask = tensor(case["mask"])
     logprobs = old + tensor(case["delta"])
-    close(objective.sequence_ratio(logprobs, old, mask), case["ratio"])
+    ratio = objective.sequence_ratio(logprobs, old, mask)
+    close(ratio[:, 0], case["ratio"])
     loss, gradient = policy_gradient(logprobs, old, a, mask)
     close(loss, case["loss"])
     close(gradient, case["grad_logp"])
-    ratio = objective.policy_ratio(logprobs, old, mask)
     close(steps.clip_fraction(ratio, a, mask, **CLIP), case["clipfrac"])
     loss, gradient = policy_gradient(old, old, a, mask)
     close(loss, case["onpolicy_loss"])
@@ -43,27 +43,6 @@ def test_outside_the_clip_band_exactly_one_sign_of_advantage_keeps_its_gradient(
     assert torch.equal(gradient != 0, a * sign > 0)
 
 
-def test_on_policy_a_clip_by_token_is_the_clip_by_sequence() -> None:
-    logprobs, a, mask = some_rows()
-    by_token = policy_gradient(logprobs, logprobs, a, mask, per_token=True)
-    by_sequence = policy_gradient(logprobs, logprobs, a, mask)
-    for one, other in zip(by_token, by_sequence, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_each_token_is_clipped_by_its_own_ratio() -> None:
-    old, a, mask = some_rows()
-    shift = tensor([0.1, -0.1, 0.3, -0.3, 0.0]) * mask
-    _, gradient = policy_gradient(old + shift, old, a, mask, low=0.2, high=0.28, per_token=True)
-    clipped = ((shift > 0.25) & (a > 0)) | ((shift < -0.23) & (a < 0))
-    assert clipped.any()
-    expected = -a * shift.exp() * ~clipped / (3 * mask.sum(1, keepdim=True))
-    torch.testing.assert_close(gradient, expected)
-    ratio = objective.policy_ratio(old + shift, old, mask, per_token=True)
-    fraction = steps.clip_fraction(ratio, a, mask, low=0.2, high=0.28)
-    assert fraction == (clipped * mask).sum() / mask.sum()
-
-
 def test_importance_weights_are_capped_by_token_and_carry_no_gradient() -> None:
     case = GOLDEN["G12_rollout_is"]
     trainer = tensor([case["trainer"]]).requires_grad_()
@@ -76,7 +55,7 @@ def test_importance_weights_are_capped_by_token_and_carry_no_gradient() -> None:
     close(objective.approx_kl(sampler, trainer.detach(), mask), case["k3"])
     close(steps.capped_fraction(trainer.detach(), sampler, mask, cap=2.0), 0.25)
     # The mean of the log-ratios, and their sum over a whole response.
-    ratio = objective.sequence_ratio(trainer.detach(), sampler, mask)
+    ratio = objective.sequence_ratio(trainer.detach(), sampler, mask)[:, 0]
     close(ratio, [case["seq_geo"]])
     close(ratio**4, [case["seq_product"]])
     close(-ratio.log(), [case["k1"]])
@@ -104,7 +83,7 @@ def test_approx_kl_is_k3_which_is_k2_if_the_policies_are_close() -> None:
     nothing = torch.zeros(1, 3)
     close(objective.approx_kl(d, nothing, mask), case["k3"])
     close(objective.approx_kl(0.01 * d, nothing, mask) / 0.01**2, case["k2"])
-    close(objective.sequence_ratio(d, nothing, mask).log(), [case["k1"]])
+    close(objective.sequence_ratio(d, nothing, mask)[:, 0].log(), [case["k1"]])
 
 
 def test_the_kl_is_least_at_the_base_and_pulls_each_token_towards_it() -> None:

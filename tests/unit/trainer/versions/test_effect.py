@@ -46,7 +46,7 @@ def test_the_stored_log_probabilities_are_those_of_peft_on_the_exported_adapter(
 ) -> None:
     networks = tiny.networks()
     with torch.no_grad():
-        for parameter in networks.policy.parameters():
+        for parameter in networks.policy.optimiser.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     networks.policy.export(tmp_path)
     rollouts = [rollout("a"), rollout("b", 2, 7)]
