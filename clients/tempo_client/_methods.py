@@ -1,6 +1,6 @@
 """Methods that are written once, as coroutine functions, for both clients.
 
-`@operation` makes a method of a coroutine function. On a Tempo the method blocks and returns the
+`@operation` turns a coroutine function into a method. On a Tempo the method blocks and returns the
 result; on an AsyncTempo it returns the coroutine. `tempo.jobs.retrieve(job_id)` is such a call. An
 operation that awaits another one calls it on the class, `Jobs.retrieve(jobs, job_id)`, and gets
 the coroutine from either client.
@@ -31,7 +31,7 @@ PAGE_SIZE = 100
 
 
 class operation(Generic[P, T]):
-    """Makes a method of a coroutine function: blocking on a Tempo, awaitable on an AsyncTempo."""
+    """Turns a coroutine function into a method: blocking on a Tempo, awaitable on an AsyncTempo."""
 
     def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> None:
         self._function = function

@@ -88,7 +88,7 @@ class Job(Resource):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the job has succeeded, failed or been cancelled."""
+        """True after the job has succeeded, failed or been cancelled."""
         return self.status in FINAL_STATUSES
 
 
@@ -150,7 +150,7 @@ class Key(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training(Resource):
-    """Whether training is paused, and why."""
+    """The pause of training: `paused` is true during one, and `reason` says why."""
 
     paused: bool
     reason: str = ""

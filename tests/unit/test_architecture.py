@@ -1,4 +1,4 @@
-"""The house stays small, and the SDK stays light."""
+"""Code size limits, the closed top level, the light SDK, and who reads the environment."""
 
 import ast
 import io

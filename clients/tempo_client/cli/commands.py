@@ -90,9 +90,10 @@ def recalibrate(
 
     {"question": "…", "answer": "42", "verifier": "math"}
 
-    The verifier compares a response with the answer. It is `math`, which is the default, or
-    `numeric`, `exact` or `choice`. Give at least 8 questions, better 64. About a fifth of them is
-    held out and decides promotions. With --dry-run the server checks the file and stores nothing.
+    The verifier compares a response with the answer. It is `math`, which is the default, `numeric`,
+    `exact`, `choice`, or one that you have installed. Give at least 8 questions, better 64. About a
+    fifth of them is held out and decides promotions. With --dry-run the server checks the file and
+    stores nothing.
     """
     tempo = connect(ctx)
     uploaded = tempo.files.create(file, dry_run=dry_run)
@@ -269,11 +270,8 @@ def _status_rows(answer: Status) -> list[Sequence[object]]:
 def _print_file(file: File) -> None:
     messages.print(f"{file.filename}: {file.examples} questions, {file.held_out} held out")
     for warning in file.warnings:
-        count = warning.get("count", 1)
-        others = f" and {count - 1} more" if count > 1 else ""
-        messages.print(
-            f"line {warning.get('line', '?')}{others}: {warning.get('message', warning)}"
-        )
+        others = f" and {warning['count'] - 1} more" if warning["count"] > 1 else ""
+        messages.print(f"line {warning['line']}{others}: {warning['message']}")
 
 
 def _show_adapter(adapter: Adapter, *, as_json: bool) -> None:

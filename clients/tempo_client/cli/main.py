@@ -1,4 +1,4 @@
-"""The entry of the command `tempo`."""
+"""Start the command `tempo`; the commands are in `commands.py`."""
 
 import sys
 

@@ -31,7 +31,10 @@ PASS_ARGUMENTS_ON = {
 
 
 def add_plugins(app: typer.Typer, points: Iterable[EntryPoint]) -> None:
-    """Add the commands at these entry points; another package's help line is its entry point."""
+    """Add the commands at these entry points.
+
+    For a command of another package the help shows its entry point.
+    """
     for point in points:
         add = app.command(
             point.name, help=_help(point), add_help_option=False, context_settings=PASS_ARGUMENTS_ON

@@ -64,8 +64,7 @@ def test_a_successor_waits_until_the_server_before_it_has_ended(valkey: Embedded
         assert second.process is None
         valkey.process.terminate()
         valkey.process.wait(10)
-        second.stop()
-        second.start()
+        assert second.restart_if_dead()
         assert second.process is not None
         assert second.answers()
 

@@ -4,15 +4,15 @@ import asyncio
 import inspect
 import subprocess
 import sys
-import types
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
 from fake_api import client
 
 import tempo_client
-from tempo_client import AsyncTempo, Tempo
+from tempo_client import AsyncTempo, Tempo, errors, types
 
 ROOT = Path(__file__).parents[3]
 JOB = {"id": "j", "status": "queued", "created_at": 1}
@@ -27,14 +27,12 @@ def signatures(kind: type) -> dict[str, str]:
     return {n: str(inspect.signature(f)) for n, f in functions if not n.startswith("_")}
 
 
-def test_the_public_names_are_exactly_the_importable_ones() -> None:
-    importable = {
-        name
-        for name, value in vars(tempo_client).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    assert importable == set(tempo_client.__all__)
-    assert len(tempo_client.__all__) == len(importable)
+@pytest.mark.parametrize("module", [errors, types], ids=["errors", "types"])
+def test_every_error_and_every_resource_is_a_public_name(module: ModuleType) -> None:
+    classes = inspect.getmembers(module, inspect.isclass)
+    own = {name: kind for name, kind in classes if kind.__module__ == module.__name__}
+    assert own
+    assert own.items() <= vars(tempo_client).items()
 
 
 def test_both_clients_have_the_same_methods() -> None:
