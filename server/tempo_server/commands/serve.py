@@ -27,7 +27,7 @@ import httpx
 from tempo_server.commands import checks
 from tempo_server.commands.checks import CheckError
 from tempo_server.commands.supervisor import Child, Supervisor, print_line
-from tempo_server.commands.vllm_serve import api_key, flag_value
+from tempo_server.commands.vllm_serve import flag_value
 from tempo_server.settings import ServerSettings
 from tempo_storage.errors import TempoError
 from tempo_storage.ledger.sessions import open_database
@@ -132,7 +132,7 @@ def check_stores(settings: ServerSettings) -> None:
 
 def worker_environment(arguments: Sequence[str], *, url: str) -> dict[str, str]:
     """Return the variables that tell the worker the server's URL and vLLM's own key, if any."""
-    key = api_key(arguments)
+    key = flag_value("--api-key", arguments) or os.environ.get("VLLM_API_KEY")
     return {"TEMPO_BASE_URL": url} | ({"TEMPO_VLLM_API_KEY": key} if key else {})
 
 

@@ -13,12 +13,8 @@ from typing import IO
 
 from tempo_storage.errors import TempoError
 
-PAUSES_SECONDS = (
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-)  # before each restart; a child that ends once more is given up
+# Before each restart; a child that ends once more is given up.
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 STEADY_SECONDS = 60.0
 TICK_SECONDS = 0.2
 LOG_LINES = 20

@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 
 from tempo_storage.processes import die_with_parent
 from tempo_storage.settings import StorageSettings
@@ -28,9 +28,7 @@ def vllm_arguments(arguments: Sequence[str], *, lora_rank: int) -> list[str]:
         "--max-lora-rank": [str(lora_rank)],
         "--scheduling-policy": ["priority"],
         "--gpu-memory-utilization": ["0.5"],  # the trainer has the other half
-        "--shutdown-timeout": [
-            "10"
-        ],  # seconds for the running requests; vLLM's default aborts them
+        "--shutdown-timeout": ["10"],  # seconds; by default vLLM aborts the running requests
     }
     flags = {part.split("=")[0].replace("_", "-") for part in arguments if part.startswith("--")}
     missing = [[flag, *values] for flag, values in defaults.items() if flag not in flags]
@@ -45,11 +43,6 @@ def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
         if name.replace("_", "-") == flag:
             last = value if equals else "".join(arguments[position + 1 : position + 2])
     return last
-
-
-def api_key(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key that vLLM itself demands, if any."""
-    return flag_value("--api-key", arguments) or environ.get("VLLM_API_KEY")
 
 
 def allow_plugins(environ: MutableMapping[str, str] = os.environ) -> None:

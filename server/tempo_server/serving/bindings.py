@@ -9,9 +9,9 @@ plugin does not wrap.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tempo_server.context import Context
@@ -37,16 +37,12 @@ class Binding:
 class Bindings:
     """The names that this process's server answers.
 
-    `models` is vLLM's OpenAIServingModels; `lora_request` and `base_model_path` are its classes
-    LoRARequest and BaseModelPath. `serving` and `previous` are the two public versions.
+    `models` is vLLM's OpenAIServingModels. `serving` and `previous` are the two public versions.
     """
 
     context: Context
     engine: Any
     models: Any
-    _: KW_ONLY
-    lora_request: Callable[..., Any]
-    base_model_path: Callable[..., Any]
     serving: int = BASE
     previous: int = BASE
 
@@ -132,11 +128,13 @@ class Bindings:
         return {BASE_NAME, version_name(self.serving), version_name(self.previous)}
 
     async def _load_verified(self, name: str) -> None:
+        from vllm.lora.request import LoRARequest  # vLLM runs already
+
         if name in self._loaded:
             return
         path = await asyncio.to_thread(self.context.verify, name)
         # Name, id and path always belong together: a name with a second id kills vLLM's engine.
-        request = self.lora_request(
+        request = LoRARequest(
             lora_name=name, lora_int_id=lora_int_id(name), lora_path=str(path.resolve())
         )
         await self.engine.add_lora(request)
@@ -166,9 +164,11 @@ class Bindings:
         return f"{name}~{self._secret}"
 
     def _name_base(self) -> None:
+        from vllm.entrypoints.openai.models.protocol import BaseModelPath
+
         for name in (*self._aliases, BASE_NAME):
             if NAME.fullmatch(name) and name != BASE_NAME:
                 raise InvalidInputError(f"alias {name!r} is an adapter's name; choose another")
             if name not in self._base_names:
-                path = self.base_model_path(name=name, model_path=self.context.base)
+                path = BaseModelPath(name=name, model_path=self.context.base)
                 self.models.base_model_paths.append(path)

@@ -41,10 +41,8 @@ class Follower:
     def __post_init__(self) -> None:
         self._process_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._probed: dict[int, Any] = {}  # version -> the LoRARequest of the load that was probed
-        self._unproven = 0
         self._acknowledged: Serving | None = None
         self._errors: dict[int, Exception] = {}  # the pointer's sequence -> why it is not followed
-        self._database_answers = True
 
     async def restore(self) -> None:
         """Serve the promoted version, else the one before it, else the base; then acknowledge.
@@ -62,20 +60,26 @@ class Follower:
         await self._acknowledge(pointer)
 
     async def run(self) -> None:
-        """Poll for ever."""
+        """Poll for ever; log once when the database stops answering, and when it answers again."""
+        database_answers = True
         while True:
             await asyncio.sleep(self.context.settings.poll_seconds)
             try:
                 await self.poll()
             except SQLAlchemyError as error:
-                self._log_lost_database(error)
+                if database_answers:
+                    self._log_lost_database(error)
+                database_answers = False
+                continue
             except Exception:  # an exception would end the task, and nobody would follow
                 logger.exception("the serving pointer could not be followed; trying again")
+            if not database_answers:
+                logger.info("the database answers again")
+            database_answers = True
 
     async def poll(self) -> None:
         """Read the pointer, follow it if it moved, acknowledge."""
         pointer = await asyncio.to_thread(self._read)
-        self._log_found_database()
         if (self.bindings.serving, self.bindings.previous) != (pointer.version, pointer.previous):
             await self._follow_alive(pointer)
         await self._acknowledge(pointer)
@@ -130,7 +134,6 @@ class Follower:
             return
         finding = await self.probe.run(name, request)
         logger.info("%s: the probe says %s: %s", name, finding.verdict, finding)
-        self._unproven += finding.verdict == "unproven"
         await self._write(self._record_finding, version=version, finding=finding)
         raise_if_failed(name, finding)
         self._probed[version] = request
@@ -171,7 +174,7 @@ class Follower:
             version=self.bindings.serving,
             sequence=pointer.sequence,
             error=None if error is None else str(error),
-            counters=asdict(self.counters) | {"unproven": self._unproven},
+            counters=asdict(self.counters),
             held=self.bindings.held(),
         )
 
@@ -191,13 +194,6 @@ class Follower:
             return ledger.versions.serving(s)
 
     def _log_lost_database(self, error: SQLAlchemyError) -> None:
-        if self._database_answers:
-            reason = type(error).__name__
-            serving = version_name(self.bindings.serving)
-            logger.warning("the database does not answer (%s); %s goes on serving", reason, serving)
-        self._database_answers = False
-
-    def _log_found_database(self) -> None:
-        if not self._database_answers:
-            logger.info("the database answers again")
-        self._database_answers = True
+        reason = type(error).__name__
+        serving = version_name(self.bindings.serving)
+        logger.warning("the database does not answer (%s); %s goes on serving", reason, serving)

@@ -151,7 +151,6 @@ def test_a_version_whose_effect_is_too_small_to_measure_serves_as_unproven(
     with server.sessions() as s:
         events = [e for e in ledger.events.find(s, limit=1000) if e.type == "adapter.unproven"]
         assert events[-1].data["version"] == version
-        assert ledger.versions.processes(s)[-1].counters["unproven"] >= 1
 
 
 def test_a_probe_passes_beside_running_requests_and_fails_none_of_them(

@@ -34,6 +34,12 @@ def test_an_unknown_setting_stops_the_server(monkeypatch: pytest.MonkeyPatch) ->
         TempoPlugin().attach_router(FastAPI())
 
 
+def test_an_old_vllm_stops_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.version.__version__", "0.31.4")
+    with pytest.raises(StartError, match=r"vllm 0\.31\.4 is too old"):
+        TempoPlugin().attach_router(FastAPI())
+
+
 def test_a_missing_package_stops_the_server_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

