@@ -47,7 +47,9 @@ def serve(stack: ExitStack, model: Path, *, plugin: bool, root: Path) -> str:
     }
     arguments = [*FLAGS, "--port", str(port)]
     if plugin:
-        valkey = stack.enter_context(EmbeddedValkey(root))
+        valkey = EmbeddedValkey(root)
+        valkey.start()
+        stack.callback(valkey.process.kill)
         env |= {"TEMPO_DATA_DIR": str(root), "TEMPO_REDIS_URL": valkey.url}
         process = Process(
             "tempo_server.commands.vllm_serve",

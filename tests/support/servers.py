@@ -18,6 +18,7 @@ from ports import free_port
 from processes import clean_environment
 from rounds import SMALL
 from sqlalchemy.orm import Session, sessionmaker
+from valkeys import embedded_valkey
 
 from tempo_client import Tempo
 from tempo_storage import ledger
@@ -215,7 +216,7 @@ def serving(model: Path, data_dir: Path, **options: Any) -> Iterator[Server]:
 
     `options` are fields of Server: `flags` are added to vLLM's flags, `env` to its variables.
     """
-    with EmbeddedValkey(data_dir) as valkey:
+    with embedded_valkey(data_dir) as valkey:
         server = Server(model, data_dir, valkey, **options)
         try:
             server.start()

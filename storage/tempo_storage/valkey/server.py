@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 import redis
 
@@ -23,12 +23,11 @@ from tempo_storage.processes import die_with_parent
 from tempo_storage.valkey.streams import redis_client
 
 START_SECONDS = 20.0
-STOP_SECONDS = 10.0
 MAX_SOCKET_PATH = 100  # Linux takes 107 bytes (sun_path)
 
 
 class EmbeddedValkey:
-    """`with EmbeddedValkey(data_dir) as valkey: redis_client(valkey.url)`."""
+    """The server of a data directory. It needs no stop: Linux ends it when its owner ends."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir.resolve()
@@ -41,13 +40,6 @@ class EmbeddedValkey:
     def url(self) -> str:
         """URL of the private socket."""
         return f"unix://{self.socket}"
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Become or stay the owner and start the server, or join the server of another owner.
@@ -75,20 +67,6 @@ class EmbeddedValkey:
                 return bool(client.ping())
         except (redis.RedisError, OSError):
             return False
-
-    def stop(self) -> None:
-        """End the owner's server; everything that it acknowledged is on disk."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.process = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
     def _spawn(self) -> None:
         command = [

@@ -10,9 +10,9 @@ import redis
 from rq import Callback, Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from valkeys import embedded_valkey
 
 from tempo_storage.valkey.doorbell import ring
-from tempo_storage.valkey.server import EmbeddedValkey
 from tempo_storage.valkey.streams import QUEUE, redis_client
 from tempo_trainer.worker import rq_worker
 from tempo_trainer.worker.rq_worker import LeaseWorker
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.service
 
 @pytest.fixture
 def connection(tmp_path: Path) -> Iterator[redis.Redis]:
-    with EmbeddedValkey(tmp_path) as valkey:
+    with embedded_valkey(tmp_path) as valkey:
         client = redis_client(valkey.url, timeout_seconds=5.0)
         yield client
         client.close()

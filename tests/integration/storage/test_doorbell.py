@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
+from valkeys import embedded_valkey
 
 from tempo_storage.valkey.doorbell import FUNCTION, ring
-from tempo_storage.valkey.server import EmbeddedValkey
 from tempo_storage.valkey.streams import QUEUE, redis_client
 
 pytestmark = pytest.mark.service
 
 
 def test_a_ring_names_the_job_in_json_and_sets_no_time_limit(tmp_path: Path) -> None:
-    with EmbeddedValkey(tmp_path) as valkey:
+    with embedded_valkey(tmp_path) as valkey:
         client = redis_client(valkey.url)
         assert ring(client, "ftjob-1")
         assert ring(client, "ftjob-1")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from valkeys import embedded_valkey
 
 from tempo_storage.valkey.embedded import keep_running
-from tempo_storage.valkey.server import EmbeddedValkey
 from tempo_storage.valkey.streams import redis_client
 
 pytestmark = pytest.mark.service
@@ -41,7 +41,7 @@ def test_a_killed_valkey_is_started_again(tmp_path: Path) -> None:
 def test_a_process_that_joined_a_valkey_starts_it_again_when_the_owner_ends(
     tmp_path: Path,
 ) -> None:
-    with EmbeddedValkey(tmp_path) as owner:
+    with embedded_valkey(tmp_path) as owner:
         assert owner.process is not None
         url = keep_running(tmp_path)
         assert process_id(url) == owner.process.pid

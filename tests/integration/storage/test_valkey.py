@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import is_alive
+from valkeys import embedded_valkey
 from waiting import eventually
 
 from tempo_storage.errors import StreamUnavailableError
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.service
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    with EmbeddedValkey(tmp_path / "with a space") as running:
+    with embedded_valkey(tmp_path / "with a space") as running:
         yield running
 
 
@@ -60,7 +61,7 @@ def test_a_successor_waits_until_the_server_before_it_has_ended(valkey: Embedded
     assert valkey.process is not None
     assert valkey._lock is not None
     valkey._lock.close()  # as if its owner was killed while the server still writes
-    with EmbeddedValkey(valkey.data_dir) as second:
+    with embedded_valkey(valkey.data_dir) as second:
         assert second.process is None
         valkey.process.terminate()
         valkey.process.wait(10)
@@ -80,7 +81,7 @@ def test_a_stream_that_was_lost_is_created_again(valkey: EmbeddedValkey) -> None
 
 
 def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> None:
-    with EmbeddedValkey(valkey.data_dir) as second:
+    with embedded_valkey(valkey.data_dir) as second:
         assert second.process is None
         QuestionStream(redis_client(second.url)).append([{"id": "a"}])
     assert QuestionStream(redis_client(valkey.url)).backlog() == 1

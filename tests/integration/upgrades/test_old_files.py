@@ -11,6 +11,7 @@ from ledgers import opened
 from old_data import BASE, LAST_STEP, QUEUED
 from rq import Queue
 from rq.serializers import JSONSerializer
+from valkeys import embedded_valkey
 
 from tempo_server import keys
 from tempo_server.admin.router import router
@@ -18,7 +19,6 @@ from tempo_server.context import Context
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore, version_name
-from tempo_storage.valkey.server import EmbeddedValkey
 from tempo_storage.valkey.streams import QUEUE, QuestionStream, redis_client
 from tempo_trainer.worker.rq_worker import LeaseWorker
 
@@ -76,7 +76,7 @@ def test_the_worker_takes_the_job_that_waits_in_valkey_under_the_old_function_s_
     def run(job_id: str) -> None:
         runs.append(job_id)
 
-    with EmbeddedValkey(old / "data") as valkey:
+    with embedded_valkey(old / "data") as valkey:
         client = redis_client(valkey.url, timeout_seconds=5.0)
         (entry,) = Queue(QUEUE, connection=client, serializer=JSONSerializer).jobs
         assert (entry.func_name, entry.kwargs) == ("tempo_trainer.jobs.run_job", {"job_id": QUEUED})
