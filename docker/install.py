@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
 
 from tempo_lab.demo.progress import Reporter
-from tempo_trainer.worker.background import repeated
+from tempo_trainer.worker.background import repeated_in_thread
 
 PIP_INSTALL = (
     *("pip", "install", "--no-deps", "--no-input"),
@@ -60,7 +60,7 @@ def run_pip(arguments: Sequence[str], total: int, reporter: Reporter) -> int:
     pipe = subprocess.PIPE
     with (
         subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process,
-        repeated(update, 1.0),
+        repeated_in_thread(update, 1.0),
     ):
         for line in process.stdout or ():
             if NOISE.match(line):
