@@ -115,6 +115,7 @@ class LosableSessions:
     def __init__(self, sessions: Any) -> None:
         self.sessions = sessions
         self.answers = True
+        self.failures = 0
 
     def __call__(self) -> Session:
         self._check()
@@ -127,6 +128,7 @@ class LosableSessions:
 
     def _check(self) -> None:
         if not self.answers:
+            self.failures += 1
             raise OperationalError("select", {}, Exception("gone"))
 
 
@@ -141,13 +143,15 @@ def test_without_the_database_the_version_goes_on_serving_and_the_log_says_so_on
     async def lose_the_database() -> None:
         sessions.answers = False
         task = asyncio.create_task(followed.follower.run())
-        await asyncio.sleep(0.5)
+        while sessions.failures < 3:
+            await asyncio.sleep(0.01)
         sessions.answers = True
-        await asyncio.sleep(0.3)
+        while "answers again" not in caplog.text:
+            await asyncio.sleep(0.01)
         task.cancel()
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(lose_the_database())
+        asyncio.run(asyncio.wait_for(lose_the_database(), 30))
     assert followed.bindings.serving == 1
     assert caplog.text.count("does not answer") == 1
     assert caplog.text.count("answers again") == 1
