@@ -21,6 +21,15 @@ def set_keys(followed: Any, *names: str) -> None:
         s.add_all(Key(sha256=name, name=name, scopes=["train"]) for name in names)
 
 
+async def start_probing(followed: Any) -> asyncio.Task[None]:
+    """Start a poll; return its task when it probes the version that the pointer names."""
+    probes = len(followed.probe.probed)
+    poll = asyncio.create_task(followed.follower.poll())
+    while len(followed.probe.probed) == probes:
+        await asyncio.sleep(0.01)
+    return poll
+
+
 # The probe ---------------------------------------------------------------------------------------
 
 
@@ -102,7 +111,7 @@ def test_each_load_of_a_version_is_probed_once(followed: Any) -> None:
 def test_a_process_goes_on_acknowledging_while_it_probes(followed: Any) -> None:
     followed.promote(1)
     followed.poll()
-    followed.probe.seconds = 0.3
+    followed.probe.seconds = 1.0
     followed.promote(2)
     rows = []
 
@@ -125,8 +134,7 @@ def test_a_rollback_does_not_wait_for_the_probe_of_the_version_it_leaves(followe
     followed.promote(2)
 
     async def roll_back() -> None:
-        poll = asyncio.create_task(followed.follower.poll())
-        await asyncio.sleep(0.1)
+        poll = await start_probing(followed)
         followed.promote(1)
         await asyncio.wait_for(poll, 5)
         await followed.follower.poll()
@@ -145,8 +153,7 @@ def test_a_key_that_is_revoked_while_a_version_is_probed_opens_nothing_any_more(
     followed.promote(1)
 
     async def revoke() -> None:
-        poll = asyncio.create_task(followed.follower.poll())
-        await asyncio.sleep(0.1)
+        poll = await start_probing(followed)
         set_keys(followed, "b")
         for _ in range(100):
             await asyncio.sleep(0.05)
