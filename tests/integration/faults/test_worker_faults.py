@@ -4,8 +4,10 @@ import glob
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,19 @@ def wait_for_position(server: Any, job: Job, position: int) -> None:
 
 def num_starts(tempo: Tempo, job: Job) -> int:
     return sum(event.type == "job.started" for event in tempo.jobs.events(job.id))
+
+
+def stop_between_transactions(process: subprocess.Popen[bytes], server: Any) -> None:
+    """Stop a process where it does not hold SQLite's write lock, with which nobody could write."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(server.data_dir / "tempo.db", timeout=1)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.1)
 
 
 @pytest.mark.fault(7, "Valkey is wiped in a round", promise="jobs and adapters are intact")
@@ -136,7 +151,7 @@ def test_a_worker_that_slept_beyond_its_lease_commits_nothing_more(
     with server.worker() as first:
         job = tempo.jobs.create("round", max_steps=4)
         wait_for_position(server, job, 1)
-        first.send_signal(signal.SIGSTOP)
+        stop_between_transactions(first, server)
         stopped_at = time.monotonic()
         before = iterations(server, job)
         try:
