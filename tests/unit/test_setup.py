@@ -210,7 +210,7 @@ def test_pip_s_warning_about_an_absent_local_index_is_left_out_and_its_error_is_
 def test_make_help_has_a_line_for_each_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[0].split()
-    lines = run("make", "help").stdout.splitlines()
+    lines = run("make", "--no-print-directory", "help").stdout.splitlines()
     assert [line.split(maxsplit=1)[0] for line in lines] == targets
     assert all(len(line.split()) > 2 for line in lines)
 
