@@ -7,15 +7,11 @@ that the data cannot give (one class only, no question) is not a number.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
-
-RESAMPLES = 10_000
-RESAMPLES_AT_ONCE = 500
 
 
 def auroc(values: Array, outcomes: Array) -> float:
@@ -112,36 +108,13 @@ def answer_entropy(answers: Sequence[str]) -> float:
     return float(-(shares * np.log(shares)).sum()) + 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean over questions with its lower and upper bound."""
+def majority_right(answers: Sequence[str], outcomes: Sequence[float]) -> float:
+    """Return 1 if the most common answer is right, else 0; of equally common ones, their share.
 
-    mean: float
-    low: float
-    high: float
-
-
-def paired_bootstrap(differences: Array, *, seed: int = 0, tail: float = 0.05) -> Interval:
-    """Return the mean of `differences`, one per question, with its bootstrap bounds.
-
-    Questions are resampled, not responses. `tail` is the share beyond each bound: 0.05 gives two
-    one-sided 95 % bounds, 0.025 a two-sided 95 % interval.
+    An empty answer neither votes nor is right.
     """
-    generator = np.random.default_rng(seed)
-    n = len(differences)
-    shape = (RESAMPLES_AT_ONCE, n)
-    pieces = range(RESAMPLES // RESAMPLES_AT_ONCE)  # all at once would be 10,000 × n numbers
-    resamples = (differences[generator.integers(n, size=shape)] for _ in pieces)
-    means = np.concatenate([resample.mean(1) for resample in resamples])
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(differences.mean()), float(low), float(high))
-
-
-def detectable_difference(differences: Array) -> float:
-    """The true difference whose lower 95 % bound is above zero in four cases of five.
-
-    `differences` holds one difference per question.
-    """
-    if len(differences) < 2:
-        return math.inf
-    return float(2.486 * differences.std(ddof=1) / math.sqrt(len(differences)))  # z.95 + z.80
+    counts = Counter(answer for answer in answers if answer)
+    most = max(counts.values(), default=0)
+    outcome_of = dict(zip(answers, outcomes, strict=True))
+    winners = [outcome_of[answer] > 0 for answer, count in counts.items() if count == most]
+    return sum(winners) / len(winners) if winners else 0.0
