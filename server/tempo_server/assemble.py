@@ -12,6 +12,7 @@ from tempo_server.serving.follower import Follower
 from tempo_server.serving.probe import Probe, engine_scorer
 from tempo_server.settings import ServerSettings
 from tempo_storage.adapters import AdapterStore
+from tempo_storage.decoding import PLAIN, Decoding, sampling_arguments
 from tempo_storage.ledger.sessions import open_database
 from tempo_storage.valkey.embedded import keep_running
 from tempo_storage.valkey.streams import QuestionStream, redis_client
@@ -53,7 +54,25 @@ def open_context(base: str, vllm_config: Any, *, warnings: Sequence[str] = ()) -
         redis=client,
         base=base,
         max_lora_rank=vllm_config.lora_config.max_lora_rank,
+        decoding=_default_decoding(vllm_config.model_config),
         warnings=tuple(warnings),
+    )
+
+
+def _default_decoding(model_config: Any) -> Decoding:
+    """Return the sampling that vLLM uses where a request sets none.
+
+    It is that of the model's generation_config.json, unless --generation-config or
+    --override-generation-config says otherwise.
+    """
+    fields = sampling_arguments(model_config.get_diff_sampling_param())
+    temperature = fields["temperature"]
+    top_p = fields["top_p"]
+    top_k = int(fields["top_k"] or 0)
+    return Decoding(
+        temperature=PLAIN.temperature if temperature is None else temperature,
+        top_p=PLAIN.top_p if top_p is None else top_p,
+        top_k=max(top_k, 0),
     )
 
 

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from tempo_server.errors import NotReadyError
 from tempo_server.settings import ServerSettings
 from tempo_storage.adapters import AdapterStore
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.valkey.streams import QuestionStream
 
 
@@ -30,6 +31,8 @@ class Context:
     """The value of vLLM's --model: the name that manifests give the base."""
     max_lora_rank: int
     """The highest rank that vLLM loads, by its own --max-lora-rank."""
+    decoding: Decoding = PLAIN
+    """The sampling that vLLM uses where a request sets none."""
     warnings: tuple[str, ...] = ()
     """vLLM's flags with which it serves badly, one sentence each."""
     key_scopes: dict[str, list[str]] = field(default_factory=dict)

@@ -82,6 +82,7 @@ def labeled(text: str, split: str = "train", **fields: Any) -> LabeledExample:
         "content_hash": content_hash(user(text)),
         "file_id": labeled_file().id,
         "messages": user(text),
+        "chat_template_kwargs": {},
         "reference": ["1"],
         "verifier": "exact",
         "details": {},

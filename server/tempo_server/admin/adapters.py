@@ -43,7 +43,11 @@ def get_adapter(context: CurrentContext, adapter_id: str) -> Adapter:
 def promote(
     context: CurrentContext, adapter_id: str, body: PromoteRequest | None = None
 ) -> Adapter:
-    """Make a version serve; wait up to five seconds until all API processes answer with it."""
+    """Make a version serve; wait up to five seconds until all API processes answer with it.
+
+    An operator has judged by other means than the held-out questions, so the gate's tests by these
+    count from 0 again.
+    """
     body = body or PromoteRequest()
     expected = None if body.expected_current is None else version_of(body.expected_current)
     return _promote(
@@ -52,6 +56,7 @@ def promote(
         expected_current=expected,
         reason=body.reason,
         force=body.force,
+        starts_anew=True,
     )
 
 
@@ -67,11 +72,18 @@ def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> A
     return _promote(context, version, reason=body.reason or "rollback")
 
 
-def _promote(context: Context, version: int, **options: Any) -> Adapter:
-    """Promote a version whose files are sound, and wait for the processes."""
+def _promote(
+    context: Context, version: int, *, starts_anew: bool = False, **options: Any
+) -> Adapter:
+    """Promote a version whose files are sound, and wait for the processes.
+
+    With `starts_anew` the gate's tests so far no longer count.
+    """
     _verify(context, version)
     with context.sessions.begin() as s:
         pointer = ledger.versions.promote(s, version, **options)
+        if starts_anew:
+            ledger.gate_tests.start_anew(s)
     return _await_processes(context, pointer)
 
 

@@ -7,8 +7,9 @@ import contextlib
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from tempo_server.admin import references
 from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery
-from tempo_server.admin.schemas import File, Page
+from tempo_server.admin.schemas import File, LabeledCounts, Page
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.directories import fsync
@@ -32,6 +33,8 @@ from tempo_storage.labeled.file import (
     raise_if_unusable,
     reconcile,
 )
+from tempo_storage.labeled.line import Note
+from tempo_storage.labeled.split import promotion_note
 from tempo_storage.ledger import models as rows
 
 router = APIRouter(route_class=KeyRoute)
@@ -51,7 +54,9 @@ def create_file(
     content = file.file.read(MAX_FILE_BYTES + 1)
     parsed = parse(content, references.installed())
     if (same := _same_file(context, parsed.sha256)) is not None:
-        return File.model_validate(same)
+        with context.sessions() as s:
+            labeled = LabeledCounts.of(**ledger.labeled.count(s))
+        return _with_counts(File.model_validate(same), labeled)
     errors = references.check(parsed.examples)
     checked = replace(parsed, errors=(*parsed.errors, *errors))
     row = rows.File(
@@ -63,10 +68,11 @@ def create_file(
     )
     if dry_run or checked.errors:  # with errors it raises here, before anything is written
         with context.sessions() as s:
-            row.summary = _usable(s, checked).summary()
+            usable = _usable(s, checked)
+            labeled = _describe(s, row, usable)
     else:
-        _store(context, row, checked, content)
-    return File.model_validate(row)
+        labeled = _store(context, row, checked, content)
+    return _with_counts(File.model_validate(row), labeled)
 
 
 @router.get("/files")
@@ -93,14 +99,33 @@ def get_file_content(context: CurrentContext, file_id: str) -> FileResponse:
     return FileResponse(path, media_type="application/octet-stream", filename=row.filename)
 
 
-def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes) -> None:
+def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes) -> LabeledCounts:
     """Write the file to disk, and the file and its new examples to the ledger."""
     path = context.settings.files_dir / row.id
     with _file_on_disk(path, content), context.sessions.begin() as s:
         ledger.training.lock(s)
         usable = _usable(s, checked)
-        row.summary = usable.summary()
+        labeled = _describe(s, row, usable)
         ledger.labeled.add_file(s, row, usable.examples)
+    return labeled
+
+
+def _describe(s: Session, row: rows.File, usable: ParsedFile) -> LabeledCounts:
+    """Write the file's own counts into its row; return the counts of all examples with these."""
+    splits = ledger.labeled.splits_of_new(s, [e.content_hash for e in usable.examples])
+    new = Counter(splits.values())
+    row.summary = usable.summary() | {"held_out": new["held_out"]}
+    stored = ledger.labeled.count(s)
+    return LabeledCounts.of(**{split: count + new[split] for split, count in stored.items()})
+
+
+def _with_counts(file: File, labeled: LabeledCounts) -> File:
+    """Return the file with the counts of all examples, and a warning if labels are missing."""
+    warnings = list(file.tempo.warnings)
+    if message := promotion_note(labeled.train, labeled.held_out):
+        warnings.append(asdict(Note("few_examples", message)) | {"line": 1, "count": 1})
+    details = file.tempo.model_copy(update={"labeled": labeled, "warnings": warnings})
+    return file.model_copy(update={"tempo": details})
 
 
 def _usable(s: Session, checked: ParsedFile) -> ParsedFile:

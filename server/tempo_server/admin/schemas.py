@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tempo_server.keys import Scope
 from tempo_storage.adapters import BASE_NAME, version_name
+from tempo_storage.labeled.split import missing_labels, smallest_gain
 from tempo_storage.ledger import models
 
 Item = TypeVar("Item")
@@ -36,13 +37,40 @@ class Resource(Row):
     id: str
 
 
+class LabeledCounts(BaseModel):
+    """Counts of all labeled examples by split, and the use of the held-out ones.
+
+    `missing` is the number of labels without which nothing is promoted by itself. `smallest_gain`
+    is the smallest gain of accuracy, 0 to 1, that the held-out questions can show.
+    """
+
+    train: int
+    held_out: int
+    missing: int
+    smallest_gain: float
+
+    @classmethod
+    def of(cls, train: int, held_out: int) -> Self:
+        """Return the counts with what follows from them."""
+        return cls(
+            train=train,
+            held_out=held_out,
+            missing=missing_labels(train, held_out),
+            smallest_gain=smallest_gain(held_out),
+        )
+
+
 class FileDetails(BaseModel):
-    """The counts of a file's examples, and the warnings about its lines."""
+    """The counts of a file's examples, and the warnings about its lines.
+
+    `labeled` has the counts of all examples with this file's; only the answer to an upload has it.
+    """
 
     examples: int
     held_out: int
     duplicates: int
     warnings: list[Json]
+    labeled: LabeledCounts | None = None
 
 
 class File(Resource):
@@ -254,11 +282,12 @@ class QuestionCounts(BaseModel):
     dropped: int
 
 
-class LabeledCounts(BaseModel):
-    """Counts of the labeled examples by split."""
+class DecodingDefaults(Row):
+    """The sampling that vLLM uses where a request sets none; `top_k` 0 means all tokens."""
 
-    train: int
-    held_out: int
+    temperature: float
+    top_p: float
+    top_k: int
 
 
 class Worker(BaseModel):
@@ -289,6 +318,7 @@ class Status(BaseModel):
     paused: bool
     questions: QuestionCounts
     labeled: LabeledCounts
+    decoding: DecodingDefaults
     worker: Worker
     last_error: Event | None
     processes: list[ServerProcess]

@@ -37,7 +37,8 @@ def get_status(context: CurrentContext) -> Status:
             iteration=iteration,
             paused=paused,
             questions=schemas.QuestionCounts(streamed=streamed, **_questions(s, processes)),
-            labeled=schemas.LabeledCounts(**ledger.labeled.count(s)),
+            labeled=schemas.LabeledCounts.of(**ledger.labeled.count(s)),
+            decoding=schemas.DecodingDefaults.model_validate(context.decoding),
             worker=_worker(s),
             last_error=Event.model_validate(error) if error else None,
             processes=[ServerProcess.model_validate(row) for row in processes],
@@ -56,8 +57,9 @@ def pause(context: CurrentContext, body: PauseRequest | None = None) -> Training
 
 @router.post("/training/resume")
 def resume(context: CurrentContext) -> Training:
-    """Resume paused training."""
+    """Resume paused training, and let the gate's tests count from 0 again."""
     with context.sessions.begin() as s:
+        ledger.gate_tests.start_anew(s)
         return Training.model_validate(ledger.training.set_paused(s, False))
 
 

@@ -20,11 +20,11 @@ from typing import Any
 
 from tempo_storage.errors import InvalidInputError, TooLargeError
 from tempo_storage.labeled.line import Example, LineRefusedError, Note, read_line
+from tempo_storage.labeled.split import MIN_LABELED
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 MAX_LINES = 20_000
 MIN_EXAMPLES = 8
-FEW_EXAMPLES = 64
 MAX_LISTED_MESSAGES = 20
 MAX_LISTED_RUNS = 10
 BOM = b"\xef\xbb\xbf"
@@ -32,7 +32,6 @@ BOM = b"\xef\xbb\xbf"
 BYTE_ORDER_MARK = Note("byte_order_mark", "the byte order mark is ignored")
 DUPLICATE = Note("duplicate", "the question is there already; kept once")
 ASKED = Note("asked", "users asked it: it leaves the unlabeled pool")
-FEW = Note("few_examples", f"fewer than {FEW_EXAMPLES}: the gate sees little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,6 @@ class ParsedFile:
             lines.setdefault(note, []).append(line)
         return {
             "examples": len(self.examples),
-            "held_out": sum(example.split == "held_out" for example in self.examples),
             "duplicates": len(lines.get(DUPLICATE, ())),
             "warnings": [
                 asdict(note) | {"line": numbers[0], "count": len(numbers)}
@@ -137,8 +135,6 @@ def reconcile(
     new = [example for example in file.examples if example.content_hash not in references]
     errors = list(file.errors)
     warnings = list(file.warnings)
-    if file.questions < FEW_EXAMPLES:
-        warnings.append((1, FEW))
     for example in stored:
         if _conflicts(example, references[example.content_hash]):
             errors.append(_conflict_error(example, "an earlier file"))
@@ -163,7 +159,7 @@ def raise_if_unusable(file: ParsedFile, *, min_questions: int = 0) -> None:
     if file.questions < min_questions:
         raise LabeledFileError(
             f"{file.questions} distinct questions are too few; "
-            f"give at least {min_questions}, better {FEW_EXAMPLES}"
+            f"give at least {min_questions}, better {MIN_LABELED}"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from tempo_storage.boxed import boxed
 from tempo_storage.errors import TempoError
-from tempo_storage.question_hash import content_hash, is_held_out
+from tempo_storage.question_hash import content_hash
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_MESSAGES = 32
@@ -53,11 +53,7 @@ class Example:
     verifier: str
     details: dict[str, Any]
     content_hash: str
-
-    @property
-    def split(self) -> str:
-        """`held_out` if the example decides promotions, `train` if the critic learns from it."""
-        return "held_out" if is_held_out(self.content_hash) else "train"
+    chat_template_kwargs: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +93,7 @@ def read_line(
         verifier=_verifier(record, verifiers, default=verifier),
         details=_details(record, unknown),
         content_hash=content_hash(messages),
+        chat_template_kwargs={},
     )
     aliases = ((question_name, "messages"), (reference_name, "reference_answer"))
     notes = [Note("alias", f"{a!r} is read as {n!r}", a) for a, n in aliases if a not in (n, None)]

@@ -6,6 +6,7 @@ with sessions() as s:
 """
 
 from tempo_storage.ledger import events as events
+from tempo_storage.ledger import gate_tests as gate_tests
 from tempo_storage.ledger import jobs as jobs
 from tempo_storage.ledger import keys as keys
 from tempo_storage.ledger import labeled as labeled

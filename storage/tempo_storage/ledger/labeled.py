@@ -1,32 +1,45 @@
 """Labeled files and their examples in the ledger."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+import hashlib
+import json
+import random
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from tempo_storage.labeled.line import Example
+from tempo_storage.labeled.split import assign
 from tempo_storage.ledger.models import File, LabeledExample, Question
 from tempo_storage.ledger.rows import require
-from tempo_storage.question_hash import is_for_sentinel
-
-# Held-out questions of a half. With eight answers to each, 64 show a loss of six points.
-MIN_HALF = 64
 
 
-def add_file(s: Session, file: File, examples: Iterable[Example]) -> None:
-    """Store an uploaded file with its examples; delete their questions from the unlabeled pool."""
+def splits_of_new(s: Session, hashes: Collection[str]) -> dict[str, str]:
+    """Return the split of each new example by its content hash.
+
+    It depends on the number of stored examples.
+    """
+    return assign(hashes, **count(s))
+
+
+def add_file(s: Session, file: File, examples: Sequence[Example]) -> None:
+    """Store an uploaded file with its examples; delete their questions from the unlabeled pool.
+
+    Call `training.lock` first: two uploads at once would both fill the held-out set.
+    """
+    splits = splits_of_new(s, [example.content_hash for example in examples])
     s.add(file)
     s.add_all(
         LabeledExample(
             content_hash=example.content_hash,
             file_id=file.id,
             messages=example.messages,
+            chat_template_kwargs=example.chat_template_kwargs,
             reference=example.reference,
             verifier=example.verifier,
             details=example.details,
-            split=example.split,
+            split=splits[example.content_hash],
         )
         for example in examples
     )
@@ -51,22 +64,27 @@ def examples(s: Session, split: str) -> list[LabeledExample]:
     return list(s.scalars(query.order_by(LabeledExample.content_hash)))
 
 
-def held_out(
-    s: Session, reader: Literal["gate", "sentinel"], *, limit: int
-) -> tuple[list[LabeledExample], str]:
-    """Return up to `limit` held-out examples for the gate or the sentinel, and a note for people.
+def held_out(s: Session, *, limit: int) -> list[LabeledExample]:
+    """Return the first `limit` held-out examples by hash, the same ones each time: the gate's."""
+    return examples(s, "held_out")[:limit]
 
-    Each has a half of its own: the sentinel uses questions that the gate did not use. If a half
-    has fewer than MIN_HALF questions, both use all of them. The note says which case holds. The
-    examples with the smallest hashes come first, so `limit` of them are the same ones each time.
+
+def random_half(s: Session, *, limit: int) -> list[LabeledExample]:
+    """Return a random half of the held-out examples, drawn anew at each call: the sentinel's.
+
+    It has at most `limit` examples, and at least one if one is held out.
     """
     every = examples(s, "held_out")
-    halves: dict[str, list[LabeledExample]] = {"gate": [], "sentinel": []}
-    for example in every:
-        halves["sentinel" if is_for_sentinel(example.content_hash) else "gate"].append(example)
-    if min(map(len, halves.values())) < MIN_HALF:
-        return every[:limit], f"all {len(every)}, a half has fewer than {MIN_HALF}"
-    return halves[reader][:limit], f"the {reader}'s half of {len(every)}"
+    size = min(max(len(every) // 2, 1), limit, len(every))
+    return random.sample(every, size)
+
+
+def held_out_digest(s: Session) -> str:
+    """Return the sha256 of the hashes and references of all held-out examples."""
+    columns = LabeledExample.content_hash, LabeledExample.reference
+    query = select(*columns).where(LabeledExample.split == "held_out")
+    rows = s.execute(query.order_by(LabeledExample.content_hash))
+    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
 
 
 def count(s: Session) -> dict[str, int]:

@@ -9,6 +9,7 @@ The oldest ledgers that this code brings up to date are those of version 0.1, wh
 was m003_serving_sequence.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from tempo_storage.decoding import sampling_arguments
 from tempo_storage.errors import SettingsError, TempoError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.models import Base, Serving, Training
@@ -72,6 +74,53 @@ def m004_decisions_in_columns(connection: sa.Connection) -> None:
     _execute(connection, "UPDATE jobs SET end_auroc = NULL WHERE mode <> 'round'")
 
 
+def m005_judging(connection: sa.Connection) -> None:
+    """Add the columns and the table by which gate and sentinel judge as users sample."""
+    _execute(
+        connection,
+        "ALTER TABLE questions ADD COLUMN temperature DOUBLE PRECISION",
+        "ALTER TABLE questions ADD COLUMN top_p DOUBLE PRECISION",
+        "ALTER TABLE questions ADD COLUMN top_k INTEGER",
+        "ALTER TABLE questions ADD COLUMN max_tokens INTEGER",
+        "ALTER TABLE questions ADD COLUMN draws INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE labeled_examples ADD COLUMN chat_template_kwargs JSON NOT NULL DEFAULT '{}'",
+    )
+    sa.Table(
+        "gate_tests",
+        sa.MetaData(),
+        sa.Column("job_id", sa.String, primary_key=True),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("held_out", sa.String, nullable=False),
+        sa.Column("promoted", sa.Boolean, nullable=False),
+        sa.Column("counted", sa.Boolean, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+    ).create(connection)
+    _copy_sampling(connection)
+    _execute(connection, "ALTER TABLE questions DROP COLUMN sampling")
+
+
+def _copy_sampling(connection: sa.Connection) -> None:
+    """Copy the arguments of each request from its JSON object into the columns."""
+    names = ("temperature", "top_p", "top_k", "max_tokens")
+    table = sa.table("questions", sa.column("id"), *map(sa.column, (*names, "sampling")))
+    update = sa.update(table).where(table.c.id == sa.bindparam("question"))
+    update = update.values({name: sa.bindparam(name) for name in names})
+    # As text: a value that is not JSON must not stop the migration.
+    rows = connection.execute(sa.select(table.c.id, sa.cast(table.c.sampling, sa.String))).all()
+    values = [{"question": id} | sampling_arguments(_object(text)) for id, text in rows]
+    if values:
+        connection.execute(update, values)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text; {} where there is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _execute(connection: sa.Connection, *statements: str) -> None:
     for statement in statements:
         connection.execute(sa.text(statement))
@@ -82,7 +131,7 @@ def _update(connection: sa.Connection, name: str, **values: Any) -> None:
     connection.execute(sa.update(sa.table(name, *map(sa.column, values))).values(values))
 
 
-MIGRATIONS: list[Migration] = [m001_initial, m004_decisions_in_columns]
+MIGRATIONS: list[Migration] = [m001_initial, m004_decisions_in_columns, m005_judging]
 
 
 def migrate(engine: sa.Engine) -> list[str]:

@@ -1,8 +1,8 @@
 """The ledger's tables. Times are unix seconds.
 
 A fact that decides something has a column of its own. A JSON column holds a list, the arguments of
-a call (a job's `settings`, a question's `sampling`, an example's `details` for its verifier), or a
-report that only people read.
+a call (a job's `settings`, an example's `details` for its verifier), or a report that only people
+read.
 """
 
 import time
@@ -29,7 +29,8 @@ class Question(Base):
 
     `content_hash` is the same for questions that differ only in form (`question_hash.py`).
     `messages` is [] where TEMPO_CAPTURE=hash kept the hash only. `tenant` is a hash of the user's
-    API key.
+    API key. `temperature`, `top_p`, `top_k` and `max_tokens` are the request's own arguments; None
+    where it did not set them.
     """
 
     __tablename__ = "questions"
@@ -39,8 +40,13 @@ class Question(Base):
     messages: Mapped[Items]
     chat_template_kwargs: Mapped[Data]
     tenant: Mapped[str]
-    sampling: Mapped[Data]
+    temperature: Mapped[float | None]
+    top_p: Mapped[float | None]
+    top_k: Mapped[int | None]
+    max_tokens: Mapped[int | None]
     captured_at: Mapped[float]
+    draws: Mapped[int] = mapped_column(default=0)
+    """The number of the last pass over the pool that drew the question; 0: none has drawn it."""
 
 
 class File(Base):
@@ -56,12 +62,16 @@ class File(Base):
 
 
 class LabeledExample(Base):
-    """A question with its accepted answers (`reference`); `split` is train or held_out."""
+    """A question with its accepted answers (`reference`).
+
+    `split` is train or held_out; it is decided when the example is stored, and never changes.
+    """
 
     __tablename__ = "labeled_examples"
     content_hash: Mapped[str] = mapped_column(primary_key=True)
     file_id: Mapped[str] = mapped_column(index=True)
     messages: Mapped[Items]
+    chat_template_kwargs: Mapped[Data]
     reference: Mapped[Items]
     verifier: Mapped[str]
     details: Mapped[Data]
@@ -182,6 +192,22 @@ class Adapter(Base):
     """True after a person promoted it although the gate rejected it."""
     lineage: Mapped[Data]
     report: Mapped[Data]
+    created_at: Mapped[Created]
+
+
+class GateTest(Base):
+    """A comparison, by the gate, of a job's candidate with what serves.
+
+    `held_out` is the digest of the held-out questions that decided. A test that is not `counted` is
+    forgotten where tests are counted: an operator has let them count anew.
+    """
+
+    __tablename__ = "gate_tests"
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    held_out: Mapped[str]
+    promoted: Mapped[bool]
+    counted: Mapped[bool] = mapped_column(default=True)
     created_at: Mapped[Created]
 
 

@@ -5,19 +5,24 @@ unlabeled question. A question counts once, however many users asked it; its row
 hash.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from statistics import median_low
 from typing import Any
 
-from sqlalchemy import String, cast, delete, func, select
+from sqlalchemy import ColumnElement, String, case, cast, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
+from tempo_storage.decoding import Decoding, sampling_arguments
 from tempo_storage.ledger import labeled
 from tempo_storage.ledger.models import LabeledExample, Question
 from tempo_storage.question_hash import content_hash
 
 MAX_DELETED = 500  # rows or questions that one call of `prune` deletes
+RECENT_QUESTIONS = 1000  # questions whose sampling counts as the users'
 # With TEMPO_CAPTURE=hash the ledger has the hash of a question only, so nobody can answer it again.
 HAS_TEXT = cast(Question.messages, String) != "[]"
+DRAWS = func.max(Question.draws)
 
 
 def add(s: Session, captured: Sequence[dict[str, Any]]) -> int:
@@ -31,19 +36,26 @@ def add(s: Session, captured: Sequence[dict[str, Any]]) -> int:
     labeled_hashes = labeled.references(s, [row.content_hash for row in rows.values()])
     new_rows = [row for row in rows.values() if row.id not in stored_ids]
     new = [row for row in new_rows if row.content_hash not in labeled_hashes]
+    draws = _draws(s, [row.content_hash for row in new])
+    for row in new:
+        # The older rows of the question may be pruned, and it must not become new by that.
+        row.draws = draws.get(row.content_hash, 0)
     s.add_all(new)
     s.flush()
     return len(new)
 
 
 def _question(record: dict[str, Any]) -> Question:
+    # A record of version 0.1 has the arguments of the request in an object of their own.
+    sampling = record.get("sampling")
+    fields = sampling if isinstance(sampling, dict) else record
     return Question(
+        **sampling_arguments(fields),
         id=record["id"],
         content_hash=record.get("content_hash") or content_hash(record["messages"]),
         messages=record["messages"],
         chat_template_kwargs=record.get("chat_template_kwargs") or {},
         tenant=record.get("tenant") or "",
-        sampling=record.get("sampling") or {},
         captured_at=record["captured_at"],
     )
 
@@ -53,6 +65,78 @@ def count(s: Session) -> tuple[int, int]:
     counts = func.count(), func.count(func.distinct(Question.content_hash))
     captured, distinct = s.execute(select(*counts).select_from(Question)).one()
     return captured, distinct
+
+
+def size(s: Session) -> int:
+    """Return the number of distinct questions that an M-step can draw."""
+    distinct = func.count(func.distinct(Question.content_hash))
+    return s.scalar(select(distinct).where(*_drawable())) or 0
+
+
+def next_questions(s: Session, count: int) -> list[Question]:
+    """Return the next `count` distinct questions to learn from; fewer if the pool has fewer.
+
+    Those with the fewest draws come first, and among them the ones that were first asked last. So
+    new questions come first, and each question comes once before any comes twice, while the pool
+    grows and is pruned. `record_draws` makes them count as drawn.
+    """
+    grouped = select(func.min(Question.id)).where(*_drawable()).group_by(Question.content_hash)
+    newest = func.min(Question.captured_at).desc()
+    ids = list(s.scalars(grouped.order_by(DRAWS, newest, Question.content_hash).limit(count)))
+    rows = {row.id: row for row in s.scalars(select(Question).where(Question.id.in_(ids)))}
+    return [rows[id] for id in ids]
+
+
+def record_draws(s: Session, questions: Iterable[Question]) -> None:
+    """Count these questions as drawn, and with each all rows of the same content.
+
+    The passes over the pool are numbered, and `draws` is the number of the last pass that drew a
+    question. A new question is drawn in the pass that is under way, not once for each pass that it
+    missed. A question that this pass has drawn already begins the next pass.
+    """
+    current = s.scalar(select(DRAWS)) or 1
+    hashes = {question.content_hash for question in questions}
+    drawn_again = case((Question.draws == current, current + 1), else_=current)
+    same = Question.content_hash.in_(hashes)
+    s.execute(update(Question).where(same).values(draws=drawn_again))
+
+
+def users_decoding(s: Session, default: Decoding) -> Decoding:
+    """Return the users' sampling: the medians over the last 1,000 captured questions.
+
+    An argument that a request did not set counts as that of `default`. Of an even number of values
+    the lower median is taken, so that somebody has used it. Without questions it is `default`.
+    """
+    columns = Question.temperature, Question.top_p, Question.top_k
+    last = select(*columns).order_by(Question.captured_at.desc()).limit(RECENT_QUESTIONS)
+    rows = [
+        (
+            default.temperature if temperature is None else temperature,
+            default.top_p if top_p is None else top_p,
+            _candidates(default.top_k if top_k is None else top_k),
+        )
+        for temperature, top_p, top_k in s.execute(last)
+    ]
+    if not rows:
+        return default
+    temperature, top_p, top_k = map(median_low, zip(*rows, strict=True))
+    return Decoding(temperature, top_p, 0 if math.isinf(top_k) else int(top_k))
+
+
+def _candidates(top_k: int) -> float:
+    """Return the number of tokens to choose from; the numbers 0 and -1 mean all of them."""
+    return math.inf if top_k <= 0 else top_k
+
+
+def _drawable() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    unlabeled = Question.content_hash.not_in(select(LabeledExample.content_hash))
+    return HAS_TEXT, unlabeled
+
+
+def _draws(s: Session, hashes: Sequence[str]) -> dict[str, int]:
+    """Return the draws of each stored question by its hash."""
+    query = select(Question.content_hash, DRAWS).where(Question.content_hash.in_(hashes))
+    return {name: draws for name, draws in s.execute(query.group_by(Question.content_hash))}
 
 
 def distinct_hashes(s: Session) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.file import parse, raise_if_unusable
-from tempo_storage.question_hash import is_held_out
+from tempo_storage.labeled.split import assign
 from tempo_trainer.sampling import verifiers
 
 FORM = '{"question": "…", "answer": "…"}'
@@ -70,15 +70,16 @@ class Data:
 
     @classmethod
     def load(cls, labeled: str, unlabeled: str, unseen: str = "") -> "Data":
-        """Read three files; one labeled question in five is held out, as in the worker.
+        """Read three files; labeled questions are held out as in a ledger that had none before.
 
         A question that is in several files counts in the first of them: labeled, unlabeled, unseen.
         Raises InvalidInputError for a file that cannot be used.
         """
         with_labels = read(labeled, needs_answers=True)
         with_labels.raise_unless_answered(labeled, f"; write {FORM} on each line")
-        train = with_labels.where(lambda q: not is_held_out(q.id))
-        held_out = with_labels.where(lambda q: is_held_out(q.id))
+        splits = assign([q.id for q in with_labels.questions], train=0, held_out=0)
+        train = with_labels.where(lambda q: splits[q.id] == "train")
+        held_out = with_labels.where(lambda q: splits[q.id] == "held_out")
         adapted = read(unlabeled).where(lambda q: q.id not in with_labels.answers)
         for part, purpose in ((train, "train on"), (held_out, "hold out"), (adapted, "adapt to")):
             if not part.questions:

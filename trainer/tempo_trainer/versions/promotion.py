@@ -67,7 +67,8 @@ def compare(
     started = time.monotonic()
     with sessions.read() as s:
         serving = ledger.versions.serving(s).version
-        examples, part = ledger.labeled.held_out(s, "gate", limit=settings.gate_questions)
+        examples = ledger.labeled.held_out(s, limit=settings.gate_questions)
+        part = f"{len(examples)} held-out questions"
     answers = {
         version: answer(responses, version, examples, n=settings.gate_samples)
         for version in sorted({BASE, serving, candidate})

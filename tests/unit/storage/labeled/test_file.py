@@ -122,16 +122,10 @@ def test_the_summary_counts_what_is_new_and_says_what_users_asked() -> None:
     file = reconcile(read(questions(4) + line(messages=user("question 0"))), stored, asked)
     summary = file.summary()
     assert (summary["examples"], summary["duplicates"]) == (3, 2)
-    assert summary["held_out"] == sum(e.split == "held_out" for e in file.examples)
     assert warnings(file) == [
         {"code": "duplicate", "line": 5, "count": 2},
-        {"code": "few_examples", "line": 1, "count": 1},
         {"code": "asked", "line": 3, "count": 1},
     ]
-
-
-def test_no_warning_of_few_examples_is_given_from_64_questions_on() -> None:
-    assert warnings(reconcile(read(questions(64)), {}, asked_hashes=())) == []
 
 
 def test_a_million_empty_lines_are_refused_quickly() -> None:

@@ -1,4 +1,4 @@
-"""Sessions, questions, held-out examples, job results and leases in the ledger."""
+"""Sessions, questions, job results and leases in the ledger."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from tempo_storage import ledger
 from tempo_storage.errors import LeaseLostError
 from tempo_storage.ledger.models import JobResult
 from tempo_storage.ledger.sessions import open_database
-from tempo_storage.question_hash import content_hash, is_for_sentinel, is_held_out
+from tempo_storage.question_hash import content_hash
 
 Sessions = sessionmaker[Session]
 
@@ -44,8 +44,7 @@ def test_a_redelivered_question_is_stored_once(sessions: Sessions) -> None:
     with sessions.begin() as s:
         assert ledger.pool.add(s, [captured("a", "1+1"), captured("c", " 1+1 ")]) == 1
         assert ledger.pool.count(s) == (3, 2)
-        hashes = [content_hash(user("1+1")), content_hash(user("2+2"))]
-        assert ledger.pool.distinct_hashes(s) == hashes
+        assert [row.id for row in ledger.pool.next_questions(s, 9)] == ["b", "a"]
 
 
 def test_a_labeled_question_never_enters_the_pool(sessions: Sessions) -> None:
@@ -54,41 +53,8 @@ def test_a_labeled_question_never_enters_the_pool(sessions: Sessions) -> None:
         ledger.labeled.add_file(s, labeled_file(), [labeled("2+2")])
     with sessions.begin() as s:
         assert ledger.pool.add(s, [captured("c", "２+2")]) == 0
-        assert ledger.pool.distinct_hashes(s) == [content_hash(user("1+1"))]
-
-
-def test_one_question_in_five_is_held_out_and_each_half_of_them_has_one_reader() -> None:
-    hashes = [content_hash(user(f"question {i}")) for i in range(2000)]
-    held_out = [h for h in hashes if is_held_out(h)]
-    assert 0.17 < len(held_out) / 2000 < 0.23
-    assert 0.4 < sum(map(is_for_sentinel, held_out)) / len(held_out) < 0.6
-
-
-def test_gate_and_sentinel_share_no_question_unless_there_are_few(sessions: Sessions) -> None:
-    with sessions.begin() as s:
-        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20)])
-        s.add(labeled("1 - 1", "train"))
-    with sessions.begin() as s:
-        gate, note = ledger.labeled.held_out(s, "gate", limit=512)
-        assert gate == ledger.labeled.held_out(s, "sentinel", limit=512)[0]
-        assert (len(gate), note) == (20, "all 20, a half has fewer than 64")
-        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(20, 200)])
-    with sessions.begin() as s:
-        gate = ledger.labeled.held_out(s, "gate", limit=512)[0]
-        sentinel = ledger.labeled.held_out(s, "sentinel", limit=512)[0]
-        hashes = {e.content_hash for e in gate}
-        assert hashes.isdisjoint(e.content_hash for e in sentinel)
-        assert len(gate) + len(sentinel) == 200
-        assert min(len(gate), len(sentinel)) > 64
-
-
-def test_the_same_few_held_out_questions_are_read_each_time(sessions: Sessions) -> None:
-    with sessions.begin() as s:
-        s.add_all([labeled(f"{n} + {n}", "held_out") for n in range(200)])
-        every = ledger.labeled.held_out(s, "gate", limit=512)[0]
-        few, note = ledger.labeled.held_out(s, "gate", limit=5)
-        assert few == sorted(every, key=lambda e: e.content_hash)[:5]
-        assert note == "the gate's half of 200"
+        (question,) = ledger.pool.next_questions(s, 9)
+        assert question.content_hash == content_hash(user("1+1"))
 
 
 # Jobs and leases ---------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""Labeled examples in the ledger: their splits, and the held-out ones that gate and sentinel ask."""
+
+import pytest
+from ledgers import held_out, labeled, labeled_file
+from sqlalchemy.orm import Session, sessionmaker
+
+from tempo_storage import ledger
+from tempo_storage.labeled.line import read_line
+from tempo_storage.ledger.models import LabeledExample
+
+Sessions = sessionmaker[Session]
+
+
+def examples(count: int, *, start: int = 0) -> list[LabeledExample]:
+    """Return examples without a split, as they are in a file."""
+    return [labeled(f"{n} + {n}", "") for n in range(start, start + count)]
+
+
+def splits(s: Session) -> dict[str, str]:
+    rows = [*ledger.labeled.examples(s, "train"), *ledger.labeled.examples(s, "held_out")]
+    return {row.content_hash: row.split for row in rows}
+
+
+def test_a_later_file_changes_no_split_and_counts_the_stored_examples(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        ledger.labeled.add_file(s, labeled_file("one"), examples(20))
+        first = splits(s)
+        assert ledger.labeled.count(s) == {"train": 10, "held_out": 10}
+        ledger.labeled.add_file(s, labeled_file("two"), examples(44, start=100))
+        assert splits(s).items() > first.items()
+        assert ledger.labeled.count(s) == {"train": 32, "held_out": 32}
+
+
+def test_the_gate_reads_the_same_held_out_questions_each_time(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        s.add_all([held_out(f"{n} + {n}") for n in range(20)])
+        s.add(labeled("1 - 1"))
+        every = ledger.labeled.examples(s, "held_out")
+        assert ledger.labeled.held_out(s, limit=512) == every
+        assert ledger.labeled.held_out(s, limit=5) == every[:5]
+        assert sorted(e.content_hash for e in every) == [e.content_hash for e in every]
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "size"), [(0, 9, 0), (1, 9, 1), (2, 9, 1), (64, 99, 32), (64, 5, 5)]
+)
+def test_the_sentinel_reads_a_random_half(
+    count: int, limit: int, size: int, sessions: Sessions
+) -> None:
+    with sessions.begin() as s:
+        s.add_all([held_out(f"{n} + {n}") for n in range(count)])
+        s.add(labeled("1 - 1"))
+        half = ledger.labeled.random_half(s, limit=limit)
+        assert len({example.content_hash for example in half}) == len(half) == size
+        assert all(example.split == "held_out" for example in half)
+
+
+def test_each_half_is_drawn_anew_and_in_time_has_every_question(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        s.add_all([held_out(f"{n} + {n}") for n in range(64)])
+        halves = [
+            frozenset(e.content_hash for e in ledger.labeled.random_half(s, limit=512))
+            for _ in range(20)
+        ]
+    assert len(set(halves)) == 20
+    assert len(frozenset.union(*halves)) == 64
+
+
+def test_the_digest_follows_the_held_out_questions_and_their_references(
+    sessions: Sessions,
+) -> None:
+    with sessions.begin() as s:
+        digests = [ledger.labeled.held_out_digest(s)]
+        for example in (held_out("2 + 2"), held_out("1 + 1")):
+            s.add(example)
+            s.flush()
+            digests.append(ledger.labeled.held_out_digest(s))
+        s.add(labeled("3 + 3"))
+        s.flush()
+        assert ledger.labeled.held_out_digest(s) == digests[-1]
+        example.reference = ["3"]
+        s.flush()
+        digests.append(ledger.labeled.held_out_digest(s))
+    assert len(set(digests)) == 4
+
+
+def test_the_template_arguments_of_a_line_are_stored_with_the_example(sessions: Sessions) -> None:
+    line = (
+        b'{"question": "1 + 1", "answer": "2", "chat_template_kwargs": {"enable_thinking": false}}'
+    )
+    example, notes = read_line(line, 1, verifiers=("math",))
+    with sessions.begin() as s:
+        ledger.labeled.add_file(s, labeled_file(), [example])
+        s.expire_all()
+        (row,) = ledger.labeled.examples(s, "train") + ledger.labeled.examples(s, "held_out")
+        assert row.chat_template_kwargs == {"enable_thinking": False}
+    assert [note.code for note in notes] == ["alias", "alias"]
