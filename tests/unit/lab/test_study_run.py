@@ -11,11 +11,12 @@ import torch
 
 from tempo_lab.study import run as study_run
 from tempo_lab.study.lab import Lab
-from tempo_lab.study.measurement import by_question, majority_right
+from tempo_lab.study.measurement import by_question, measure
 from tempo_lab.study.methods import METHODS, tempo
 from tempo_lab.study.questions import Data, read
 from tempo_lab.study.run import run
 from tempo_lab.tasks import equation
+from tempo_storage.decoding import GREEDY, PLAIN, Decoding
 from tempo_storage.errors import InvalidInputError
 from tempo_trainer.algorithm.em import em_step
 from tempo_trainer.learning import checkpoint
@@ -227,6 +228,37 @@ def test_each_question_has_its_own_figures() -> None:
     assert figures["entropy"] == [1.0397, 0.6931]  # 2, 1, 1 of four; two and two
 
 
-def test_equally_common_answers_share_the_majority() -> None:
-    assert majority_right(["7", "3", "3", "7"], [1.0, -1.0, -1.0, 1.0]) == 0.5
-    assert majority_right(["", ""], [-1.0, -1.0]) == 0.0
+def test_pass_at_8_is_estimated_without_bias_from_16_responses() -> None:
+    outcomes = [[1.0] * right + [-1.0] * (16 - right) for right in (0, 1, 2, 8, 9)]
+    figures = by_question(outcomes, [["a"] * 16] * 5)
+    # 1 − C(16 − c, 8) / C(16, 8)
+    assert figures["pass"] == [0.0, 0.5, 0.7667, 0.9999, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("users", "counts"),
+    [
+        (Decoding(0.6, 0.9), {PLAIN: 16, GREEDY: 1, Decoding(0.6, 0.9): 16}),
+        (PLAIN, {PLAIN: 16, GREEDY: 1}),
+        (GREEDY, {PLAIN: 16, GREEDY: 1}),
+    ],
+)
+def test_a_measurement_is_greedy_at_the_users_sampling_and_at_temperature_1(
+    users: Decoding, counts: dict[Decoding, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = study_data.spec(tmp_path)
+    data = Data.load(spec.labeled, spec.unlabeled)
+    lab = Lab(spec, data, study_data.Verifiers(["numeric"]))
+    drawn: dict[Decoding, int] = {}
+    sample = lab.sampler.sample
+
+    def record(prompts: Any, *, n: int, seed: int, decoding: Decoding) -> Any:
+        drawn[decoding] = n
+        return sample(prompts, n=n, seed=seed, decoding=decoding)
+
+    monkeypatch.setattr(lab.sampler, "sample", record)
+    figures = measure(lab, data.measured, samples=16, users=users, critic=False)["adapted"]
+    assert drawn == counts
+    assert set(figures["greedy"]) <= {0.0, 1.0}
+    assert ("users" in figures) is (len(counts) == 3)
+    assert all(len(row) == len(data.unlabeled.questions) for row in figures.values())

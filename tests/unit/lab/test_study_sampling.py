@@ -1,11 +1,16 @@
 """The in-process sampler: log-probabilities, ends of responses, seeds and frequencies."""
 
+import json
+import math
+from pathlib import Path
+
 import pytest
 import study_data
 import torch
 
-from tempo_lab.study.sampling import LocalSampler, seed_of
+from tempo_lab.study.sampling import LocalSampler, next_token, seed_of, users_decoding
 from tempo_lab.tasks.base import EOS
+from tempo_storage.decoding import GREEDY, PLAIN, Decoding
 from tempo_trainer.algorithm.batch import Batch, Rollout
 from tempo_trainer.algorithm.networks import CRITIC, POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample
@@ -42,11 +47,13 @@ def rollouts(groups: list[list[Sample]]) -> list[Rollout]:
     ]
 
 
-def test_log_probabilities_are_those_of_the_policy(
-    networks: tuple[Networks, str], sampler: LocalSampler
+@pytest.mark.parametrize("decoding", [PLAIN, GREEDY, Decoding(0.5, 0.9, 5)])
+def test_log_probabilities_are_those_of_the_policy_before_temperature_and_truncation(
+    decoding: Decoding, networks: tuple[Networks, str], sampler: LocalSampler
 ) -> None:
     nets, _ = networks
-    batch = Batch.collate(rollouts(sampler.sample(PROMPTS, n=16, seed=1)), nets.pad_id)
+    groups = sampler.sample(PROMPTS, n=16, seed=1, decoding=decoding)
+    batch = Batch.collate(rollouts(groups), nets.pad_id)
     with torch.no_grad():
         own = nets.policy.logprobs(batch)
         base = nets.base_logprobs(batch)
@@ -99,3 +106,71 @@ def test_tokens_are_as_frequent_as_the_policy_says(
 def test_a_seed_depends_on_all_of_its_parts() -> None:
     assert seed_of(0, "train", 8) == seed_of(0, "train", 8)
     assert len({seed_of(0, "train", 8), seed_of(1, "train", 8), seed_of(0, "train", 16)}) == 3
+
+
+P = [0.4, 0.3, 0.2, 0.1]
+"""Probabilities of four tokens."""
+
+
+@pytest.mark.parametrize(
+    ("decoding", "expected"),
+    [
+        (PLAIN, P),
+        (GREEDY, [1, 0, 0, 0]),
+        (Decoding(top_k=1), [1, 0, 0, 0]),
+        (Decoding(temperature=0.5), [0.16 / 0.3, 0.09 / 0.3, 0.04 / 0.3, 0.01 / 0.3]),
+        (Decoding(temperature=1e-4), [1, 0, 0, 0]),  # does not underflow
+        (Decoding(top_k=2), [4 / 7, 3 / 7, 0, 0]),
+        (Decoding(top_k=9), P),
+        (Decoding(top_p=0.69), [4 / 7, 3 / 7, 0, 0]),
+        (Decoding(top_p=0.71), [4 / 9, 3 / 9, 2 / 9, 0]),
+        (Decoding(top_p=0.01), [1, 0, 0, 0]),
+        # Of two tokens, 4/7 is more than half: top_p counts what top_k has left.
+        (Decoding(top_p=0.55, top_k=2), [1, 0, 0, 0]),
+        # At half the temperature two tokens reach .8, and at temperature 1 three do.
+        (Decoding(temperature=0.5, top_p=0.8), [0.16 / 0.25, 0.09 / 0.25, 0, 0]),
+    ],
+)
+def test_tokens_are_drawn_at_the_temperature_and_from_the_most_probable_ones(
+    decoding: Decoding, expected: list[float]
+) -> None:
+    order = [2, 0, 3, 1]  # the most probable token is not the first one
+    log_p = torch.tensor([P[place] for place in order]).log().repeat(20_000, 1)
+    tokens = next_token(log_p, decoding, torch.Generator().manual_seed(0))
+    assert tokens.shape == (20_000, 1)
+    shares = torch.bincount(tokens[:, 0], minlength=4) / len(tokens)
+    for token, place in enumerate(order):
+        reach = 5 * math.sqrt(expected[place] * (1 - expected[place]) / len(tokens))
+        assert abs(float(shares[token]) - expected[place]) <= reach + 1e-6
+
+
+def test_greedy_responses_are_all_alike_and_do_not_depend_on_the_seed(
+    sampler: LocalSampler,
+) -> None:
+    first = sampler.sample(PROMPTS, n=3, seed=1, decoding=GREEDY)
+    assert first == sampler.sample(PROMPTS, n=3, seed=2, decoding=GREEDY)
+    assert all(len(set(group)) == 1 for group in first)
+    hot = sampler.sample(PROMPTS, n=3, seed=1)
+    assert not all(len(set(group)) == 1 for group in hot)
+
+
+@pytest.mark.parametrize(
+    ("config", "temperature", "top_p", "expected"),
+    [
+        (None, None, None, PLAIN),
+        ({}, None, None, PLAIN),
+        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20}, None, None, Decoding(0.6, 0.95, 20)),
+        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20}, 0.0, 1.0, Decoding(0.0, 1.0, 20)),
+        ({"temperature": None, "top_k": -1}, None, 0.9, Decoding(1.0, 0.9, 0)),
+    ],
+)
+def test_the_users_sampling_is_the_models_unless_the_options_say_otherwise(
+    config: dict[str, float | None] | None,
+    temperature: float | None,
+    top_p: float | None,
+    expected: Decoding,
+    tmp_path: Path,
+) -> None:
+    if config is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    assert users_decoding(str(tmp_path), temperature, top_p) == expected

@@ -12,6 +12,7 @@ import torch
 from tempo_lab.study import main, plan, served
 from tempo_lab.study.served import ServedSampler, served_model
 from tempo_storage.adapters import AdapterStore
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import AdapterMismatchError, InvalidInputError
 from tempo_trainer.algorithm.networks import CRITIC, POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample, SamplingError
@@ -26,6 +27,7 @@ class Server:
 
     def __init__(self) -> None:
         self.adapters: list[str] = []
+        self.decodings: list[Decoding] = []
         self.max_words = 3
         self.response = Sample((3,), (-0.5,), "ok", "stop")
 
@@ -34,8 +36,11 @@ class Server:
         short = {id: own for id, own in words.items() if len(own) <= self.max_words}
         return [Prompt(id, tuple(map(int, own))) for id, own in short.items()]
 
-    def sample(self, prompts: Sequence[Prompt], *, adapter: str, n: int) -> list[list[Sample]]:
+    def sample(
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, decoding: Decoding
+    ) -> list[list[Sample]]:
         self.adapters.append(adapter)
+        self.decodings.append(decoding)
         return [[self.response] * n for _ in prompts]
 
 
@@ -80,6 +85,15 @@ def test_the_base_is_sampled_until_the_policy_has_changed(
     assert store.names() == []
     learn(networks)
     assert sampled_adapter(sampler, server) == "tempo-t1"
+
+
+def test_vllm_draws_tokens_as_the_caller_says_and_rollouts_at_temperature_1(
+    sampler: ServedSampler, server: Server
+) -> None:
+    users = Decoding(0.6, 0.9, 20)
+    sampler.sample([PROMPT], n=2, seed=0)
+    sampler.sample([PROMPT], n=2, seed=0, decoding=users)
+    assert server.decodings == [PLAIN, users]
 
 
 def test_a_policy_is_published_once_until_it_changes(
@@ -155,6 +169,25 @@ def test_a_variable_sets_the_length_of_responses(monkeypatch: pytest.MonkeyPatch
     assert main._default_length() == {"max_response_tokens": 256}
     monkeypatch.setenv("TEMPO_MAX_RESPONSE_TOKENS", "64")
     assert main._default_length() == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--temperature=-1", "-1 is no temperature; give 0 or more"),
+        ("--temperature=inf", "inf is no temperature; give 0 or more"),
+        ("--temperature=nan", "nan is no temperature; give 0 or more"),
+        ("--top-p=0", "0 is not above 0 and up to 1"),
+        ("--top-p=1.1", "1.1 is not above 0 and up to 1"),
+    ],
+)
+def test_a_sampling_that_vllm_would_refuse_is_refused(
+    option: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--labeled", "a", "--unlabeled", "b", "--out", "out", "--model", "m"]
+    with pytest.raises(SystemExit):
+        main.main([*files, option])
+    assert message in capsys.readouterr().err
 
 
 def test_runs_that_share_a_servers_store_go_one_by_one(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from tempo_lab.study import plan
 from tempo_lab.study.lab import Spec
-from tempo_lab.study.summary import Run, difference, load, markdown, summarise
+from tempo_lab.study.summary import Run, Table, caption, difference, load, markdown, summarise
+from tempo_storage.decoding import GREEDY, PLAIN, Decoding
 from tempo_storage.errors import ConflictError
-from tempo_trainer.algorithm.metrics import paired_bootstrap
 
 QUESTIONS = 40
 SPEC = Spec("tempo", 0, "model", "labeled", "unlabeled", iterations=4, samples=8)
@@ -56,44 +56,133 @@ def specs(tmp_path: Path) -> list[Spec]:
     return specs
 
 
+def tables(runs: Any, users: Decoding = PLAIN) -> dict[str, Table]:
+    return summarise(runs, samples=8, users=users)
+
+
 def arms(folder: Path, specs: list[Spec]) -> Any:
     return load((s.arm, s.seed, folder / "runs" / f"{s.stem}.jsonl") for s in specs)
 
 
-def test_differences_are_paired_by_question_and_seed(tmp_path: Path, specs: list[Spec]) -> None:
+END = ("iteration", 4.0)
+
+
+def test_a_difference_is_paired_and_its_interval_has_the_seed_as_the_unit(
+    tmp_path: Path, specs: list[Spec]
+) -> None:
     runs = arms(tmp_path, specs)
-    end = ("iteration", 4.0)
-    paired = difference(runs["tempo"], runs["ttrl"], "adapted", "avg", end, end)
-    expected = paired_bootstrap(np.repeat([0.1, 0.3], QUESTIONS), tail=0.025)
+    paired = difference(runs["tempo"], runs["ttrl"], "adapted", "avg", END, END)
+    reach = 12.7062 * 0.1  # t at .975 with one degree of freedom; σ / √2 of .1 and .3
     assert paired["mean"] == pytest.approx(0.2)
-    assert paired["low"] == pytest.approx(expected.low, abs=1e-4)
-    assert paired["high"] == pytest.approx(expected.high, abs=1e-4)
-    assert 0.17 < paired["low"] < 0.2 < paired["high"] < 0.23  # 0.1 / √80 each side, times 1.96
+    assert (paired["low"], paired["high"]) == pytest.approx((0.2 - reach, 0.2 + reach), abs=1e-4)
     assert paired["seeds"] == {"0": 0.1, "1": 0.3}
+    assert paired["unit"] == "seed"
 
 
-def test_a_question_that_seeds_share_counts_once(tmp_path: Path) -> None:
-    specs = []
-    for seed, better in ((0, 0.1), (1, 0.3)):
-        for method, gain in (("tempo", better), ("ttrl", 0.0)):
-            spec = replace(SPEC, method=method, seed=seed)
-            write(tmp_path, spec, [0.3, 0.3, 0.3 + gain], [1.0])
-            specs.append(spec)
+def test_more_questions_do_not_narrow_the_interval_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intervals = []
+    for questions in (20, 400):
+        monkeypatch.setitem(globals(), "QUESTIONS", questions)
+        specs = []
+        for seed, better in ((0, 0.1), (1, 0.3), (2, 0.2)):
+            for method, gain in (("tempo", better), ("ttrl", 0.0)):
+                specs.append(replace(SPEC, method=method, seed=seed))
+                write(tmp_path, specs[-1], [0.3, 0.3, 0.3 + gain], [1.0], prefix=f"{seed}:")
+        runs = arms(tmp_path, specs)
+        intervals.append(difference(runs["tempo"], runs["ttrl"], "adapted", "avg", END, END))
+    assert intervals[0] == intervals[1]
+    assert intervals[0]["high"] == pytest.approx(0.2 + 4.3027 * 0.1 / np.sqrt(3), abs=1e-4)
+
+
+def test_with_one_seed_the_question_is_the_unit_and_the_cell_says_so(
+    tmp_path: Path, specs: list[Spec]
+) -> None:
+    runs = arms(tmp_path, specs[:2])
+    gain = difference(runs["tempo"], runs["tempo"], "adapted", "avg", END, ("iteration", 0.0))
+    assert gain["unit"] == "question"
+    path = tmp_path / "runs" / f"{specs[0].stem}.jsonl"
+    *before, last = map(json.loads, path.read_text().splitlines())
+    last["adapted"]["avg"] = [0.3 + i / 1000 + (i % 2) for i in range(QUESTIONS)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in (*before, last)))
+    runs = arms(tmp_path, specs[:2])
+    gain = difference(runs["tempo"], runs["tempo"], "adapted", "avg", END, ("iteration", 0.0))
+    reach = 2.0227 * np.sqrt(QUESTIONS / (QUESTIONS - 1) / 4 / QUESTIONS)  # σ of half 0, half 1
+    assert (gain["mean"], gain["high"]) == pytest.approx((0.5, 0.5 + reach), abs=1e-4)
+    assert "+50.0 [+33.8, +66.2] 1/1 by question" in markdown(tables(runs), title="")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "prefixes", "unit", "covered", "not_covered"),
+    [
+        ((0,), ("0:",), "question", "cover other questions", "do not cover other runs"),
+        ((0, 1), ("", ""), "seed", "cover other runs", "do not cover other questions"),
+        ((0, 1), ("0:", "1:"), "seed", "cover other runs and other questions", ""),
+    ],
+)
+def test_a_caption_names_the_unit_and_what_the_intervals_cover(
+    seeds: tuple[int, ...],
+    prefixes: tuple[str, ...],
+    unit: str,
+    covered: str,
+    not_covered: str,
+    tmp_path: Path,
+) -> None:
+    specs = [replace(SPEC, seed=seed) for seed in seeds]
+    for spec, prefix in zip(specs, prefixes, strict=True):
+        write(tmp_path, spec, [0.3, 0.4, 0.5], [1.0], prefix=prefix)
+    text = caption(arms(tmp_path, specs), "adapted", users=PLAIN)
+    assert f"The unit of the intervals is the {unit}" in text
+    assert covered in text
+    assert not_covered in text
+    assert markdown(tables(arms(tmp_path, specs)), title="").count(text) == 2  # of both tables
+
+
+@pytest.mark.parametrize(
+    ("users", "sentence"),
+    [
+        (PLAIN, "Users sample at temperature 1, as in the column `avg`."),
+        (GREEDY, "Users sample greedily, as in the column `greedy`."),
+        (Decoding(0.6, 0.95, 20), "the users' sampling: temperature 0.6, top-p 0.95, top-k 20."),
+        (Decoding(0.6), "the users' sampling: temperature 0.6, top-p 1, top-k off."),
+    ],
+)
+def test_a_caption_names_the_users_sampling(
+    users: Decoding, sentence: str, tmp_path: Path, specs: list[Spec]
+) -> None:
+    assert sentence in caption(arms(tmp_path, specs), "adapted", users=users)
+
+
+def test_runs_of_an_earlier_version_have_blanks_for_figures_that_they_lack(
+    tmp_path: Path, specs: list[Spec]
+) -> None:
     runs = arms(tmp_path, specs)
-    end = ("iteration", 4.0)
-    paired = difference(runs["tempo"], runs["ttrl"], "adapted", "avg", end, end)
-    assert (paired["low"], paired["high"]) == pytest.approx((0.2, 0.2), abs=1e-4)
+    assert "greedy" not in markdown(tables(runs), title="").split("\n\n")[3]
+    for seed in (0, 1):  # only the second arm is measured anew
+        path = tmp_path / "runs" / f"ttrl-{seed}.jsonl"
+        lines = [json.loads(text) for text in path.read_text().splitlines()]
+        for line in lines[::2]:
+            line["adapted"]["greedy"] = [0.25] * QUESTIONS
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = tables(arms(tmp_path, specs))["adapted: after 4 iterations of training"]
+    text = markdown({"": table}, title="")
+    header, _, _, old, new = [row.split(" | ") for row in text.splitlines() if "|" in row]
+    cells = dict(zip(header, old, strict=True)), dict(zip(header, new, strict=True))
+    assert [cell["greedy"] for cell in cells] == ["", "0.250"]
+    assert [cell["gain, greedy"] for cell in cells] == ["", "+0.0 [+0.0, +0.0] 0/2"]
+    assert cells[1]["tempo − arm, greedy"] == ""
 
 
 def test_equal_time_reads_the_slow_arm_where_the_fast_one_ended(
     tmp_path: Path, specs: list[Spec]
 ) -> None:
-    tables = summarise(arms(tmp_path, specs), samples=8)
-    assert list(tables) == [
+    summary = tables(arms(tmp_path, specs))
+    assert list(summary) == [
         "adapted: after 4 iterations of training",
         "adapted: after 4 seconds of training",
     ]
-    base, tempo, ttrl = tables["adapted: after 4 seconds of training"]
+    base, tempo, ttrl = summary["adapted: after 4 seconds of training"].rows
     middle = QUESTIONS / 2000 - 0.0005  # the mean of i / 1000
     assert base["avg@8"] == pytest.approx(0.3 + middle)
     assert tempo["avg@8"] == pytest.approx(0.6 + middle)  # its iteration 2, both seeds' mean
@@ -107,12 +196,12 @@ def test_scaled_adapters_have_a_table_of_their_own(tmp_path: Path, specs: list[S
         half = {m: [0.45] * QUESTIONS for m in ("avg", "pass", "maj", "entropy")}
         last["scaled"] = {"0.5": {"adapted": half}}
         path.write_text("".join(json.dumps(line) + "\n" for line in (*before, last)))
-    tables = summarise(arms(tmp_path, specs), samples=8)
-    half, _ = tables["adapted: after 4 iterations, adapters scaled"]
+    summary = tables(arms(tmp_path, specs))
+    half, _ = summary["adapted: after 4 iterations, adapters scaled"].rows
     assert half["arm"] == "tempo × 0.5"
     assert half["avg@8"] == pytest.approx(0.45)
     assert half["gain, pass@8"]["mean"] == pytest.approx(0.15 - QUESTIONS / 2000 + 0.0005)
-    tempo = tables["adapted: after 4 iterations of training"][1]
+    tempo = summary["adapted: after 4 iterations of training"].rows[1]
     assert tempo["avg@8"] == pytest.approx(0.7 + QUESTIONS / 2000 - 0.0005)  # unscaled
 
 
@@ -124,12 +213,11 @@ def test_between_measurements_figures_lie_on_a_line(tmp_path: Path) -> None:
 
 
 def test_the_table_has_intervals_and_the_critic(tmp_path: Path, specs: list[Spec]) -> None:
-    text = markdown(summarise(arms(tmp_path, specs), samples=8), title="a study")
+    text = markdown(tables(arms(tmp_path, specs)), title="a study")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
     header, _, base, tempo, ttrl = ([c.strip("| ") for c in row] for row in rows[:5])
     cell = dict(zip(header, ttrl, strict=True))
-    assert cell["tempo − arm, avg@8"].startswith("+20.0 [+1")
-    assert cell["tempo − arm, avg@8"].endswith("] 2/2")
+    assert cell["tempo − arm, avg@8"] == "+20.0 [-107.1, +147.1] 2/2"
     assert cell["gain, avg@8"] == cell["gain, pass@8"] == "+20.0 [+20.0, +20.0] 2/2"
     assert cell["auroc"] == ""
     first = dict(zip(header, tempo, strict=True))

@@ -20,6 +20,7 @@ from typing import Any
 
 from tempo_lab.study.lab import Spec
 from tempo_lab.study.plan import Studies, add_options, console, study, write
+from tempo_lab.study.sampling import users_decoding
 from tempo_lab.tasks import countdown, equation
 from tempo_lab.tasks.base import CACHE, Recipe, build_base
 from tempo_storage.errors import TempoError
@@ -169,15 +170,17 @@ def _specs(task: str, options: argparse.Namespace) -> Iterator[Spec]:
             name: _write(options.out / "data" / f"{task}-{seed}" / f"{name}.jsonl", rows)
             for name, rows in ROWS[task](seed).items()
         }
+        model = str(bases[seed % BASES])
         yield Spec(
             method="tempo",
             seed=seed,
-            model=str(bases[seed % BASES]),
+            model=model,
             labeled=files["labeled"],
             unlabeled=files["unlabeled"],
             unseen=files["unseen"],
             iterations=options.iterations,
             measure_every=options.measure_every,
+            users=users_decoding(model, options.temperature, options.top_p),
             honest=f"tempo_lab.tasks.{task}:is_honest",
             settings=SETTINGS,
         )

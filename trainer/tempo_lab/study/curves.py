@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tempo_lab.study.summary import CRITIC, Arms
+from tempo_lab.study.summary import CRITIC, Arms, label
 
-TITLES = {"auroc": "AUROC", "ece": "ECE", "advantage_cosine": "advantage cosine"}
+TITLES = {"within_auroc": "AUROC within questions", "auroc": "AUROC", "ece": "ECE"}
 
 
 def draw(arms: Arms, folder: Path, *, samples: int) -> None:
@@ -18,7 +18,7 @@ def draw(arms: Arms, folder: Path, *, samples: int) -> None:
 
     matplotlib.use("Agg")
     sets = list(next(iter(next(iter(arms.values())).values())).questions)
-    _figure(arms, sets, ("avg", "pass", "entropy"), folder / "learning.png", samples)
+    _figure(arms, sets, ("greedy", "avg", "pass", "entropy"), folder / "learning.png", samples)
     _figure(arms, ["critic"], CRITIC, folder / "critic.png", samples)
 
 
@@ -39,7 +39,7 @@ def _figure(arms: Arms, sets: list[str], metrics: tuple[str, ...], path: Path, k
             x = [line["iteration"] for line in next(iter(runs.values())).lines][:shortest]
             axis.plot(x, table.mean(0), label=arm, color=f"C{number}")
             axis.fill_between(x, table.min(0), table.max(0), color=f"C{number}", alpha=0.12)
-        title = f"{metric}@{k}" if metric in ("avg", "pass") else TITLES.get(metric, metric)
+        title = TITLES.get(metric, label(metric, k))
         axis.set(title=f"{name}: {title}", xlabel="iteration")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=8)
     figure.savefig(path, dpi=90)

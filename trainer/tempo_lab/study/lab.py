@@ -15,6 +15,7 @@ from torch import Tensor
 from tempo_lab.study.questions import Answers, Data, Question, QuestionSet
 from tempo_lab.study.sampling import LocalSampler, seed_of
 from tempo_lab.study.served import ServedSampler
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.networks import Networks
 from tempo_trainer.learning.learner import WINDOW
@@ -45,8 +46,10 @@ class Spec:
     """Name in the summary; empty: the method."""
     iterations: int = 200
     measure_every: int = 20
-    samples: int = 8
-    """Responses to each question in a measurement."""
+    samples: int = 16
+    """Responses to each question in a measurement, for each way to draw tokens that is random."""
+    users: Decoding = PLAIN
+    """How the users draw tokens; measurements also use it, rollouts do not."""
     save_every: int = 20
     recalibrate_every: int = 1
     """Iterations from one E-step to the next; 0: none after the warm-up."""
@@ -177,14 +180,17 @@ class Lab:
         self.counters["sampled"] += len(questions) * self.settings.group_size
         return self.sample(questions, self.settings.group_size, seed_of(seed, deck, start))
 
-    def sample(self, questions: Sequence[Question], n: int, seed: int) -> Responses:
+    def sample(
+        self, questions: Sequence[Question], n: int, seed: int, decoding: Decoding = PLAIN
+    ) -> Responses:
         """Sample `n` responses to each question from the policy as it is now."""
         for question in questions:
             if question.id not in self._prompts:
                 prompt = self.sampler.prompt(question.id, question.messages)
                 self._prompts[question.id] = prompt
         prompts = [self._prompts[question.id] for question in questions]
-        return Responses(questions, prompts, self.sampler.sample(prompts, n=n, seed=seed))
+        samples = self.sampler.sample(prompts, n=n, seed=seed, decoding=decoding)
+        return Responses(questions, prompts, samples)
 
     def batch(
         self, responses: Responses, outcomes: Sequence[Sequence[float]] | None = None

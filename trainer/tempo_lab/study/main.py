@@ -13,6 +13,7 @@ from tempo_lab.study.lab import Spec
 from tempo_lab.study.methods import METHODS
 from tempo_lab.study.plan import add_options, console, positive, study
 from tempo_lab.study.questions import Data
+from tempo_lab.study.sampling import users_decoding
 from tempo_lab.study.served import served_model
 from tempo_storage.errors import TempoError
 from tempo_trainer.settings import TrainerSettings
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     methods = options.pop("methods")
     seeds = options.pop("seeds")
     max_tokens = options.pop("max_tokens")
+    temperature = options.pop("temperature")
+    top_p = options.pop("top_p")
     try:
+        options["users"] = users_decoding(options["model"], temperature, top_p)
         settings = {"max_response_tokens": max_tokens} if max_tokens else _default_length()
         specs = [
             Spec(method=method, seed=seed, settings=settings, **options)
@@ -69,7 +73,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", type=names, default=DEFAULT_METHODS, help=text)
     add_options(parser, seeds="0,1,2", out=None)
     parser.add_argument(
-        "--samples", type=positive, default=8, help="responses per measured question"
+        "--samples", type=positive, default=16, help="responses per measured question"
     )
     text = f"of a response (TEMPO_MAX_RESPONSE_TOKENS, else {DEFAULT_MAX_TOKENS})"
     parser.add_argument("--max-tokens", type=positive, help=text)

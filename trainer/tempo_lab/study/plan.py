@@ -10,6 +10,7 @@ The same command continues an interrupted study. The folder of another study is 
 import argparse
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -79,9 +80,10 @@ def write(folder: Path, specs: Sequence[Spec], *, title: str, into: Path | None 
     into.mkdir(exist_ok=True)
     k = specs[0].samples
     arms = load((spec.arm, spec.seed, folder / "runs" / f"{spec.stem}.jsonl") for spec in specs)
-    tables = summarise(arms, samples=k)
+    tables = summarise(arms, samples=k, users=specs[0].users)
     text = markdown(tables, title=title)
-    (into / "summary.json").write_text(json.dumps(without_nan(tables), indent=2) + "\n")
+    rows = {name: table.rows for name, table in tables.items()}
+    (into / "summary.json").write_text(json.dumps(without_nan(rows), indent=2) + "\n")
     (into / "summary.md").write_text(text)
     try:
         from tempo_lab.study.curves import draw
@@ -99,6 +101,9 @@ def add_options(parser: argparse.ArgumentParser, *, seeds: str, out: Path | None
     parser.add_argument("--seeds", type=numbers, default=seeds, help="separated by commas")
     parser.add_argument("--iterations", type=positive, default=200)
     parser.add_argument("--measure-every", type=positive, default=20, help="iterations")
+    text = "of the users' requests, for measurements; default: the model's generation_config, or 1"
+    parser.add_argument("--temperature", type=temperature, help=text)
+    parser.add_argument("--top-p", type=probability, help=text)
     parser.add_argument("--processes", type=int, default=0, help="runs at once; 0: one per core")
 
 
@@ -111,6 +116,20 @@ def positive(text: str) -> int:
     """Read a number above 0."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
+
+
+def temperature(text: str) -> float:
+    """Read a finite number of at least 0."""
+    if not 0 <= (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no temperature; give 0 or more")
+    return number
+
+
+def probability(text: str) -> float:
+    """Read a number above 0 and up to 1."""
+    if not 0 < (number := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to 1")
     return number
 
 

@@ -70,9 +70,13 @@ def _iterate(spec: Spec, lab: Lab, data: Data, seconds: float | None) -> Iterato
         seconds = (seconds or 0.0) + clock() - start
         is_last = lab.iteration == spec.iterations
         if is_last or lab.iteration % spec.measure_every == 0:
-            figures |= measure(lab, data.measured, samples=spec.samples, critic=has_critic)
+            figures |= measure(
+                lab, data.measured, samples=spec.samples, users=spec.users, critic=has_critic
+            )
         if is_last:
-            figures["scaled"] = measure_scaled(lab, data.measured, samples=spec.samples)
+            figures["scaled"] = measure_scaled(
+                lab, data.measured, samples=spec.samples, users=spec.users
+            )
         if lab.iteration == 0:
             sets = data.measured.items()
             figures["questions"] = {name: [q.id[:12] for q in s.questions] for name, s in sets}

@@ -5,15 +5,19 @@ for each response, and nothing is padded. A row that has ended goes on until its
 which costs little if responses are short. Long ones belong to vLLM.
 """
 
+import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig
 
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.algorithm.networks import POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.settings import TrainerSettings
@@ -22,7 +26,11 @@ MAX_ROWS = 1024  # of a batch
 
 
 class LocalSampler:
-    """The policy with its adapter at temperature 1; log-probabilities are the sampler's own."""
+    """The policy with its adapter.
+
+    Log-probabilities are those of the policy itself, before temperature, top_k and top_p, as vLLM
+    reports them.
+    """
 
     def __init__(self, networks: Networks, model_dir: str, settings: TrainerSettings) -> None:
         self._networks = networks
@@ -39,18 +47,22 @@ class LocalSampler:
         ids = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
         return Prompt(question_id, tuple(ids["input_ids"]))
 
-    def sample(self, prompts: Sequence[Prompt], *, n: int, seed: int) -> list[list[Sample]]:
-        """Return `n` responses to each prompt; the same prompts and seed give the same ones."""
+    def sample(
+        self, prompts: Sequence[Prompt], *, n: int, seed: int, decoding: Decoding = PLAIN
+    ) -> list[list[Sample]]:
+        """Return `n` responses to each prompt; the same arguments give the same responses."""
         generator = torch.Generator(self._networks.device).manual_seed(seed)
         groups: dict[int, list[Sample]] = {}
         with self._networks.active(POLICY):
             for rows in _equal_lengths(prompts, max(1, MAX_ROWS // n)):
                 ids = torch.tensor([prompts[row].ids for row in rows])
-                samples = self._samples(*self._decode(ids, n, generator))
+                samples = self._samples(*self._decode(ids, n, decoding, generator))
                 groups |= {row: samples[i * n : (i + 1) * n] for i, row in enumerate(rows)}
         return [groups[row] for row in range(len(prompts))]
 
-    def _decode(self, ids: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _decode(
+        self, ids: Tensor, n: int, decoding: Decoding, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Return tokens (Q·n, T) and their log-probabilities; after a row's end they are noise."""
         cache: Any = DynamicCache()
         log_p = self._networks.next_logprobs(ids, cache, POLICY)  # (Q, V)
@@ -61,7 +73,7 @@ class LocalSampler:
         tokens: list[Tensor] = []
         logprobs: list[Tensor] = []
         while True:
-            token = torch.multinomial(log_p.exp(), 1, generator=generator)  # (Q·n, 1)
+            token = next_token(log_p, decoding, generator)  # (Q·n, 1)
             tokens.append(token)
             logprobs.append(log_p.gather(1, token))
             has_ended |= torch.isin(token[:, 0], ends)
@@ -84,6 +96,45 @@ class LocalSampler:
 
     def _finish_reason(self, last: int) -> str:
         return "stop" if last in self._ends else "length"
+
+
+def next_token(log_p: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
+    """Draw a token for each row of `log_p` (B, V), in vLLM's order; return (B, 1).
+
+    The temperature comes first, then top_k, then top_p.
+    """
+    if decoding.is_greedy:
+        return log_p.argmax(1, keepdim=True)
+    if decoding.temperature != 1.0:
+        log_p = (log_p / decoding.temperature).log_softmax(1)
+    if 0 < decoding.top_k < log_p.shape[1]:
+        smallest = log_p.topk(decoding.top_k).values[:, -1:]  # (B, 1)
+        log_p = log_p.masked_fill(log_p < smallest, -math.inf).log_softmax(1)
+    if decoding.top_p < 1.0:
+        ordered, order = log_p.exp().sort(descending=True)  # (B, V)
+        # A token is left out if the more probable ones reach top_p without it.
+        is_beyond = ordered.cumsum(1) - ordered >= decoding.top_p
+        log_p = log_p.masked_fill(is_beyond.scatter(1, order, is_beyond), -math.inf)
+    return torch.multinomial(log_p.exp(), 1, generator=generator)
+
+
+def users_decoding(model_dir: str, temperature: float | None, top_p: float | None) -> Decoding:
+    """Return how the users of a model draw tokens.
+
+    An argument that is None counts as what the model's generation_config.json says, or as 1.
+    """
+    path = Path(model_dir) / "generation_config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    return Decoding(
+        _first(temperature, config.get("temperature"), 1.0),
+        _first(top_p, config.get("top_p"), 1.0),
+        max(0, config.get("top_k") or 0),
+    )
+
+
+def _first(*values: float | None) -> float:
+    """Return the first value that is not None."""
+    return float(next(value for value in values if value is not None))
 
 
 def seed_of(*parts: object) -> int:

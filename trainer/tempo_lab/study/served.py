@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tempo_storage.adapters import BASE_NAME, AdapterStore
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import AdapterMismatchError, InvalidInputError
 from tempo_trainer.algorithm.networks import POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample, Sampler, SamplingError
@@ -59,12 +60,15 @@ class ServedSampler:
             )
         return prompts[0]
 
-    def sample(self, prompts: Sequence[Prompt], *, n: int, seed: int) -> list[list[Sample]]:
+    def sample(
+        self, prompts: Sequence[Prompt], *, n: int, seed: int, decoding: Decoding = PLAIN
+    ) -> list[list[Sample]]:
         """Return `n` responses to each prompt. vLLM draws them afresh, so the seed has no effect.
 
         Raises SamplingError for a response that vLLM broke off, since groups must be whole.
         """
-        groups = self._sampler.sample(prompts, adapter=self._current_adapter(), n=n)
+        adapter = self._current_adapter()
+        groups = self._sampler.sample(prompts, adapter=adapter, n=n, decoding=decoding)
         if any(not s.ids or s.finish_reason == "abort" for group in groups for s in group):
             raise SamplingError("vLLM broke off a response; the same command continues the study")
         return groups

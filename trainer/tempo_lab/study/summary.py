@@ -1,16 +1,15 @@
 """Tables of a folder's runs: each arm at the end, and all arms after equal time.
 
 An arm is a method with its settings; it has one run per seed. Differences are paired: the same
-question, the same seed, two arms. A question that several seeds share counts once, with the mean
-over seeds. Intervals are 95 % bootstrap intervals over questions. Beside them stands the number of
-seeds that agree.
+question, the same seed, two arms. The seed is the unit of an interval, because all questions of a
+seed share its two runs, and runs differ from each other. With one seed the unit is the question.
+Intervals are 95 % intervals by Student's t. Beside them stands the number of seeds that agree.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tempo_lab.study.measurement import METRICS
-from tempo_trainer.algorithm.metrics import paired_bootstrap
+from tempo_lab.study.measurement import METRICS, PASS_K
+from tempo_storage.decoding import PLAIN, Decoding
+from tempo_trainer.algorithm.intervals import t_interval
 from tempo_trainer.algorithm.reports import mean
 
-AT_K = ("avg", "pass", "maj")
-CRITIC = ("auroc", "ece", "advantage_cosine")
+AT_K = ("users", "avg", "pass", "maj")
+COMPARED = ("greedy", "users", "avg", "pass")
+"""Metrics of which the tables have differences."""
+CRITIC = ("within_auroc", "auroc", "ece")
 Vector = NDArray[np.floating]
 
 
@@ -42,9 +44,11 @@ class Run:
     def at(self, name: str, metric: str, axis: str, x: float) -> Vector:
         """Return a metric of each question of the set `name` at x, interpolated linearly.
 
-        `axis` is `iteration` or `seconds`.
+        `axis` is `iteration` or `seconds`. A metric that the run does not have is not a number.
         """
-        table = np.array([line[name][metric] for line in self.lines])  # (lines, questions)
+        missing = [np.nan] * len(self.questions[name])
+        figures = [line[name].get(metric, missing) for line in self.lines]
+        table = np.array(figures)  # (lines, questions)
         places = np.array([line[axis] for line in self.lines])
         place = np.interp(x, places, np.arange(len(places)))
         below = int(place)
@@ -68,6 +72,14 @@ Arms = Mapping[str, Mapping[int, Run]]
 """Runs by arm and seed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a table, and the sentences above them."""
+
+    caption: str
+    rows: Sequence[Mapping[str, Any]]
+
+
 def load(paths: Iterable[tuple[str, int, Path]]) -> Arms:
     """Read the runs that have begun, from arm, seed and file of each."""
     arms: dict[str, dict[int, Run]] = {}
@@ -77,22 +89,62 @@ def load(paths: Iterable[tuple[str, int, Path]]) -> Arms:
     return arms
 
 
-def summarise(arms: Arms, *, samples: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each table by its title; other arms are compared with the first arm."""
+def summarise(arms: Arms, *, samples: int, users: Decoding) -> dict[str, Table]:
+    """Return each table by its title; other arms are compared with the first arm.
+
+    `samples` is the number of responses to each question in a measurement, and `users` is how the
+    users draw tokens.
+    """
     runs = [run for seeds in arms.values() for run in seeds.values()]
     end = min(run.iterations for run in runs)
     seconds = min(mean([run.seconds for run in seeds.values()]) for seeds in arms.values())
     scaled = _scaled(arms)
-    tables = {}
+    tables: dict[str, Table] = {}
     for name in runs[0].questions:
         last = partial(_row, {**arms, **scaled}, name=name, axis="iteration", x=end, k=samples)
         soon = partial(_row, arms, name=name, axis="seconds", x=seconds, k=samples)
         rows = [last(arm) | _run_figures(own, name) for arm, own in arms.items()]
-        tables[f"{name}: after {end} iterations of training"] = [last("base"), *rows]
-        tables[f"{name}: after {seconds:.0f} seconds of training"] = [*map(soon, ("base", *arms))]
-        if scaled:
-            tables[f"{name}: after {end} iterations, adapters scaled"] = [*map(last, scaled)]
+        own_tables = {
+            f"{name}: after {end} iterations of training": [last("base"), *rows],
+            f"{name}: after {seconds:.0f} seconds of training": [*map(soon, ("base", *arms))],
+            f"{name}: after {end} iterations, adapters scaled": [*map(last, scaled)],
+        }
+        note = caption(arms, name, users=users)
+        tables |= {title: Table(note, rows) for title, rows in own_tables.items() if rows}
     return tables
+
+
+def caption(arms: Arms, name: str, *, users: Decoding) -> str:
+    """Say how the users of a set of questions draw tokens, and what the intervals cover."""
+    seeds = {seed for runs in arms.values() for seed in runs}
+    draws = {tuple(run.questions[name]) for runs in arms.values() for run in runs.values()}
+    if len(seeds) == 1:
+        coverage = (
+            "The unit of the intervals is the question, because there is one seed. They cover other"
+            " questions; they do not cover other runs."
+        )
+    elif len(draws) < len(seeds):
+        coverage = (
+            "The unit of the intervals is the seed. The seeds share their questions, so the"
+            " intervals cover other runs; they do not cover other questions."
+        )
+    else:
+        coverage = (
+            "The unit of the intervals is the seed. Each seed has its own questions, so the"
+            " intervals cover other runs and other questions."
+        )
+    return f"{_users_sampling(users)} Other columns are at temperature 1. {coverage}"
+
+
+def _users_sampling(users: Decoding) -> str:
+    if users.is_greedy:
+        return "Users sample greedily, as in the column `greedy`."
+    if users == PLAIN:
+        return "Users sample at temperature 1, as in the column `avg`."
+    return (
+        f"The column `users` is at the users' sampling: temperature {users.temperature:g},"
+        f" top-p {users.top_p:g}, top-k {users.top_k or 'off'}."
+    )
 
 
 def _scaled(arms: Arms) -> Arms:
@@ -111,14 +163,28 @@ def _row(arms: Arms, arm: str, *, name: str, axis: str, x: float, k: int) -> dic
     runs = arms.get(arm, reference)
     place = x if arm in arms else 0
     row: dict[str, Any] = {"arm": arm}
-    for metric in (m for m in METRICS if m in reference[min(reference)].lines[0][name]):
+    metrics = _metrics(arms, name)
+    for metric in metrics:
         means = [run.at(name, metric, axis, place).mean() for run in runs.values()]
-        row[f"{metric}@{k}" if metric in AT_K else metric] = mean(means)
-    for metric in ("avg", "pass") if arm in arms else ():
-        row[f"gain, {metric}@{k}"] = difference(runs, runs, name, metric, (axis, x), (axis, 0))
+        row[label(metric, k)] = mean(means)
+    for metric in (m for m in metrics if m in COMPARED and arm in arms):
+        title = label(metric, k)
+        row[f"gain, {title}"] = difference(runs, runs, name, metric, (axis, x), (axis, 0))
         paired = difference(reference, runs, name, metric, (axis, x), (axis, x))
-        row[f"{first} − arm, {metric}@{k}"] = None if arm == first else paired
+        row[f"{first} − arm, {title}"] = None if arm == first else paired
     return row
+
+
+def _metrics(arms: Arms, name: str) -> list[str]:
+    """Return the METRICS that any run has; earlier versions did not measure all of them."""
+    runs = [run for seeds in arms.values() for run in seeds.values()]
+    return [metric for metric in METRICS if any(metric in run.lines[0][name] for run in runs)]
+
+
+def label(metric: str, samples: int) -> str:
+    """Return the name of a metric with its number of responses: pass is estimated for 8."""
+    k = min(PASS_K, samples) if metric == "pass" else samples
+    return f"{metric}@{k}" if metric in AT_K else metric
 
 
 def _run_figures(runs: Mapping[int, Run], name: str) -> dict[str, Any]:
@@ -140,40 +206,52 @@ def difference(
     here: tuple[str, float],
     there: tuple[str, float],
 ) -> dict[str, Any]:
-    """Return the mean of one − other, its 95 % interval over questions, and each seed's mean.
+    """Return the mean of one − other, its 95 % interval, the unit and each seed's mean.
 
-    `here` and `there` are axis and x of the one and of the other.
+    The unit is the seed, or the question if the arms have only one seed in common. `here` and
+    `there` are axis and x of the one and of the other.
     """
-    by_question: dict[str, list[float]] = defaultdict(list)
-    seeds = {}
-    for seed in sorted(ones.keys() & others.keys()):
-        values = ones[seed].at(name, metric, *here) - others[seed].at(name, metric, *there)
-        seeds[str(seed)] = round(float(values.mean()), 4)
-        for question, value in zip(ones[seed].questions[name], values, strict=True):
-            by_question[question].append(float(value))
-    means = np.array([np.mean(values) for values in by_question.values()])
-    bounds = asdict(paired_bootstrap(means, tail=0.025)) if seeds else {}
-    return {bound: round(value, 4) for bound, value in bounds.items()} | {"seeds": seeds}
+    by_seed = {
+        str(seed): ones[seed].at(name, metric, *here) - others[seed].at(name, metric, *there)
+        for seed in sorted(ones.keys() & others.keys())
+    }
+    means = {seed: float(values.mean()) for seed, values in by_seed.items()}
+    is_one = len(by_seed) == 1
+    units = next(iter(by_seed.values())) if is_one else np.array(list(means.values()))
+    bounds = asdict(t_interval(units, tail=0.025))
+    return {
+        **{bound: round(value, 4) for bound, value in bounds.items()},
+        "unit": "question" if is_one else "seed",
+        "seeds": {seed: round(value, 4) for seed, value in means.items()},
+    }
 
 
-def markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str) -> str:
+def markdown(tables: Mapping[str, Table], *, title: str) -> str:
     """Return the tables; a difference is in points, with interval, and seeds above 0 of all."""
     parts = [f"# {title}"]
-    for name, rows in tables.items():
-        columns = list(dict.fromkeys(column for row in rows for column in row))
+    for name, table in tables.items():
+        columns = list(dict.fromkeys(column for row in table.rows for column in row))
         cells = [columns, ["---", *["---:"] * (len(columns) - 1)]]
-        cells += [[_cell(row.get(column)) for column in columns] for row in rows]
-        parts += ["", f"## {name}", "", *(f"| {' | '.join(row)} |" for row in cells)]
+        cells += [[_cell(row.get(column)) for column in columns] for row in table.rows]
+        lines = [f"| {' | '.join(row)} |" for row in cells]
+        parts += ["", f"## {name}", "", table.caption, "", *lines]
     return "\n".join(parts) + "\n"
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
-        if not value["seeds"]:
-            return ""
-        mean, low, high = (f"{100 * value[bound]:+.1f}" for bound in ("mean", "low", "high"))
-        positive = sum(seed > 0 for seed in value["seeds"].values())
-        return f"{mean} [{low}, {high}] {positive}/{len(value['seeds'])}"
+        return _difference_cell(value)
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.3f}"
     return "" if value is None else str(value)
+
+
+def _difference_cell(value: Mapping[str, Any]) -> str:
+    """Return for example `+1.2 [-0.4, +2.8] 4/5`, with the unit if it is not the seed."""
+    if np.isnan(value["mean"]):
+        return ""
+    mean, low, high = (f"{100 * value[bound]:+.1f}" for bound in ("mean", "low", "high"))
+    positive = sum(seed > 0 for seed in value["seeds"].values())
+    unit = " by question" if value["unit"] == "question" else ""
+    interval = "" if np.isnan(value["low"]) else f" [{low}, {high}]"
+    return f"{mean}{interval} {positive}/{len(value['seeds'])}{unit}"
