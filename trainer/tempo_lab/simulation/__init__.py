@@ -1,0 +1,1 @@
+"""Simulations of how success is judged: gate, sentinel, critics, intervals."""
