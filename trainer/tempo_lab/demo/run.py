@@ -1,7 +1,7 @@
 """The whole loop on a small reasoner: serve, capture, recalibrate, refine, promote, measure.
 
     python -m tempo_lab.demo.run                  # `make demo`
-    python -m tempo_lab.demo.run --flip-reward    # `make control`: must not gain
+    python -m tempo_lab.demo.run --flip-reward    # `make control`: must promote nothing
 
 It uses only the public interfaces of the product. The answers to the users' questions are hidden
 from the product, and only measure.
@@ -12,7 +12,8 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,25 @@ from tempo_client import Tempo
 from tempo_client.types import Job
 from tempo_lab.demo.processes import Process, free_port
 from tempo_lab.demo.progress import Reporter
-from tempo_lab.demo.traffic import Score, Users, idle_first_tokens, measure, p99_ms
+from tempo_lab.demo.traffic import USERS, Score, Users, idle_first_tokens, measure, p99_ms
 from tempo_lab.tasks import countdown
 from tempo_lab.tasks.base import CACHE, build_base
 from tempo_storage.errors import TempoError
 
 console = Console(highlight=False)
 JOB_SECONDS = 1200.0
-GATE_ITERATIONS = 8  # the gate takes as long as this many iterations
+GATE_ITERATIONS = 16  # the gate takes as long as this many iterations
+ITERATION_SECONDS = 1.2
+# The measurements of Score, as the table names them.
+MEASURES = {
+    "greedy": "greedy",
+    "users": f"at the users' temperature, {USERS.temperature:g}",
+    "plain": "at temperature 1",
+    "majority": "majority@16, at temperature 1",
+    "pass8": "pass@8, at temperature 1",
+}
+Scores = Mapping[str, Score]
+"""Scores by set of questions: adapted, unseen."""
 PHASES = {"e_step": "E-step", "m_step": "M-step", "gating": "gate"}
 # A model this small is all overhead: one engine process, one thread, nothing compiled.
 SERVER_FLAGS = (
@@ -44,7 +56,6 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TEMPO_MAX_RESPONSE_TOKENS": "16",
-    "TEMPO_GATE_SAMPLES": "16",  # the questions are few and short, so more samples cost little
     # At most 128 rollouts in flight: half of vLLM's places stay free, so no user waits for one.
     "TEMPO_PROMPTS_PER_REQUEST": "8",
     "TEMPO_REQUESTS_IN_FLIGHT": "2",
@@ -125,8 +136,12 @@ def _loop(
             jobs.append(_watch(tempo, job, reporter, check))
     reporter.begin("accuracy after training")
     after = _scores(client, "tempo", split)
-    _print_table(before, after)
-    return _result(tempo, jobs, users, before, after, idle)
+    console.print(table(before, after))
+    result = _result(tempo, jobs, users, before, after, idle)
+    if options.flip_reward:
+        result["control"] = control_verdict(result["promotions"])
+        _say(f"control: {result['control']}")
+    return result
 
 
 def _base(cache: Path, reporter: Reporter) -> Path:
@@ -141,16 +156,17 @@ def _base(cache: Path, reporter: Reporter) -> Path:
 def _plan(options: argparse.Namespace) -> dict[str, float]:
     """Return the steps in their order, each with the seconds that it takes on two cores."""
     is_cached = any(options.cache.glob("countdown-*"))
-    rounds = {_round(number, options): 1.5 * options.iterations for number in range(options.rounds)}
+    round_seconds = ITERATION_SECONDS * (options.iterations + GATE_ITERATIONS)
+    rounds = {_round(number, options): round_seconds for number in range(options.rounds)}
     return {
         "base model": 0.0 if is_cached else 240.0,
         "start of vLLM": 50.0,
-        "accuracy of the base": 10.0,
+        "accuracy of the base": 40.0,
         "speed without training": 10.0,
         "recalibration": 40.0,
         "users' first questions": 5.0,
         **rounds,
-        "accuracy after training": 10.0,
+        "accuracy after training": 40.0,
         "stop of vLLM": 5.0,
     }
 
@@ -192,29 +208,44 @@ def _update(reporter: Reporter, job: Job) -> None:
     reporter.update(text, iteration, total + GATE_ITERATIONS * (job.mode == "round"))
 
 
-def _scores(client: openai.OpenAI, model: str, split: countdown.Split) -> dict[str, Score]:
+def _scores(client: openai.OpenAI, model: str, split: countdown.Split) -> Scores:
     return {
         "adapted": measure(client, model, split.unlabeled),
         "unseen": measure(client, model, split.unseen),
     }
 
 
-def _print_table(before: dict[str, Score], after: dict[str, Score]) -> None:
-    table = Table(title="accuracy, eight samples per question")
-    for column in ("questions", "base avg@8", "served avg@8", "base pass@8", "served pass@8"):
-        table.add_column(column, justify="left" if column == "questions" else "right")
-    for name in ("adapted", "unseen"):
-        a, b = before[name], after[name]
-        table.add_row(name, *(f"{x:.3f}" for x in (a.avg, b.avg, a.pass8, b.pass8)))
-    console.print(table)
+def table(before: Scores, after: Scores) -> Table:
+    """Return every measure of the base and of the served version; the change is in points."""
+    rows = Table(title="accuracy on the users' questions (adapted) and on others (unseen)")
+    for column in ("questions", "accuracy"):
+        rows.add_column(column)
+    for column in ("base", "served", "change"):
+        rows.add_column(column, justify="right")
+    for name in before:
+        base = asdict(before[name])
+        served = asdict(after[name])
+        for measure_name, text in MEASURES.items():
+            a = base[measure_name]
+            b = served[measure_name]
+            rows.add_row(name, text, f"{a:.3f}", f"{b:.3f}", f"{100 * (b - a):+.1f}")
+        rows.add_section()
+    return rows
+
+
+def control_verdict(promotions: int) -> str:
+    """Say whether a run whose reward has the wrong sign promoted anything."""
+    if promotions:
+        return f"FAILED: {promotions} promoted, although the reward has the wrong sign"
+    return "nothing was promoted, as it must be"
 
 
 def _result(
     tempo: Tempo,
     jobs: Sequence[Job],
     users: Users,
-    before: dict[str, Score],
-    after: dict[str, Score],
+    before: Scores,
+    after: Scores,
     idle: Sequence[float | None],
 ) -> dict[str, Any]:
     status = tempo.status()
@@ -222,12 +253,10 @@ def _result(
     if users.errors:
         console.print(f"[red]{len(users.errors)} requests failed:[/] {users.errors[0]}")
     return {
-        "base": round(before["adapted"].avg, 4),
-        "served": round(after["adapted"].avg, 4),
-        "pass8_base": round(before["adapted"].pass8, 4),
-        "pass8_served": round(after["adapted"].pass8, 4),
-        "unseen_base": round(before["unseen"].avg, 4),
-        "unseen_served": round(after["unseen"].avg, 4),
+        "scores": {
+            name: {"base": _rounded(before[name]), "served": _rounded(after[name])}
+            for name in before
+        },
         "adapter": status.serving_adapter,
         "promotions": sum(result.get("decision") == "promoted" for result in rounds),
         "recalibrations": sum(int(job.result.get("e_steps", 0)) for job in jobs),
@@ -242,12 +271,16 @@ def _result(
     }
 
 
+def _rounded(score: Score) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in asdict(score).items()}
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tempo demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw of questions")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, each ended by the gate")
     parser.add_argument("--iterations", type=int, default=30, help="iterations of a round")
-    parser.add_argument("--flip-reward", action="store_true", help="control: must not gain")
+    parser.add_argument("--flip-reward", action="store_true", help="control: must promote nothing")
     parser.add_argument("--cache", type=Path, default=CACHE, help="directory of the base model")
     parser.add_argument("--data-dir", type=Path, help="default: a new temporary directory")
     return parser.parse_args(arguments)
