@@ -77,6 +77,33 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "an unknown verifier": (line(verifier="judge"), "unknown_verifier"),
     "a verifier that is a list": (line(verifier=["math"]), "unknown_verifier"),
     "metadata that is text": (line(metadata="x"), "invalid_metadata"),
+    "a system prompt that is a list": (line(system=["Think."]), "invalid_system"),
+    "a long system prompt": (line(system="x" * 32_769), "invalid_system"),
+    "two system messages": (
+        line(system="Think.", messages=[{"role": "system", "content": "Solve."}, *user("q")]),
+        "invalid_system",
+    ),
+    "template arguments that are text": (
+        line(chat_template_kwargs="x"),
+        "invalid_chat_template_kwargs",
+    ),
+    "too many template arguments": (
+        line(chat_template_kwargs={f"a{n}": n for n in range(33)}),
+        "invalid_chat_template_kwargs",
+    ),
+    "a list as a template argument": (
+        line(chat_template_kwargs={"tags": ["x"]}),
+        "invalid_chat_template_kwargs",
+    ),
+    "long template arguments": (
+        line(chat_template_kwargs={"style": "é" * 2_048}),
+        "invalid_chat_template_kwargs",
+    ),
+    "an argument of the renderer": (
+        line(chat_template_kwargs={"truncation": True}),
+        "invalid_chat_template_kwargs",
+    ),
+    "NUL in a template argument": (line(chat_template_kwargs={"x": "\0"}), "nul_character"),
 }
 
 GSM8K = {"question": "How many clips?", "answer": "48/2 = <<48/2=24>>24.\n48+24 = 72.\n#### 72"}
@@ -113,5 +140,11 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "null metadata": {"question": "q", "answer": "7", "metadata": None, "id": None},
     "a null name before another": {"messages": None, "question": "q", "label": None, "answer": "7"},
     "an answer in tags": {"problem": "q", "answer": "<answer>7</answer>"},
+    "a system prompt": {"question": "q", "answer": "7", "system": "Think."},
+    "template arguments": {
+        "question": "q",
+        "answer": "7",
+        "chat_template_kwargs": {"enable_thinking": False, "style": "é" * 2_000, "none": None},
+    },
     "full-width text": {"question": " ６*７？ ", "answer": "４２"},
 }

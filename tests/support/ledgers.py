@@ -3,7 +3,7 @@
 def test_x(sessions):                      # the fixture in tests/conftest.py
     with sessions.begin() as s:
         s.add_all([candidate(1), candidate(2, parent=1)])
-        ledger.labeled.add_file(s, labeled_file(), [labeled("1 + 1"), held_out("2 + 2")])
+        s.add_all([labeled_file(), labeled("1 + 1"), held_out("2 + 2")])
         ledger.pool.add(s, [captured("a", "3 + 3")])
 """
 

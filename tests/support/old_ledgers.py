@@ -11,7 +11,15 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
-from tempo_storage.ledger.models import Adapter, Iteration, Job, LearnedQuestion, ServerProcess
+from tempo_storage.ledger.models import (
+    Adapter,
+    Iteration,
+    Job,
+    LabeledExample,
+    LearnedQuestion,
+    Question,
+    ServerProcess,
+)
 
 VERSION_0_1 = ("m001_initial", "m002_lineage", "m003_serving_sequence")
 # The types whose names differ between the two databases.
@@ -87,13 +95,27 @@ def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
     connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({parameters})"), values)
 
 
-def _question(id: str, content_hash: str, tenant: str) -> dict[str, Any]:
+def _question(
+    id: str, content_hash: str, tenant: str, sampling: list[Any] | dict[str, Any]
+) -> dict[str, Any]:
     question = {"id": id, "content_hash": content_hash, "tenant": tenant, "captured_at": 1.0}
     return question | {
         "messages": [{"role": "user", "content": "?"}],
         "chat_template_kwargs": {},
         "adapter_version": 1,
-        "sampling": {},
+        "sampling": sampling,
+    }
+
+
+def _labeled(content_hash: str, split: str) -> dict[str, Any]:
+    return {
+        "content_hash": content_hash,
+        "file_id": "file",
+        "messages": [{"role": "user", "content": "?"}],
+        "reference": ["1"],
+        "verifier": "exact",
+        "details": {},
+        "split": split,
     }
 
 
@@ -144,9 +166,18 @@ def _job(id: str, mode: str, result: dict[str, Any]) -> dict[str, Any]:
 LEARNED = (("q1", "one", "ann"), ("q2", "one", "bob"), ("pruned", "", ""))
 ROWS: dict[str, list[dict[str, Any]]] = {
     "questions": [
-        _question("q1", "one", "ann"),
-        _question("q2", "one", "bob"),
-        _question("q3", "three", "bob"),
+        _question("q1", "one", "ann", {"temperature": 0.5, "top_p": 1, "top_k": -1, "n": 2}),
+        _question("q2", "one", "bob", {"max_tokens": 16, "max_completion_tokens": 8}),
+        _question("q3", "three", "bob", {"temperature": "hot", "top_k": 1e9, "max_tokens": 2**40}),
+        _question("q4", "four", "bob", ["temperature"]),
+        _question("q5", "five", "bob", {}),
+    ],
+    # As version 0.1 has split them: one in five, and so few that half would be held out today.
+    "labeled_examples": [
+        *(
+            _labeled(f"{number:08x}", "held_out" if number % 5 == 0 else "train")
+            for number in range(9)
+        )
     ],
     "iterations": [
         _iteration(1, "a-1", "", ["q1", "pruned", "q1"], m_steps=1),
@@ -205,7 +236,19 @@ def facts(engine: Engine) -> dict[str, Any]:
             "sequences": set(s.scalars(select(Job.serving_sequence))),
             "held": dict(s.execute(select(ServerProcess.id, ServerProcess.held)).all()),
             "serving": ledger.versions.serving(s).version,
+            "sampling": {q.id: _sampling(q) for q in s.scalars(select(Question))},
+            "draws": set(s.scalars(select(Question.draws))),
+            "held out": [
+                example.content_hash for example in ledger.labeled.examples(s, "held_out")
+            ],
+            "labeled": ledger.labeled.count(s),
+            "template arguments": list(s.scalars(select(LabeledExample.chat_template_kwargs))),
+            "gate tests": ledger.gate_tests.count(s),
         }
+
+
+def _sampling(question: Question) -> tuple[float | None, ...]:
+    return question.temperature, question.top_p, question.top_k, question.max_tokens
 
 
 FACTS = {
@@ -227,4 +270,16 @@ FACTS = {
     "sequences": {None},
     "held": {"p": ["tempo-v1"], "q": []},
     "serving": 2,
+    "sampling": {
+        "q1": (0.5, 1.0, -1, None),
+        "q2": (None, None, None, 8),
+        "q3": (None,) * 4,
+        "q4": (None,) * 4,
+        "q5": (None,) * 4,
+    },
+    "draws": {0},
+    "held out": ["00000000", "00000005"],
+    "labeled": {"train": 7, "held_out": 2},
+    "template arguments": [{}] * 9,
+    "gate tests": 0,
 }

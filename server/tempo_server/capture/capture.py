@@ -90,13 +90,12 @@ class Capture:
             "messages": question.messages,
             "chat_template_kwargs": question.template_arguments,
             "tenant": _tenant_hash(headers),
-            "sampling": question.sampling,
             "captured_at": time.time(),
         }
         if self.settings.capture == "hash":
             record |= {"messages": [], "content_hash": content_hash(question.messages)}
-            record |= {"chat_template_kwargs": {}, "sampling": {}, "tenant": ""}
-        return record
+            return record | {"chat_template_kwargs": {}, "tenant": ""}
+        return record | question.sampling
 
 
 def _tenant_hash(headers: Mapping[str, str]) -> str:

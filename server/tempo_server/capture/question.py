@@ -16,15 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tempo_storage.decoding import sampling_arguments
+
 Message = dict[str, str]
 
 ROLES = ("system", "developer", "user", "assistant")
 TEXT_PARTS = ("text", "input_text", "output_text")
 MORE_THAN_TEXT = ("tool_calls", "function_call", "audio", "reasoning", "reasoning_content")
-SAMPLING = (
-    *("temperature", "top_p", "top_k", "n", "seed"),
-    *("max_tokens", "max_completion_tokens", "max_output_tokens"),
-)
 # Fields that add to the prompt beside the messages, or change how the messages render.
 OTHER_CHAT_PROMPT = (
     *("tools", "documents", "chat_template", "continue_final_message"),
@@ -37,11 +35,15 @@ ATTRIBUTION = "x-anthropic-billing-header"
 
 @dataclass(frozen=True, slots=True)
 class CapturedQuestion:
-    """A question, and the arguments with which it was rendered and sampled."""
+    """A question, and the arguments with which it was rendered and sampled.
+
+    `sampling` has the request's temperature, top_p, top_k and max_tokens; None for one that it does
+    not set.
+    """
 
     messages: list[Message]
     template_arguments: dict[str, Any]
-    sampling: dict[str, Any]
+    sampling: dict[str, float | int | None]
 
 
 def from_chat(request: Any) -> CapturedQuestion | None:
@@ -101,7 +103,7 @@ def _question(
     return CapturedQuestion(
         messages=read,
         template_arguments=derived | (fields.get("chat_template_kwargs") or {}),
-        sampling={name: fields[name] for name in SAMPLING if fields.get(name) is not None},
+        sampling=sampling_arguments(fields),
     )
 
 

@@ -1,9 +1,10 @@
 """Read a file of labeled questions in JSON Lines. A file is used whole or not at all.
 
     {"messages": [{"role": "user", "content": "6*7?"}], "reference_answer": "42",
-     "verifier": "math", "id": "…", "metadata": {…}}
+     "verifier": "math", "system": "…", "chat_template_kwargs": {…}, "id": "…", "metadata": {…}}
 
-The last three fields are optional. The lines of GSM8K and MATH are accepted as they are.
+Only the first two fields are needed. `system` becomes the first message. The lines of GSM8K and
+MATH are accepted as they are.
 
 Uploads, dry runs and studies read a file in the same steps, and each step returns a value:
 

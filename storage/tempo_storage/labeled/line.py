@@ -17,16 +17,27 @@ MAX_TEXT_CHARACTERS = 32_768
 MAX_REFERENCE_CHARACTERS = 2_048
 MAX_REFERENCES = 64
 MAX_DEPTH = 16
+MAX_TEMPLATE_ARGUMENTS = 32
+MAX_TEMPLATE_BYTES = 4 * 1024
 MAX_SHOWN_CHARACTERS = 64  # of a name in a message
 TAIL_CHARACTERS = 4_096  # the end of a worked solution, where its answer is
 
 DEFAULT_VERIFIER = "math"
 ROLES = ("system", "user", "assistant")
-FIELDS = frozenset({"messages", "reference_answer", "verifier", "id", "metadata"})
+FIELDS = frozenset(
+    {"messages", "reference_answer", "verifier", "id", "metadata", "chat_template_kwargs"}
+)
 # The names of other data sets are accepted, too. If a line has several of them, the first one in
 # this order counts; the others are kept under metadata, as every unknown field is.
 QUESTION_NAMES = ("messages", "question", "prompt", "problem")
 REFERENCE_NAMES = ("reference_answer", "answer", "solution", "label", "ground_truth")
+SYSTEM_NAMES = ("system", "system_prompt")
+# Arguments of the renderer itself. The sampler sets them, or vLLM refuses the question.
+RENDERER_ARGUMENTS = frozenset(
+    {"messages", "conversation", "tools", "documents", "chat_template", "tokenize", "padding"}
+    | {"add_generation_prompt", "continue_final_message", "truncation", "max_length"}
+    | {"return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
 GSM8K_MARK = "####"
 PLAIN_NUMBER = re.compile(r"[-+]?\$?[\d,]*\.?\d+%?")
 
@@ -44,7 +55,8 @@ class LineRefusedError(TempoError, ValueError):
 class Example:
     """A question of a file with its accepted answers, `reference`.
 
-    `reference` is [] for a question without an answer. The verifier gets `details` as metadata.
+    `reference` is [] for a question without an answer. The verifier gets `details` as metadata, and
+    the chat template gets `chat_template_kwargs`.
     """
 
     line: int
@@ -83,9 +95,12 @@ def read_line(
         _refuse("missing_reference", "no 'reference_answer'; add it", "reference_answer")
     answer = None if reference_name is None else record[reference_name]
     final_answer, verifier = _final_answer(answer, reference_name)
-    fields = FIELDS | {question_name, reference_name}
+    system_name = _first_name(record, SYSTEM_NAMES)
+    fields = FIELDS | {question_name, reference_name, system_name}
     unknown = {name: record[name] for name in sorted(record.keys() - fields)}
     messages = _messages(record[question_name])
+    if system_name is not None:
+        messages = [*_system_message(record[system_name], system_name, messages), *messages]
     example = Example(
         line=number,
         messages=messages,
@@ -93,9 +108,13 @@ def read_line(
         verifier=_verifier(record, verifiers, default=verifier),
         details=_details(record, unknown),
         content_hash=content_hash(messages),
-        chat_template_kwargs={},
+        chat_template_kwargs=_template_arguments(record.get("chat_template_kwargs")),
     )
-    aliases = ((question_name, "messages"), (reference_name, "reference_answer"))
+    aliases = (
+        (question_name, "messages"),
+        (reference_name, "reference_answer"),
+        (system_name, "system"),
+    )
     notes = [Note("alias", f"{a!r} is read as {n!r}", a) for a, n in aliases if a not in (n, None)]
     if final_answer is not answer:
         notes.append(Note("worked_solution", "the reference is its final answer", reference_name))
@@ -188,6 +207,39 @@ def _messages(value: Any) -> list[dict[str, str]]:
     return messages
 
 
+def _system_message(value: Any, name: str, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the message of a line's system prompt; [] for an empty text."""
+    if not isinstance(value, str):
+        _refuse("invalid_system", f"{name} must be text", name)
+    if len(value) > MAX_TEXT_CHARACTERS:
+        _refuse("invalid_system", f"longer than {MAX_TEXT_CHARACTERS} characters; shorten it", name)
+    if not value.strip():
+        return []
+    if any(message["role"] == "system" for message in messages):
+        message = f"the messages have a system message already; remove it, or {name}"
+        _refuse("invalid_system", message, name)
+    return [{"role": "system", "content": value}]
+
+
+def _template_arguments(value: Any) -> dict[str, Any]:
+    """Return the arguments of the chat template, small enough to go into each request."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        _refuse_template_arguments("chat_template_kwargs must be an object")
+    if len(value) > MAX_TEMPLATE_ARGUMENTS:
+        _refuse_template_arguments(f"{len(value)} arguments; give at most {MAX_TEMPLATE_ARGUMENTS}")
+    for name, argument in value.items():
+        if name in RENDERER_ARGUMENTS:
+            _refuse_template_arguments(f"{name!r} is no argument of a template; remove it")
+        if isinstance(argument, dict | list):
+            message = f"{_shortened(name)!r} must be text, a number, true, false or null"
+            _refuse_template_arguments(message)
+    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_TEMPLATE_BYTES:
+        _refuse_template_arguments("longer than 4 KiB in all; shorten it")
+    return value
+
+
 def _reference(value: Any) -> list[str]:
     accepted = value if isinstance(value, list) else [value]
     if not 1 <= len(accepted) <= MAX_REFERENCES:
@@ -232,6 +284,10 @@ def _details(record: dict[str, Any], unknown: dict[str, Any]) -> dict[str, Any]:
 
 def _shortened(name: Any) -> str:
     return str(name)[:MAX_SHOWN_CHARACTERS]
+
+
+def _refuse_template_arguments(message: str) -> NoReturn:
+    _refuse("invalid_chat_template_kwargs", message, "chat_template_kwargs")
 
 
 def _refuse_messages(message: str) -> NoReturn:

@@ -54,8 +54,8 @@ def promotion_note(train: int, held_out: int) -> str:
     if not missing:
         return ""
     return (
-        f"{missing} labels are missing: with fewer than {MIN_HELD_OUT} held-out questions no version"
-        f" is promoted by itself"
+        f"{missing} labels are missing: with fewer than {MIN_HELD_OUT} held-out questions"
+        " nothing is promoted by itself"
     )
 
 

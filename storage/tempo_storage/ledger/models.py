@@ -46,7 +46,7 @@ class Question(Base):
     max_tokens: Mapped[int | None]
     captured_at: Mapped[float]
     draws: Mapped[int] = mapped_column(default=0)
-    """The number of the last pass over the pool that drew the question; 0: none has drawn it."""
+    """How often it was drawn; a new question begins with the fewest draws of the pool."""
 
 
 class File(Base):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median_low
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, case, cast, delete, func, select, update
+from sqlalchemy import ColumnElement, String, cast, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from tempo_storage.decoding import Decoding, sampling_arguments
@@ -36,10 +36,7 @@ def add(s: Session, captured: Sequence[dict[str, Any]]) -> int:
     labeled_hashes = labeled.references(s, [row.content_hash for row in rows.values()])
     new_rows = [row for row in rows.values() if row.id not in stored_ids]
     new = [row for row in new_rows if row.content_hash not in labeled_hashes]
-    draws = _draws(s, [row.content_hash for row in new])
-    for row in new:
-        # The older rows of the question may be pruned, and it must not become new by that.
-        row.draws = draws.get(row.content_hash, 0)
+    _set_draws(s, new)
     s.add_all(new)
     s.flush()
     return len(new)
@@ -88,17 +85,18 @@ def next_questions(s: Session, count: int) -> list[Question]:
 
 
 def record_draws(s: Session, questions: Iterable[Question]) -> None:
-    """Count these questions as drawn, and with each all rows of the same content.
+    """Add one draw to these questions, and with each to all rows of the same content.
 
-    The passes over the pool are numbered, and `draws` is the number of the last pass that drew a
-    question. A new question is drawn in the pass that is under way, not once for each pass that it
-    missed. A question that this pass has drawn already begins the next pass.
+    Record also a question that was too long to be answered, or it is drawn again at once.
     """
-    current = s.scalar(select(DRAWS)) or 1
-    hashes = {question.content_hash for question in questions}
-    drawn_again = case((Question.draws == current, current + 1), else_=current)
-    same = Question.content_hash.in_(hashes)
-    s.execute(update(Question).where(same).values(draws=drawn_again))
+    same = Question.content_hash.in_({question.content_hash for question in questions})
+    s.execute(update(Question).where(same).values(draws=Question.draws + 1))
+
+
+def newest_messages(s: Session, count: int) -> list[list[dict[str, Any]]]:
+    """Return the messages of the last `count` captured questions that have text."""
+    query = select(Question.messages).where(HAS_TEXT).order_by(Question.captured_at.desc())
+    return list(s.scalars(query.limit(count)))
 
 
 def users_decoding(s: Session, default: Decoding) -> Decoding:
@@ -133,28 +131,19 @@ def _drawable() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return HAS_TEXT, unlabeled
 
 
-def _draws(s: Session, hashes: Sequence[str]) -> dict[str, int]:
-    """Return the draws of each stored question by its hash."""
-    query = select(Question.content_hash, DRAWS).where(Question.content_hash.in_(hashes))
-    return {name: draws for name, draws in s.execute(query.group_by(Question.content_hash))}
+def _set_draws(s: Session, new: Sequence[Question]) -> None:
+    """Set the draws of rows that are not stored yet.
 
-
-def distinct_hashes(s: Session) -> list[str]:
-    """Return the hash of each distinct question of the pool, the first captured first."""
-    unlabeled = Question.content_hash.not_in(select(LabeledExample.content_hash))
-    query = select(Question.content_hash).where(HAS_TEXT, unlabeled)
-    first = func.min(Question.captured_at)
-    return list(
-        s.scalars(query.group_by(Question.content_hash).order_by(first, Question.content_hash))
-    )
-
-
-def questions(s: Session, hashes: Sequence[str]) -> list[Question]:
-    """Return one row for each hash that is still stored, in the order of `hashes`."""
-    stored = Question.content_hash.in_(hashes), HAS_TEXT
-    ids = select(func.min(Question.id)).where(*stored).group_by(Question.content_hash)
-    rows = {q.content_hash: q for q in s.scalars(select(Question).where(Question.id.in_(ids)))}
-    return [rows[h] for h in hashes if h in rows]
+    A question that is asked again has those of its older rows, because these may be pruned. Another
+    one begins with the fewest draws of the pool: it takes part in the pass over the pool that is
+    under way, and is not drawn once more for each earlier pass.
+    """
+    fewest = s.scalar(select(func.min(Question.draws)).where(*_drawable())) or 0
+    again = Question.content_hash.in_([row.content_hash for row in new])
+    query = select(Question.content_hash, DRAWS).where(again).group_by(Question.content_hash)
+    draws = {content_hash: draws for content_hash, draws in s.execute(query)}
+    for row in new:
+        row.draws = draws.get(row.content_hash, fewest)
 
 
 def count_new(s: Session, since: float) -> int:

@@ -37,7 +37,7 @@ def test_a_question_arrives_once_with_all_that_is_needed_to_ask_it_again(server:
     ask(server, "use 1 2 3", temperature=0.5)
     (question,) = wait_for_questions(server, {"use 1 2 3"})
     assert question["messages"] == [{"role": "user", "content": "use 1 2 3"}]
-    assert question["sampling"]["temperature"] == 0.5
+    assert question["temperature"] == 0.5
     assert question["id"].startswith("q_")
     assert question["captured_at"] == pytest.approx(time.time(), abs=60)
 

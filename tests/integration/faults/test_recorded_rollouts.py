@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from injection import INJECTED
-from ledgers import hold_lease, labeled, labeled_file
+from ledgers import hold_lease, labeled
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import ledger
 from tempo_trainer.sampling.deck import Decks
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.sampling.verifiers import Verdict
@@ -50,7 +49,7 @@ def new_source(
 ) -> Callable[[], Any]:
     """A function that returns a source of the same draws, as in a worker that starts anew."""
     with sessions.begin() as s:
-        ledger.labeled.add_file(s, labeled_file(), [labeled(text) for text in QUESTIONS])
+        s.add_all(labeled(text) for text in QUESTIONS)
     epoch = hold_lease(sessions)
     leased = LeasedSessions(sessions, lambda: epoch)
     settings = WorkerSettings(data_dir=tmp_path, group_size=2)

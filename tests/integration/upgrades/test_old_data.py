@@ -15,10 +15,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
+from tempo_storage.decoding import Decoding
 from tempo_storage.errors import ConflictError, GateRefusedError
+from tempo_storage.labeled.split import missing_labels
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS, migrate
-from tempo_storage.ledger.models import Iteration
+from tempo_storage.ledger.models import Iteration, Question
 
 NEW_MIGRATIONS = [migration.__name__ for migration in MIGRATIONS][1:]
 
@@ -174,9 +176,27 @@ def test_the_history_of_events_is_whole(s: Session) -> None:
 
 def test_questions_and_labeled_examples_are_where_they_were(s: Session) -> None:
     assert ledger.pool.count(s) == (12, 12)
-    assert len(ledger.pool.distinct_hashes(s)) == 12
+    assert ledger.pool.size(s) == 12
     assert ledger.labeled.count(s) == {"train": 77, "held_out": 23}
     assert len(ledger.labeled.files(s)) == 1
+
+
+def test_the_splits_are_those_by_which_the_gate_judged_before(s: Session) -> None:
+    held_out = ledger.versions.adapter(s, 4).lineage["held out"]
+    assert held_out["questions"] == 23
+    assert held_out["sha256"] == ledger.labeled.held_out_digest(s)
+    assert missing_labels(**ledger.labeled.count(s)) == 9
+
+
+def test_the_users_sampling_is_in_columns(s: Session) -> None:
+    rows = {(q.temperature, q.top_p, q.top_k, q.max_tokens) for q in s.scalars(select(Question))}
+    assert rows == {(None, None, None, 4)}
+    assert ledger.pool.users_decoding(s, Decoding(0.6, 0.95, 20)) == Decoding(0.6, 0.95, 20)
+
+
+def test_no_question_has_been_drawn_and_the_gate_has_made_no_test(s: Session) -> None:
+    assert {question.draws for question in ledger.pool.next_questions(s, 100)} == {0}
+    assert ledger.gate_tests.count(s) == 0
 
 
 def test_the_ledger_names_the_versions_that_learned_from_a_question(s: Session) -> None:

@@ -18,6 +18,7 @@ from tempo_storage import ledger
 from tempo_storage.question_hash import content_hash
 
 MESSAGES = user("use 3 10 15 make 45 ?")
+SAMPLING: dict[str, Any] = dict.fromkeys(("temperature", "top_p", "top_k", "max_tokens"))
 
 
 class Captured:
@@ -43,13 +44,20 @@ def test_a_question_is_kept_with_its_arguments_and_the_hash_of_its_tenant(tmp_pa
     captured = Captured(tmp_path)
     captured.keep(
         temperature=0.5,
+        max_completion_tokens=64,
+        n=4,
+        seed=1,
         chat_template_kwargs={"x": 1},
         reasoning_effort="low",
         headers={"authorization": "Bearer user"},
     )
     (record,) = captured.records()
     assert record["messages"] == MESSAGES
-    assert record["sampling"] == {"temperature": 0.5}
+    assert {name: record[name] for name in SAMPLING} == SAMPLING | {
+        "temperature": 0.5,
+        "max_tokens": 64,
+    }
+    assert record.keys().isdisjoint({"n", "seed", "sampling", "max_completion_tokens"})
     assert record["chat_template_kwargs"] == {
         "x": 1,
         "reasoning_effort": "low",
@@ -105,7 +113,8 @@ def test_capture_hash_keeps_no_text_and_no_tenant(tmp_path: Path) -> None:
     (record,) = captured.records()
     assert record["content_hash"] == content_hash(MESSAGES)
     assert "45" not in json.dumps(record["messages"])
-    assert (record["messages"], record["sampling"], record["tenant"]) == ([], {}, "")
+    assert (record["messages"], record["chat_template_kwargs"], record["tenant"]) == ([], {}, "")
+    assert record.keys().isdisjoint(SAMPLING)
 
 
 def test_questions_without_text_are_counted_but_never_train(
@@ -117,7 +126,8 @@ def test_questions_without_text_are_counted_but_never_train(
     with sessions.begin() as s:
         ledger.pool.add(s, captured.records())
         assert ledger.pool.count(s) == (2, 1)
-        assert ledger.pool.distinct_hashes(s) == []
+        assert ledger.pool.size(s) == 0
+        assert ledger.pool.next_questions(s, 9) == []
 
 
 def test_a_failure_is_counted_and_its_log_line_quotes_nothing(

@@ -150,13 +150,24 @@ def test_the_system_message_and_the_effort_are_kept_alike_on_each_route(
         "/v1/responses": {"reasoning": {"effort": "low"}},
         "/v1/messages": {"output_config": {"effort": "low"}},
     }
-    options = {"temperature": 0.5, "chat_template_kwargs": {"x": 1}}
-    app.post(path, **system[path], **effort[path], **options)
+    app.post(path, **system[path], **effort[path], chat_template_kwargs={"x": 1})
     (question,) = app.records()
     assert question["messages"] == [{"role": "system", "content": "be brief"}, *MESSAGES]
     implied = {"reasoning_effort": "low", "enable_thinking": True}
     assert question["chat_template_kwargs"] == {**implied, "x": 1}
-    assert question["sampling"]["temperature"] == 0.5
+
+
+@pytest.mark.parametrize("path", CAPTURED)
+def test_the_sampling_of_a_request_is_kept_alike_on_each_route(
+    app: CapturingApp, path: str
+) -> None:
+    limit = {"/v1/chat/completions": "max_completion_tokens", "/v1/responses": "max_output_tokens"}
+    app.post(path, temperature=0.5, top_p=0.9, top_k=20, **{limit.get(path, "max_tokens"): 64})
+    app.post(path)
+    chosen, silent = app.records()
+    sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "max_tokens": 64}
+    assert {name: chosen[name] for name in sampling} == sampling
+    assert [silent[name] for name in ("temperature", "top_p", "top_k")] == [None, None, None]
 
 
 HISTORY = [*MESSAGES, {"role": "assistant", "content": "45 !"}, *MESSAGES]

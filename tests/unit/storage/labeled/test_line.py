@@ -91,3 +91,26 @@ def test_an_answer_is_read_where_none_is_needed() -> None:
 def test_an_invalid_answer_is_refused_where_none_is_needed() -> None:
     with pytest.raises(LineRefusedError, match="a reference is text, a number"):
         read(line(reference_answer=True), needs_reference=False)
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_a_system_prompt_becomes_the_first_message_and_changes_no_identity(name: str) -> None:
+    plain, _ = read({"question": "6*7?", "answer": "42"})
+    example, notes = read({"question": "6*7?", "answer": "42", name: "Think."})
+    assert example.messages == [{"role": "system", "content": "Think."}, *user("6*7?")]
+    assert example.content_hash == plain.content_hash
+    assert example.details == {}
+    assert (name in {note.param for note in notes}) == (name != "system")
+
+
+@pytest.mark.parametrize("value", ["", "  ", None])
+def test_an_empty_system_prompt_is_none(value: str | None) -> None:
+    assert read(line(system=value))[0].messages == user("6*7?")
+
+
+def test_template_arguments_are_kept_beside_the_metadata() -> None:
+    arguments = {"enable_thinking": False, "depth": 2, "style": "short", "none": None}
+    example, notes = read(line(chat_template_kwargs=arguments, metadata={"level": 1}))
+    assert (example.chat_template_kwargs, example.details) == (arguments, {"level": 1})
+    assert notes == []
+    assert read(line(chat_template_kwargs=None))[0].chat_template_kwargs == {}

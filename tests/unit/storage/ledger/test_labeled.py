@@ -1,4 +1,4 @@
-"""Labeled examples in the ledger: their splits, and the held-out ones that gate and sentinel ask."""
+"""Labeled examples in the ledger: their splits, and the held-out ones for gate and sentinel."""
 
 import pytest
 from ledgers import held_out, labeled, labeled_file
