@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from tempo_lab.study.measurement import METRICS, PASS_K
 from tempo_storage.decoding import PLAIN, Decoding
-from tempo_trainer.algorithm.intervals import t_interval
+from tempo_trainer.algorithm.intervals import Interval, t_interval
 from tempo_trainer.algorithm.reports import mean
 
 AT_K = ("users", "avg", "pass", "maj")
 COMPARED = ("greedy", "users", "avg", "pass")
 """Metrics of which the tables have differences."""
+SAME = 1e-9  # differences that are closer are equal but for rounding
 CRITIC = ("within_auroc", "auroc", "ece")
 Vector = NDArray[np.floating]
 
@@ -208,8 +209,9 @@ def difference(
 ) -> dict[str, Any]:
     """Return the mean of one − other, its 95 % interval, the unit and each seed's mean.
 
-    The unit is the seed, or the question if the arms have only one seed in common. `here` and
-    `there` are axis and x of the one and of the other.
+    The unit is the seed, or the question if the arms have only one seed in common. Units that are
+    all equal say nothing about their spread, so their bounds are not numbers. `here` and `there`
+    are axis and x of the one and of the other.
     """
     by_seed = {
         str(seed): ones[seed].at(name, metric, *here) - others[seed].at(name, metric, *there)
@@ -218,9 +220,11 @@ def difference(
     means = {seed: float(values.mean()) for seed, values in by_seed.items()}
     is_one = len(by_seed) == 1
     units = next(iter(by_seed.values())) if is_one else np.array(list(means.values()))
-    bounds = asdict(t_interval(units, tail=0.025))
+    interval = t_interval(units, tail=0.025)
+    if len(units) and np.ptp(units) < SAME:
+        interval = Interval(interval.mean, np.nan, np.nan)
     return {
-        **{bound: round(value, 4) for bound, value in bounds.items()},
+        **{bound: round(value, 4) for bound, value in asdict(interval).items()},
         "unit": "question" if is_one else "seed",
         "seeds": {seed: round(value, 4) for seed, value in means.items()},
     }
