@@ -44,8 +44,22 @@ def _parse_field(kind: Any, value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabeledCounts(Resource):
+    """Counts of the labeled examples by split, and the use of the held-out ones."""
+
+    train: int = 0
+    held_out: int = 0
+    """They train nothing and decide promotions."""
+    missing: int = 0
+    """The number of labels to add before a version is promoted by itself."""
+    smallest_gain: float | None = None
+    """The smallest gain of accuracy, 0 to 1, that the held-out examples can show; None from a server
+    of version 0.1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class File(Resource):
-    """An uploaded labeled file; a fifth of its examples is held out and decides promotions."""
+    """An uploaded labeled file; `held_out` of its examples decide promotions."""
 
     id: str
     bytes: int
@@ -57,6 +71,8 @@ class File(Resource):
     held_out: int = 0
     duplicates: int = 0
     warnings: list[Any] = field(default_factory=list)
+    labeled: LabeledCounts | None = None
+    """The counts of all examples with this file's; only the answer to an upload has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,11 +191,12 @@ class QuestionCounts(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabeledCounts(Resource):
-    """Counts of the labeled examples by split."""
+class Decoding(Resource):
+    """The sampling that vLLM uses where a request sets none; `top_k` 0 means all tokens."""
 
-    train: int = 0
-    held_out: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +230,7 @@ class Status(Resource):
     paused: bool = False
     questions: QuestionCounts = field(default_factory=QuestionCounts)
     labeled: LabeledCounts = field(default_factory=LabeledCounts)
+    decoding: Decoding = field(default_factory=Decoding)
     worker: Worker = field(default_factory=Worker)
     last_error: Event | None = None
     processes: list[ServerProcess] = field(default_factory=list)

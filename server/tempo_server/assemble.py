@@ -54,12 +54,12 @@ def open_context(base: str, vllm_config: Any, *, warnings: Sequence[str] = ()) -
         redis=client,
         base=base,
         max_lora_rank=vllm_config.lora_config.max_lora_rank,
-        decoding=_default_decoding(vllm_config.model_config),
+        decoding=default_decoding(vllm_config.model_config),
         warnings=tuple(warnings),
     )
 
 
-def _default_decoding(model_config: Any) -> Decoding:
+def default_decoding(model_config: Any) -> Decoding:
     """Return the sampling that vLLM uses where a request sets none.
 
     It is that of the model's generation_config.json, unless --generation-config or

@@ -28,19 +28,27 @@ OTHER_VARIABLES = frozenset(
 )
 
 REMOVED_IN = "0.2"
-# Version 0.1 read these variables. Version 0.2 logs a warning where one is set; 0.3 refuses it.
+UNMEASURED = "no experiment has shown a use of it"
+FIXED_TEST = "the gate's test is fixed, so that its error rates hold"
+# Version 0.1 read these variables; each has the reason why it is gone. Version 0.2 logs a warning
+# where one is set; 0.3 refuses it.
 REMOVED_VARIABLES = {
-    "TEMPO_ADVANTAGE_CLAMP",
-    "TEMPO_ANSWER_MASK",
-    "TEMPO_CRITIC_KEEPS_ZERO_VARIANCE",
-    "TEMPO_FAILPOINT",
-    "TEMPO_GAE_DECAY",
-    "TEMPO_MASK_TRUNCATED",
-    "TEMPO_POLICY_RATIO",
-    "TEMPO_ROLLOUTS_DIR",
-    "TEMPO_VALUE_CLIP",
-    "TEMPO_WHITEN_SCOPE",
-    "TEMPO_WHITEN_SHIFT_UNLABELED",
+    "TEMPO_ADVANTAGE_CLAMP": UNMEASURED,
+    "TEMPO_ANSWER_MASK": UNMEASURED,
+    "TEMPO_CRITIC_KEEPS_ZERO_VARIANCE": UNMEASURED,
+    "TEMPO_FAILPOINT": "only tests used it",
+    "TEMPO_FITNESS_AUROC": "the critic must know right from wrong within a question",
+    "TEMPO_FITNESS_COSINE": "the cosine of the advantages was biased upward",
+    "TEMPO_GAE_DECAY": UNMEASURED,
+    "TEMPO_GATE_DELTA": FIXED_TEST,
+    "TEMPO_GATE_ENTROPY_RATIO": "it refused versions for being right",
+    "TEMPO_GATE_PASS_K_MARGIN": FIXED_TEST,
+    "TEMPO_MASK_TRUNCATED": UNMEASURED,
+    "TEMPO_POLICY_RATIO": UNMEASURED,
+    "TEMPO_ROLLOUTS_DIR": "only tests used it",
+    "TEMPO_VALUE_CLIP": UNMEASURED,
+    "TEMPO_WHITEN_SCOPE": UNMEASURED,
+    "TEMPO_WHITEN_SHIFT_UNLABELED": UNMEASURED,
 }
 
 
@@ -117,7 +125,10 @@ def refuse_unknown_variables(
         if not variable.startswith(PREFIX) or variable in variables:
             continue
         if variable in REMOVED_VARIABLES:
-            logger.warning("%s has no effect since version %s; remove it", variable, REMOVED_IN)
+            reason = REMOVED_VARIABLES[variable]
+            logger.warning(
+                "%s has no effect since version %s (%s); remove it", variable, REMOVED_IN, reason
+            )
             continue
         close = difflib.get_close_matches(variable, variables, n=1)
         remedy = f"did you mean {close[0]}" if close else "unset it; see `tempo settings`"

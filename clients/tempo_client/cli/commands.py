@@ -22,7 +22,7 @@ from tempo_client.cli.output import (
 )
 from tempo_client.cli.plugins import add_plugins
 from tempo_client.cli.questions import erase, learned, questions
-from tempo_client.types import Adapter, File, Status
+from tempo_client.types import Adapter, Decoding, File, LabeledCounts, Status
 
 app = typer.Typer(
     name="tempo",
@@ -91,8 +91,12 @@ def recalibrate(
     {"question": "…", "answer": "42", "verifier": "math"}
 
     The verifier compares a response with the answer. It is `math`, which is the default, `numeric`,
-    `exact`, `choice`, or one that you have installed. Give at least 8 questions, better 64. About a
-    fifth of them is held out and decides promotions. With --dry-run the server checks the file and
+    `exact`, `choice`, or one that you have installed. A line may have a `system` message and
+    `chat_template_kwargs`.
+
+    Give at least 8 questions, better 64. Half of the questions are held out, up to 32; from then on
+    one in five of the new ones. Held-out questions train nothing and decide promotions. With fewer
+    than 32 of them nothing is promoted by itself. With --dry-run the server checks the file and
     stores nothing.
     """
     tempo = connect(ctx)
@@ -100,6 +104,9 @@ def recalibrate(
     _print_file(uploaded)
     if dry_run:
         rows = field_rows(uploaded, "examples", "held_out", "duplicates")
+        if uploaded.labeled:
+            rows.append(("held out in all", uploaded.labeled.held_out))
+            rows.append(("missing labels", uploaded.labeled.missing))
         return show(uploaded, rows, as_json=as_json)
     job = tempo.jobs.create("recalibrate", training_file=uploaded.id)
     messages.print("next, a round starts after enough user questions; follow it with `tempo watch`")
@@ -259,6 +266,9 @@ def _status_rows(answer: Status) -> list[Sequence[object]]:
         ("worker", answer.worker.owner or "none holds the lease"),
         ("questions", f"{questions.captured} captured, {questions.distinct} distinct"),
         ("labeled", f"{labeled.train} to train on, {labeled.held_out} held out"),
+        ("gate", _shown_gain(labeled)),
+        *([("gate", _missing_labels(labeled))] if labeled.missing else []),
+        ("sampling", _sampling(answer.decoding)),
     ]
     rows += [("warning", text) for text in answer.warnings]
     rows += [("process", f"{p.id}: {p.error}") for p in answer.processes if p.error]
@@ -268,10 +278,34 @@ def _status_rows(answer: Status) -> list[Sequence[object]]:
 
 
 def _print_file(file: File) -> None:
-    messages.print(f"{file.filename}: {file.examples} questions, {file.held_out} held out")
+    counts = f"{file.filename}: {file.examples} questions, {file.held_out} held out"
+    if file.labeled is None:  # a server of version 0.1
+        messages.print(counts)
+    else:
+        messages.print(f"{counts}, {file.labeled.held_out} held out in all")
+        messages.print(_shown_gain(file.labeled))
     for warning in file.warnings:
         others = f" and {warning['count'] - 1} more" if warning["count"] > 1 else ""
-        messages.print(f"line {warning['line']}{others}: {warning['message']}")
+        place = "" if warning.get("code") == "few_examples" else f"line {warning['line']}{others}: "
+        messages.print(f"{place}{warning['message']}")
+
+
+def _shown_gain(labeled: LabeledCounts) -> str:
+    """Return the smallest gain that the held-out questions can show."""
+    if not labeled.held_out or labeled.smallest_gain is None:
+        return f"{labeled.held_out} held-out questions"
+    points = round(100 * labeled.smallest_gain)
+    return f"{labeled.held_out} held-out questions can show a gain of {points} points"
+
+
+def _missing_labels(labeled: LabeledCounts) -> str:
+    return f"{labeled.missing} labels are missing: nothing is promoted by itself"
+
+
+def _sampling(default: Decoding) -> str:
+    """Return the sampling of a request that sets none of it."""
+    top_k = default.top_k or "all"
+    return f"by default temperature {default.temperature:g}, top_p {default.top_p:g}, top_k {top_k}"
 
 
 def _show_adapter(adapter: Adapter, *, as_json: bool) -> None:

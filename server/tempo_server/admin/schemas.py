@@ -282,7 +282,7 @@ class QuestionCounts(BaseModel):
     dropped: int
 
 
-class DecodingDefaults(Row):
+class Decoding(Row):
     """The sampling that vLLM uses where a request sets none; `top_k` 0 means all tokens."""
 
     temperature: float
@@ -318,7 +318,7 @@ class Status(BaseModel):
     paused: bool
     questions: QuestionCounts
     labeled: LabeledCounts
-    decoding: DecodingDefaults
+    decoding: Decoding
     worker: Worker
     last_error: Event | None
     processes: list[ServerProcess]

@@ -38,7 +38,7 @@ def get_status(context: CurrentContext) -> Status:
             paused=paused,
             questions=schemas.QuestionCounts(streamed=streamed, **_questions(s, processes)),
             labeled=schemas.LabeledCounts.of(**ledger.labeled.count(s)),
-            decoding=schemas.DecodingDefaults.model_validate(context.decoding),
+            decoding=schemas.Decoding.model_validate(context.decoding),
             worker=_worker(s),
             last_error=Event.model_validate(error) if error else None,
             processes=[ServerProcess.model_validate(row) for row in processes],

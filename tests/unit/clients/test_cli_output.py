@@ -26,6 +26,36 @@ def test_without_a_terminal_tabs_separate_the_cells() -> None:
     assert lines[-1].endswith("[E] done")
 
 
+def test_the_status_says_what_the_held_out_questions_can_show_and_how_many_are_missing() -> None:
+    lines = run("status").stdout.splitlines()
+    assert "labeled\t12 to train on, 12 held out" in lines
+    assert "gate\t12 held-out questions can show a gain of 23 points" in lines
+    assert "gate\t40 labels are missing: nothing is promoted by itself" in lines
+    assert "sampling\tby default temperature 0.6, top_p 0.95, top_k 20" in lines
+    enough = {"train": 96, "held_out": 32, "missing": 0, "smallest_gain": 0.141}
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    status = STATUS | {"labeled": enough, "decoding": plain}
+    output = run("status", answers={"GET /tempo/v1/status": status}).stdout
+    assert "32 held-out questions can show a gain of 14 points" in output
+    assert "missing" not in output
+    assert "by default temperature 1, top_p 1, top_k all" in output
+
+
+def test_the_status_of_an_older_server_claims_no_gain() -> None:
+    older = STATUS | {"labeled": {"train": 3, "held_out": 2}}
+    output = run("status", answers={"GET /tempo/v1/status": older}).stdout
+    assert "gate\t2 held-out questions\n" in output
+
+
+def test_the_status_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run("status").stdout.splitlines()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("status").stdout.splitlines()
+    assert len(lines) == len(rows)  # no cell is wrapped
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_the_status_says_once_that_training_is_paused() -> None:
     paused = STATUS | {"paused": True, "phase": "paused", "iteration": None}
     lines = run("status", answers={"GET /tempo/v1/status": paused}).stdout.splitlines()

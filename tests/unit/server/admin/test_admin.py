@@ -149,12 +149,23 @@ def test_the_status_shows_serving_training_questions_and_processes(
     assert (body["phase"], body["iteration"], body["paused"]) == ("m_step", 3, False)
     assert body["questions"]["streamed"] is None
     assert (body["questions"]["skipped"], body["questions"]["spooled"]) == (2, 4)
-    assert sum(body["labeled"].values()) == 12
+    counts = {"train": 6, "held_out": 6, "missing": 52}
+    assert body["labeled"].items() >= counts.items()
+    assert body["decoding"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     assert (body["worker"]["alive"], body["worker"]["owner"]) == (True, "worker-1")
     assert body["worker"]["lease_expires_at"] > time.time()
     assert body["last_error"]["message"] == "it broke"
     assert [p["id"] for p in body["processes"]] == ["p"]
     assert "vllm-tempo" in body["versions"]
+
+
+def test_the_gates_tests_count_anew_when_training_is_resumed(admin: Any) -> None:
+    with admin.context.sessions.begin() as s:
+        ledger.gate_tests.record(s, "job", 1, promoted=False)
+        assert ledger.gate_tests.count(s) == 1
+    assert admin("POST", "/tempo/v1/training/resume").status_code == 200
+    with admin.context.sessions() as s:
+        assert ledger.gate_tests.count(s) == 0
 
 
 def test_a_pause_lasts_until_training_is_resumed(admin: Any) -> None:

@@ -10,7 +10,6 @@ from ledgers import captured
 
 from tempo_server.context import Context
 from tempo_storage import ledger
-from tempo_storage.question_hash import is_held_out
 
 
 def stored(context: Context) -> tuple[int, int, list[str]]:
@@ -34,6 +33,8 @@ def test_an_upload_is_on_disk_and_in_the_ledger_before_it_is_answered(
     assert reply.status_code == 200
     body = reply.json()
     assert (body["object"], body["purpose"], body["status"]) == ("file", "fine-tune", "processed")
+    assert body["tempo"].pop("labeled")["held_out"] == body["tempo"]["held_out"] == 6
+    body["tempo"] |= {"labeled": None, "warnings": []}  # only the answer to an upload has them
     assert (body["bytes"], body["tempo"]["examples"]) == (len(labeled), 12)
     assert stored(admin.context) == (1, 12, [body["id"]])
     assert (admin.context.settings.files_dir / body["id"]).read_bytes() == labeled
@@ -46,16 +47,60 @@ def test_an_upload_is_on_disk_and_in_the_ledger_before_it_is_answered(
     assert admin("GET", f"/tempo/v1/files/{body['id']}/content").status_code == 404
 
 
-def test_a_fifth_of_the_questions_is_held_out_by_hash(admin: Any) -> None:
-    examples = b"".join(line(question=f"question {n}", answer="a") for n in range(200))
-    body = admin.upload(examples).json()
-    with admin.context.sessions.begin() as s:
-        train = ledger.labeled.examples(s, "train")
-        held_out = ledger.labeled.examples(s, "held_out")
-    assert all(is_held_out(e.content_hash) for e in held_out)
-    assert not any(is_held_out(e.content_hash) for e in train)
-    assert body["tempo"]["held_out"] == len(held_out)
-    assert 20 <= len(held_out) <= 60
+def questions(start: int, end: int) -> bytes:
+    return b"".join(line(question=f"question {n}", answer="a") for n in range(start, end))
+
+
+def test_an_upload_says_how_many_questions_are_held_out_and_what_they_can_show(
+    admin: Any,
+) -> None:
+    replies = [admin.upload(questions(start, start + 24)).json() for start in (0, 24, 48)]
+    counts = [reply["tempo"]["labeled"] for reply in replies]
+    assert [count["held_out"] for count in counts] == [12, 24, 32]
+    assert [count["missing"] for count in counts] == [40, 16, 0]
+    assert counts[2]["smallest_gain"] == pytest.approx(0.14, abs=0.01)
+    assert [reply["tempo"]["held_out"] for reply in replies] == [12, 12, 8]
+    few = [
+        [w["message"] for w in reply["tempo"]["warnings"] if w["code"] == "few_examples"]
+        for reply in replies
+    ]
+    assert few[0] == [
+        "40 labels are missing: with fewer than 32 held-out questions nothing is promoted by itself"
+    ]
+    assert few[2] == []
+    status = admin("GET", "/tempo/v1/status").json()
+    assert status["labeled"] == counts[2] == {"train": 40} | counts[2]
+
+
+def test_a_dry_run_says_what_an_upload_would_hold_out(admin: Any) -> None:
+    admin.upload(questions(0, 30))
+    more = questions(10, 70)
+    files = {"file": ("labeled.jsonl", more)}
+    dry = admin("POST", "/tempo/v1/files", files=files, data={"dry_run": "true"}).json()
+    uploaded = admin.upload(more).json()
+    assert dry["tempo"] == uploaded["tempo"]
+    assert uploaded["tempo"]["labeled"]["held_out"] == 32
+
+
+def test_a_file_that_is_uploaded_again_shows_the_counts_of_now(admin: Any) -> None:
+    admin.upload(questions(0, 30))
+    admin.upload(questions(30, 70))
+    again = admin.upload(questions(0, 30)).json()
+    assert again["tempo"]["held_out"] == 15
+    assert again["tempo"]["labeled"]["held_out"] == 32
+    assert "few_examples" not in {warning["code"] for warning in again["tempo"]["warnings"]}
+
+
+def test_uploads_at_once_do_not_both_fill_the_held_out_questions(admin: Any) -> None:
+    contents = [questions(100 * n, 100 * n + 40) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(admin.upload, contents))
+    assert [reply.status_code for reply in replies] == [200] * 4
+    with admin.context.sessions() as s:
+        held_out = ledger.labeled.count(s)["held_out"]
+    # The four would hold out 20 each; the others are one in five.
+    assert 32 <= held_out <= 60
+    assert sum(reply.json()["tempo"]["held_out"] for reply in replies) == held_out
 
 
 def test_bad_lines_are_named_and_nothing_is_stored(admin: Any, labeled: bytes) -> None:

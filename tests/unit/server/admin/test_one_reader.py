@@ -8,7 +8,7 @@ import pytest
 from labeled_lines import ACCEPTED, GSM8K, MATH, REFUSED, WORKED, line
 from ledgers import user
 
-from tempo_lab.study.questions import read
+from tempo_lab.study.questions import Data, read
 from tempo_server.admin import references
 from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError
@@ -17,7 +17,7 @@ from tempo_storage.labeled.file import MIN_EXAMPLES
 ROWS = [*ACCEPTED.values(), *(row for row, *_ in WORKED)]
 OTHERS = [user(f"other {n}") for n in range(MIN_EXAMPLES)]  # an upload wants so many questions
 FILLER = b"".join(line(messages=messages) for messages in OTHERS)
-Reading = dict[str, tuple[Any, Any, Any, Any]] | list[str]
+Reading = dict[str, tuple[Any, ...]] | list[str]
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,10 @@ def upload(admin: Any, content: bytes) -> Reading:
         return message.splitlines()[1:]
     with admin.context.sessions() as s:
         rows = [*ledger.labeled.examples(s, "train"), *ledger.labeled.examples(s, "held_out")]
-    return {e.content_hash: (e.messages, e.reference, e.verifier, e.details) for e in rows}
+    return {
+        e.content_hash: (e.messages, e.reference, e.verifier, e.details, e.chat_template_kwargs)
+        for e in rows
+    }
 
 
 def study(path: Path, content: bytes, *, needs_answers: bool = True) -> Reading:
@@ -45,7 +48,10 @@ def study(path: Path, content: bytes, *, needs_answers: bool = True) -> Reading:
     except InvalidInputError as error:
         return str(error).splitlines()[1:]
     return {
-        q.id: (q.messages, file.answers.get(q.id, []), q.verifier, q.metadata)
+        q.id: (
+            *(q.messages, file.answers.get(q.id, []), q.verifier, q.metadata),
+            q.chat_template_kwargs,
+        )
         for q in file.questions
     }
 
@@ -66,6 +72,18 @@ def test_an_upload_and_a_study_refuse_the_same(admin: Any, tmp_path: Path) -> No
     refusals = {name: study(path, content) for name, content in contents.items()}
     assert {name: upload(admin, content) for name, content in contents.items()} == refusals
     assert all(isinstance(lines, list) and len(lines) == 1 for lines in refusals.values())
+
+
+def test_an_upload_and_a_study_hold_out_the_same_questions(admin: Any, tmp_path: Path) -> None:
+    (tmp_path / "labeled.jsonl").write_bytes(FILLER)
+    (tmp_path / "unlabeled.jsonl").write_bytes(b'{"question": "new"}')
+    assert isinstance(upload(admin, FILLER), dict)
+    with admin.context.sessions() as s:
+        rows = ledger.labeled.examples(s, "held_out")
+    data = Data.load(str(tmp_path / "labeled.jsonl"), str(tmp_path / "unlabeled.jsonl"))
+    held_out = [question.id for question in data.held_out.questions]
+    assert sorted(held_out) == [row.content_hash for row in rows]
+    assert len(held_out) == MIN_EXAMPLES // 2
 
 
 @pytest.mark.parametrize("row", ROWS)

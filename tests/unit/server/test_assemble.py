@@ -1,0 +1,40 @@
+"""The sampling that vLLM uses where a request sets none, as the status shows it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tempo_server.assemble import default_decoding
+from tempo_storage.decoding import PLAIN, Decoding
+
+
+def model_config(**parameters: Any) -> Any:
+    """Return a stand-in for vLLM's configuration of a model with these default parameters."""
+    return SimpleNamespace(get_diff_sampling_param=lambda: parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "decoding"),
+    [
+        ({}, PLAIN),
+        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20}, Decoding(0.6, 0.95, 20)),
+        ({"temperature": 0.0}, Decoding(0.0, 1.0, 0)),
+        ({"top_k": -1, "max_tokens": 8, "repetition_penalty": 1.1}, PLAIN),
+    ],
+)
+def test_the_defaults_are_those_of_the_model_and_else_vllms_own(
+    parameters: dict[str, Any], decoding: Decoding
+) -> None:
+    assert default_decoding(model_config(**parameters)) == decoding
+
+
+def test_the_defaults_follow_vllms_reading_of_the_generation_config(tmp_path: Any) -> None:
+    config = pytest.importorskip("vllm.config.model")
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20}')
+    model = config.ModelConfig.__new__(config.ModelConfig)
+    model.generation_config = str(tmp_path)
+    model.override_generation_config = {"top_p": 0.9}
+    assert default_decoding(model) == Decoding(0.6, 0.9, 20)
+    model.generation_config = "vllm"
+    assert default_decoding(model) == Decoding(1.0, 0.9, 0)
