@@ -11,9 +11,10 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 MODEL ?= smollm2
 STUDY_ARGS ?=
+SIMULATION_ARGS ?=
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke study-cpu study-tune study-sweeps test chaos lint compose-check clean help
+.PHONY: demo control smoke study-cpu study-tune study-sweeps simulation test chaos lint compose-check clean help
 
 demo: .venv/ready  ## run the whole loop on a toy model: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_lab.demo.run $(DEMO_ARGS)
@@ -32,6 +33,9 @@ study-tune: .venv/study  ## try the same five settings for each method, on a see
 
 study-sweeps: .venv/study  ## change recalibration, labeled questions and the critic's size, one at a time
 	$(BIN)/python -m tempo_lab.study.cpu --sweeps --seeds 10,11 --out build/sweeps $(STUDY_ARGS)
+
+simulation: .venv/ready  ## measure the gate, the sentinel and the intervals by simulation; half an hour, resumes
+	$(BIN)/python -m tempo_lab.simulation.main --out build/simulation $(SIMULATION_ARGS)
 
 test: lint  ## run linters, type checks, unit tests, and tests on real vLLM, Valkey and worker processes
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -13,9 +14,10 @@ from tempo_trainer.learning.learner import Learner
 from tempo_trainer.sampling import verifiers
 from tempo_trainer.sampling.responses import ResponseSource
 from tempo_trainer.sampling.sampler import Sampler
-from tempo_trainer.sampling.server import admin_key, served_base
+from tempo_trainer.sampling.server import admin_key, served_model
 from tempo_trainer.sampling.verifier_pool import VerifierPool
 from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions.answers import AnswerBook, draw_answers
 from tempo_trainer.versions.publishing import Publisher
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -31,13 +33,14 @@ def build_rounds(
     """
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) // 2))
     key = admin_key(settings)
-    base = served_base(settings, key)
+    base, decoding = served_model(settings, key)
     learner = Learner(Networks.load(base, settings), settings)
     logger.info("base %s is loaded", base)
     store = AdapterStore(settings.adapters_dir)
     store.sweep_unfinished()
     sampler = Sampler(settings, key=key, should_stop=should_stop)
     pool = VerifierPool(verifiers.names(), size=settings.verifier_processes)
-    responses = ResponseSource(settings, sessions, learner.decks, sampler, pool)
+    responses = ResponseSource(settings, sessions, learner.decks, sampler, pool, decoding)
     publisher = Publisher(settings, sessions, store, base)
-    return Rounds(settings, learner, responses, publisher)
+    book = AnswerBook(partial(draw_answers, responses))
+    return Rounds(settings, learner, responses, publisher, book)

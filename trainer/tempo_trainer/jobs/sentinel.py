@@ -1,12 +1,13 @@
 """The sentinel: check a version after its promotion, and roll it back if it is below the base.
 
-A check lets the serving version and the base answer the sentinel's half of the held-out questions,
-with fresh responses. It gives way to a waiting job, but not three times in a row.
+A check lets the serving version and the base answer a random half of the held-out questions, at the
+users' decoding and with fresh responses. It gives way to a waiting job, but not three times in a
+row.
 
-The serving version is below the base if the paired bootstrap's upper 95 % bound of the difference
-in avg@k is below 0. The mean does not decide: the mean of a version exactly as good as the base is
-below 0 in half of all checks, and, if checks were independent, three times in a row in one case of
-eight. The figure `detectable_difference` says how large a difference the questions can show.
+The serving version is below the base if the upper bound of their paired difference, at LEVEL over
+questions, is below 0. It is rolled back after `sentinel_checks` such checks in a row. The halves
+overlap, so checks are not independent; `make simulation` measures how often a version that equals
+the base is rolled back, and how soon one that is ten points below it.
 """
 
 import itertools
@@ -19,15 +20,15 @@ from sqlalchemy.orm import Session
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE, version_name
 from tempo_storage.ledger.models import JobResult
-from tempo_trainer.algorithm.metrics import avg_at_n, detectable_difference, paired_bootstrap
+from tempo_trainer.algorithm.intervals import t_interval
 from tempo_trainer.errors import CancelledError
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.sampling.responses import ResponseSource
-from tempo_trainer.versions.gate import Answers
-from tempo_trainer.versions.promotion import answer
+from tempo_trainer.versions.answers import Answers, draw_answers
 from tempo_trainer.worker_settings import WorkerSettings
 
 logger = logging.getLogger("tempo.jobs")
+LEVEL = 0.025  # the share beyond the bound
 QUESTIONS_AT_ONCE = 8  # between two looks for a waiting job
 MAX_YIELDS = 2  # in a row; the third check is made, however many jobs wait
 
@@ -37,10 +38,11 @@ def check(job: RunningJob, settings: WorkerSettings, responses: ResponseSource) 
     with job.sessions.read() as s:
         version = ledger.versions.serving(s).version
         examples = ledger.labeled.random_half(s, limit=settings.gate_questions)
-        part = f"a random half, {len(examples)} held-out questions"
+        decoding = ledger.pool.users_decoding(s, responses.default_decoding)
     if version == BASE or not examples:
         summary = "there is nothing to check: the base serves, or no question is held out"
         return JobResult(report={"summary": summary})
+    n = 1 if decoding.is_greedy else settings.gate_samples
     base = []
     serving = []
     for start in range(0, len(examples), QUESTIONS_AT_ONCE):
@@ -48,22 +50,25 @@ def check(job: RunningJob, settings: WorkerSettings, responses: ResponseSource) 
         _give_way(job)
         job.set_progress(phase="checking", iteration=start, of=len(examples))
         some = examples[start : start + QUESTIONS_AT_ONCE]
-        base.append(answer(responses, BASE, some, n=settings.gate_samples))
-        serving.append(answer(responses, version, some, n=settings.gate_samples))
+        base.append(draw_answers(responses, BASE, some, n, decoding))
+        serving.append(draw_answers(responses, version, some, n, decoding))
     figures = compared(Answers.joined(base), Answers.joined(serving))
-    return _record(job, settings, version, figures | {"held_out": part})
+    return _record(job, settings, version, figures | {"decoding": asdict(decoding)})
 
 
 def compared(base: Answers, serving: Answers) -> dict[str, Any]:
     """Return whether the serving version is below the base, and the figures that show it."""
-    difference = avg_at_n(serving.outcomes) - avg_at_n(base.outcomes)
-    against_base = paired_bootstrap(difference)
+    difference = serving.accuracy - base.accuracy
+    against_base = t_interval(difference, tail=LEVEL)
     return {
         "below": against_base.high < 0,
         "against_base": asdict(against_base),
-        "detectable_difference": detectable_difference(difference),
-        "samples": {"base": base.summary(), "serving": serving.summary()},
+        "accuracy": {
+            "base": float(base.accuracy.mean()),
+            "serving": float(serving.accuracy.mean()),
+        },
         "questions": len(difference),
+        "responses": base.outcomes.shape[1],
     }
 
 

@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import httpx
 
 from tempo_storage.adapters import BASE_NAME
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import TempoError
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -105,15 +107,19 @@ class Sampler:
         cached = (self._prompts[question.content_hash] for question in questions)
         return [prompt for prompt in cached if prompt is not None]
 
-    def sample(self, prompts: Sequence[Prompt], *, adapter: str, n: int) -> list[list[Sample]]:
-        """Return `n` responses of `adapter` to each prompt, at temperature 1, in order.
+    def sample(
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, decoding: Decoding = PLAIN
+    ) -> list[list[Sample]]:
+        """Return `n` responses of `adapter` to each prompt, in order.
 
         Raises SamplingError if vLLM refuses, stays away for `patience_seconds`, or lets another
         version answer.
         """
-        size = self._settings.prompts_per_request
+        # A request holds as many responses as one for rollouts does, whatever n is.
+        size = max(1, self._settings.prompts_per_request * self._settings.group_size // n)
         chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-        replies = self._threads.map(lambda chunk: self._complete(chunk, adapter, n), chunks)
+        complete = partial(self._complete, adapter=adapter, n=n, decoding=decoding)
+        replies = self._threads.map(complete, chunks)
         return [group for groups in replies for group in groups]
 
     def take_held_back(self) -> float:
@@ -147,7 +153,9 @@ class Sampler:
             return None
         return Prompt(question.content_hash, ids)
 
-    def _complete(self, prompts: Sequence[Prompt], adapter: str, n: int) -> list[list[Sample]]:
+    def _complete(
+        self, prompts: Sequence[Prompt], *, adapter: str, n: int, decoding: Decoding
+    ) -> list[list[Sample]]:
         # No seed: vLLM gives the i-th response of a request seed + i, whatever its prompt, so that
         # the responses to different questions would be one draw. It also samples seeded rows one
         # by one, and users beside them would wait.
@@ -160,7 +168,8 @@ class Sampler:
             "logprobs": 0,
             "return_token_ids": True,
             # All are set, because vLLM takes an absent one from generation_config.json.
-            **{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0},
+            **asdict(decoding),
+            "min_p": 0.0,
             **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
         }
         self._wait_while_users_queue()

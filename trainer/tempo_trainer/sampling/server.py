@@ -1,9 +1,11 @@
-"""The two facts about the server that sampling needs: an admin key and the base model."""
+"""The facts about the server that sampling needs: an admin key, the base model, its decoding."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from tempo_client import Tempo
 from tempo_client.errors import APIError
+from tempo_storage.decoding import Decoding
 from tempo_storage.errors import SettingsError
 from tempo_trainer.sampling.sampler import SamplingError
 from tempo_trainer.worker_settings import WorkerSettings
@@ -25,14 +27,20 @@ def admin_key(settings: WorkerSettings) -> str:
         ) from error
 
 
-def served_base(settings: WorkerSettings, key: str) -> str:
-    """Return the model that the server was started with: a directory or a hub id.
+def served_model(settings: WorkerSettings, key: str) -> tuple[str, Decoding]:
+    """Return the model that the server was started with, and its decoding for silent requests.
 
-    Raises SamplingError if the server does not answer.
+    The model is a directory or a hub id. Raises SamplingError if the server does not answer.
     """
     try:
         with Tempo(base_url=settings.base_url, api_key=key) as tempo:
-            return tempo.status().model
+            status = tempo.status()
     except APIError as error:
         message = f"{error}; is vLLM with the tempo plugin at {settings.base_url}"
         raise SamplingError(message) from error
+    return status.model, Decoding(**asdict(status.decoding))
+
+
+def served_base(settings: WorkerSettings, key: str) -> str:
+    """Return the model alone."""
+    return served_model(settings, key)[0]

@@ -1,139 +1,287 @@
-"""The gate: decide whether a candidate may serve users. numpy only, no model."""
+"""The gate: decide from answers to held-out questions whether a candidate may serve users.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+A test compares the candidate with the serving version and with the base, question by question, at
+the users' own decoding. It has one or two looks:
+
+    look     responses to each question     proven if t of the mean paired gain exceeds
+    first    k                              the quantile at FIRST_LEVEL
+    second   k + 4k                         the quantile at SECOND_LEVEL
+
+t is the gain divided by its standard error over questions. The second look is made if the first
+leaves the question open: t is at least FUTILE, and the gain is not proven. Both levels together are
+0.05 / MAX_TESTS. So at most one set of held-out questions in twenty promotes a candidate that is no
+better, in all of its tests together (a Bonferroni bound; `make simulation` measures it).
+
+A proven gain is not enough. A candidate is refused, too, if the questions cannot show a gain
+(`doubts`), or if it is worse in another respect (`vetoes`). Nothing here asks a model.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from tempo_trainer.algorithm.metrics import (
-    Array,
-    Interval,
-    answer_entropy,
-    avg_at_n,
-    detectable_difference,
-    paired_bootstrap,
-    pass_at_k,
-)
-from tempo_trainer.settings import TrainerSettings
+from tempo_storage.decoding import GREEDY, PLAIN, Decoding
+from tempo_trainer.algorithm.intervals import standard_error, t_interval, t_quantile
+from tempo_trainer.algorithm.metrics import Array
+from tempo_trainer.versions.answers import PASS_K, Sides
+
+MAX_TESTS = 50  # for one set of held-out questions
+FIRST_LEVEL = 0.0001
+SECOND_LEVEL = 0.0009
+LEVEL = FIRST_LEVEL + SECOND_LEVEL  # of a test
+SECOND_FACTOR = 4  # the second look draws so many times the responses of the first
+FUTILE = 1.0  # standard errors; below it a second look would hardly prove the gain
+ONE_SIDED = 0.05  # the share beyond a bound of a veto
+GREEDY_LOSS = 0.03
+PASS_LOSS = 0.12
+GROUP_LOSS = 0.10
+MIN_GROUP = 16  # held-out questions of a group that can veto
+SAME_REFERENCE = 0.9  # share of questions with one reference beyond which they show nothing
+SAME_DOMAIN = 0.5  # see domain.py
+RESTART_TESTS = 10  # in a row without a promotion, after which the policy starts again
+MAX_WAIT_ROUNDS = 16
+
+
+def wait_rounds(refusals: int) -> int:
+    """Return in how many rounds the next test comes after so many refusals in a row.
+
+    1, 2, 4, 8, at most 16: small gains add up meanwhile, and tests are few.
+    """
+    return min(1 << max(0, refusals - 1), MAX_WAIT_ROUNDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """One adapter's answers to the held-out questions, in the same order for all adapters."""
+class Facts:
+    """What a test knows beside the answers; lists are in the order of the answers' questions."""
 
-    outcomes: Array
-    """(questions, n), -1 or +1."""
-    texts: Sequence[Sequence[str]]
-    """The answer that the verifier read in each response; the entropy counts them."""
-    mean_tokens: float = 0.0
-    """Mean length of a response."""
+    decoding: Decoding
+    """The users' own."""
+    references: Sequence[Sequence[str]]
+    groups: Sequence[str | None]
+    """`metadata.group` of each question."""
+    missing_labels: int = 0
+    """Labels that are missing until a candidate may be promoted by itself."""
+    likeness: float = 1.0
+    """Likeness of the users' questions to the labeled ones; 1 where they are of one domain."""
+    tests: int = 0
+    """Earlier tests on these held-out questions."""
+
+
+class Draw(Protocol):
+    """Draws responses `start` to `start + n` of each side to all held-out questions."""
+
+    def __call__(self, decoding: Decoding, start: int, n: int) -> Sides: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """The candidate's mean gain of accuracy over a rival, paired by question."""
+
+    rival: str
+    mean: float
+    standard_error: float
+    low: float
+    """Bounds of the two-sided 95 % interval over questions."""
+    high: float
 
     @classmethod
-    def joined(cls, parts: Sequence["Answers"]) -> Self:
-        """Return the answers to the questions of all parts."""
-        sizes = [len(part.outcomes) for part in parts]
-        return cls(
-            outcomes=np.concatenate([part.outcomes for part in parts]),
-            texts=[row for part in parts for row in part.texts],
-            mean_tokens=float(np.average([part.mean_tokens for part in parts], weights=sizes)),
-        )
+    def over(cls, rival: str, differences: Array) -> "Gain":
+        """Return the gain from the difference on each question."""
+        interval = t_interval(differences, tail=0.025)
+        error = standard_error(differences)
+        return cls(rival, interval.mean, error, interval.low, interval.high)
 
     @property
-    def entropy(self) -> float:
-        """Mean answer entropy over questions, in nats."""
-        return float(np.mean([answer_entropy(row) for row in self.texts]))
-
-    def summary(self) -> dict[str, float]:
-        """Return the figures of these answers alone."""
-        return {
-            "avg_at_k": float(avg_at_n(self.outcomes).mean()),
-            "pass_at_k": float(pass_at_k(self.outcomes, self.outcomes.shape[1]).mean()),
-            "entropy": self.entropy,
-            "mean_tokens": self.mean_tokens,
-        }
+    def t(self) -> float:
+        """The gain in standard errors; -inf where there is no standard error."""
+        return self.mean / self.standard_error if self.standard_error > 0 else -np.inf
 
 
 @dataclass(frozen=True, slots=True)
-class GateDecision:
-    """The decision on a candidate, its reason, and every figure behind it."""
+class Look:
+    """A comparison at the users' decoding, with the level that its gains must exceed."""
 
-    promote: bool
-    reason: str
-    base_avg_at_k: float
-    serving_avg_at_k: float
-    candidate_avg_at_k: float
-    against_serving: Interval
-    against_base: Interval
-    pass_at_k_against_base: Interval
-    entropy_ratio: float
-    questions: int
-    k: int
-    detectable_difference: float
-    samples: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The figures of base, serving version and candidate, each by itself."""
-    held_out: str = ""
-    """The part of the held-out questions that was asked, in words."""
-    cost: dict[str, float] = field(default_factory=dict)
-    """The cost of the answers: responses (questions times k times adapters) and seconds."""
+    sides: Sides
+    level: float
+
+    @property
+    def gains(self) -> list[Gain]:
+        """The gain over each rival, the smallest t first."""
+        candidate = self.sides.candidate.accuracy
+        rivals = self.sides.rivals().items()
+        gains = [Gain.over(name, candidate - rival.accuracy) for name, rival in rivals]
+        return sorted(gains, key=lambda gain: gain.t)
+
+    @property
+    def needed(self) -> float:
+        """The t that each gain must exceed."""
+        questions = len(self.sides.candidate.outcomes)
+        return t_quantile(self.level, questions - 1) if questions > 1 else np.inf
 
 
-def gate(
-    base: Answers,
-    serving: Answers,
-    candidate: Answers,
-    *,
-    base_serves: bool,
-    settings: TrainerSettings,
-) -> GateDecision:
-    """Decide on a candidate by paired differences over questions.
+def make_looks(draw: Draw, decoding: Decoding, k: int, greedy: Sides) -> list[Look]:
+    """Draw what the first look needs, and, if it leaves the question open, the second."""
+    if decoding.is_greedy:  # another response would be the same one
+        return [Look(greedy, LEVEL)]
+    first = Look(draw(decoding, 0, k), FIRST_LEVEL)
+    least = first.gains[0].t
+    if least < FUTILE or least > first.needed:
+        return [first]
+    more = draw(decoding, k, SECOND_FACTOR * k)
+    return [first, Look(first.sides.extended(more), SECOND_LEVEL)]
 
-    The candidate must not lose `gate_delta` of avg@k to the serving version. It must beat the base;
-    only while the base serves may it be worse, by less than `gate_delta`. It must not lose
-    `gate_pass_k_margin` of pass@k to the base. For these three, the lower 95 % bound decides. It
-    must also keep `gate_entropy_ratio` of the base's answer entropy.
-    """
-    k = candidate.outcomes.shape[1]
-    average = avg_at_n(candidate.outcomes)
-    over_serving = average - avg_at_n(serving.outcomes)
-    over_base = average - avg_at_n(base.outcomes)
-    pass_over_base = pass_at_k(candidate.outcomes, k) - pass_at_k(base.outcomes, k)
-    against_serving = paired_bootstrap(over_serving, seed=settings.seed)
-    against_base = paired_bootstrap(over_base, seed=settings.seed)
-    pass_against_base = paired_bootstrap(pass_over_base, seed=settings.seed)
-    entropy_ratio = candidate.entropy / base.entropy if base.entropy > 0 else 1.0
-    base_bound = -settings.gate_delta if base_serves else 0.0
-    faults = [
-        _fault("avg@k against the serving adapter", against_serving.low, -settings.gate_delta),
-        _fault("avg@k against the base", against_base.low, base_bound),
-        _fault("pass@k against the base", pass_against_base.low, -settings.gate_pass_k_margin),
-    ]
-    if not entropy_ratio >= settings.gate_entropy_ratio:  # a ratio of no number is a fault, too
-        name = "answer entropy as a share of the base's"
-        faults.append(_fault(name, entropy_ratio, settings.gate_entropy_ratio))
-    reason = "; ".join(fault for fault in faults if fault)
-    samples = {
-        "base": base.summary(),
-        "serving": serving.summary(),
-        "candidate": candidate.summary(),
-    }
-    return GateDecision(
-        promote=not reason,
-        reason=reason or "every bound holds",
-        base_avg_at_k=samples["base"]["avg_at_k"],
-        serving_avg_at_k=samples["serving"]["avg_at_k"],
-        candidate_avg_at_k=samples["candidate"]["avg_at_k"],
-        against_serving=against_serving,
-        against_base=against_base,
-        pass_at_k_against_base=pass_against_base,
-        entropy_ratio=entropy_ratio,
-        questions=len(candidate.outcomes),
-        k=k,
-        detectable_difference=detectable_difference(over_serving),
-        samples=samples,
+
+def doubts(sides: Sides, facts: Facts) -> Iterator[str]:
+    """Yield why these questions cannot show a gain, each with its remedy."""
+    questions = len(sides.candidate.outcomes)
+    base = sides.base.accuracy
+    if base.min() == 1:
+        yield (
+            f"the base answers all {questions} held-out questions right, so that no gain can show;"
+            " upload harder questions"
+        )
+    if max(base.max(), sides.serving.accuracy.max(), sides.candidate.accuracy.max()) == 0:
+        yield _all_wrong(sides)
+    answer, count = Counter(map(tuple, facts.references)).most_common(1)[0]
+    if count >= SAME_REFERENCE * questions:
+        yield (
+            f"{count} of {questions} held-out questions have the reference {answer[0][:60]!r}: a"
+            " model that always answers this would pass; upload questions with other answers"
+        )
+
+
+def _all_wrong(sides: Sides) -> str:
+    share = float(sides.candidate.truncated.mean())
+    text = f"no held-out question is answered right ({share:.0%} of the responses are cut)"
+    if share > 0.5:
+        return f"{text}; raise TEMPO_MAX_RESPONSE_TOKENS"
+    return f"{text}; upload easier questions, and check that their verifier reads the answers"
+
+
+def unproven(look: Look) -> str:
+    """Return why the least gain of the last look is not proven; "" if it is."""
+    gain = look.gains[0]
+    if gain.t > look.needed:
+        return ""
+    if gain.standard_error == 0 and gain.mean > 0:
+        return (
+            f"the gain over {gain.rival} is the same on every question ({_points(gain.mean)}), so"
+            " that its standard error is unknown; upload more questions of other kinds"
+        )
+    found = f"{_points(gain.mean)} over {gain.rival}"
+    if gain.mean <= 0 or not np.isfinite(gain.t):
+        return f"no gain: {found}"
+    return (
+        f"the gain is not proven: {found} are {gain.t:.1f} standard errors,"
+        f" {look.needed:.1f} are needed"
     )
 
 
-def _fault(figure: str, value: float, bound: float) -> str:
-    """Return a sentence if the value is not above the bound, else an empty one."""
-    return "" if value > bound else f"{figure}: {value:+.3f} is not above {bound:+.3f}"
+def vetoes(users: Sides, greedy: Sides, plain: Sides, facts: Facts) -> Iterator[str]:
+    """Yield in which other respects the candidate is worse than it may be."""
+    loss = float((greedy.serving.accuracy - greedy.candidate.accuracy).mean())
+    if loss > GREEDY_LOSS:
+        yield (
+            f"greedy answers lose {_points(loss, '')} against the serving version, more than"
+            f" {_points(GREEDY_LOSS, '')}"
+        )
+    several = plain if facts.decoding.is_greedy else users
+    low = t_interval(several.candidate.pass_at_8 - several.base.pass_at_8, tail=ONE_SIDED).low
+    if low <= -PASS_LOSS:
+        yield (
+            f"pass@{PASS_K} may lose {_points(-low, '')} against the base, and fewer than"
+            f" {_points(PASS_LOSS, '')} are allowed"
+        )
+    change = users.candidate.accuracy - users.serving.accuracy
+    for group, count in Counter(facts.groups).items():
+        if group is None or count < MIN_GROUP:
+            continue
+        members = np.array([other == group for other in facts.groups])
+        high = t_interval(change[members], tail=ONE_SIDED).high
+        if high < -GROUP_LOSS:
+            yield (
+                f"the group {group[:60]!r} of {count} questions loses at least"
+                f" {_points(-high, '')} against the serving version"
+            )
+
+
+def _points(share: float, sign: str = "+") -> str:
+    return f"{100 * share:{sign}.1f} points"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The decision on a candidate, its reason, and the answers behind it."""
+
+    promote: bool
+    by_hand: bool
+    """True if the questions do not suffice for a promotion by itself, and nothing else speaks
+    against the version: it stays a candidate for an operator."""
+    reason: str
+    looks: Sequence[Look]
+    greedy: Sides
+    plain: Sides
+
+    @property
+    def users(self) -> Sides:
+        """All answers at the users' decoding."""
+        return self.looks[-1].sides
+
+    @property
+    def is_worse(self) -> bool:
+        """True if the candidate is certainly worse than the serving version."""
+        change = self.users.candidate.accuracy - self.users.serving.accuracy
+        return t_interval(change, tail=ONE_SIDED).high < 0
+
+
+def decide(draw: Draw, facts: Facts, *, k: int) -> Decision:
+    """Test a candidate: draw what the looks need, and decide; `k` are the first look's responses.
+
+    The candidate's answers at the policy's own distribution are drawn for the report, too.
+    """
+    greedy = draw(GREEDY, 0, 1)
+    looks = make_looks(draw, facts.decoding, k, greedy)
+    users = looks[-1].sides
+    plain = users if facts.decoding == PLAIN else draw(PLAIN, 0, k)
+    gaps = list(_gaps(facts))
+    reasons = list(doubts(users, facts))
+    if reason := unproven(looks[-1]):
+        reasons.append(reason)
+    objections = list(vetoes(users, greedy, plain, facts))
+    text = "; ".join([*gaps, *reasons, *objections]) or f"proven: {describe(looks[-1])}"
+    by_hand = bool(facts.missing_labels or (gaps and not reasons)) and not objections
+    promote = not (gaps or reasons or objections)
+    return Decision(promote, by_hand, text, looks, greedy, plain)
+
+
+def _gaps(facts: Facts) -> Iterator[str]:
+    """Yield why an operator must decide, whatever the answers say."""
+    if facts.missing_labels:
+        yield (
+            f"{len(facts.references)} questions are held out, too few for a promotion by itself;"
+            f" upload {facts.missing_labels} more labeled questions, or promote the version by hand"
+        )
+    if facts.likeness < SAME_DOMAIN:
+        yield (
+            f"most of the users' questions are unlike the labeled ones (likeness"
+            f" {facts.likeness:.2f}, below {SAME_DOMAIN}), so that a gain on these says nothing"
+            " about them; upload labeled questions of the kind that users ask, or promote the"
+            " version by hand"
+        )
+
+
+def describe(look: Look) -> str:
+    """Return the gains of a look in words, with their 95 % intervals over questions."""
+    parts = [
+        f"{_points(gain.mean)} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}] over {gain.rival}"
+        for gain in look.gains
+    ]
+    least = look.gains[0].t
+    count = len(look.sides.candidate.outcomes)
+    return (
+        f"{', '.join(parts)} on {count} held-out questions, {least:.1f} standard errors where"
+        f" {look.needed:.1f} are needed"
+    )

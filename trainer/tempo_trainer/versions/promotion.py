@@ -1,4 +1,4 @@
-"""The end of a round: compare the candidate with what serves, promote or reject it, wait.
+"""The end of a round: record the gate's decision, promote or reject the candidate, wait.
 
 `ledger.versions.promote` moves the serving pointer. The functions stand in the order in which a
 round calls them.
@@ -7,20 +7,18 @@ round calls them.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
-from tempo_storage.adapters import BASE, version_name
-from tempo_storage.ledger.models import Job, JobResult, LabeledExample, ServerProcess
+from tempo_storage.adapters import version_name
+from tempo_storage.ledger.models import Job, JobResult, ServerProcess
 from tempo_trainer.errors import CancelledError
-from tempo_trainer.sampling.responses import ResponseSource
 from tempo_trainer.sessions import LeasedSessions
-from tempo_trainer.versions.gate import Answers, GateDecision, gate
-from tempo_trainer.worker_settings import WorkerSettings
+from tempo_trainer.versions.comparison import TestedCandidate
+from tempo_trainer.versions.gate import MAX_TESTS, RESTART_TESTS, wait_rounds
 
 logger = logging.getLogger("tempo.versions")
 ACKNOWLEDGE_SECONDS = 90.0  # a server process may probe a new version for 60
@@ -47,84 +45,97 @@ def raise_if_moved(s: Session, job: Job) -> None:
         )
 
 
-def answer(
-    responses: ResponseSource, version: int, examples: Sequence[LabeledExample], *, n: int
-) -> Answers:
-    """Return a version's `n` answers to each held-out question that is not too long."""
-    verified = responses.sample_and_verify(examples, version_name(version), n=n)
-    lengths = [len(sample.ids) for group in verified.samples for sample in group]
-    return Answers(
-        outcomes=np.array(verified.outcomes).reshape(-1, n),
-        texts=[[verdict.extracted or "" for verdict in row] for row in verified.verdicts],
-        mean_tokens=sum(lengths) / max(1, len(lengths)),  # all questions may be too long
+def reason_to_wait(s: Session) -> str:
+    """Return why this round makes no test; "" if it makes one.
+
+    After a refusal the next test waits 1, 2, 4, 8, at most 16 rounds, so that small gains add up.
+    After MAX_TESTS tests on one set of held-out questions nothing is tested any more.
+    """
+    tests = ledger.gate_tests.count(s)
+    if tests >= MAX_TESTS:
+        return (
+            f"{tests} tests were made on these held-out questions, and one more could promote by"
+            " chance; upload new labeled questions, promote a version by hand, or resume training"
+            " (tempo resume) to start anew"
+        )
+    refusals = ledger.gate_tests.refusals(s)
+    if not refusals:
+        return ""
+    wait = wait_rounds(refusals)
+    rounds = ledger.gate_tests.rounds_since(s) + 1
+    if rounds >= wait:
+        return ""
+    return (
+        f"the gate refused {refusals} tests in a row and waits, so that small gains add up: this is"
+        f" round {rounds} of {wait} until the next test"
     )
-
-
-def compare(
-    settings: WorkerSettings, sessions: LeasedSessions, responses: ResponseSource, candidate: int
-) -> GateDecision:
-    """Let base, serving version and candidate answer under vLLM, and return the gate's decision."""
-    started = time.monotonic()
-    with sessions.read() as s:
-        serving = ledger.versions.serving(s).version
-        examples = ledger.labeled.held_out(s, limit=settings.gate_questions)
-        part = f"{len(examples)} held-out questions"
-    answers = {
-        version: answer(responses, version, examples, n=settings.gate_samples)
-        for version in sorted({BASE, serving, candidate})
-    }
-    three = (answers[BASE], answers[serving], answers[candidate])
-    decision = gate(*three, base_serves=serving == BASE, settings=settings)
-    count = sum(each.outcomes.size for each in answers.values())
-    cost = {"responses": count, "seconds": round(time.monotonic() - started, 1)}
-    return replace(decision, held_out=part, cost=cost)
 
 
 def record_decision(
     sessions: LeasedSessions,
     job: Job,
     candidate: int,
-    decision: GateDecision,
+    test: TestedCandidate,
     *,
     checkpoint: str,
     summary: dict[str, Any],
 ) -> JobResult:
-    """In one transaction, record the decision and, if it says so, promote the candidate.
+    """In one transaction, record the test and, if it says so, promote the candidate.
 
     No later worker then decides again. Returns the result: the round's `summary` with the decision.
-    The next round continues from `checkpoint`, but from the serving version's if the candidate is
-    certainly worse than it. Raises CancelledError, and records nothing, if the job was cancelled or
-    the serving version changed while the gate asked. A pause changes nothing.
+    The next round continues from `checkpoint`; it continues from the serving version's if the
+    candidate is certainly worse, or if RESTART_TESTS tests in a row promoted nothing. Raises
+    CancelledError, and records nothing, if the job was cancelled or the serving version changed
+    while the gate asked. A pause changes nothing.
     """
     with sessions.write() as s:
         serving = ledger.versions.locked_pointer(s).version
         # The lock makes a cancel wait until this ends, or this see the cancel.
         raise_if_cancelled(ledger.jobs.get(s, job.id, lock=True))
         raise_if_moved(s, job)
-        outcome = _apply(s, job, candidate, decision)
-        if decision.against_serving.high < 0:
+        outcome = _apply(s, job, candidate, test)
+        restarts = _restarts(s, job, candidate)
+        if test.decision.is_worse or restarts:
             checkpoint = ledger.versions.checkpoint_of(s, serving)
-        message = f"{version_name(candidate)} {outcome}: {decision.reason}"
-        figures = asdict(decision)
-        report = summary | {"adapter": version_name(candidate), "gate": figures}
-        result = JobResult(report=report, auroc=summary["critic_auroc"])
+        message = f"{version_name(candidate)} {outcome}: {test.decision.reason}"
+        report = summary | {"adapter": version_name(candidate), "gate": test.report}
+        result = JobResult(report=report, auroc=summary["critic_within_auroc"])
         result = _write_result(s, job.id, result, outcome, message, checkpoint)
-        ledger.events.add(s, f"gate.{outcome}", message, job_id=job.id, data=figures)
+        ledger.events.add(s, f"gate.{outcome}", message, job_id=job.id, data=test.report)
     logger.info("job %s: %s", job.id, message)
     return result
 
 
-def _apply(s: Session, job: Job, candidate: int, decision: GateDecision) -> str:
+def _apply(s: Session, job: Job, candidate: int, test: TestedCandidate) -> str:
     """Promote the candidate, reject it, or leave it to an operator; return the outcome."""
     row = ledger.versions.adapter(s, candidate)
-    row.report = asdict(decision)
-    if not decision.promote:
-        row.status = "rejected"
-        return "rejected"
-    if not job.settings.get("auto_promote", True):
+    row.report = test.report
+    is_automatic = job.settings.get("auto_promote", True)
+    promote = test.decision.promote and is_automatic
+    if is_automatic and not test.decision.by_hand:  # an operator's decision is no test
+        ledger.gate_tests.record(s, job.id, candidate, promoted=promote)
+    if promote:
+        ledger.versions.promote(s, candidate, reason=f"job {job.id}: {test.decision.reason}")
+        return "promoted"
+    if test.decision.promote or (test.decision.by_hand and not test.decision.is_worse):
         return "candidate"
-    ledger.versions.promote(s, candidate, reason=f"job {job.id}: {decision.reason}")
-    return "promoted"
+    row.status = "rejected"
+    return "rejected"
+
+
+def _restarts(s: Session, job: Job, candidate: int) -> bool:
+    """Tell whether the policy starts again from what serves; if so, add an event that says it."""
+    refusals = ledger.gate_tests.refusals(s)
+    if not refusals or refusals % RESTART_TESTS:
+        return False
+    serving = version_name(ledger.versions.serving(s).version)
+    message = (
+        f"{refusals} tests in a row promoted nothing: the policy starts again from {serving};"
+        " upload more labeled questions, or change the settings, if this goes on"
+    )
+    data = {"refusals": refusals, "version": candidate}
+    ledger.events.add(s, "policy.restarted", message, job_id=job.id, level="warning", data=data)
+    return True
 
 
 def wait_for_servers(sessions: LeasedSessions, job_id: str, version: int) -> None:

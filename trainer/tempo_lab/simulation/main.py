@@ -1,0 +1,133 @@
+"""Simulate how success is judged, and write the tables: gate, sentinel, critics, intervals.
+
+    python -m tempo_lab.simulation.main      # `make simulation`: half an hour on two cores
+
+Each row is a line of `<out>/<table>.jsonl`. Its `commit` is the last one that changed a file which
+the table measures, with a + if such a file was changed since. A row that is there already is kept,
+so the same command continues. `--fresh` begins anew.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tempo_lab.simulation import coverage, critics, deployments, promotions, rollbacks
+
+Row = dict[str, Any]
+PARAMETERS = ("questions", "spread", "serving", "held out")
+LIVES = 1_500
+POWERS = 1_000
+ROLLBACKS = 1_000
+DEPLOYMENTS = 200
+MEASURED = {
+    "coverage": ("tempo_lab/simulation/coverage.py", "tempo_trainer/algorithm/intervals.py"),
+    "critics": ("tempo_lab/simulation/critics.py", "tempo_trainer/algorithm"),
+    "rollbacks": (
+        "tempo_lab/simulation",
+        "tempo_trainer/versions",
+        "tempo_trainer/jobs/sentinel.py",
+    ),
+}
+"""The files that a table measures; those of `rollbacks` hold for the other tables, too."""
+
+console = Console(highlight=False, markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the rows that are missing, print all tables as Markdown, and return 0."""
+    options = _options(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.fresh:
+        for path in options.out.glob("*.jsonl"):
+            path.unlink()
+    scale = options.scale
+    tables: dict[str, Callable[[], Iterable[Row]]] = {
+        "coverage": lambda: coverage.rows(),
+        "critics": lambda: critics.rows(),
+        "rollbacks": lambda: rollbacks.rows(repetitions=round(ROLLBACKS * scale)),
+        "deployments": lambda: deployments.rows(repetitions=round(DEPLOYMENTS * scale)),
+    }
+    start = time.monotonic()
+    with ProcessPoolExecutor(options.processes) as pool:
+        path = options.out / "promotions.jsonl"
+        made = read(path)
+        missing = [s for s in promotions.settings() if not _is_made(s, made)]
+        lives = round(LIVES * scale)
+        powers = round(POWERS * scale)
+        rows = [pool.submit(promotions.row, s, lives=lives, powers=powers) for s in missing]
+        for name, simulate in tables.items():
+            if not (options.out / f"{name}.jsonl").exists():
+                append(options.out / f"{name}.jsonl", simulate())
+        for setting, row in zip(missing, rows, strict=True):
+            append(path, [row.result()])
+            console.print(f"{time.monotonic() - start:5.0f} s: {setting}")
+    for path in sorted(options.out.glob("*.jsonl")):
+        console.print(f"\n## {path.stem}\n\n{markdown(read(path))}", soft_wrap=True)
+    return 0
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows to a file, each with the commit that it was made at."""
+    commit = _commit(MEASURED.get(path.stem, MEASURED["rollbacks"]))
+    with path.open("a") as file:
+        for row in rows:
+            file.write(json.dumps(row | {"commit": commit}) + "\n")
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a file; none if it does not exist."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return rows as a Markdown table."""
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != "commit"))
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[str(row.get(column, "")) for column in columns] for row in rows]
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\nMade at {commits} by `make simulation`."
+
+
+def _is_made(setting: promotions.Setting, rows: Iterable[Row]) -> bool:
+    kind = setting.kind
+    values = (kind.name, kind.spread, kind.serving_gain, setting.questions)
+    return any(tuple(row[name] for name in PARAMETERS) == values for row in rows)
+
+
+def _commit(measured: Sequence[str]) -> str:
+    """Return the short hash of the last commit that changed one of these files; + if it differs."""
+    root = Path(__file__).parents[2]
+
+    def git(*command: str) -> str:
+        paths = ["--", *measured]
+        return subprocess.check_output(
+            ["git", "-C", str(root), *command, *paths], text=True, timeout=30
+        )
+
+    try:
+        changed = "+" if git("status", "--porcelain").strip() else ""
+        return git("log", "-1", "--format=%h").strip() + changed
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit"  # not a clone of the repository
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("build/simulation"), help="folder")
+    parser.add_argument("--fresh", action="store_true", help="delete the rows that are there")
+    parser.add_argument("--processes", type=int, default=2, help="settings at once")
+    text = "repetitions as a share of the default, for a quick look"
+    parser.add_argument("--scale", type=float, default=1.0, help=text)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

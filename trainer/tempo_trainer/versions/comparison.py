@@ -1,0 +1,134 @@
+"""Let versions answer the held-out questions under vLLM, and make the gate's report."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tempo_storage import ledger
+from tempo_storage.adapters import BASE
+from tempo_storage.decoding import Decoding
+from tempo_storage.labeled.split import missing_labels, smallest_gain
+from tempo_storage.ledger.models import LabeledExample
+from tempo_trainer.sampling.responses import ResponseSource
+from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions import gate
+from tempo_trainer.versions.answers import AnswerBook, Sides, figures
+from tempo_trainer.versions.domain import MAX_TEXTS, likeness
+from tempo_trainer.worker_settings import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Draws the answers of base, serving version and candidate to the same questions."""
+
+    book: AnswerBook
+    examples: Sequence[LabeledExample]
+    serving: int
+    candidate: int
+
+    def __call__(self, decoding: Decoding, start: int, n: int) -> Sides:
+        """Return responses `start` to `start + n` of each side."""
+        versions = sorted({BASE, self.serving, self.candidate})
+        by_version = {
+            version: self.book.answers(version, self.examples, decoding, start=start, n=n)
+            for version in versions
+        }
+        return Sides.of(by_version, self.serving, self.candidate)
+
+
+@dataclass(frozen=True, slots=True)
+class TestedCandidate:
+    """The gate's decision on a candidate, and the report that people read."""
+
+    decision: gate.Decision
+    report: dict[str, Any]
+
+
+def compare(
+    settings: WorkerSettings,
+    sessions: LeasedSessions,
+    responses: ResponseSource,
+    book: AnswerBook,
+    candidate: int,
+    *,
+    round_tokens: int,
+) -> TestedCandidate:
+    """Let base, serving version and candidate answer, and return the gate's decision.
+
+    `round_tokens` are the response tokens that the round itself sampled.
+    """
+    started = time.monotonic()
+    with sessions.read() as s:
+        serving = ledger.versions.serving(s).version
+        held_out = ledger.labeled.held_out(s, limit=settings.gate_questions)
+        decoding = ledger.pool.users_decoding(s, responses.default_decoding)
+        counts = ledger.labeled.count(s)
+        tests = ledger.gate_tests.count(s)
+        asked = ledger.pool.newest_messages(s, MAX_TEXTS)
+        train = ledger.labeled.examples(s, "train")
+    examples = responses.fitting(held_out)
+    book.open(examples, (BASE, serving))
+    facts = gate.Facts(
+        decoding=decoding,
+        references=[example.reference for example in examples],
+        groups=[_group(example) for example in examples],
+        missing_labels=missing_labels(**counts),
+        likeness=likeness(
+            [messages[-1]["content"] for messages in asked],
+            [example.messages[-1]["content"] for example in [*examples, *train]],
+        ),
+        tests=tests,
+    )
+    decision = gate.decide(
+        Comparison(book, examples, serving, candidate), facts, k=settings.gate_samples
+    )
+    book.forget(candidate)
+    cost = {
+        "responses": book.drawn_responses,
+        "tokens": book.drawn_tokens,
+        "round_tokens": round_tokens,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    too_long = len(held_out) - len(examples)
+    return TestedCandidate(decision, report(decision, facts, cost=cost, too_long=too_long))
+
+
+def report(
+    decision: gate.Decision, facts: gate.Facts, *, cost: dict[str, float], too_long: int
+) -> dict[str, Any]:
+    """Return what people read about a test: the figures behind the decision, as JSON."""
+    users = decision.users
+    questions, responses = users.candidate.outcomes.shape
+    sides = {"users": users, "greedy": decision.greedy, "plain": decision.plain}
+    return {
+        "promote": decision.promote,
+        "reason": decision.reason,
+        "questions": questions,
+        "too_long": too_long,
+        "missing_labels": facts.missing_labels,
+        "smallest_gain": smallest_gain(questions),
+        "decoding": asdict(facts.decoding),
+        "responses": responses,
+        "looks": [_look(look) for look in decision.looks],
+        "accuracy": {
+            role: figures({name: getattr(side, role) for name, side in sides.items()})
+            for role in ("base", "serving", "candidate")
+        },
+        "tests": facts.tests + 1,
+        "max_tests": gate.MAX_TESTS,
+        "likeness": round(facts.likeness, 3),
+        "cost": cost,
+    }
+
+
+def _look(look: gate.Look) -> dict[str, Any]:
+    """Return the gains of a look; `standard_errors` is t, and `needed` the t that proves a gain."""
+    gains = [asdict(gain) | {"standard_errors": gain.t} for gain in look.gains]
+    responses = look.sides.candidate.outcomes.shape[1]
+    return {"responses": responses, "needed": look.needed, "level": look.level, "gains": gains}
+
+
+def _group(example: LabeledExample) -> str | None:
+    group = example.details.get("group")
+    return None if group is None else str(group)
