@@ -196,15 +196,15 @@ def _watch(tempo: Tempo, job: Job, reporter: Reporter, check: Callable[[], None]
 
 
 def _update(reporter: Reporter, job: Job) -> None:
-    """Report the phase, the iteration and the critic's AUROC of a job that runs."""
+    """Report the phase, the iteration and the critic's AUROC within a question of a job."""
     if not (total := job.progress.get("of")):
         reporter.update(job.status)
         return
     phase = job.progress.get("phase", job.status)
     iteration = job.progress.get("iteration", 0)
     text = f"{PHASES.get(phase, phase)}, iteration {iteration} of {total}"
-    if auroc := (job.progress.get("metrics") or {}).get("e_step/auroc"):
-        text += f", critic AUROC {auroc:.2f}"
+    if auroc := (job.progress.get("metrics") or {}).get("e_step/within_auroc"):
+        text += f", critic AUROC within a question {auroc:.2f}"
     reporter.update(text, iteration, total + GATE_ITERATIONS * (job.mode == "round"))
 
 
@@ -263,6 +263,7 @@ def _result(
         "m_steps": sum(int(result.get("m_steps", 0)) for result in rounds),
         "labeled_rows_in_policy": sum(int(r.get("labeled_rows_in_policy", 0)) for r in rounds),
         "critic_auroc": rounds[-1].get("critic_auroc") if rounds else None,
+        "critic_within_auroc": rounds[-1].get("critic_within_auroc") if rounds else None,
         "requests": users.requests,
         "captured": status.questions.captured,
         "failed": len(users.errors),
