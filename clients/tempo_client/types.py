@@ -53,8 +53,10 @@ class LabeledCounts(Resource):
     missing: int = 0
     """The number of labels to add before a version is promoted by itself."""
     smallest_gain: float | None = None
-    """The smallest gain of accuracy, 0 to 1, that the held-out examples can show; None from a server
-    of version 0.1."""
+    """The smallest gain of accuracy, 0 to 1, that the held-out examples can show.
+
+    None from a server of version 0.1.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
