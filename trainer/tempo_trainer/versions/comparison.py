@@ -8,6 +8,7 @@ from typing import Any
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
 from tempo_storage.decoding import Decoding
+from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.split import missing_labels, smallest_gain
 from tempo_storage.ledger.models import LabeledExample
 from tempo_trainer.sampling.responses import ResponseSource
@@ -56,7 +57,8 @@ def compare(
 ) -> TestedCandidate:
     """Let base, serving version and candidate answer, and return the gate's decision.
 
-    `round_tokens` are the response tokens that the round itself sampled.
+    `round_tokens` are the response tokens that the round itself sampled. Raises InvalidInputError
+    if no held-out question leaves room for a response.
     """
     started = time.monotonic()
     with sessions.read() as s:
@@ -68,6 +70,12 @@ def compare(
         asked = ledger.pool.newest_messages(s, MAX_TEXTS)
         train = ledger.labeled.examples(s, "train")
     examples = responses.fitting(held_out)
+    if not examples:
+        raise InvalidInputError(
+            f"none of {len(held_out)} held-out questions leaves room for a response of"
+            f" TEMPO_MAX_RESPONSE_TOKENS, {settings.max_response_tokens}; lower it, or upload"
+            " shorter questions"
+        )
     book.open(examples, (BASE, serving))
     facts = gate.Facts(
         decoding=decoding,
