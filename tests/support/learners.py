@@ -8,7 +8,7 @@ def test_x(tmp_path, sessions):
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.jobs.rounds import Rounds
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.learning.learner import Learner
-from tempo_trainer.sampling.responses import VerifiedResponses
+from tempo_trainer.sampling.responses import Draw, VerifiedResponses
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.sampling.verifiers import Verdict
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions.publishing import Publisher
 from tempo_trainer.worker_settings import WorkerSettings
+
+HELD_OUT = 24  # questions with right and wrong responses: as many as measure a critic
 
 
 def rollout(
@@ -53,7 +55,9 @@ class ScriptedResponses:
     hashes: set[str] = field(default_factory=set)
     """The held-out questions that were asked."""
     questions: list[Question] = field(default_factory=list)
-    """The captured questions that each iteration learns from."""
+    """The captured questions that each iteration draws."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Counts of questions without a usable response; if there are any, no rollout is returned."""
 
     def sample_and_verify(
         self, examples: Sequence[LabeledExample], adapter: str, *, n: int
@@ -69,15 +73,29 @@ class ScriptedResponses:
         prompts = [Prompt(name, (1,)) for name in hashes]
         return VerifiedResponses(prompts, [samples] * len(hashes), [verdicts] * len(hashes))
 
-    def labeled_rollouts(self, split: str, count: int, adapter: str) -> list[Rollout]:
-        """Return a right and a wrong rollout of one question."""
+    def labeled_rollouts(self, split: str, count: int, adapter: str) -> Draw:
+        """Return a right and a wrong rollout of one question, and of each held-out one."""
         self.meanwhile()
         self.adapters.append(adapter)
-        return [rollout(outcome=1.0), rollout(outcome=-1.0, token=7)]
+        if self.left_out:
+            return Draw([], tokens=0, **self.left_out)
+        questions = HELD_OUT if split == "held_out" else 1
+        rollouts = [
+            rollout(f"q{group}", group=group, outcome=outcome, token=token)
+            for group in range(questions)
+            for outcome, token in ((1.0, 4), (-1.0, 7))
+        ]
+        return Draw(rollouts, tokens=2 * len(rollouts))
 
-    def unlabeled_rollouts(self, count: int, adapter: str) -> tuple[list[Rollout], list[Question]]:
-        """Return the same rollouts, with the questions of the script."""
-        return self.labeled_rollouts("unlabeled", count, adapter), self.questions
+    def unlabeled_rollouts(self, count: int, adapter: str) -> Draw:
+        """Return the same rollouts of the first question of the script."""
+        draw = self.labeled_rollouts("unlabeled", count, adapter)
+        named = [
+            replace(row, content_hash=q.content_hash)
+            for row in draw.rollouts
+            for q in self.questions[:1]
+        ]
+        return replace(draw, rollouts=named or draw.rollouts, questions=self.questions)
 
     def take_held_back(self) -> float:
         """Return no seconds."""

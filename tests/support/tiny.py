@@ -1,7 +1,7 @@
 """Random two-layer models, and a bandit on them: an even first token is right."""
 
 import math
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ SHAPE = {
 }
 LEARNING = {"policy_learning_rate": 0.02, "critic_learning_rate": 0.01}
 WARM_UP = 20
+DRAWS = 24  # of each prompt: enough have right and wrong responses while the policy is good
 
 
 def model(family: str = "qwen3") -> PreTrainedModel:
@@ -124,13 +125,19 @@ def warmed_up(steps: int) -> dict[str, Any]:
     return nets.state_dict()
 
 
+def held_out(nets: Networks, *, seed: int) -> Batch:
+    """Return enough mixed draws to measure a critic: each prompt is drawn several times."""
+    draws = [play(nets, labeled=True, seed=1000 * seed + draw, n=8) for draw in range(DRAWS)]
+    return reduce(Batch.concatenate, draws)
+
+
 def iterate(nets: Networks, own: TrainerSettings, *, seed: int = 100) -> EMReport:
     """Make an iteration on fresh responses."""
     return em_step(
         nets,
         labeled=[play(nets, labeled=True, seed=seed)],
         unlabeled=play(nets, labeled=False, seed=seed + 1),
-        held_out=play(nets, labeled=True, seed=seed + 2),
+        held_out=held_out(nets, seed=seed + 2),
         settings=own,
     )
 
@@ -155,4 +162,5 @@ def _rollout(
     prompt: list[int], response: list[int], logprobs: list[float], group: int, outcome: float
 ) -> Rollout:
     labeled = not math.isnan(outcome)
-    return Rollout("q", prompt, response, logprobs, group, "stop", labeled, outcome)
+    question = f"q{group}"
+    return Rollout(question, prompt, response, logprobs, group, "stop", labeled, outcome)

@@ -34,9 +34,9 @@ class WorkerSettings(TrainerSettings):
     """Hours after which a critic that was not recalibrated is recalibrated; 0: only in rounds and
     on request."""
     recalibrate_auroc: float = Field(default=0.65, ge=0, le=1)
-    """If a round ended with a lower AUROC on held-out questions, the critic is recalibrated before
-    the next round starts by itself: `warm_up_steps` E-steps, no M-step. 0: never. The default is a
-    little above `fitness_auroc`, below which M-steps are refused."""
+    """If a round ended with a lower AUROC within held-out questions, the critic is recalibrated
+    before the next round starts by itself: `warm_up_steps` E-steps, no M-step. 0: never. An M-step
+    needs an AUROC that is certainly above 0.5."""
     gate_questions: int = Field(default=512, ge=8)
     """Largest number of held-out questions that the gate or a check asks; each gets `gate_samples`
     responses. It bounds the cost of a comparison."""

@@ -6,6 +6,7 @@ attention mask is needed. Token ids are those that vLLM sampled: nothing is toke
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -49,7 +50,8 @@ class Batch:
     tokens: Tensor  # (B, T) response token ids
     outcome: Tensor  # (B,) -1 or +1; not a number where unlabeled
     labeled: Tensor  # (B,) bool
-    group: Tensor  # (B,) number of the question; its rollouts share it
+    question: Tensor  # (B,) number made of the question's content hash, the same in all batches
+    group: Tensor  # (B,) number of the draw: one question's rollouts that were sampled at once
     sampled_logprobs: Tensor  # (B, T) as vLLM reported them, 0 on padding
     truncated: Tensor  # (B,) bool: cut at the length limit, without an end-of-sequence token
 
@@ -75,6 +77,7 @@ class Batch:
             tokens=_pad([row.response_ids for row in rows], pad_id),
             outcome=torch.tensor([row.outcome for row in rows]),
             labeled=torch.tensor([row.labeled for row in rows]),
+            question=torch.tensor([_question_number(row.content_hash) for row in rows]),
             group=torch.tensor([row.group for row in rows]),
             sampled_logprobs=_pad([row.logprobs for row in rows], 0.0),
             truncated=torch.tensor([row.finish_reason == "length" for row in rows]),
@@ -142,6 +145,11 @@ def forward_no_grad(forward: Callable[[Batch], Tensor], batch: Batch, max_tokens
 def _pad(rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: float) -> Tensor:
     tensors = [torch.tensor(list(row)) for row in rows]
     return pad_sequence(tensors, batch_first=True, padding_value=value)
+
+
+def _question_number(content_hash: str) -> int:
+    digest = hashlib.blake2b(content_hash.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
 
 
 def _until(lengths: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def em_step(
     *,
     labeled: Sequence[Batch],
     unlabeled: Batch,
-    held_out: Batch,
+    held_out: Batch | None,
     settings: TrainerSettings,
 ) -> EMReport:
     """Make one iteration (algorithm 1, stage 2).
@@ -33,7 +33,8 @@ def em_step(
     M   θ ← argmax  E[x∈D_U, y∼π_θ] A_t · log π_θ(y_t | x, y<t)    refine the policy        (eq. 12)
 
     `labeled` is this iteration's batch, then the batches to replay, newest first. If it is empty,
-    no E-step is made and the critic gives its advantages as it is.
+    no E-step is made and the critic gives its advantages as it is. `held_out` measures the critic;
+    None measures nothing, so no M-step is made.
     """
     batch = _policy_batch(labeled, unlabeled, settings)
     if settings.order == "reference_code":

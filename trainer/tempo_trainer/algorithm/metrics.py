@@ -31,13 +31,6 @@ def brier(values: Array, outcomes: Array) -> float:
     return float((((values + 1) / 2 - (outcomes > 0)) ** 2).mean())
 
 
-def within_auroc(values: Array, outcomes: Array, groups: Array) -> float:
-    """Mean AUROC within the questions that were answered both right and wrong."""
-    figures = [auroc(values[groups == g], outcomes[groups == g]) for g in np.unique(groups)]
-    finite = [figure for figure in figures if not math.isnan(figure)]
-    return float(np.mean(finite)) if finite else math.nan
-
-
 def reliability(
     values: Array, outcomes: Array, *, bins: int = 10
 ) -> list[tuple[float, float, int]]:
@@ -73,18 +66,6 @@ def explained_variance(values: Array, outcomes: Array) -> float:
     return float(1 - (outcomes - values).var() / variance) if variance > 0 else math.nan
 
 
-def advantage_cosine(values: Array, outcomes: Array, *, mask: Array) -> float:
-    """cos(V_L − V_t, I − V_t) over sampled tokens: the M-step's advantages against the true ones.
-
-    `values` and `mask` are (B, T), `outcomes` (B,).
-    """
-    last = values[np.arange(len(values)), mask.sum(1).astype(int) - 1]
-    advantages = (last[:, None] - values) * mask
-    true = (outcomes[:, None] - values) * mask
-    norm = math.sqrt(float((advantages**2).sum()) * float((true**2).sum()))
-    return float((advantages * true).sum()) / norm if norm > 0 else math.nan
-
-
 def avg_at_n(outcomes: Array) -> Array:
     """Share of right responses per question; `outcomes` is (questions, n)."""
     return np.asarray((outcomes > 0).mean(1))
@@ -98,8 +79,8 @@ def pass_at_k(outcomes: Array, k: int) -> Array:
     n = outcomes.shape[1]
     if not 1 <= k <= n:
         raise ValueError(f"k is {k} with {n} responses a question; choose 1 to {n}")
-    right = (outcomes > 0).sum(1)
-    return np.array([1 - math.comb(n - int(c), k) / math.comb(n, k) for c in right])
+    by_count = np.array([1 - math.comb(n - c, k) / math.comb(n, k) for c in range(n + 1)])
+    return np.asarray(by_count[(outcomes > 0).sum(1)])
 
 
 def answer_entropy(answers: Sequence[str]) -> float:

@@ -51,7 +51,7 @@ class Networks:
         base.requires_grad_(False).eval()
         if settings.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
-            base.train()  # transformers checkpoints in training mode only
+            _checkpoint_without_dropout(base)
         probe = torch.arange(4, device=base.device)[None] % base.config.vocab_size
         with torch.no_grad():
             expected = base(input_ids=probe, use_cache=False).logits.float().log_softmax(-1)
@@ -293,6 +293,22 @@ class Critic(TrainedAdapter):
     def values(self, batch: Batch) -> Float[Tensor, "B T"]:
         """Return V_φ(x, y<t), 0 on padding."""
         return _spread(self.value_head(self._networks.states(batch, CRITIC)), batch.mask)
+
+
+def _checkpoint_without_dropout(base: PreTrainedModel) -> None:
+    """Let transformers checkpoint, which it does in training mode only, and leave the rest as is.
+
+    With dropout two passes over one batch would differ: the ratio of an on-policy step would not
+    be 1, and the critic would be measured with noise.
+    """
+    for module in base.modules():
+        if not hasattr(module, "gradient_checkpointing"):
+            continue
+        module.training = True  # of this module alone; `train()` would reach the ones inside
+        # Some layers apply their own dropout, or skip themselves, where `training` is true.
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _spread(flat: Float[Tensor, "N"], mask: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:

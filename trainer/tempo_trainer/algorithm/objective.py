@@ -24,7 +24,7 @@ PerToken = Float[Tensor, "B T"]
 PerRow = Float[Tensor, "B"]
 Scalar = Float[Tensor, ""]
 
-# Positions of the values --------------------------------------------------------------------------
+# Rows, and the positions of the values ------------------------------------------------------------
 
 
 def positions(
@@ -34,6 +34,11 @@ def positions(
     # A state predicts the next token: the one at P_i − 1, the prompt's last, comes before y_0.
     steps = torch.arange(int(response_lengths.max()))  # (T,)
     return prompt_lengths[:, None] - 1 + torch.minimum(steps, response_lengths[:, None] - 1)
+
+
+def row_means(x: PerToken, mask: PerToken) -> PerRow:
+    """(1/L) Σ_t x: the mean over a row's tokens, so that a long response counts as a short one."""
+    return (x * mask).sum(1) / mask.sum(1)
 
 
 def last_values(values: PerToken, mask: PerToken) -> PerRow:
@@ -107,8 +112,7 @@ def critic_loss(
     # An unlabeled outcome is not a number, and NaN · 0 is NaN: so it is replaced, not only masked.
     target = torch.where(labeled, outcome, 0.0)[:, None]  # (B, 1)
     error = (values - target).square()  # (B, T)
-    # A token mean per row: a long response counts as much as a short one.
-    rows = (error * mask).sum(1) / mask.sum(1) * labeled  # (B,)
+    rows = row_means(error, mask) * labeled  # (B,)
     return rows.sum() / max(denominator, 1)
 
 
@@ -128,7 +132,7 @@ def importance_weights(logprobs: PerToken, sampled: PerToken, *, cap: float) -> 
 
 def sequence_ratio(logprobs: PerToken, old: PerToken, mask: PerToken) -> PerToken:
     """s = exp((1/L) Σ_t (log π_θ − log π_old)), one for all tokens (GSPO, arXiv:2507.18071)."""
-    ratio = (((logprobs - old) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)).exp()
+    ratio = row_means(logprobs - old, mask).exp()[:, None]  # (B, 1)
     # The factor exp(log π − sg(log π)) is 1: the value is the sequence's ratio, and the gradient
     # flows through each token alone.
     return ratio.detach() * (logprobs - logprobs.detach()).exp()
@@ -153,11 +157,23 @@ def policy_loss(
     # Outside the clip range a token loses its gradient only if it has already moved in the
     # direction of its advantage.
     gain = torch.minimum(s * a, s.clamp(1 - low, 1 + high) * a) * weights  # (B, T)
-    return -((gain * mask).sum(1) / mask.sum(1)).sum() / denominator
+    return -row_means(gain, mask).sum() / denominator
+
+
+def k3(logprobs: PerToken, other: PerToken) -> PerToken:
+    """e^−d − 1 + d with d = log π − log π', on tokens that π sampled."""
+    # Each term is at least 0 and least at d = 0, so no batch gives a negative KL by chance.
+    d = logprobs - other
+    return torch.expm1(-d) + d
 
 
 def approx_kl(logprobs: PerToken, other: PerToken, mask: PerToken) -> Scalar:
-    """KL(π ‖ π') ≈ mean_t (e^−d − 1 + d), d = log π − log π', on tokens that π sampled (k3)."""
-    # Each term is at least 0 and least at d = 0, so no batch gives a negative KL by chance.
-    d = logprobs - other
-    return ((torch.expm1(-d) + d) * mask).sum() / mask.sum()
+    """KL(π ‖ π') ≈ mean_i (1/L) Σ_t k3: a figure for reports, never a loss."""
+    return row_means(k3(logprobs, other), mask).mean()
+
+
+def base_kl_loss(logprobs: PerToken, base: PerToken, mask: PerToken, *, denominator: int) -> Scalar:
+    """Σ_i (1/L) Σ_t k3 / denominator; its gradient is that of KL(π_base ‖ π_θ)."""
+    # E_π[∇k3] = E_π[(1 − π_base / π) ∇log π] = −Σ π_base ∇log π: the value of k3 estimates
+    # KL(π ‖ π_base), but its gradient by π is that of the KL in the other direction.
+    return row_means(k3(logprobs, base), mask).sum() / denominator

@@ -1,13 +1,16 @@
 """Reports of an iteration: frozen values whose field names are the keys of the metrics."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from torch import Tensor
 
 from tempo_trainer.algorithm.optimiser import Update
+
+Curve = Sequence[tuple[float, float, int]]
+"""Mean p, share of right responses, and responses, for each tenth of p that occurs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +36,33 @@ class Updates:
 
 @dataclass(frozen=True, slots=True)
 class Fitness:
-    """The critic against the outcomes of held-out rollouts, on which it never trains."""
+    """The critic against the outcomes of held-out rollouts, on which it never trains.
+
+    A draw is a question with the responses that were sampled to it at once. It is mixed if they
+    were both right and wrong. `_low` is a one-sided 95 % bound over questions.
+    """
 
     auroc: float
     brier: float
     ece: float
     explained_variance: float
-    advantage_cosine: float
+    accuracy: float
     within_auroc: float = math.nan
-    accuracy: float = math.nan
-    reliability: Sequence[tuple[float, float, int]] = ()
-    """Mean p, share of right responses, and responses, for each tenth of p that occurs."""
+    within_auroc_low: float = math.nan
+    within_auroc_beyond_length: float = math.nan
+    within_auroc_beyond_length_low: float = math.nan
+    draws: int = 0
+    mixed_draws: int = 0
+    mixed_questions: int = 0
+    truncated_share: float = math.nan
+    reliability: Curve = ()
+    reliability_by_length: Mapping[str, Curve] = field(default_factory=dict)
+    reliability_by_truncation: Mapping[str, Curve] = field(default_factory=dict)
+
+    def curves(self) -> dict[str, Any]:
+        """Return the reliability curves under the names of the metrics."""
+        names = ("reliability", "reliability_by_length", "reliability_by_truncation")
+        return {f"e_step/{name}": getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +126,21 @@ class MStep:
 
 @dataclass(frozen=True, slots=True)
 class EMReport:
-    """One iteration; `refusal` is the reason why no M-step was made, or empty."""
+    """One iteration; `refusal` is the reason why no M-step was made, or empty.
+
+    `signal` is None if there was no unlabeled response.
+    """
 
     e_step: Updates
     fitness: Fitness
-    signal: AdvantageSignal
+    signal: AdvantageSignal | None = None
     m_step: MStep | None = None
     refusal: str = ""
+
+    @property
+    def recalibrated(self) -> bool:
+        """True if an E-step was made."""
+        return self.e_step.steps > 0
 
     @property
     def refined(self) -> bool:
@@ -124,7 +151,7 @@ class EMReport:
 
     def metrics(self) -> dict[str, float]:
         """Return the figures by concern; one that is not finite is left out, as JSON has none."""
-        policy: list[Any] = [self.signal, self.signal.value_stats]
+        policy: list[Any] = [self.signal, self.signal and self.signal.value_stats]
         if self.m_step:
             policy += [self.m_step.updates, self.m_step.drift]
         return figures("e_step", self.e_step, self.fitness) | figures("m_step", *policy)

@@ -63,9 +63,8 @@ def policy_step(
                 denominator=len(a),
             )
             if base is not None:
-                # A token mean over the whole step: a micro-batch counts by its share of the tokens.
-                weight = settings.kl_coefficient * micro.mask.sum() / batch.mask.sum()
-                loss = loss + weight * objective.approx_kl(logprobs, base[at], micro.mask)
+                kl = objective.base_kl_loss(logprobs, base[at], micro.mask, denominator=len(a))
+                loss = loss + settings.kl_coefficient * kl
             torch.autograd.backward(loss)
             total += loss.item()
     update = policy.optimiser.step(total)

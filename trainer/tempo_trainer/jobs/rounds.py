@@ -4,7 +4,9 @@ A job of mode `recalibrate` is the first part of a round alone: the warm-up of t
 """
 
 import logging
+import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +15,19 @@ from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.ledger.models import Iteration, JobResult
 from tempo_trainer import clock
-from tempo_trainer.algorithm.fitness import suspicions, unknown_reason
-from tempo_trainer.algorithm.reports import EMReport, Fitness
+from tempo_trainer.algorithm.batch import Rollout
+from tempo_trainer.algorithm.fitness import suspicions, unfit_reason
+from tempo_trainer.algorithm.reports import EMReport
+from tempo_trainer.algorithm.within import MIN_MIXED_DRAWS
 from tempo_trainer.errors import StoppedError
 from tempo_trainer.jobs.running import RunningJob
-from tempo_trainer.learning.learner import WINDOW, Learner
-from tempo_trainer.sampling.responses import ResponseSource
+from tempo_trainer.learning.learner import Learner, joined, mixed_draws
+from tempo_trainer.sampling.responses import Draw, ResponseSource
 from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions.answers import AnswerBook
+from tempo_trainer.versions.comparison import compare
 from tempo_trainer.versions.promotion import (
-    compare,
+    reason_to_wait,
     record_decision,
     record_refusal,
     wait_for_servers,
@@ -32,6 +38,8 @@ from tempo_trainer.worker_settings import WorkerSettings
 logger = logging.getLogger("tempo.jobs")
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 5.0  # a question that a user just asked may be on its way to the ledger
+WARM_UP_DRAWS = 4  # held-out batches that measure the critic before and after the warm-up
+MAX_MORE_DRAWS = 8  # held-out batches of an iteration beyond the first
 WARM_UP = 0  # position of the warm-up among the iterations of a job
 MAX_DISCARDED = 3  # consecutive discarded steps that pause training
 
@@ -44,6 +52,7 @@ class Rounds:
     learner: Learner
     responses: ResponseSource
     publisher: Publisher
+    book: AnswerBook
 
     def run(self, job: RunningJob) -> JobResult:
         """Make the iterations of a round, then let the gate decide on the policy.
@@ -65,9 +74,13 @@ class Rounds:
             self._iterate(job, position, last)
         job.raise_if_training_stopped()
         rows = job.iterations()
+        _report_left_out(job, rows)
         _warn_if_suspicious(job, rows)
         if not any(row.refined for row in rows):
-            reason = "no M-step was made; the job's events say why"
+            refusal = rows[-1].metrics.get("refusal") or "the job's events say why"
+            reason = f"no M-step was made; the last refusal: {refusal}"
+            return self._unchanged(job, _summary(rows), reason)
+        if reason := _reason_to_wait(job):
             return self._unchanged(job, _summary(rows), reason)
         job.set_progress(phase="gating", iteration=last, of=last)
         return self._decide(job, _summary(rows))
@@ -76,48 +89,101 @@ class Rounds:
         """Make E-steps on fresh labeled rollouts, and commit them together at position 0."""
         job.set_progress(phase="e_step", iteration=0, of=steps)
         adapter = self.publisher.publish_trial(self.learner)
-        before = self._fitness(adapter)
+        figures: Counter[str] = Counter()
+        before = self.learner.fitness(self._draw("held_out", adapter, figures))
         for step in range(1, steps + 1):
             job.raise_if_training_stopped()
-            count = self.settings.warm_up_questions
-            self.learner.make_e_step(self.responses.labeled_rollouts("train", count, adapter))
+            self.learner.make_e_step(self._draw("train", adapter, figures))
             job.set_progress(phase="e_step", iteration=step, of=steps)
             raise_if_spoiled(job, self.learner)
-        after = self._fitness(adapter)
-        change = f"{before.auroc:.2f} → {after.auroc:.2f}"
-        message = f"the critic's AUROC on held-out questions: {change}"
-        if reason := unknown_reason(after):
-            message = f"{message}: {reason}"
-        figures = {"auroc_before": before.auroc, "critic_auroc": after.auroc}
-        metrics = {"e_steps": steps, "message": message, **figures, **clock.take()}
+        held_out = self._draw("held_out", adapter, figures)
+        after = self.learner.fitness(held_out)
+        self.learner.add_held_out(held_out)
+        message = (
+            f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f};"
+            f" within a question: {before.within_auroc:.2f} → {after.within_auroc:.2f}"
+        )
+        unknown = math.isnan(after.within_auroc)
+        if unknown:
+            message = f"{message}; {unfit_reason(after)}"
+        metrics = {
+            "e_steps": steps,
+            "message": message,
+            "auroc_before": before.auroc,
+            "critic_auroc": after.auroc,
+            "critic_within_auroc": after.within_auroc,
+            **figures,
+            **clock.take(),
+        }
         job.commit(self.learner, WARM_UP, metrics)
-        level = "warning" if reason else "info"
+        level = "warning" if unknown else "info"
         job.add_event("critic.recalibrated", message, metrics, level=level)
 
-    def _fitness(self, adapter: str) -> Fitness:
-        count = WINDOW * self.settings.held_out_per_step
-        return self.learner.fitness(self.responses.labeled_rollouts("held_out", count, adapter))
+    def _draw(self, split: str, adapter: str, figures: Counter[str]) -> list[Rollout]:
+        """Return rollouts for the warm-up; add what they cost to `figures`."""
+        settings = self.settings
+        count = settings.warm_up_questions
+        if split == "held_out":
+            count = WARM_UP_DRAWS * settings.held_out_per_step
+        draw = self.responses.labeled_rollouts(split, count, adapter)
+        figures.update(draw.figures())
+        return draw.rollouts
 
     def _iterate(self, job: RunningJob, position: int, last: int) -> None:
         """Sample from the policy as it is, make an EM step, and commit it."""
         settings = self.settings
+        responses = self.responses
         adapter = self.publisher.publish_trial(self.learner)
-        sample = self.responses.labeled_rollouts
-        labeled = sample("train", settings.labeled_per_step, adapter)
-        held_out = sample("held_out", settings.held_out_per_step, adapter)
-        count = settings.unlabeled_per_step
-        unlabeled, questions = self.responses.unlabeled_rollouts(count, adapter)
-        report = self.learner.iterate(labeled=labeled, unlabeled=unlabeled, held_out=held_out)
+        labeled = responses.labeled_rollouts("train", settings.labeled_per_step, adapter)
+        held_out = self._draw_held_out(job, adapter)
+        unlabeled = responses.unlabeled_rollouts(settings.unlabeled_per_step, adapter)
+        report = self.learner.iterate(
+            labeled=labeled.rollouts,
+            unlabeled=unlabeled.rollouts,
+            held_out=joined(draw.rollouts for draw in held_out),
+            no_unlabeled=left_out_reason(unlabeled),
+        )
+        figures: Counter[str] = Counter()
+        for draw in (labeled, *held_out, unlabeled):
+            figures.update(draw.figures())
         metrics = (
             report.metrics()
-            | {"e_steps": 1, "m_steps": int(report.refined)}
-            | {"e_step/reliability": report.fitness.reliability}
-            | {"rollouts/held_back_seconds": self.responses.take_held_back()}
+            | report.fitness.curves()
+            | {"e_steps": int(report.recalibrated), "m_steps": int(report.refined)}
+            | {"refusal": report.refusal}
+            | figures
+            | {"rollouts/held_back_seconds": responses.take_held_back()}
             | clock.take()
         )
-        job.commit(self.learner, position, metrics, questions=questions, refined=report.refined)
+        job.commit(self.learner, position, metrics, draw=unlabeled, refined=report.refined)
         _announce(job, report, position, last)
         raise_if_spoiled(job, self.learner)
+
+    def _draw_held_out(self, job: RunningJob, adapter: str) -> list[Draw]:
+        """Draw held-out questions; draw more while too few draws are mixed to measure the critic.
+
+        Draws of the last iterations count, too. An event says how many more were needed.
+        """
+        count = self.settings.held_out_per_step
+        draws = [self.responses.labeled_rollouts("held_out", count, adapter)]
+        first = mixed = self._mixed_draws(draws)
+        while mixed < MIN_MIXED_DRAWS and len(draws) <= MAX_MORE_DRAWS:
+            draws.append(self.responses.labeled_rollouts("held_out", count, adapter))
+            mixed = self._mixed_draws(draws)
+        more = len(draws) - 1
+        if more:
+            message = (
+                f"held-out questions were drawn {more} more times: {MIN_MIXED_DRAWS} draws with"
+                f" right and wrong responses measure the critic, {first} were there, and now there"
+                f" are {mixed}"
+            )
+            data = {"more": more, "mixed_before": first, "mixed_draws": mixed}
+            job.add_event("critic.more_responses", message, data)
+        return draws
+
+    def _mixed_draws(self, draws: Sequence[Draw]) -> int:
+        fresh = joined(draw.rollouts for draw in draws)
+        return mixed_draws(self.learner.recent_held_out(fresh))
 
     def _decide(self, job: RunningJob, summary: dict[str, Any]) -> JobResult:
         """Publish the policy as a candidate, compare it with what serves, promote or reject it."""
@@ -129,9 +195,12 @@ class Rounds:
             candidate = self.publisher.publish_candidate(self.learner, job.id)
         else:
             candidate = row.version
-        decision = compare(self.settings, sessions, self.responses, candidate)
+        tokens = sum(row.metrics.get("rollouts/tokens", 0) for row in job.iterations())
+        test = compare(
+            self.settings, sessions, self.responses, self.book, candidate, round_tokens=tokens
+        )
         result = record_decision(
-            sessions, job.row, candidate, decision, checkpoint=checkpoint, summary=summary
+            sessions, job.row, candidate, test, checkpoint=checkpoint, summary=summary
         )
         if result.report["decision"] == "promoted":
             wait_for_servers(sessions, job.id, candidate)
@@ -151,7 +220,7 @@ class Rounds:
         """Return the result of a job that made no candidate; the next job goes on from here."""
         checkpoint = self.learner.checkpoint
         sequence = job.row.serving_sequence
-        auroc = report.get("critic_auroc") if job.row.mode == "round" else None
+        auroc = report.get("critic_within_auroc") if job.row.mode == "round" else None
         report = report | {"decision": "unchanged", "summary": summary}
         report = report | {"checkpoint": checkpoint, "sequence": sequence}
         return JobResult(report=report, checkpoint=checkpoint, sequence=sequence, auroc=auroc)
@@ -197,9 +266,23 @@ def raise_if_spoiled(job: RunningJob, learner: Learner) -> None:
         raise StoppedError(f"training is paused: {reason}")
 
 
+def _reason_to_wait(job: RunningJob) -> str:
+    """Return why this round makes no test, with an event that says it; "" if it makes one.
+
+    A round whose candidate an operator wants to judge makes one always.
+    """
+    if not job.row.settings.get("auto_promote", True):
+        return ""
+    with job.sessions.read() as s:
+        reason = reason_to_wait(s)
+    if reason:
+        job.add_event("gate.waits", reason, {}, level="warning")
+    return reason
+
+
 def _pool_size(sessions: LeasedSessions) -> int:
     with sessions.read() as s:
-        return len(ledger.pool.distinct_hashes(s))
+        return ledger.pool.size(s)
 
 
 def _announce(job: RunningJob, report: EMReport, position: int, last: int) -> None:
@@ -207,8 +290,8 @@ def _announce(job: RunningJob, report: EMReport, position: int, last: int) -> No
     metrics = report.metrics()
     job.set_progress(phase="m_step", iteration=position, of=last, metrics=metrics)
     logger.info(
-        "job %s: iteration %d of %d: critic AUROC %.3f, reward %.3f, %s",
-        *(job.id, position, last, report.fitness.auroc, report.signal.reward),
+        "job %s: iteration %d of %d: critic AUROC within a question %.3f, %s",
+        *(job.id, position, last, report.fitness.within_auroc),
         report.refusal or "refined",
     )
     if report.refusal:
@@ -217,6 +300,40 @@ def _announce(job: RunningJob, report: EMReport, position: int, last: int) -> No
     if discarded:
         message = f"{discarded} optimiser steps had a loss or gradient that is no number"
         job.add_event("step.discarded", message, metrics, level="error")
+
+
+def left_out_reason(unlabeled: Draw) -> str:
+    """Return why there is no unlabeled response to learn from, and the remedy."""
+    if not unlabeled.questions:
+        return "no unlabeled question is left in the pool; send questions with TEMPO_CAPTURE=on"
+    return f"no unlabeled response is left: {left_out(unlabeled.too_long, unlabeled.all_truncated)}"
+
+
+def left_out(too_long: int, all_truncated: int) -> str:
+    """Return how many questions were left out, why, and the remedy of each."""
+    parts = []
+    if too_long:
+        parts.append(
+            f"{too_long} questions leave no room for a response (raise vLLM's --max-model-len, or"
+            " lower TEMPO_MAX_RESPONSE_TOKENS)"
+        )
+    if all_truncated:
+        parts.append(
+            f"{all_truncated} questions have only responses that were cut at the length limit"
+            " (raise TEMPO_MAX_RESPONSE_TOKENS)"
+        )
+    return "; ".join(parts)
+
+
+def _report_left_out(job: RunningJob, rows: Sequence[Iteration]) -> None:
+    """Add an event if questions were left out of the job's iterations."""
+    counts = {
+        name: sum(int(row.metrics.get(f"rollouts/{name}", 0)) for row in rows)
+        for name in ("too_long", "all_truncated")
+    }
+    if any(counts.values()):
+        message = f"draws without a usable response: {left_out(**counts)}"
+        job.add_event("questions.left_out", message, counts, level="warning")
 
 
 def _warn_if_suspicious(job: RunningJob, rows: Sequence[Iteration]) -> None:
@@ -237,4 +354,5 @@ def _summary(rows: Sequence[Iteration]) -> dict[str, Any]:
             int(row.metrics.get("m_step/labeled_rows", 0)) for row in rows
         ),
         "critic_auroc": last.get("e_step/auroc", last.get("critic_auroc")),
+        "critic_within_auroc": last.get("e_step/within_auroc", last.get("critic_within_auroc")),
     }

@@ -5,15 +5,16 @@ worker computes again.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tempo_storage import ledger
-from tempo_storage.ledger.models import Iteration, Job, Question
+from tempo_storage.ledger.models import Iteration, Job
 from tempo_trainer.errors import StoppedError
 from tempo_trainer.learning import checkpoint
 from tempo_trainer.learning.learner import Learner
+from tempo_trainer.sampling.responses import Draw
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions.promotion import raise_if_cancelled, raise_if_moved
 
@@ -97,15 +98,17 @@ class RunningJob:
         position: int,
         metrics: Mapping[str, Any],
         *,
-        questions: Sequence[Question] = (),
+        draw: Draw | None = None,
         refined: bool = False,
     ) -> None:
         """Write the learner's checkpoint, then make the iteration count, in one transaction.
 
-        `questions` are those of the unlabeled rollouts; the policy learned from them if it was
+        `draw` is that of the captured questions. All of them count as drawn, so that one that is
+        left out does not come first again. The policy learned from those with rollouts if it was
         `refined`. Checkpoints that nothing needs any more are deleted. Their names are read first:
         a worker that lost the lease while it slept deletes nothing that its successor wrote.
         """
+        questions = draw.learned if draw else []
         root = learner.settings.checkpoints_dir
         old = checkpoint.names(root)
         parent = learner.checkpoint
@@ -125,5 +128,7 @@ class RunningJob:
             s.flush()
             ledger.jobs.reset_attempts(s, self.id)
             ledger.learned.record(s, row.number, questions if refined else [])
+            if draw:
+                ledger.pool.record_draws(s, draw.questions)
             needed = {learner.checkpoint, *ledger.jobs.needed_checkpoints(s)}
         checkpoint.remove(root, old - needed)

@@ -39,7 +39,8 @@ class Outlook:
     """When the last round or recalibration was queued; each recalibrates the critic. 0 if there
     was none."""
     auroc: float | None
-    """The critic's held-out AUROC when the last round ended; None if recalibrated since."""
+    """The critic's AUROC within held-out questions when the last round ended; None if it is unknown
+    or if the critic was recalibrated since."""
     checked_at: float | None = None
     """When the serving version was promoted or last checked; None if the base serves."""
     check_ended_at: float = 0.0
@@ -87,7 +88,9 @@ def _training_due(outlook: Outlook, settings: WorkerSettings) -> Due | None:
         return None
     bound = settings.recalibrate_auroc
     if outlook.auroc is not None and outlook.auroc < bound:
-        reason = f"held-out AUROC drifted to {outlook.auroc:.2f}, below {bound:.2f}"
+        reason = (
+            f"the AUROC within held-out questions drifted to {outlook.auroc:.2f}, below {bound:.2f}"
+        )
         return Due("recalibrate", reason)
     return Due("round", f"{outlook.new_questions} new questions since the last round")
 

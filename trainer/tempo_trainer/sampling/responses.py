@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Self
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE_NAME
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.ledger.models import LabeledExample, Question
 from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.clock import phase
@@ -32,15 +35,62 @@ class VerifiedResponses:
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """Questions drawn at once, and the rollouts that an iteration may learn from or measure by."""
+
+    rollouts: list[Rollout]
+    tokens: int
+    """Response tokens that were sampled, those of left-out questions included."""
+    too_long: int = 0
+    """Questions left out because they leave no room for a response."""
+    all_truncated: int = 0
+    """Questions left out because every response to them was cut at the length limit."""
+    questions: Sequence[Question] = ()
+    """All captured questions that were drawn; of labeled ones none are listed."""
+
+    @classmethod
+    def of(
+        cls,
+        rollouts: Sequence[Rollout],
+        *,
+        too_long: int,
+        cut: AbstractSet[str],
+        questions: Sequence[Question] = (),
+    ) -> Self:
+        """Return a draw without the rollouts of questions whose content hash is in `cut`."""
+        return cls(
+            rollouts=[rollout for rollout in rollouts if rollout.content_hash not in cut],
+            tokens=sum(len(rollout.response_ids) for rollout in rollouts),
+            too_long=too_long,
+            all_truncated=len(cut),
+            questions=questions,
+        )
+
+    def figures(self) -> dict[str, int]:
+        """Return the counts under the names of the metrics."""
+        names = ("tokens", "too_long", "all_truncated")
+        return {f"rollouts/{name}": getattr(self, name) for name in names}
+
+    @property
+    def learned(self) -> list[Question]:
+        """The captured questions that have a rollout."""
+        hashes = {rollout.content_hash for rollout in self.rollouts}
+        return [question for question in self.questions if question.content_hash in hashes]
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseSource:
     """Asks the served adapters the questions of the ledger."""
 
     settings: WorkerSettings
     sessions: LeasedSessions
     decks: Decks
-    """The learner owns these decks and saves their positions; this class draws from them."""
+    """The decks of labeled questions. The learner owns them and saves their positions; this class
+    draws from them."""
     sampler: Sampler
     verifiers: VerifierPool
+    default_decoding: Decoding = PLAIN
+    """The server's decoding for a request that does not set its own."""
 
     def close(self) -> None:
         """Close the connections and end the verifiers."""
@@ -48,33 +98,44 @@ class ResponseSource:
         self.verifiers.close()
 
     @phase("sample")
-    def labeled_rollouts(self, split: str, count: int, adapter: str) -> list[Rollout]:
+    def labeled_rollouts(self, split: str, count: int, adapter: str) -> Draw:
         """Return rollouts of the next `count` labeled questions of a split, with their outcomes.
 
-        Raises VerifierError if verifiers failed on most responses.
+        A question of `train` is left out if all responses to it are truncated. A held-out one
+        stays, or the critic would be measured on easier questions. Raises VerifierError if
+        verifiers failed on most responses.
         """
         with self.sessions.read() as s:
             examples = ledger.labeled.examples(s, split)
         examples = self.decks.draw(split, examples, count, seed=self.settings.seed)
         responses = self.sample_and_verify(examples, adapter, n=self.settings.group_size)
         raise_if_failed([verdict for row in responses.verdicts for verdict in row])
-        return rollouts_of(responses.prompts, responses.samples, adapter, responses.outcomes)
+        rollouts = rollouts_of(responses.prompts, responses.samples, adapter, responses.outcomes)
+        cut = truncated_hashes(rollouts) if split == "train" else set()
+        return Draw.of(rollouts, too_long=len(examples) - len(responses.prompts), cut=cut)
 
     @phase("sample")
-    def unlabeled_rollouts(self, count: int, adapter: str) -> tuple[list[Rollout], list[Question]]:
-        """Return rollouts of the next `count` captured questions, and these questions."""
+    def unlabeled_rollouts(self, count: int, adapter: str) -> Draw:
+        """Return rollouts of the `count` captured questions that come next, new ones first.
+
+        A question is left out if all responses to it are truncated: none of them is an answer.
+        """
         with self.sessions.read() as s:
-            hashes = ledger.pool.distinct_hashes(s)
-            hashes = self.decks.draw("unlabeled", hashes, count, seed=self.settings.seed)
-            questions = ledger.pool.questions(s, hashes)
+            questions = ledger.pool.next_questions(s, count)
         prompts = self.sampler.prompts(questions)
         samples = self.sampler.sample(prompts, adapter=adapter, n=self.settings.group_size)
-        fitting = {prompt.content_hash for prompt in prompts}
-        questions = [question for question in questions if question.content_hash in fitting]
-        return rollouts_of(prompts, samples, adapter, None), questions
+        rollouts = rollouts_of(prompts, samples, adapter, None)
+        cut = truncated_hashes(rollouts)
+        too_long = len(questions) - len(prompts)
+        return Draw.of(rollouts, too_long=too_long, cut=cut, questions=questions)
 
     def sample_and_verify(
-        self, examples: Sequence[LabeledExample], adapter: str, *, n: int
+        self,
+        examples: Sequence[LabeledExample],
+        adapter: str,
+        *,
+        n: int,
+        decoding: Decoding = PLAIN,
     ) -> VerifiedResponses:
         """Sample `n` responses to each labeled question and verify them.
 
@@ -83,7 +144,7 @@ class ResponseSource:
         may be at fault: each counts as wrong.
         """
         prompts = self.sampler.prompts(examples)
-        samples = self.sampler.sample(prompts, adapter=adapter, n=n)
+        samples = self.sampler.sample(prompts, adapter=adapter, n=n, decoding=decoding)
         by_hash = {example.content_hash: example for example in examples}
         rows = [by_hash[prompt.content_hash] for prompt in prompts]
         items = [
@@ -97,6 +158,11 @@ class ResponseSource:
         remaining = iter(verdicts)
         by_prompt = [[next(remaining) for _ in group] for group in samples]
         return VerifiedResponses(prompts, samples, by_prompt)
+
+    def fitting(self, examples: Sequence[LabeledExample]) -> list[LabeledExample]:
+        """Return the labeled questions that leave room for a response."""
+        fitting = {prompt.content_hash for prompt in self.sampler.prompts(examples)}
+        return [example for example in examples if example.content_hash in fitting]
 
     def take_held_back(self) -> float:
         """Return how long requests waited for users' requests since the last call, in seconds."""
@@ -132,3 +198,9 @@ def rollouts_of(
     if not rollouts and (count := sum(map(len, samples))):
         raise SamplingError(f"{adapter}: each of {count} responses was aborted or empty")
     return rollouts
+
+
+def truncated_hashes(rollouts: Sequence[Rollout]) -> set[str]:
+    """Return the content hashes of questions whose rollouts were all cut at the length limit."""
+    finished = {r.content_hash for r in rollouts if r.finish_reason != "length"}
+    return {rollout.content_hash for rollout in rollouts} - finished

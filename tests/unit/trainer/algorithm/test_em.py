@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import chance_of_right, everything, iterate, play, same, started
+from tiny import DRAWS, chance_of_right, everything, held_out, iterate, play, same, started
 
 from tempo_trainer import clock
 from tempo_trainer.algorithm.batch import Batch
@@ -38,7 +38,7 @@ def test_a_right_critic_raises_the_chance_of_a_right_response() -> None:
 
 
 def test_a_flipped_reward_lowers_the_chance_of_a_right_response() -> None:
-    nets, settings = started(reward_sign=-1, fitness_auroc=0.0, labeled_in_policy=False)
+    nets, settings = started(reward_sign=-1, labeled_in_policy=False)
     before = chance_of_right(nets)
     for step in range(6):
         iterate(nets, settings, seed=100 + 10 * step)
@@ -87,42 +87,66 @@ def test_the_order_decides_which_critic_gives_the_advantages(order: str) -> None
     assert torch.equal(report.signal.advantages, expected)
 
 
-def test_an_unfit_critic_refuses_the_m_step() -> None:
-    nets, settings = started(fitness_auroc=1.0, warm_up=0)
+def test_a_critic_that_orders_responses_the_wrong_way_refuses_the_m_step() -> None:
+    nets, settings = started(warm_up=0)
     policy = [p.clone() for p in nets.policy.optimiser.parameters()]
-    report = iterate(nets, settings)
+    labeled = play(nets, labeled=True, seed=0)
+    measured = held_out(nets, seed=2)
+    report = em_step(
+        nets,
+        labeled=[labeled] * 4,
+        unlabeled=play(nets, labeled=False, seed=1),
+        held_out=replace(measured, outcome=-measured.outcome),
+        settings=settings,
+    )
     assert not report.refined
-    assert report.refusal.startswith("critic unfit: held-out AUROC ")
-    assert report.e_step.steps == settings.critic_epochs
+    assert report.refusal.startswith("critic unfit: on ")
+    assert report.fitness.within_auroc < 0.5
+    assert report.e_step.steps == 4 * settings.critic_epochs
     assert same(policy, nets.policy.optimiser.parameters())
+
+
+def test_without_a_held_out_rollout_no_m_step_is_made() -> None:
+    nets, settings = started(warm_up=1)
+    batch = play(nets, labeled=True, seed=0)
+    report = em_step(nets, labeled=[batch], unlabeled=batch, held_out=None, settings=settings)
+    assert report.recalibrated
+    assert report.refusal.startswith("critic's fitness unknown: 0 of 0 draws of held-out questions")
+    assert "e_step/auroc" not in report.metrics()
 
 
 @pytest.mark.parametrize("right", [True, False])
 def test_fitness_is_unknown_if_held_out_outcomes_are_all_alike(right: bool) -> None:
     nets, settings = started(warm_up=1)
     batch = play(nets, labeled=True, seed=0)
+    alike = replace(
+        held_out(nets, seed=2), outcome=torch.full((4 * DRAWS * 8,), 1.0 if right else -1.0)
+    )
     report = em_step(
         nets,
         labeled=[batch],
         unlabeled=play(nets, labeled=False, seed=1),
-        held_out=batch.select((batch.outcome > 0) == right),
+        held_out=alike,
         settings=settings,
     )
     share, kind = ("100%", "harder") if right else ("0%", "easier")
     assert report.refusal == (
-        f"critic's fitness unknown: {share} of the held-out responses are right;"
-        f" upload {kind} questions"
+        "critic's fitness unknown: 0 of 96 draws of held-out questions were answered both right and"
+        f" wrong, and 24 are needed; {share} of the responses are right: upload {kind} questions"
     )
-    assert "e_step/auroc" not in report.metrics()
+    assert "e_step/within_auroc" not in report.metrics()
 
 
 def test_metrics_are_named_by_concern_and_finite() -> None:
-    nets, settings = started(
-        warm_up=5, fitness_auroc=0.0, fitness_cosine=-1.0, labeled_in_policy=False
-    )
+    nets, settings = started(warm_up=5, labeled_in_policy=False)
     metrics = iterate(nets, settings).metrics()
     assert {name.split("/")[0] for name in metrics} == {"e_step", "m_step"}
-    assert {"e_step/loss", "e_step/auroc", "m_step/loss", "m_step/approx_kl"} <= metrics.keys()
+    assert {
+        "e_step/loss",
+        "e_step/within_auroc",
+        "m_step/loss",
+        "m_step/approx_kl",
+    } <= metrics.keys()
     assert metrics["m_step/labeled_rows"] == 0
     assert all(isinstance(v, int | float) and math.isfinite(v) for v in metrics.values())
 
@@ -133,9 +157,7 @@ def test_labeled_rows_are_in_the_policys_batch_with_labeled_in_policy() -> None:
 
 
 def test_the_seconds_of_an_iteration_are_split_by_phase_and_returned_once() -> None:
-    nets, settings = started(
-        warm_up=1, fitness_auroc=0.0, fitness_cosine=-1.0, minimum_advantage_std=0.0
-    )
+    nets, settings = started(warm_up=1, minimum_advantage_std=0.0)
     clock.take()
     iterate(nets, settings)
     sums = clock.take()

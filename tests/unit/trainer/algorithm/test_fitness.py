@@ -3,14 +3,28 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny import play, random_batch, settings, started
+from tiny import DRAWS, held_out, random_batch, settings, started
 
-from tempo_trainer.algorithm.fitness import measure, refusal_reason, suspicions, value_stats
+from tempo_trainer.algorithm.fitness import (
+    fitness_of,
+    measure,
+    refusal_reason,
+    suspicions,
+    unfit_reason,
+    value_stats,
+)
 from tempo_trainer.algorithm.reports import AdvantageSignal, Fitness
+from tempo_trainer.algorithm.within import Rows
 
-FIT = Fitness(auroc=0.9, brier=0.1, ece=0.1, explained_variance=0.5, advantage_cosine=0.9)
+FIT = Fitness(
+    **{"auroc": 0.9, "brier": 0.1, "ece": 0.1, "explained_variance": 0.5, "accuracy": 0.5},
+    **{"within_auroc": 0.7, "within_auroc_low": 0.6, "within_auroc_beyond_length": 0.7},
+    **{"within_auroc_beyond_length_low": 0.6, "draws": 64, "mixed_draws": 40},
+    **{"mixed_questions": 20, "truncated_share": 0.1},
+)
 
 
 def signal(*, deviation: float = 0.1) -> AdvantageSignal:
@@ -19,19 +33,103 @@ def signal(*, deviation: float = 0.1) -> AdvantageSignal:
 
 def test_fitness_is_measured_on_the_value_before_the_last_token() -> None:
     nets, own = started()
-    fitness = measure(nets.critic, play(nets, labeled=True, seed=50), own)
+    fitness = measure(nets.critic, held_out(nets, seed=50), own)
     assert fitness.auroc > 0.9
     assert fitness.brier < 0.2
-    assert fitness.advantage_cosine > 0.5
+    assert fitness.within_auroc_low > 0.9
+    assert (fitness.draws, fitness.mixed_questions) == (4 * DRAWS, 4)
+    assert 24 <= fitness.mixed_draws <= fitness.draws
+    assert refusal_reason(fitness, signal(), own) == ""
 
 
-def test_advantages_that_point_the_wrong_way_refuse_the_m_step() -> None:
-    wrong = replace(FIT, advantage_cosine=-0.01)
-    reason = refusal_reason(wrong, signal(), settings())
-    assert "cosine with the true ones is -0.010 on held-out questions, below 0.000" in reason
-    assert refusal_reason(replace(FIT, advantage_cosine=0.01), signal(), settings()) == ""
-    # `em` does not compare tokens of one response.
-    assert refusal_reason(wrong, signal(), settings(estimator="em")) == ""
+def test_a_fit_critic_is_not_refused() -> None:
+    assert unfit_reason(FIT) == ""
+    assert refusal_reason(FIT, signal(), settings()) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (
+            {"brier": math.nan, "within_auroc_low": math.nan},
+            "critic's fitness unknown: its values are not finite; cancel the job, or restart the"
+            " worker with a lower TEMPO_CRITIC_LEARNING_RATE",
+        ),
+        (
+            {"mixed_draws": 23},
+            "critic's fitness unknown: 23 of 64 draws of held-out questions were answered both"
+            " right and wrong, and 24 are needed; upload more labeled questions, or raise"
+            " TEMPO_HELD_OUT_PER_STEP",
+        ),
+        (
+            {"mixed_draws": 3, "accuracy": 0.97},
+            "97% of the responses are right: upload harder questions",
+        ),
+        (
+            {"mixed_draws": 3, "accuracy": 0.03},
+            "3% of the responses are right: upload easier questions",
+        ),
+        (
+            {"mixed_draws": 3, "accuracy": 0.03, "truncated_share": 0.8},
+            "3% of the responses are right and 80% are cut at the length limit: raise"
+            " TEMPO_MAX_RESPONSE_TOKENS",
+        ),
+        (
+            {"mixed_questions": 1, "within_auroc_low": math.nan},
+            "there are 40 draws of 1 held-out questions; upload more labeled questions",
+        ),
+        (
+            {"within_auroc": 0.52, "within_auroc_low": 0.48},
+            "critic unfit: on 40 draws of 20 held-out questions its AUROC within a question is"
+            " 0.520, and its lower 95 % bound, 0.480, is not above 0.5; upload more labeled"
+            " questions, or lower TEMPO_POLICY_LEARNING_RATE",
+        ),
+        (
+            {"within_auroc_beyond_length": 0.51, "within_auroc_beyond_length_low": 0.47},
+            "critic unfit: it may know no more than the length of right responses; without what"
+            " length and truncation explain, its AUROC within a question is 0.510 on 40 draws of 20"
+            " held-out questions, and the lower 95 % bound, 0.470, is not above 0.5",
+        ),
+        (
+            {"within_auroc_low": 0.5, "truncated_share": 0.6},
+            "60% of the responses are cut: raise TEMPO_MAX_RESPONSE_TOKENS",
+        ),
+    ],
+    ids=str,
+)
+def test_a_critic_that_is_not_proven_refuses_the_m_step_with_figures_and_remedy(
+    changed: dict[str, float], reason: str
+) -> None:
+    assert reason in refusal_reason(replace(FIT, **changed), signal(), settings())
+
+
+@pytest.mark.parametrize("bound", ["within_auroc_low", "within_auroc_beyond_length_low"])
+@pytest.mark.parametrize("value", [math.nan, 0.5, 0.2])
+def test_both_bounds_must_be_above_chance(bound: str, value: float) -> None:
+    assert unfit_reason(replace(FIT, **{bound: value})).startswith("critic unfit: ")
+
+
+def test_reliability_is_split_by_length_and_by_truncation() -> None:
+    length = np.array([1.0, 2, 3, 4, 5, 6])
+    rows = Rows(
+        values=np.array([-1.0, -1, 0, 0, 1, 1]),
+        outcomes=np.array([-1.0, 1, -1, 1, 1, 1]),
+        question=np.arange(6),
+        draw=np.arange(6),
+        length=length,
+        truncated=length > 5,
+    )
+    fitness = fitness_of(rows)
+    assert fitness.reliability_by_length == {
+        "short": [(0.0, 0.5, 2)],
+        "middle": [(0.5, 0.5, 2)],
+        "long": [(1.0, 1.0, 2)],
+    }
+    assert fitness.reliability_by_truncation["truncated"] == [(1.0, 1.0, 1)]
+    assert sum(n for _, _, n in fitness.reliability_by_truncation["finished"]) == 5
+    alike = fitness_of(replace(rows, length=np.ones(6), truncated=np.zeros(6, dtype=bool)))
+    assert sum(n for curve in alike.reliability_by_length.values() for _, _, n in curve) == 6
+    assert set(alike.reliability_by_truncation) == {"finished"}
 
 
 @pytest.mark.parametrize(("deviation", "flat"), [(0.019, True), (math.nan, True), (0.021, False)])

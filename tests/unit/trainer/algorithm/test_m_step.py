@@ -20,7 +20,7 @@ def test_on_policy_nothing_is_clipped_and_the_sampler_agrees() -> None:
 
 
 def test_later_minibatches_are_off_policy() -> None:
-    nets, settings = started(warm_up=5, minibatches=4, fitness_auroc=0.0, fitness_cosine=-1.0)
+    nets, settings = started(warm_up=5, minibatches=4)
     metrics = iterate(nets, settings).metrics()
     assert metrics["m_step/steps"] == 4
     assert metrics["m_step/approx_kl"] > 0

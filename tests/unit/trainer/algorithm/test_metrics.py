@@ -45,24 +45,6 @@ def test_outcomes_that_are_all_alike_have_no_auroc() -> None:
     assert math.isnan(metrics.auroc(np.array([0.1, 0.2]), np.array([1.0, 1.0])))
 
 
-def test_advantage_cosine_tells_whether_the_critics_direction_is_right() -> None:
-    case = GOLDEN["G17_adv_cosine"]
-    values = np.array([case["V"]])
-    mask = np.ones((1, 4))
-    for outcome, expected in (([1.0], case["r+1"]), ([-1.0], case["r-1"])):
-        cosine = metrics.advantage_cosine(values, np.array(outcome), mask=mask)
-        assert cosine == pytest.approx(expected)
-    both = np.repeat(values, 2, axis=0)
-    pooled = metrics.advantage_cosine(both, np.array([1.0, -1.0]), mask=np.ones((2, 4)))
-    assert pooled == pytest.approx(case["pooled"])
-
-
-def test_advantage_cosine_ignores_padding() -> None:
-    values = np.array([[*GOLDEN["G17_adv_cosine"]["V"], 7.0]])
-    cosine = metrics.advantage_cosine(values, np.ones(1), mask=np.array([[1, 1, 1, 1, 0]]))
-    assert cosine == pytest.approx(GOLDEN["G17_adv_cosine"]["r+1"])
-
-
 def test_the_reliability_curve_has_a_point_for_each_tenth_that_occurs() -> None:
     values = np.array([-1.2, -0.9, 0.1, 0.15, 0.1, 1.0])
     outcomes = signs([0, 1, 1, 0, 1, 1])
@@ -72,16 +54,6 @@ def test_the_reliability_curve_has_a_point_for_each_tenth_that_occurs() -> None:
     assert points[:, 1] == pytest.approx([0.5, 2 / 3, 1.0])
     assert metrics.reliability(np.array([math.nan]), np.ones(1)) == []
     assert math.isnan(metrics.ece(np.array([math.nan]), np.ones(1)))
-
-
-def test_the_auroc_within_questions_does_not_depend_on_their_difficulty() -> None:
-    # Easy questions have high values, and within each one the order is wrong.
-    values = np.array([0.8, 0.9, 0.7, -0.9, -0.8])
-    outcomes = signs([1, 0, 1, 1, 0])
-    groups = np.array([3, 3, 3, 5, 5])
-    assert metrics.within_auroc(values, outcomes, groups) == 0.0
-    assert metrics.within_auroc(-values, outcomes, groups) == 1.0
-    assert math.isnan(metrics.within_auroc(values, np.ones(5), groups))
 
 
 def test_correlation_is_pearsons() -> None:
@@ -114,12 +86,3 @@ def test_answer_entropy_counts_distinct_answers() -> None:
     # The golden case counts each empty answer as its own cluster; here there is one of them.
     assert metrics.answer_entropy(case["answers"]) == pytest.approx(case["entropy_nats"])
     assert metrics.answer_entropy(["7", "7"]) == 0.0
-
-
-def test_the_bootstrap_covers_the_mean_and_repeats_itself() -> None:
-    differences = np.random.default_rng(0).normal(0.1, 0.3, size=100)
-    first, again = (metrics.paired_bootstrap(differences, seed=3) for _ in range(2))
-    assert first == again != metrics.paired_bootstrap(differences, seed=4)
-    error = differences.std(ddof=1) / 10
-    assert first.low == pytest.approx(differences.mean() - 1.645 * error, abs=0.2 * error)
-    assert first.high == pytest.approx(differences.mean() + 1.645 * error, abs=0.2 * error)

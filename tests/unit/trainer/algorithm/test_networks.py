@@ -159,18 +159,6 @@ def test_micro_batching_changes_no_gradient(max_tokens: int) -> None:
         torch.testing.assert_close(whole, cut, atol=1e-6, rtol=1e-4)
 
 
-def test_recomputing_layers_changes_no_gradient() -> None:
-    batch = tiny.random_batch()
-    gradients = []
-    for checkpointing in (False, True):
-        nets = tiny.networks(gradient_checkpointing=checkpointing)
-        with nets.policy.active():
-            nets.policy.logprobs(batch).sum().backward()
-        gradients.append([p.grad for p in nets.policy.optimiser.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
-
-
 @FAMILIES
 def test_an_exported_adapter_gives_the_same_log_probabilities(family: str, tmp_path: Path) -> None:
     nets = tiny.networks(family)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from vectors import CLIP, GOLDEN, close, policy_gradient, some_rows, tensor
@@ -91,10 +92,39 @@ def test_the_kl_is_least_at_the_base_and_pulls_each_token_towards_it() -> None:
     shift = torch.where(mask > 0, shift, 9.0)
     logprobs = (base + shift).requires_grad_()
     assert objective.approx_kl(base, base, mask) == 0
-    kl = objective.approx_kl(logprobs, base, mask)
+    kl = objective.base_kl_loss(logprobs, base, mask, denominator=3)
     (gradient,) = torch.autograd.grad(kl, logprobs)
     assert kl > 0
-    torch.testing.assert_close(gradient, -torch.expm1(-shift) * mask / mask.sum())
+    expected = -torch.expm1(-shift) * mask / (3 * mask.sum(1, keepdim=True))
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_the_kl_counts_each_row_alike_as_the_policys_loss_does() -> None:
+    # By numpy: rows of 5, 3 and 1 tokens, each with the mean of its own tokens.
+    base, shift, mask = some_rows()
+    d = shift.numpy().astype(float)
+    k3 = (np.exp(-d) - 1 + d) * mask.numpy()
+    means = [k3[row, :length].sum() / length for row, length in enumerate((5, 3, 1))]
+    kl = objective.approx_kl(base + shift, base, mask)
+    assert kl.item() == pytest.approx(np.mean(means), rel=1e-5)
+    loss = objective.base_kl_loss(base + shift, base, mask, denominator=6)  # half of a step's rows
+    assert loss.item() == pytest.approx(np.sum(means) / 6, rel=1e-5)
+
+
+def test_the_gradient_of_the_kl_loss_is_that_of_the_kl_of_base_to_policy() -> None:
+    # All responses of one token, each as often as the policy samples it.
+    base = tensor([0.6, 0.3, 0.1])
+    logits = tensor([0.2, 0.5, 0.3]).log().requires_grad_()
+    pi = logits.softmax(0)
+    repeats = (10 * pi.detach()).round().long()
+    tokens = torch.repeat_interleave(torch.arange(3), repeats)
+    lp = logits.log_softmax(0)[tokens][:, None]
+    mask = torch.ones(10, 1)
+    loss = objective.base_kl_loss(lp, base.log()[tokens][:, None], mask, denominator=10)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, pi.detach() - base, rtol=1e-5, atol=1e-6)
+    # The value is that of the other direction.
+    close(loss, (pi * (pi / base).log()).sum().item())
 
 
 def test_with_a_true_critic_the_m_step_climbs_the_evidence() -> None:
