@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
+from tempo_storage.decoding import Decoding
 from tempo_storage.ledger.models import (
     Adapter,
     Iteration,
@@ -243,7 +244,9 @@ def facts(engine: Engine) -> dict[str, Any]:
             ],
             "labeled": ledger.labeled.count(s),
             "template arguments": list(s.scalars(select(LabeledExample.chat_template_kwargs))),
-            "gate tests": ledger.gate_tests.count(s),
+            "gate tests": [ledger.gate_tests.count(s), ledger.gate_tests.rounds_since(s)],
+            "next questions": [question.id for question in ledger.pool.next_questions(s, 9)],
+            "users' sampling": ledger.pool.users_decoding(s, Decoding(0.6, 0.95, 20)),
         }
 
 
@@ -281,5 +284,7 @@ FACTS = {
     "held out": ["00000000", "00000005"],
     "labeled": {"train": 7, "held_out": 2},
     "template arguments": [{}] * 9,
-    "gate tests": 0,
+    "gate tests": [0, 0],
+    "next questions": ["q5", "q4", "q1", "q3"],
+    "users' sampling": Decoding(0.6, 0.95, 20),
 }
