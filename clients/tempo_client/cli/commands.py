@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tempo_client.cli import gate_report
 from tempo_client.cli.keys import keys
 from tempo_client.cli.output import (
     Commands,
@@ -183,7 +184,9 @@ def version(as_json: Json = False) -> None:
 def list_adapters(ctx: typer.Context, as_json: Json = False) -> None:
     """List all versions, newest first; tempo-v0 is the base model."""
     listed = connect(ctx).adapters.list()
-    rows = [(a.id, a.status, local_time(a.created_at), _gate_decision(a)) for a in listed]
+    rows = [
+        (a.id, a.status, local_time(a.created_at), gate_report.decision(a.report)) for a in listed
+    ]
     show(listed, rows, as_json=as_json, columns=("adapter", "status", "made", "gate"))
 
 
@@ -310,7 +313,7 @@ def _sampling(default: Decoding) -> str:
 
 def _show_adapter(adapter: Adapter, *, as_json: bool) -> None:
     rows = field_rows(adapter, "id", "status", "parent", "created_by_job", "sha256")
-    rows += [("gate", _gate_decision(adapter)), ("probe", _probe_verdict(adapter))]
+    rows += [*gate_report.rows(adapter.report), ("probe", _probe_verdict(adapter))]
     for name, value in adapter.lineage.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         rows += [(f"{name} {key}".rstrip(), part) for key, part in parts]
@@ -318,21 +321,6 @@ def _show_adapter(adapter: Adapter, *, as_json: bool) -> None:
     show(adapter, rows, as_json=as_json)
     for process in adapter.unacknowledged:
         messages.print(f"tempo: process {process} does not answer with it yet")
-
-
-def _gate_decision(adapter: Adapter) -> str:
-    """Return the gate's reason, with the difference that it measured where it measured one."""
-    report = adapter.report
-    if "against_base" not in report:
-        return str(report.get("reason", "-"))
-    candidate = report["candidate_avg_at_k"]
-    base = report["base_avg_at_k"]
-    difference = report["against_base"]
-    return (
-        f"{report['reason']}; avg@{report['k']} {candidate:.3f}, base {base:.3f} "
-        f"({difference['mean']:+.3f}, at least {difference['low']:+.3f}) "
-        f"on {report['questions']} held-out questions"
-    )
 
 
 def _probe_verdict(adapter: Adapter) -> str:
