@@ -1,6 +1,5 @@
 """The facts about the server that sampling needs: an admin key, the base model, its decoding."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from tempo_client import Tempo
@@ -38,7 +37,8 @@ def served_model(settings: WorkerSettings, key: str) -> tuple[str, Decoding]:
     except APIError as error:
         message = f"{error}; is vLLM with the tempo plugin at {settings.base_url}"
         raise SamplingError(message) from error
-    return status.model, Decoding(**asdict(status.decoding))
+    default = status.decoding
+    return status.model, Decoding(default.temperature, default.top_p, default.top_k)
 
 
 def served_base(settings: WorkerSettings, key: str) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import inspect
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import pytest
 import tempo_client
 from tempo_client import AsyncTempo, Tempo, types
 from tempo_storage import ledger
+from tempo_storage.decoding import Decoding
 from tempo_storage.ledger.models import JobResult
+from tempo_trainer.sampling.server import served_model
+from tempo_trainer.worker_settings import WorkerSettings
 
 V1 = "/tempo/v1"
 # Fields that only OpenAI's client reads.
@@ -70,6 +73,15 @@ def test_every_route_has_a_method_of_the_sdk_and_every_method_has_its_route(admi
     paths = {path: routes for path, routes in admin.app.openapi()["paths"].items() if V1 in path}
     api = {(m.upper(), re.sub(r"\{\w+\}", "x", path)) for path in paths for m in paths[path]}
     assert api == requests | {("GET", f"{V1}/files/x/content")}  # only OpenAI's client reads it
+
+
+def test_the_trainer_reads_the_model_and_its_sampling_from_the_status(
+    admin: Any, address: str
+) -> None:
+    decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
+    admin.app.state.tempo = replace(admin.context, decoding=decoding)
+    settings = WorkerSettings(base_url=address)
+    assert served_model(settings, admin.key) == (admin.context.base, decoding)
 
 
 def test_the_sdk_knows_every_field_that_the_server_returns(
