@@ -47,8 +47,6 @@ SETTINGS = {
     "warm_up_steps": 1,
     "warm_up_questions": 4,
     "max_response_tokens": 9,
-    "fitness_auroc": 0.0,
-    "fitness_cosine": -1.0,
     "minimum_advantage_std": 0.0,
     "policy_learning_rate": 0.02,
 }

@@ -92,6 +92,17 @@ class FakeLab:
         return Batch.collate(rows, 0)
 
 
+def fitness(auroc: float) -> Fitness:
+    """Return the fitness of a critic with this AUROC within questions, measured on enough draws."""
+    figures = dict.fromkeys(("auroc", "within_auroc", "within_auroc_low"), auroc)
+    beyond = dict.fromkeys(("within_auroc_beyond_length", "within_auroc_beyond_length_low"), auroc)
+    counts = dict.fromkeys(("draws", "mixed_draws", "mixed_questions"), 32)
+    zeros = dict.fromkeys(
+        ("brier", "ece", "explained_variance", "accuracy", "truncated_share"), 0.0
+    )
+    return Fitness(**figures, **beyond, **counts, **zeros)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replace E-step, M-step and critic; return what they were called with."""
@@ -110,7 +121,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return AdvantageSignal(torch.full((8, 2), 0.25), 0.0, 0.0, advantage_std=0.5)
 
     monkeypatch.setattr(em, "recalibrate", recalibrate)
-    monkeypatch.setattr(em, "measure", lambda *_: Fitness(arguments["auroc"], 0, 0, 0, 0))
+    monkeypatch.setattr(em, "measure", lambda *_: fitness(arguments["auroc"]))
     for module in (em, methods):
         monkeypatch.setattr(module, "refine", refine)
         monkeypatch.setattr(module, "advantage_signal", advantage_signal)
@@ -167,7 +178,7 @@ def test_labeled_rows_train_the_policy_only_with_the_setting(
 
 def test_an_unfit_critic_refines_nothing_in_tempo(calls: dict[str, Any]) -> None:
     calls["auroc"] = 0.4
-    assert "AUROC 0.400" in methods.tempo(FakeLab())["refusal"]
+    assert "AUROC within a question is 0.400" in methods.tempo(FakeLab())["refusal"]
     assert calls["a"] is None
 
 

@@ -12,12 +12,14 @@ import torch
 from tempo_lab.study import run as study_run
 from tempo_lab.study.lab import Lab
 from tempo_lab.study.measurement import by_question, measure
-from tempo_lab.study.methods import METHODS, tempo
+from tempo_lab.study.methods import METHODS, tempo, warm_up
 from tempo_lab.study.questions import Data, read
 from tempo_lab.study.run import run
 from tempo_lab.tasks import equation
 from tempo_storage.decoding import GREEDY, PLAIN, Decoding
 from tempo_storage.errors import InvalidInputError
+from tempo_trainer.algorithm import em
+from tempo_trainer.algorithm.batch import Batch, Rollout
 from tempo_trainer.algorithm.em import em_step
 from tempo_trainer.learning import checkpoint
 
@@ -115,7 +117,10 @@ def test_all_methods_begin_at_the_same_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", [{}, {"order": "reference_code"}, {"labeled_in_policy": False}])
-def test_tempo_is_the_product_s_own_iteration(changed: dict[str, Any], tmp_path: Path) -> None:
+def test_tempo_is_the_product_s_own_iteration(
+    changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(em, "refusal_reason", lambda *_: "")  # a base this small is seldom right
     spec = study_data.spec(tmp_path, settings=study_data.SETTINGS | changed)
     data = Data.load(spec.labeled, spec.unlabeled)
     ours, product = (Lab(spec, data, study_data.Verifiers(["numeric"])) for _ in range(2))
@@ -135,6 +140,36 @@ def test_tempo_is_the_product_s_own_iteration(changed: dict[str, Any], tmp_path:
     a, b = (lab.networks.state_dict()["weights"] for lab in (ours, product))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], before[name]) for name in a if ".policy." in name)
+
+
+def labels(iteration: int, *, mixed: int) -> Batch:
+    """Return 12 draws of an iteration, as many of them mixed."""
+    rows = [
+        Rollout(f"{iteration}:{draw}", [1], [2], [-1.0], draw, "stop", True, outcome)
+        for draw in range(12)
+        for outcome in (1.0, -1.0 if draw < mixed else 1.0)
+    ]
+    return Batch.collate(rows, 0)
+
+
+def test_held_out_rollouts_of_older_iterations_count_until_24_draws_are_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = study_data.spec(tmp_path)
+    lab = Lab(spec, Data.load(spec.labeled, spec.unlabeled), study_data.Verifiers(["numeric"]))
+    sizes = []
+    for iteration, mixed in enumerate([12, 12, 3, 12, 12, 0]):
+        fresh = labels(iteration, mixed=mixed)
+        monkeypatch.setattr(lab, "labeled", lambda *_, batch=fresh, **__: batch)
+        sizes.append(len(lab.held_out_window().group.unique()) // 12)
+    assert sizes == [1, 2, 3, 3, 2, 3]
+
+
+def test_the_warm_up_leaves_held_out_rollouts_to_the_first_iteration(tmp_path: Path) -> None:
+    spec = study_data.spec(tmp_path)
+    lab = Lab(spec, Data.load(spec.labeled, spec.unlabeled), study_data.Verifiers(["numeric"]))
+    warm_up(lab)
+    assert [len(batch) for batch in lab.window] == [4 * 2 * 4]  # 4 times 2 questions, 4 responses
 
 
 def test_all_methods_sample_the_same_number_of_responses(tmp_path: Path) -> None:

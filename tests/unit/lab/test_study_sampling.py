@@ -8,8 +8,9 @@ import pytest
 import study_data
 import torch
 
+from tempo_lab.study.questions import Question
 from tempo_lab.study.sampling import LocalSampler, next_token, seed_of, users_decoding
-from tempo_lab.tasks.base import EOS
+from tempo_lab.tasks.base import BOS, EOS
 from tempo_storage.decoding import GREEDY, PLAIN, Decoding
 from tempo_trainer.algorithm.batch import Batch, Rollout
 from tempo_trainer.algorithm.networks import CRITIC, POLICY, Networks
@@ -142,6 +143,20 @@ def test_tokens_are_drawn_at_the_temperature_and_from_the_most_probable_ones(
     for token, place in enumerate(order):
         reach = 5 * math.sqrt(expected[place] * (1 - expected[place]) / len(tokens))
         assert abs(float(shares[token]) - expected[place]) <= reach + 1e-6
+
+
+def test_a_question_is_rendered_with_the_arguments_of_its_chat_template(
+    sampler: LocalSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sampler._tokenizer,
+        "chat_template",
+        "{{ '<bos> ' if loud else '' }}{{ messages[0].content }}",
+    )
+    messages = [{"role": "user", "content": "x + 1 = 4 ?"}]
+    plain = sampler.prompt(Question("q", messages, "exact", {}))
+    loud = sampler.prompt(Question("q", messages, "exact", {}, {"loud": True}))
+    assert loud.ids == (BOS, *plain.ids)
 
 
 def test_greedy_responses_are_all_alike_and_do_not_depend_on_the_seed(

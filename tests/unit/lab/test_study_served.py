@@ -10,6 +10,7 @@ import study_data
 import torch
 
 from tempo_lab.study import main, plan, served
+from tempo_lab.study.questions import Question
 from tempo_lab.study.served import ServedSampler, served_model
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.decoding import PLAIN, Decoding
@@ -28,10 +29,12 @@ class Server:
     def __init__(self) -> None:
         self.adapters: list[str] = []
         self.decodings: list[Decoding] = []
+        self.template_arguments: list[dict[str, Any]] = []
         self.max_words = 3
         self.response = Sample((3,), (-0.5,), "ok", "stop")
 
     def prompts(self, questions: Sequence[Any]) -> list[Prompt]:
+        self.template_arguments += [q.chat_template_kwargs for q in questions]
         words = {q.content_hash: q.messages[0]["content"].split() for q in questions}
         short = {id: own for id, own in words.items() if len(own) <= self.max_words}
         return [Prompt(id, tuple(map(int, own))) for id, own in short.items()]
@@ -62,6 +65,10 @@ def store(tmp_path: Path) -> AdapterStore:
 @pytest.fixture
 def sampler(networks: Networks, server: Server, store: AdapterStore) -> ServedSampler:
     return ServedSampler(networks, server, store, base="base")
+
+
+def question(text: str, **template: Any) -> Question:
+    return Question("q", [{"role": "user", "content": text}], "exact", {}, template)
 
 
 def learn(networks: Networks, adapter: str = POLICY) -> None:
@@ -124,9 +131,17 @@ def test_a_restored_policy_is_published_anew(
 def test_a_question_has_the_servers_tokens_and_must_leave_room_for_a_response(
     sampler: ServedSampler,
 ) -> None:
-    assert sampler.prompt("q", [{"role": "user", "content": "1 2 3"}]) == Prompt("q", (1, 2, 3))
+    assert sampler.prompt(question("1 2 3")) == Prompt("q", (1, 2, 3))
     with pytest.raises(InvalidInputError, match=r"no room for a response: '1 2 3 4'"):
-        sampler.prompt("q", [{"role": "user", "content": "1 2 3 4"}])
+        sampler.prompt(question("1 2 3 4"))
+
+
+def test_the_server_gets_the_arguments_of_a_questions_chat_template(
+    sampler: ServedSampler, server: Server
+) -> None:
+    sampler.prompt(question("1"))
+    sampler.prompt(question("1", enable_thinking=False))
+    assert server.template_arguments == [{}, {"enable_thinking": False}]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tempo_lab.study.questions import Answers, Data, Question, QuestionSet
 from tempo_lab.study.sampling import LocalSampler, seed_of
 from tempo_lab.study.served import ServedSampler
 from tempo_storage.decoding import PLAIN, Decoding
+from tempo_trainer.algorithm import within
 from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.networks import Networks
 from tempo_trainer.learning.learner import WINDOW
@@ -166,10 +167,14 @@ class Lab:
         return self.batch(responses, outcomes)
 
     def held_out_window(self) -> Batch:
-        """Return rollouts of held-out questions: this iteration's and those of the last few."""
+        """Return rollouts of held-out questions, as many of the newest iterations as are needed.
+
+        A round draws more of them if too few are mixed. A study does not, so that all methods
+        sample the same number of responses.
+        """
         fresh = self.labeled(self.settings.held_out_per_step, deck="held_out")
         self.window = [*self.window, fresh][-WINDOW:]
-        return reduce(Batch.concatenate, self.window)
+        return reduce(Batch.concatenate, within.newest(self.window, _mixed_draws))
 
     def sample_next(self, deck: str, count: int) -> Responses:
         """Sample responses to the next questions of a deck."""
@@ -186,8 +191,7 @@ class Lab:
         """Sample `n` responses to each question from the policy as it is now."""
         for question in questions:
             if question.id not in self._prompts:
-                prompt = self.sampler.prompt(question.id, question.messages)
-                self._prompts[question.id] = prompt
+                self._prompts[question.id] = self.sampler.prompt(question)
         prompts = [self._prompts[question.id] for question in questions]
         samples = self.sampler.sample(prompts, n=n, seed=seed, decoding=decoding)
         return Responses(questions, prompts, samples)
@@ -218,6 +222,11 @@ class Lab:
 
 def _answer_of(sample: Sample, verdict: Verdict) -> str:
     return answer(sample.text) if verdict.extracted is None else verdict.extracted
+
+
+def _mixed_draws(batch: Batch) -> int:
+    """Return how many groups of the batch were answered both right and wrong."""
+    return within.count_mixed(batch.group.tolist(), batch.outcome.tolist())
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

@@ -27,15 +27,20 @@ from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.em import advantage_signal, em_step, recalibrate, refine
 from tempo_trainer.algorithm.objective import group_advantages
 from tempo_trainer.algorithm.reports import figures
+from tempo_trainer.jobs.rounds import WARM_UP_DRAWS
 
 Figures = dict[str, Any]
 
 
 def warm_up(lab: Lab) -> None:
-    """Calibrate a new critic, as the worker does before its first M-step."""
+    """Calibrate a new critic, as the worker does before its first M-step.
+
+    Held-out rollouts of the end of the warm-up measure the critic in the first iterations, too.
+    """
     settings = lab.settings
     for _ in range(settings.warm_up_steps):
         recalibrate(lab.networks.critic, [lab.labeled(settings.warm_up_questions)], settings)
+    lab.window = [lab.labeled(WARM_UP_DRAWS * settings.held_out_per_step, deck="held_out")]
 
 
 def tempo(lab: Lab) -> Figures:

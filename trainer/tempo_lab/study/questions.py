@@ -7,7 +7,7 @@ The files are read by the reader of uploads, so a study takes every line that an
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Question:
     messages: Sequence[Mapping[str, str]]
     verifier: str
     metadata: Mapping[str, Any]
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template that renders the question."""
 
 
 Answers = Mapping[str, Sequence[str]]
@@ -109,6 +111,9 @@ def read(path: str, *, needs_answers: bool = False) -> QuestionSet:
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error
     return QuestionSet(
-        tuple(Question(e.content_hash, e.messages, e.verifier, e.details) for e in file.examples),
+        tuple(
+            Question(e.content_hash, e.messages, e.verifier, e.details, e.chat_template_kwargs)
+            for e in file.examples
+        ),
         {e.content_hash: e.reference for e in file.examples if e.reference},
     )

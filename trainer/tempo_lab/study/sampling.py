@@ -8,7 +8,7 @@ which costs little if responses are short. Long ones belong to vLLM.
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig
 
+from tempo_lab.study.questions import Question
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.algorithm.networks import POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample
@@ -42,10 +43,12 @@ class LocalSampler:
     def close(self) -> None:
         """Do nothing: no connection is open."""
 
-    def prompt(self, question_id: str, messages: Sequence[Mapping[str, str]]) -> Prompt:
+    def prompt(self, question: Question) -> Prompt:
         """Render a question with the model's chat template."""
-        ids = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
-        return Prompt(question_id, tuple(ids["input_ids"]))
+        ids = self._tokenizer.apply_chat_template(
+            list(question.messages), add_generation_prompt=True, **question.chat_template_kwargs
+        )
+        return Prompt(question.id, tuple(ids["input_ids"]))
 
     def sample(
         self, prompts: Sequence[Prompt], *, n: int, seed: int, decoding: Decoding = PLAIN

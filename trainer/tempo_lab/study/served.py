@@ -5,7 +5,7 @@ Trials are numbered in that store. So only one run goes at a time, and training 
 meanwhile (`tempo pause`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tempo_lab.study.questions import Question
 from tempo_storage.adapters import BASE_NAME, AdapterStore
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import AdapterMismatchError, InvalidInputError
@@ -46,16 +47,21 @@ class ServedSampler:
         """Close the connections."""
         self._sampler.close()
 
-    def prompt(self, question_id: str, messages: Sequence[Mapping[str, str]]) -> Prompt:
+    def prompt(self, question: Question) -> Prompt:
         """Return a question as the server tokenises it; raise InvalidInputError if it is too long.
 
         It is too long if it leaves no room for a response.
         """
-        question = SimpleNamespace(content_hash=question_id, messages=list(messages))
-        prompts = self._sampler.prompts([question])
+        row = SimpleNamespace(
+            content_hash=question.id,
+            messages=list(question.messages),
+            chat_template_kwargs=dict(question.chat_template_kwargs),
+        )
+        prompts = self._sampler.prompts([row])
         if not prompts:
+            text = question.messages[-1]["content"]
             raise InvalidInputError(
-                f"a question leaves no room for a response: {messages[-1]['content'][:60]!r}; "
+                f"a question leaves no room for a response: {text[:60]!r}; "
                 "leave it out, lower --max-tokens, or serve with a longer --max-model-len"
             )
         return prompts[0]
