@@ -9,7 +9,7 @@ right and wrong responses have the same lengths; in "unlike" right ones are long
 one length. There a critic of length alone orders responses well.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ TRUNCATED = 0.05  # share of responses that are cut at the length limit
 REPETITIONS = 2_000
 
 Array = NDArray[np.floating]
-Draw = Callable[[np.random.Generator, Rows, Array], Array]
+Critic = Callable[[np.random.Generator, Rows, Array], Array]
 """Returns the values of a critic, from responses and the difficulty of the question of each."""
 
 
@@ -62,7 +62,7 @@ def within(auroc: float, generator: np.random.Generator, rows: Rows, share: Arra
     return np.asarray(_logits(share) + gap * (rows.outcomes > 0) + noise)
 
 
-CRITICS: Mapping[str, Draw] = {
+CRITICS: Mapping[str, Critic] = {
     "difficulty alone": difficulty_alone,
     "length alone, rising": length_rising,
     "length alone, best in the middle": length_in_the_middle,
@@ -72,14 +72,16 @@ CRITICS: Mapping[str, Draw] = {
 }
 
 
-def rows(*, repetitions: int = REPETITIONS, seed: int = 0) -> list[dict[str, Any]]:
+def rows(
+    *, repetitions: int = REPETITIONS, mixed_draws: Sequence[int] = DRAWS, seed: int = 0
+) -> list[dict[str, Any]]:
     """Return the share of refusals, and the mean AUROCs, of each critic in each world."""
     generator = np.random.default_rng(seed)
     return [
         row
         for difficulty in DIFFICULTIES
         for lengths in LENGTHS
-        for draws in DRAWS
+        for draws in mixed_draws
         for row in _world(generator, difficulty, lengths, draws, repetitions)
     ]
 
@@ -92,8 +94,8 @@ def _world(
         responses, share = _responses(generator, difficulty, lengths, draws)
         for name, critic in CRITICS.items():
             responses.values[:] = critic(generator, responses, share)
-            found = discrimination(responses)
-            figures[name].append((not found.proven, found.auroc.mean, found.beyond_length.mean))
+            known = discrimination(responses)
+            figures[name].append((not known.proven, known.auroc.mean, known.beyond_length.mean))
     world = {"difficulty": difficulty, "lengths": lengths, "mixed draws": draws}
     names = ("refused", "within AUROC", "beyond length")
     return [

@@ -61,8 +61,11 @@ class Fitness:
 
     def curves(self) -> dict[str, Any]:
         """Return the reliability curves under the names of the metrics."""
-        names = ("reliability", "reliability_by_length", "reliability_by_truncation")
-        return {f"e_step/{name}": getattr(self, name) for name in names}
+        return {
+            "e_step/reliability": self.reliability,
+            "e_step/reliability_by_length": self.reliability_by_length,
+            "e_step/reliability_by_truncation": self.reliability_by_truncation,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,11 @@ class Draw:
 
     def figures(self) -> dict[str, int]:
         """Return the counts under the names of the metrics."""
-        names = ("tokens", "too_long", "all_truncated")
-        return {f"rollouts/{name}": getattr(self, name) for name in names}
+        return {
+            "rollouts/tokens": self.tokens,
+            "rollouts/too_long": self.too_long,
+            "rollouts/all_truncated": self.all_truncated,
+        }
 
     @property
     def learned(self) -> list[Question]:

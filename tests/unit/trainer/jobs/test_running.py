@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from learners import Parts
-from ledgers import candidate
+from learners import Parts, rollout
+from ledgers import candidate, captured
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -15,6 +15,7 @@ from tempo_storage.errors import LeaseLostError
 from tempo_storage.ledger.models import Iteration, JobResult, Question
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.learning.learner import UNTRAINED, Learner
+from tempo_trainer.sampling.responses import Draw
 
 
 @pytest.fixture
@@ -30,8 +31,9 @@ def test_an_iteration_names_its_parent_and_the_questions_that_it_learned_from(pa
         ("a", 2, False),
         ("b", 1, True),
     ):
-        questions = [Question(id=f"{name}{position}", content_hash="", tenant="")]
-        jobs[name].commit(parts.learner, position, {}, questions=questions, refined=refined)
+        questions = [Question(id=f"{name}{position}", content_hash="q", tenant="")]
+        draw = Draw([rollout("q")], tokens=2, questions=questions)
+        jobs[name].commit(parts.learner, position, {}, draw=draw, refined=refined)
         if position == 1:
             with parts.sessions.begin() as s:
                 s.add(candidate(ord(name), job_id=name, checkpoint=f"{name}-1"))
@@ -43,6 +45,23 @@ def test_an_iteration_names_its_parent_and_the_questions_that_it_learned_from(pa
         # The questions of a-2 taught nothing: its M-step was refused.
         assert ledger.learned.question_ids(s, "a-2") == ["a1"]
         assert ledger.learned.question_ids(s, "b-1") == ["a1", "b1"]
+
+
+def test_a_committed_iteration_counts_its_questions_as_drawn_and_learns_from_those_with_rollouts(
+    parts: Parts,
+) -> None:
+    with parts.sessions.begin() as s:
+        ledger.pool.add(s, [captured(id, text) for id, text in (("a", "short"), ("b", "long"))])
+        questions = sorted(ledger.pool.next_questions(s, 2), key=lambda row: row.id)
+    draw = Draw([rollout(questions[0].content_hash)], tokens=2, too_long=1, questions=questions)
+    job = parts.job("j")
+    job.commit(parts.learner, 1, {}, draw=draw, refined=True)
+    with parts.sessions.begin() as s:
+        assert ledger.learned.question_ids(s, "j-1") == ["a"]
+        ledger.pool.add(s, [captured("c", "new")])
+        # The one that is too long does not come first again.
+        assert [row.id for row in ledger.pool.next_questions(s, 1)] == ["c"]
+    assert [row.question_ids for row in job.iterations()] == [["a"]]
 
 
 def test_a_committed_iteration_has_its_job_s_attempts_counted_anew(parts: Parts) -> None:

@@ -7,8 +7,9 @@ import torch
 from learners import Parts, rollout
 from sqlalchemy.orm import Session, sessionmaker
 
+from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.learning import checkpoint
-from tempo_trainer.learning.learner import UNTRAINED, WINDOW, Learner
+from tempo_trainer.learning.learner import UNTRAINED, WINDOW, Learner, joined, mixed_draws
 
 
 @pytest.fixture
@@ -72,21 +73,79 @@ def test_a_checkpoint_of_version_0_1_is_restored(learner: Learner) -> None:
     assert (learner.window, learner.replay) == ([[rollout("a")]], [[rollout("b")]])
 
 
+def both(question: str, group: int = 0) -> list[Rollout]:
+    """Return a right and a wrong response to a question."""
+    return [rollout(question, group=group, outcome=outcome) for outcome in (1.0, -1.0)]
+
+
 def test_an_iteration_leaves_its_rollouts_to_those_after_it(learner: Learner) -> None:
     for number in range(WINDOW + 1):
-        labeled = [rollout(f"l{number}"), rollout(f"l{number}", outcome=-1.0)]
-        held_out = [rollout(f"h{number}"), rollout(f"h{number}", outcome=-1.0)]
-        report = learner.iterate(labeled=labeled, unlabeled=labeled, held_out=held_out)
+        labeled = both(f"l{number}")
+        report = learner.iterate(labeled=labeled, unlabeled=labeled, held_out=both(f"h{number}"))
     assert learner.e_steps == WINDOW + 1
     assert learner.m_steps <= learner.e_steps
     assert report.e_step.steps == 2  # the fresh batch and one that is replayed
     assert [rows[0].content_hash for rows in learner.replay] == [f"l{WINDOW}"]
-    assert [rows[0].content_hash for rows in learner.window] == ["h1", "h2", "h3", "h4"]
+    newest = [f"h{number}" for number in range(1, WINDOW + 1)]
+    assert [rows[0].content_hash for rows in learner.window] == newest
+    assert report.fitness.mixed_draws == WINDOW
 
 
-def test_held_out_groups_of_different_iterations_are_not_joined(learner: Learner) -> None:
+def test_a_part_s_groups_are_not_joined_with_those_of_another() -> None:
     first, last = rollout(group=0), rollout(group=1)
-    learner.window = [[first, first, last], [first, last]]
-    groups = [row.group for row in learner._recent_held_out()]
+    groups = [row.group for row in joined([[first, first, last], [first, last], []])]
     assert groups[0] == groups[1]
     assert len(set(groups)) == 4
+
+
+def test_older_held_out_rollouts_are_read_until_24_draws_are_mixed(learner: Learner) -> None:
+    learner.window = [
+        [row for group in range(count) for row in both(name, group)]
+        for name, count in (("old", 30), ("new", 20))
+    ]
+    learner.window[1] += [rollout("new", group=99)]  # it is not mixed
+    fresh = [row for group in range(4) for row in both("fresh", group)]
+    assert {row.content_hash for row in learner.recent_held_out(fresh)} == {"new", "fresh"}
+    assert {row.content_hash for row in learner.recent_held_out(fresh[2:])} == {
+        "old",
+        "new",
+        "fresh",
+    }
+    assert mixed_draws(learner.recent_held_out(fresh)) == 24
+    assert len(learner.window) == 2  # reading adds nothing
+
+
+def test_without_unlabeled_rollouts_the_e_step_is_made_and_the_m_step_refused(
+    learner: Learner,
+) -> None:
+    report = learner.iterate(
+        labeled=both("l"), unlabeled=[], held_out=both("h"), no_unlabeled="all were too long"
+    )
+    assert (report.recalibrated, report.refined) == (True, False)
+    assert report.refusal == "all were too long"
+    assert (learner.e_steps, learner.m_steps, len(learner.replay)) == (1, 0, 1)
+    assert "m_step/reward" not in report.metrics()
+
+
+def test_without_any_rollout_nothing_changes(learner: Learner) -> None:
+    learner.replay = [both("old")]
+    report = learner.iterate(labeled=[], unlabeled=[], held_out=[], no_unlabeled="all too long")
+    assert (report.recalibrated, report.refined) == (False, False)
+    assert (learner.e_steps, learner.window, len(learner.replay)) == (0, [], 1)
+    assert report.metrics()["e_step/steps"] == 0
+
+
+def test_without_labeled_rollouts_the_critic_is_left_as_it_is(learner: Learner) -> None:
+    learner.replay = [both("old")]
+    before = bias(learner)
+    report = learner.iterate(labeled=[], unlabeled=both("u"), held_out=both("h"))
+    assert not report.recalibrated
+    assert bias(learner) == before
+    assert report.refusal.startswith("critic's fitness unknown: 1 of 1 draws")
+
+
+def test_the_e_steps_of_a_warm_up_need_rollouts(learner: Learner) -> None:
+    learner.make_e_step([])
+    assert learner.e_steps == 0
+    learner.make_e_step(both("l"))
+    assert learner.e_steps == 1
