@@ -7,9 +7,10 @@ def test_x(tmp_path, sessions):
     parts.rounds.run(job)                               # with parts.responses, which a test scripts
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.ledger.models import LabeledExample, Question
 from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.jobs.rounds import Rounds
@@ -28,6 +30,7 @@ from tempo_trainer.sampling.responses import Draw, VerifiedResponses
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.sampling.verifiers import Verdict
 from tempo_trainer.sessions import LeasedSessions
+from tempo_trainer.versions.answers import AnswerBook, draw_answers
 from tempo_trainer.versions.publishing import Publisher
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -41,6 +44,12 @@ def rollout(
     return Rollout(question, [2, 3], [token, 5], [-1.0, -1.0], group, "stop", True, outcome)
 
 
+def luck(content_hash: str, position: int) -> float:
+    """Return a number from 0 to 1 that is always the same for a question and a position."""
+    digest = hashlib.sha256(f"{content_hash} {position}".encode()).hexdigest()
+    return int(digest[:8], 16) / 2**32
+
+
 @dataclass
 class ScriptedResponses:
     """Stands for the served adapters: `skill` is the share of right responses by adapter."""
@@ -52,6 +61,9 @@ class ScriptedResponses:
     """Hashes of questions that leave no room for a response."""
     adapters: list[str] = field(default_factory=list)
     """The adapters that were asked, one for each request."""
+    requests: list[tuple[str, int, Decoding]] = field(default_factory=list)
+    """Adapter, responses to each question and decoding of each request for held-out answers."""
+    default_decoding: Decoding = PLAIN
     hashes: set[str] = field(default_factory=set)
     """The held-out questions that were asked."""
     questions: list[Question] = field(default_factory=list)
@@ -59,19 +71,36 @@ class ScriptedResponses:
     left_out: dict[str, int] = field(default_factory=dict)
     """Counts of questions without a usable response; if there are any, no rollout is returned."""
 
+    def fitting(self, examples: Sequence[LabeledExample]) -> list[LabeledExample]:
+        """Return the labeled questions that are not too long."""
+        return [e for e in examples if e.content_hash not in self.too_long]
+
     def sample_and_verify(
-        self, examples: Sequence[LabeledExample], adapter: str, *, n: int
+        self,
+        examples: Sequence[LabeledExample],
+        adapter: str,
+        *,
+        n: int,
+        decoding: Decoding = PLAIN,
     ) -> VerifiedResponses:
-        """Return responses of three tokens, right ones first."""
+        """Return responses of three tokens; which of them are right differs over questions.
+
+        It depends on the question, the position of the response and the adapter's skill. So a
+        better adapter is right wherever a worse one is.
+        """
         self.meanwhile()
         self.adapters.append(adapter)
-        hashes = [e.content_hash for e in examples if e.content_hash not in self.too_long]
+        self.requests.append((adapter, n, decoding))
+        hashes = [example.content_hash for example in self.fitting(examples)]
         self.hashes.update(hashes)
-        right = round(self.skill.get(adapter, 0.5) * n)
-        verdicts = [Verdict(i < right, str(i < right)) for i in range(n)]
+        skill = self.skill.get(adapter, 0.5)
+        verdicts = []
+        for name in hashes:
+            right = [luck(name, position) < skill for position in range(n)]
+            verdicts.append([Verdict(is_right, str(is_right)) for is_right in right])
         samples = [Sample((1, 2, 3), (0.0,) * 3, "", "stop")] * n
         prompts = [Prompt(name, (1,)) for name in hashes]
-        return VerifiedResponses(prompts, [samples] * len(hashes), [verdicts] * len(hashes))
+        return VerifiedResponses(prompts, [samples] * len(hashes), verdicts)
 
     def labeled_rollouts(self, split: str, count: int, adapter: str) -> Draw:
         """Return a right and a wrong rollout of one question, and of each held-out one."""
@@ -119,13 +148,17 @@ class Parts:
     def learner(self) -> Learner:
         return Learner(tiny.networks(lora_rank=2, critic_rank=2), self.settings)
 
+    @cached_property
+    def book(self) -> AnswerBook:
+        return AnswerBook(partial(draw_answers, self.responses))
+
     @property
     def publisher(self) -> Publisher:
         return Publisher(self.settings, self.leased, self.store, "tiny")
 
     @property
     def rounds(self) -> Rounds:
-        return Rounds(self.settings, self.learner, self.responses, self.publisher)
+        return Rounds(self.settings, self.learner, self.responses, self.publisher, self.book)
 
     def job(self, id: str, mode: str = "round", **options: Any) -> RunningJob:
         """Queue a job and claim it."""

@@ -1,0 +1,124 @@
+"""Questions that cannot show a gain end in a refusal with its reason and remedy."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from gates import QUESTIONS, ScriptedDraw, facts, spread
+
+from tempo_storage.decoding import Decoding
+from tempo_trainer.versions.answers import Sides
+from tempo_trainer.versions.gate import Decision, decide
+
+K = 16
+BETTER = ScriptedDraw(base=0.4, candidate=spread(0.6))
+
+
+def refused(draw: Any, **changed: Any) -> Decision:
+    decision = decide(draw, facts(**changed), k=K)
+    assert not decision.promote
+    return decision
+
+
+def test_the_better_candidate_of_these_tests_is_promoted_without_trouble() -> None:
+    assert decide(BETTER, facts(), k=K).promote
+
+
+def test_all_answers_wrong_ask_for_easier_questions_and_a_look_at_the_verifier() -> None:
+    decision = refused(ScriptedDraw(base=0.0, serving=0.0, candidate=0.0))
+    assert "no held-out question is answered right (0% of the responses are cut)" in decision.reason
+    assert "upload easier questions, and check that their verifier reads" in decision.reason
+
+
+def test_all_answers_wrong_because_they_are_cut_ask_for_a_higher_token_limit() -> None:
+    wrong = ScriptedDraw(base=0.0, candidate=0.0)
+
+    def draw(decoding: Decoding, start: int, n: int) -> Sides:
+        sides = wrong(decoding, start, n)
+        cut = replace(sides.candidate, truncated=np.ones((QUESTIONS, n)))
+        return replace(sides, candidate=cut)
+
+    reason = refused(draw).reason
+    assert "(100% of the responses are cut); raise TEMPO_MAX_RESPONSE_TOKENS" in reason
+
+
+@pytest.mark.parametrize("candidate", [1.0, spread(0.9, by=0.1)])
+def test_a_base_that_is_always_right_asks_for_harder_questions(candidate: Any) -> None:
+    reason = refused(ScriptedDraw(base=1.0, candidate=candidate)).reason
+    assert reason.startswith(
+        "the base answers all 64 held-out questions right, so that no gain can show;"
+        " upload harder questions"
+    )
+
+
+def test_a_serving_version_that_is_always_right_stays() -> None:
+    reason = refused(ScriptedDraw(base=0.4, serving=1.0, candidate=1.0)).reason
+    assert reason == "no gain: +0.0 points over the serving version"
+
+
+@pytest.mark.parametrize(("same", "promotes"), [(57, True), (58, False)])
+def test_one_reference_for_nine_questions_in_ten_is_refused(same: int, promotes: bool) -> None:
+    references = [["yes"]] * same + [[str(number)] for number in range(QUESTIONS - same)]
+    decision = decide(BETTER, facts(references=references), k=K)
+    assert decision.promote is promotes
+    if not promotes:
+        assert decision.reason == (
+            "58 of 64 held-out questions have the reference 'yes': a model that always answers this"
+            " would pass; upload questions with other answers"
+        )
+        assert not decision.by_hand
+
+
+def test_the_same_gain_on_every_question_is_refused_for_its_unknown_error() -> None:
+    reason = refused(ScriptedDraw(base=0.25, candidate=0.5)).reason
+    assert reason == (
+        "the gain over the base is the same on every question (+25.0 points), so that its standard"
+        " error is unknown; upload more questions of other kinds"
+    )
+
+
+def test_a_candidate_that_answers_exactly_as_the_base_has_no_gain() -> None:
+    decision = refused(ScriptedDraw(base=0.4, candidate=0.4))
+    assert decision.reason == "no gain: +0.0 points over the base"
+    assert not decision.is_worse
+
+
+def test_labels_of_another_domain_leave_a_proven_gain_to_an_operator() -> None:
+    decision = refused(BETTER, likeness=0.2)
+    assert decision.by_hand
+    assert decision.reason.startswith(
+        "most of the users' questions are unlike the labeled ones (likeness 0.20, below 0.5)"
+    )
+    assert "upload labeled questions of the kind that users ask" in decision.reason
+
+
+def test_labels_of_another_domain_do_not_leave_an_unproven_gain_to_an_operator() -> None:
+    decision = refused(ScriptedDraw(base=0.4, candidate=0.4), likeness=0.2)
+    assert not decision.by_hand
+    assert decision.reason.endswith("no gain: +0.0 points over the base")
+
+
+def test_too_few_labels_leave_the_version_to_an_operator_and_say_how_many_are_missing() -> None:
+    few = ScriptedDraw(base=0.4, candidate=spread(0.6, questions=9), questions=9)
+    decision = decide(few, facts(9, missing_labels=46), k=K)
+    assert (decision.promote, decision.by_hand) == (False, True)
+    assert decision.reason.startswith(
+        "9 questions are held out, too few for a promotion by itself; upload 46 more labeled"
+        " questions, or promote the version by hand"
+    )
+
+
+def test_too_few_labels_leave_a_version_with_an_objection_to_nobody() -> None:
+    few = ScriptedDraw(
+        base=0.4,
+        candidate=spread(0.6, questions=9),
+        questions=9,
+        greedy={"base": 1, "candidate": 0},
+    )
+    assert not decide(few, facts(9, missing_labels=46), k=K).by_hand
+
+
+def test_one_held_out_question_proves_nothing() -> None:
+    one = ScriptedDraw(base=0.25, candidate=1.0, questions=1)
+    assert not decide(one, facts(1), k=K).promote
