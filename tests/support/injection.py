@@ -1,4 +1,4 @@
-"""Variables for a worker that is to die at a chosen moment, or to replay recorded rollouts.
+"""Variables for a worker that dies at a chosen moment, replays rollouts, or takes any critic.
 
 The product has no code for this: injected/sitecustomize.py reads the variables when Python starts.
 """
@@ -26,3 +26,8 @@ def kill_at_checkpoint(job_id: str, position: int) -> dict[str, str]:
 def record_rollouts(directory: Path) -> dict[str, str]:
     """Record the rollouts of training in a directory, and replay those that are there."""
     return with_python_path(INJECTED) | {"INJECT_ROLLOUTS": str(directory)}
+
+
+def any_critic() -> dict[str, str]:
+    """Let the worker make M-steps with any critic; a small test has none that is proven."""
+    return with_python_path(INJECTED) | {"INJECT_ANY_CRITIC": "1"}

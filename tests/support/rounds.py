@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from injection import any_critic
 from sqlalchemy import update
 from traffic import ask
 from waiting import eventually
@@ -29,8 +30,7 @@ SMALL = {
     "TEMPO_GATE_DELTA": "1",
     "TEMPO_GATE_PASS_K_MARGIN": "1",
     "TEMPO_GATE_ENTROPY_RATIO": "0",
-    "TEMPO_FITNESS_AUROC": "0",
-    "TEMPO_FITNESS_COSINE": "-1",
+    **any_critic(),
     "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
     "TEMPO_THREADS": "1",
     "TEMPO_ROUND_QUESTIONS": "0",

@@ -3,6 +3,7 @@
 INJECT_KILL       a pattern: the process kills itself with -9 before the first file operation that
                   matches. Operations read as Python audits them: `os.rename /from /to -1 -1`.
 INJECT_ROLLOUTS   a directory: training's rollouts are recorded there, and replayed from there.
+INJECT_ANY_CRITIC any text: no critic is unfit; advantages that hardly differ are still refused.
 """
 
 import importlib.util
@@ -10,12 +11,14 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 FILE_EVENTS = ("open", "os.mkdir", "os.rename")
+FITNESS = "tempo_trainer.algorithm.fitness"
 SAMPLING = "tempo_trainer.sampling.responses"
 
 
@@ -29,14 +32,15 @@ def install_kill(pattern: re.Pattern[str]) -> None:
     sys.addaudithook(hook)
 
 
-class RecordAfterImport(MetaPathFinder):
-    """Patches the trainer's sampling as soon as it is imported."""
+class PatchAfterImport(MetaPathFinder):
+    """Calls a function with a module of the trainer as soon as it is imported."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, name: str, patch: Callable[[Any], None]) -> None:
+        self._name = name
+        self._patch = patch
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        if name != SAMPLING:
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -45,16 +49,32 @@ class RecordAfterImport(MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_patch(module: Any) -> None:
-            from recorded_rollouts import record
-
             execute(module)
-            record(module.ResponseSource, self._directory, module.Sample)
+            self._patch(module)
 
         spec.loader.exec_module = execute_and_patch
         return spec
 
 
+def record_into(directory: Path) -> Callable[[Any], None]:
+    """Return a patch of the sampling that records the rollouts of training in a directory."""
+
+    def patch(module: Any) -> None:
+        from recorded_rollouts import record
+
+        record(module.ResponseSource, directory, module.Sample)
+
+    return patch
+
+
+def let_any_critic_pass(module: Any) -> None:
+    """Find every critic fit: a test of rounds does not wait for a good one."""
+    module.unfit_reason = lambda fitness: ""
+
+
 if pattern := os.environ.get("INJECT_KILL"):
     install_kill(re.compile(pattern))
 if directory := os.environ.get("INJECT_ROLLOUTS"):
-    sys.meta_path.insert(0, RecordAfterImport(Path(directory)))
+    sys.meta_path.insert(0, PatchAfterImport(SAMPLING, record_into(Path(directory))))
+if os.environ.get("INJECT_ANY_CRITIC"):
+    sys.meta_path.insert(0, PatchAfterImport(FITNESS, let_any_critic_pass))

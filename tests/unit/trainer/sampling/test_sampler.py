@@ -198,7 +198,7 @@ def test_rollouts_stop_within_a_second_after_users_begin_to_queue() -> None:
         time.sleep(0.01)
         return completions(request)
 
-    sample(sampler(answer, prompts_per_request=1), prompts=100)
+    sample(sampler(answer, prompts_per_request=1, group_size=1), prompts=100)
     assert len(sent) == 100
     assert [t for t in sent if starts[0] + 1.0 < t < starts[0] + 2.0] == []
 
@@ -243,5 +243,5 @@ def test_rollouts_wait_for_a_server_too_busy_to_show_its_queue() -> None:
 
 def test_one_look_at_the_queue_serves_all_requests() -> None:
     vllm = Vllm(lambda: 0)
-    sample(sampler(vllm, prompts_per_request=1), prompts=20)
+    sample(sampler(vllm, prompts_per_request=1, group_size=1), prompts=20)
     assert vllm.paths.count("/metrics") < vllm.paths.count("/v1/completions") == 20
