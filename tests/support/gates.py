@@ -14,10 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tempo_storage.decoding import PLAIN, Decoding
+from tempo_trainer.versions import comparison, gate
 from tempo_trainer.versions.answers import Answers, Sides
 from tempo_trainer.versions.gate import Facts
 
 QUESTIONS = 64
+# Shares of right answers of a candidate, where those of base and serving version are a half.
+PROVEN = 0.75
+UNPROVEN = 0.5
+WORSE = 0.25
 Shares = NDArray[np.floating]
 
 
@@ -87,3 +92,13 @@ class ScriptedDraw:
 def spread(mean: float, *, by: float = 0.2, questions: int = QUESTIONS) -> Shares:
     """Return shares around a mean that differ over questions, so that there is an error."""
     return np.linspace(mean - by, mean + by, questions)
+
+
+def judged(share: float, **changed: Any) -> comparison.TestedCandidate:
+    """Return the gate's decision on a candidate with this share of right answers, and a report."""
+    draw = ScriptedDraw(base=0.5, serving=0.5, candidate=spread(share), greedy={"candidate": 1})
+    known = facts(**changed)
+    decision = gate.decide(draw, known, k=8)
+    return comparison.TestedCandidate(
+        decision, comparison.report(decision, known, cost={"responses": 1}, too_long=0)
+    )

@@ -94,7 +94,7 @@ def record_decision(
         raise_if_cancelled(ledger.jobs.get(s, job.id, lock=True))
         raise_if_moved(s, job)
         outcome = _apply(s, job, candidate, test)
-        restarts = _restarts(s, job, candidate)
+        restarts = _is_test(job, test) and _restarts(s, job, candidate)
         if test.decision.is_worse or restarts:
             checkpoint = ledger.versions.checkpoint_of(s, serving)
         message = f"{version_name(candidate)} {outcome}: {test.decision.reason}"
@@ -110,9 +110,8 @@ def _apply(s: Session, job: Job, candidate: int, test: TestedCandidate) -> str:
     """Promote the candidate, reject it, or leave it to an operator; return the outcome."""
     row = ledger.versions.adapter(s, candidate)
     row.report = test.report
-    is_automatic = job.settings.get("auto_promote", True)
-    promote = test.decision.promote and is_automatic
-    if is_automatic and not test.decision.by_hand:  # an operator's decision is no test
+    promote = test.decision.promote and job.settings.get("auto_promote", True)
+    if _is_test(job, test):
         ledger.gate_tests.record(s, job.id, candidate, promoted=promote)
     if promote:
         ledger.versions.promote(s, candidate, reason=f"job {job.id}: {test.decision.reason}")
@@ -121,6 +120,11 @@ def _apply(s: Session, job: Job, candidate: int, test: TestedCandidate) -> str:
         return "candidate"
     row.status = "rejected"
     return "rejected"
+
+
+def _is_test(job: Job, test: TestedCandidate) -> bool:
+    """Tell whether the gate itself decides; an operator's decision is no test."""
+    return bool(job.settings.get("auto_promote", True)) and not test.decision.by_hand
 
 
 def _restarts(s: Session, job: Job, candidate: int) -> bool:

@@ -2,24 +2,23 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import tiny
+from gates import PROVEN, UNPROVEN, WORSE, judged
 from learners import Parts
 from ledgers import candidate
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
-from tempo_storage.errors import LeaseLostError
+from tempo_storage.errors import GateRefusedError, LeaseLostError
 from tempo_storage.ledger.models import JobResult
 from tempo_trainer.errors import CancelledError
 from tempo_trainer.jobs.running import RunningJob
-from tempo_trainer.versions.gate import Answers, GateDecision, gate
 from tempo_trainer.versions.promotion import record_decision, record_refusal, wait_for_servers
 
-SUMMARY = {"iterations": 3, "critic_auroc": 0.8}
+SUMMARY = {"iterations": 3, "critic_within_auroc": 0.8}
 
 
 @pytest.fixture
@@ -32,19 +31,9 @@ def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
     return Parts(sessions, tmp_path)
 
 
-def decision(share: float) -> GateDecision:
-    """Return the gate's decision on a candidate with this share of right answers; base: a half."""
-    right = np.arange(8) < 4
-    half = Answers(np.tile(np.where(right, 1.0, -1.0), (16, 1)), [["a", "b"] * 4] * 16)
-    own = np.where(np.arange(8) < 8 * share, 1.0, -1.0)
-    answers = Answers(np.tile(own, (16, 1)), [["a", "b"] * 4] * 16)
-    return gate(half, half, answers, base_serves=False, settings=tiny.settings())
-
-
-def record(parts: Parts, job: RunningJob, share: float) -> JobResult:
-    return record_decision(
-        parts.leased, job.row, 2, decision(share), checkpoint="c2", summary=SUMMARY
-    )
+def record(parts: Parts, job: RunningJob, share: float, **changed: Any) -> JobResult:
+    test = judged(share, **changed)
+    return record_decision(parts.leased, job.row, 2, test, checkpoint="c2", summary=SUMMARY)
 
 
 def status(parts: Parts, version: int) -> str:
@@ -56,7 +45,7 @@ def test_a_candidate_that_passes_is_promoted_and_the_next_round_goes_on_from_it(
     parts: Parts,
 ) -> None:
     job = parts.job("job_1")
-    result = record(parts, job, 0.75)
+    result = record(parts, job, PROVEN)
     assert (result.report["decision"], result.report["iterations"]) == ("promoted", 3)
     assert (result.checkpoint, result.sequence, result.auroc) == ("c2", 2, 0.8)
     with parts.sessions() as s:
@@ -65,20 +54,72 @@ def test_a_candidate_that_passes_is_promoted_and_the_next_round_goes_on_from_it(
         assert ledger.versions.adapter(s, 2).report["promote"] is True
 
 
-@pytest.mark.parametrize(("share", "start"), [(0.5, "c2"), (0.25, "c1")])
+@pytest.mark.parametrize(("share", "start"), [(UNPROVEN, "c2"), (WORSE, "c1")])
 def test_a_rejected_candidate_is_a_start_unless_it_is_certainly_worse(
     parts: Parts, share: float, start: str
 ) -> None:
     result = record(parts, parts.job("job_1"), share)
     assert (result.report["decision"], result.checkpoint) == ("rejected", start)
-    assert "avg@k against the base" in result.report["summary"]
+    assert "tempo-v2 rejected: no gain: " in result.report["summary"]
     assert status(parts, 2) == "rejected"
 
 
 def test_without_auto_promote_a_candidate_waits_for_an_operator(parts: Parts) -> None:
-    result = record(parts, parts.job("job_1", auto_promote=False), 0.75)
+    result = record(parts, parts.job("job_1", auto_promote=False), PROVEN)
     assert result.report["decision"] == "candidate"
     assert (status(parts, 1), status(parts, 2)) == ("serving", "candidate")
+
+
+def num_tests(parts: Parts) -> int:
+    with parts.sessions() as s:
+        return ledger.gate_tests.count(s)
+
+
+@pytest.mark.parametrize("share", [PROVEN, UNPROVEN])
+def test_a_test_is_counted_whatever_it_decides(parts: Parts, share: float) -> None:
+    record(parts, parts.job("job_1"), share)
+    assert num_tests(parts) == 1
+
+
+def test_a_version_that_an_operator_wants_to_judge_is_no_test(parts: Parts) -> None:
+    record(parts, parts.job("job_1", auto_promote=False), UNPROVEN)
+    assert num_tests(parts) == 0
+
+
+def test_with_too_few_labels_a_version_stays_a_candidate_that_is_promoted_without_force(
+    parts: Parts,
+) -> None:
+    result = record(parts, parts.job("job_1"), PROVEN, missing_labels=12)
+    assert result.report["decision"] == "candidate"
+    assert "upload 12 more labeled questions" in result.report["summary"]
+    assert result.report["gate"]["missing_labels"] == 12
+    assert (status(parts, 1), status(parts, 2)) == ("serving", "candidate")
+    assert num_tests(parts) == 0
+    with parts.sessions.begin() as s:
+        ledger.versions.promote(s, 2)
+    assert status(parts, 2) == "serving"
+
+
+def test_with_too_few_labels_a_version_that_is_certainly_worse_is_rejected(parts: Parts) -> None:
+    result = record(parts, parts.job("job_1"), WORSE, missing_labels=12)
+    assert (result.report["decision"], result.checkpoint) == ("rejected", "c1")
+    with parts.sessions.begin() as s, pytest.raises(GateRefusedError):
+        ledger.versions.promote(s, 2)
+
+
+def test_without_auto_promote_a_rejected_version_is_rejected_all_the_same(parts: Parts) -> None:
+    result = record(parts, parts.job("job_1", auto_promote=False), UNPROVEN)
+    assert (result.report["decision"], status(parts, 2)) == ("rejected", "rejected")
+
+
+def test_a_promoted_version_keeps_its_report_and_the_event_has_it(parts: Parts) -> None:
+    record(parts, parts.job("job_1"), PROVEN)
+    with parts.sessions() as s:
+        report = ledger.versions.adapter(s, 2).report
+        [event] = [e for e in ledger.events.find(s) if e.type == "gate.promoted"]
+    assert report["looks"][0]["gains"][0]["rival"] == "the serving version"
+    assert event.data == report
+    assert event.message == f"tempo-v2 promoted: {report['reason']}"
 
 
 def test_a_job_that_was_cancelled_while_the_gate_asked_is_not_promoted(parts: Parts) -> None:
@@ -86,7 +127,7 @@ def test_a_job_that_was_cancelled_while_the_gate_asked_is_not_promoted(parts: Pa
     with parts.sessions.begin() as s:
         ledger.jobs.finish(s, "job_1", "cancelled")
     with pytest.raises(CancelledError, match="job job_1 was cancelled"):
-        record(parts, job, 0.75)
+        record(parts, job, PROVEN)
     with parts.sessions() as s:
         assert ledger.versions.serving(s).version == 1
         assert ledger.jobs.get(s, "job_1").result == {}
@@ -97,7 +138,7 @@ def test_a_pause_while_the_gate_asks_does_not_undo_the_round(parts: Parts) -> No
     job = parts.job("job_1")
     with parts.sessions.begin() as s:
         ledger.training.set_paused(s, True)
-    assert record(parts, job, 0.75).report["decision"] == "promoted"
+    assert record(parts, job, PROVEN).report["decision"] == "promoted"
 
 
 def test_a_round_whose_start_was_rolled_back_is_not_promoted(parts: Parts) -> None:
@@ -105,7 +146,7 @@ def test_a_round_whose_start_was_rolled_back_is_not_promoted(parts: Parts) -> No
     with parts.sessions.begin() as s:
         ledger.versions.promote(s, BASE)
     with pytest.raises(CancelledError, match="the serving version changed to tempo-v0 since"):
-        record(parts, job, 0.75)
+        record(parts, job, PROVEN)
     with parts.sessions() as s:
         assert ledger.versions.serving(s).version == BASE
         assert ledger.jobs.get(s, "job_1").result == {}
@@ -115,7 +156,7 @@ def test_a_worker_without_the_lease_promotes_nothing(parts: Parts) -> None:
     job = parts.job("job_1")
     parts.epoch = 7
     with pytest.raises(LeaseLostError):
-        record(parts, job, 0.75)
+        record(parts, job, PROVEN)
     assert status(parts, 2) == "candidate"
 
 
@@ -146,7 +187,7 @@ def test_a_promotion_is_complete_when_every_server_answers_with_it(parts: Parts)
 def test_a_promoted_version_that_a_server_finds_corrupt_makes_the_round_refused(
     parts: Parts,
 ) -> None:
-    result = record(parts, parts.job("job_1"), 0.75)
+    result = record(parts, parts.job("job_1"), PROVEN)
     assert record_refusal(parts.leased, "job_1", 2, result) == result  # nobody refused it yet
     with parts.sessions.begin() as s:
         ledger.versions.mark_corrupt(s, 2, "vLLM does not serve what was trained")
