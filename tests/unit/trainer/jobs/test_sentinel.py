@@ -5,20 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gates import answers
 from learners import Parts
-from ledgers import candidate, held_out, labeled_file
+from ledgers import candidate, captured, labeled_file, labeled_set
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
+from tempo_storage.decoding import Decoding
 from tempo_storage.errors import GateRefusedError, LeaseLostError
-from tempo_storage.question_hash import is_for_sentinel
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.jobs.sentinel import check, compared
-from tempo_trainer.versions.gate import Answers
 
-EXAMPLES = [held_out(f"{n} + {n}") for n in range(200)]
-SENTINELS_HALF = sorted(e.content_hash for e in EXAMPLES if is_for_sentinel(e.content_hash))
+USERS = Decoding(temperature=0.6, top_p=0.95, top_k=20)
+HELD_OUT = 160
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
     """Version 2 serves; it was promoted over version 1."""
     with sessions.begin() as s:
         ledger.labeled.add_file(s, labeled_file(), [])
-        s.add_all([held_out(f"{n} + {n}") for n in range(200)])
+        s.add_all(labeled_set(train=2, held_out=HELD_OUT))
         s.add_all([candidate(1), candidate(2, parent=1, report={"gate": "passed"})])
         s.flush()
         ledger.versions.promote(s, 1)
@@ -47,17 +47,55 @@ def serving(parts: Parts) -> int:
         return ledger.versions.serving(s).version
 
 
-def test_the_sentinel_asks_its_half_and_reports(parts: Parts) -> None:
+def held_out_hashes(parts: Parts) -> set[str]:
+    with parts.sessions() as s:
+        return {example.content_hash for example in ledger.labeled.examples(s, "held_out")}
+
+
+def test_a_check_compares_the_serving_version_with_the_base_and_reports(parts: Parts) -> None:
     report = run(parts, "a")
-    assert sorted(parts.responses.hashes) == SENTINELS_HALF
     assert set(parts.responses.adapters) == {"tempo-v0", "tempo-v2"}
     assert report["below"] is False
-    assert report["samples"]["base"] == report["samples"]["serving"]
-    assert report["questions"] == len(SENTINELS_HALF)
-    assert report["held_out"] == "the sentinel's half of 200"
+    assert report["accuracy"]["base"] == report["accuracy"]["serving"]
+    assert report["against_base"]["mean"] == 0.0
+    assert (report["questions"], report["responses"]) == (HELD_OUT // 2, 4)
+    assert report["summary"] == "tempo-v2 against the base: +0.000, at most +0.000"
     with parts.sessions() as s:
         report = ledger.versions.adapter(s, 2).report
     assert (report["gate"], report["sentinel"]["below_in_a_row"]) == ("passed", 0)
+
+
+def test_each_check_asks_another_random_half_and_takes_fresh_responses(parts: Parts) -> None:
+    halves = []
+    for name in "abc":
+        parts.responses.hashes = set()
+        parts.responses.requests.clear()
+        run(parts, name)
+        halves.append(frozenset(parts.responses.hashes))
+        answered = [adapter for adapter, *_ in parts.responses.requests]
+        assert answered.count("tempo-v0") == answered.count("tempo-v2") == HELD_OUT // 2 // 8
+    assert {len(half) for half in halves} == {HELD_OUT // 2}
+    assert len(set(halves)) == 3
+    assert all(half < held_out_hashes(parts) for half in halves)
+
+
+def test_a_check_asks_at_most_as_many_questions_as_the_gate_may(parts: Parts) -> None:
+    parts.settings = parts.settings.model_copy(update={"gate_questions": 8})
+    assert run(parts, "a")["questions"] == 8
+
+
+@pytest.mark.parametrize(("temperature", "n"), [(0.6, 4), (0.0, 1)])
+def test_a_check_decodes_as_the_users_do_and_greedily_only_once(
+    parts: Parts, temperature: float, n: int
+) -> None:
+    parts.responses.default_decoding = USERS
+    with parts.sessions.begin() as s:
+        ledger.pool.add(s, [captured("q", "a user asks", temperature=temperature)])
+    decoding = Decoding(temperature, USERS.top_p, USERS.top_k)
+    report = run(parts, "a")
+    assert {request[1:] for request in parts.responses.requests} == {(n, decoding)}
+    assert report["decoding"] == {"temperature": temperature, "top_p": 0.95, "top_k": 20}
+    assert report["responses"] == n
 
 
 def test_the_third_bad_check_in_a_row_rolls_back_and_pauses_with_an_event(parts: Parts) -> None:
@@ -119,14 +157,32 @@ def test_a_check_before_the_last_promotion_does_not_count(parts: Parts) -> None:
 
 def test_a_version_as_good_as_the_base_stays_however_its_mean_falls() -> None:
     generator = np.random.default_rng(5)
+    checks = [
+        compared(*(answers(generator.random((32, 16)) < 0.5) for _ in range(2))) for _ in range(200)
+    ]
+    assert sum(check["against_base"]["mean"] < 0 for check in checks) > 70
+    assert sum(check["below"] for check in checks) < 12
 
-    def answers() -> Answers:
-        outcomes = np.where(generator.random((48, 8)) < 0.5, 1.0, -1.0)
-        return Answers(outcomes=outcomes, texts=[["a"]] * 48, mean_tokens=1.0)
 
-    comparisons = [compared(answers(), answers()) for _ in range(100)]
-    assert sum(c["against_base"]["mean"] < 0 for c in comparisons) > 35
-    assert sum(c["below"] for c in comparisons) < 10
+def test_a_version_ten_points_below_the_base_is_found_by_most_checks() -> None:
+    generator = np.random.default_rng(5)
+    checks = [
+        compared(
+            answers(generator.random((32, 16)) < 0.5), answers(generator.random((32, 16)) < 0.4)
+        )
+        for _ in range(100)
+    ]
+    assert sum(check["below"] for check in checks) > 70
+
+
+def test_the_sentinel_looks_at_the_bound_of_a_paired_interval() -> None:
+    half = np.arange(16) < 8
+    base = answers(np.tile(half, (4, 1)))
+    serving = answers(np.arange(16) < np.array([[6], [4], [6], [4]]))
+    interval = compared(base, serving)["against_base"]
+    # Differences of -2 and -4 of 16 responses; t of 3 degrees of freedom at 0.025 is 3.182.
+    assert interval["mean"] == pytest.approx(-0.1875)
+    assert interval["high"] == pytest.approx(-0.1875 + 3.182 * 0.0722 / 2, abs=1e-4)
 
 
 def test_a_check_gives_way_to_a_job_and_to_a_stop(parts: Parts) -> None:
@@ -152,7 +208,7 @@ def test_the_check_after_two_that_gave_way_is_made(parts: Parts) -> None:
             run(parts, name)
         with parts.sessions.begin() as s:
             ledger.jobs.finish(s, name, "cancelled", error="gives way to r")
-    assert run(parts, "c")["questions"] == len(SENTINELS_HALF)
+    assert run(parts, "c")["questions"] == HELD_OUT // 2
     with pytest.raises(CancelledError, match="gives way to r"):
         run(parts, "d")
 
@@ -177,8 +233,10 @@ def test_a_check_does_not_give_way_to_a_round_that_a_pause_holds(parts: Parts) -
 
 
 def test_a_check_leaves_out_questions_that_are_too_long(parts: Parts) -> None:
-    parts.responses.too_long = SENTINELS_HALF[:9]
-    assert run(parts, "a")["questions"] == len(SENTINELS_HALF) - 9
+    too_long = sorted(held_out_hashes(parts))[::2]
+    parts.responses.too_long = too_long
+    assert run(parts, "a")["questions"] < HELD_OUT // 2
+    assert parts.responses.hashes.isdisjoint(too_long)
 
 
 def test_a_worker_without_the_lease_rolls_nothing_back(parts: Parts) -> None:
