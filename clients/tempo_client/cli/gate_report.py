@@ -47,10 +47,12 @@ def _test(report: Mapping[str, Any]) -> str:
 
 
 def _cost(cost: Mapping[str, float]) -> str:
-    share = f" ({cost['tokens'] / cost['round_tokens']:.1f} times the round's own)"
+    times = ""
+    if cost["round_tokens"]:
+        times = f" ({cost['tokens'] / cost['round_tokens']:.1f} times the round's own)"
     return (
-        f"{cost['responses']:,} responses, {cost['tokens']:,} tokens"
-        f"{share if cost['round_tokens'] else ''}, {cost['seconds']:.0f} s"
+        f"{cost['responses']:,} responses, {cost['tokens']:,} tokens{times},"
+        f" {cost['seconds']:.0f} s"
     )
 
 

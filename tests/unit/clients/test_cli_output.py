@@ -145,6 +145,31 @@ def test_a_version_is_shown_with_the_difference_that_decided() -> None:
     assert "probe\tunproven: too small to tell" in output
 
 
+@pytest.mark.parametrize(("tokens", "times"), [(51_200, " (0.5 times the round's own)"), (0, "")])
+def test_a_version_is_shown_with_its_test_its_accuracies_and_their_cost(
+    tokens: int, times: str
+) -> None:
+    figures = dict.fromkeys(("users", "greedy", "plain", "majority", "pass_at_8"), 0.5)
+    report = {
+        "reason": "proven: +9.0 points",
+        "accuracy": dict.fromkeys(("base", "serving", "candidate"), figures | {"mean_tokens": 7.6}),
+        "decoding": {"temperature": 0.6, "top_p": 0.95, "top_k": 0},
+        "tests": 3,
+        "max_tests": 50,
+        "responses": 80,
+        "questions": 64,
+        "cost": {"responses": 1280, "tokens": 25_600, "round_tokens": tokens, "seconds": 8.2},
+    }
+    answers = {SHOW: ADAPTER | {"report": report}}
+    lines = run("adapters", "show", "tempo-v3", answers=answers).stdout.splitlines()
+    assert "gate\tproven: +9.0 points" in lines
+    sampling = "at temperature 0.6, top_p 0.95, top_k all"
+    test = f"number 3 of 50: 80 responses to each of 64 held-out questions, {sampling}"
+    assert f"test\t{test}" in lines
+    assert "accuracy, greedy\tbase 0.500, serving 0.500, candidate 0.500" in lines
+    assert f"cost\t1,280 responses, 25,600 tokens{times}, 8 s" in lines
+
+
 def test_the_version_needs_no_server() -> None:
     assert json.loads(run("version", "--json").stdout)["vllm-tempo"]
 
