@@ -39,6 +39,7 @@ class Rows:
     draw: Ints
     """The responses of one draw share this number."""
     length: Array
+    """Response tokens, at least 1."""
     truncated: NDArray[np.bool_]
 
     def select(self, rows: NDArray[np.bool_]) -> "Rows":
