@@ -26,7 +26,7 @@ from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.jobs.rounds import Rounds
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.learning.learner import Learner
-from tempo_trainer.sampling.responses import Draw, VerifiedResponses
+from tempo_trainer.sampling.responses import Rollouts, VerifiedResponses
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.sampling.verifiers import Verdict
 from tempo_trainer.sessions import LeasedSessions
@@ -102,21 +102,21 @@ class ScriptedResponses:
         prompts = [Prompt(name, (1,)) for name in hashes]
         return VerifiedResponses(prompts, [samples] * len(hashes), verdicts)
 
-    def labeled_rollouts(self, split: str, count: int, adapter: str) -> Draw:
+    def labeled_rollouts(self, split: str, count: int, adapter: str) -> Rollouts:
         """Return a right and a wrong rollout of one question, and of each held-out one."""
         self.meanwhile()
         self.adapters.append(adapter)
         if self.left_out:
-            return Draw([], tokens=0, **self.left_out)
+            return Rollouts([], tokens=0, **self.left_out)
         questions = HELD_OUT if split == "held_out" else 1
         rollouts = [
             rollout(f"q{group}", group=group, outcome=outcome, token=token)
             for group in range(questions)
             for outcome, token in ((1.0, 4), (-1.0, 7))
         ]
-        return Draw(rollouts, tokens=2 * len(rollouts))
+        return Rollouts(rollouts, tokens=2 * len(rollouts))
 
-    def unlabeled_rollouts(self, count: int, adapter: str) -> Draw:
+    def unlabeled_rollouts(self, count: int, adapter: str) -> Rollouts:
         """Return the same rollouts of the first question of the script."""
         draw = self.labeled_rollouts("unlabeled", count, adapter)
         named = [

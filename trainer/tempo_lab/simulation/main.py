@@ -11,8 +11,8 @@ import argparse
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tempo_lab.simulation import coverage, critics, deployments, promotions, rol
 
 Row = dict[str, Any]
 PARAMETERS = ("questions", "spread", "serving", "held out")
+TABLES = ("rollbacks", "deployments", "critics", "coverage")
 LIVES = 1_500
 POWERS = 1_000
 ROLLBACKS = 1_000
@@ -47,30 +48,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.fresh:
         for path in options.out.glob("*.jsonl"):
             path.unlink()
-    scale = options.scale
-    tables: dict[str, Callable[[], Iterable[Row]]] = {
-        "coverage": lambda: coverage.rows(),
-        "critics": lambda: critics.rows(),
-        "rollbacks": lambda: rollbacks.rows(repetitions=round(ROLLBACKS * scale)),
-        "deployments": lambda: deployments.rows(repetitions=round(DEPLOYMENTS * scale)),
-    }
     start = time.monotonic()
     with ProcessPoolExecutor(options.processes) as pool:
-        path = options.out / "promotions.jsonl"
-        made = read(path)
-        missing = [s for s in promotions.settings() if not _is_made(s, made)]
-        lives = round(LIVES * scale)
-        powers = round(POWERS * scale)
-        rows = [pool.submit(promotions.row, s, lives=lives, powers=powers) for s in missing]
-        for name, simulate in tables.items():
-            if not (options.out / f"{name}.jsonl").exists():
-                append(options.out / f"{name}.jsonl", simulate())
-        for setting, row in zip(missing, rows, strict=True):
-            append(path, [row.result()])
-            console.print(f"{time.monotonic() - start:5.0f} s: {setting}")
+        paths = {
+            pool.submit(simulate, *arguments): options.out / f"{arguments[0]}.jsonl"
+            for arguments in _missing(options.out, options.scale)
+        }
+        for future in as_completed(paths):
+            append(paths[future], future.result())
+            console.print(f"{time.monotonic() - start:5.0f} s: {paths[future].stem}")
     for path in sorted(options.out.glob("*.jsonl")):
         console.print(f"\n## {path.stem}\n\n{markdown(read(path))}", soft_wrap=True)
     return 0
+
+
+def simulate(table: str, scale: float, setting: promotions.Setting | None = None) -> list[Row]:
+    """Return the rows of a table; of `promotions` the row of one setting."""
+    match table:
+        case "coverage":
+            return coverage.rows()
+        case "critics":
+            return critics.rows()
+        case "rollbacks":
+            return list(rollbacks.rows(repetitions=round(ROLLBACKS * scale)))
+        case "deployments":
+            return list(deployments.rows(repetitions=round(DEPLOYMENTS * scale)))
+    assert setting is not None
+    lives = round(LIVES * scale)
+    return [promotions.row(setting, lives=lives, powers=round(POWERS * scale))]
+
+
+def _missing(out: Path, scale: float) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of `simulate` for all that the folder does not hold."""
+    for table in TABLES:
+        if not (out / f"{table}.jsonl").exists():
+            yield table, scale
+    made = read(out / "promotions.jsonl")
+    for setting in promotions.settings():
+        if not _is_made(setting, made):
+            yield "promotions", scale, setting
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:

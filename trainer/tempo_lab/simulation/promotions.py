@@ -64,7 +64,7 @@ class Life:
         served = self.kind.served(self.rng, base)
         self.world = World(self.rng, {BASE: base, self.serving: served})
         self.examples = [LabeledExample(content_hash=str(i)) for i in range(setting.questions)]
-        self.book = AnswerBook(self.world.draw)
+        self.book = AnswerBook(self.world.answer)
         # The references all differ: no simulated question is doubted for its reference.
         references = [[str(i)] for i in range(setting.questions)]
         self.facts = gate.Facts(PLAIN, references, [None] * setting.questions)

@@ -49,7 +49,7 @@ def is_below(base: Array, served: Array, rng: np.random.Generator) -> bool:
     """Make a check of a random half; the arguments are shares of right answers by question."""
     half = rng.permutation(len(base))[: max(1, len(base) // 2)]
     world = World(rng, {BASE: base[half], SERVING: served[half]})
-    answers = [world.draw(version, (), RESPONSES, PLAIN) for version in (BASE, SERVING)]
+    answers = [world.answer(version, (), RESPONSES, PLAIN) for version in (BASE, SERVING)]
     return bool(compared(*answers)["below"])
 
 

@@ -87,7 +87,9 @@ class World:
     def __post_init__(self) -> None:
         self.rivals = self.rng.beta(2, 2, len(self.shares[BASE]))
 
-    def draw(self, version: int, examples: Sequence[object], n: int, decoding: Decoding) -> Answers:
+    def answer(
+        self, version: int, examples: Sequence[object], n: int, decoding: Decoding
+    ) -> Answers:
         """Draw a version's answers; the questions themselves are of no importance."""
         share = self.shares[version]
         if decoding.is_greedy:

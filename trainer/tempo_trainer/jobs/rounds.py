@@ -22,7 +22,7 @@ from tempo_trainer.algorithm.within import MIN_MIXED_DRAWS
 from tempo_trainer.errors import StoppedError
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.learning.learner import Learner, joined, mixed_draws
-from tempo_trainer.sampling.responses import Draw, ResponseSource
+from tempo_trainer.sampling.responses import ResponseSource, Rollouts
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions.answers import AnswerBook
 from tempo_trainer.versions.comparison import compare
@@ -159,7 +159,7 @@ class Rounds:
         _announce(job, report, position, last)
         raise_if_spoiled(job, self.learner)
 
-    def _draw_held_out(self, job: RunningJob, adapter: str) -> list[Draw]:
+    def _draw_held_out(self, job: RunningJob, adapter: str) -> list[Rollouts]:
         """Draw held-out questions; draw more while too few draws are mixed to measure the critic.
 
         Draws of the last iterations count, too. An event says how many more were needed.
@@ -181,7 +181,7 @@ class Rounds:
             job.add_event("critic.more_responses", message, data)
         return draws
 
-    def _mixed_draws(self, draws: Sequence[Draw]) -> int:
+    def _mixed_draws(self, draws: Sequence[Rollouts]) -> int:
         fresh = joined(draw.rollouts for draw in draws)
         return mixed_draws(self.learner.recent_held_out(fresh))
 
@@ -302,7 +302,7 @@ def _announce(job: RunningJob, report: EMReport, position: int, last: int) -> No
         job.add_event("step.discarded", message, metrics, level="error")
 
 
-def left_out_reason(unlabeled: Draw) -> str:
+def left_out_reason(unlabeled: Rollouts) -> str:
     """Return why there is no unlabeled response to learn from, and the remedy."""
     if not unlabeled.questions:
         return "no unlabeled question is left in the pool; send questions with TEMPO_CAPTURE=on"

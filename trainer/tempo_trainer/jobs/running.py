@@ -14,7 +14,7 @@ from tempo_storage.ledger.models import Iteration, Job
 from tempo_trainer.errors import StoppedError
 from tempo_trainer.learning import checkpoint
 from tempo_trainer.learning.learner import Learner
-from tempo_trainer.sampling.responses import Draw
+from tempo_trainer.sampling.responses import Rollouts
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions.promotion import raise_if_cancelled, raise_if_moved
 
@@ -98,7 +98,7 @@ class RunningJob:
         position: int,
         metrics: Mapping[str, Any],
         *,
-        draw: Draw | None = None,
+        draw: Rollouts | None = None,
         refined: bool = False,
     ) -> None:
         """Write the learner's checkpoint, then make the iteration count, in one transaction.

@@ -35,7 +35,7 @@ class VerifiedResponses:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class Rollouts:
     """Questions drawn at once, and the rollouts that an iteration may learn from or measure by."""
 
     rollouts: list[Rollout]
@@ -101,7 +101,7 @@ class ResponseSource:
         self.verifiers.close()
 
     @phase("sample")
-    def labeled_rollouts(self, split: str, count: int, adapter: str) -> Draw:
+    def labeled_rollouts(self, split: str, count: int, adapter: str) -> Rollouts:
         """Return rollouts of the next `count` labeled questions of a split, with their outcomes.
 
         A question of `train` is left out if all responses to it are truncated. A held-out one
@@ -115,10 +115,10 @@ class ResponseSource:
         raise_if_failed([verdict for row in responses.verdicts for verdict in row])
         rollouts = rollouts_of(responses.prompts, responses.samples, adapter, responses.outcomes)
         cut = truncated_hashes(rollouts) if split == "train" else set()
-        return Draw.of(rollouts, too_long=len(examples) - len(responses.prompts), cut=cut)
+        return Rollouts.of(rollouts, too_long=len(examples) - len(responses.prompts), cut=cut)
 
     @phase("sample")
-    def unlabeled_rollouts(self, count: int, adapter: str) -> Draw:
+    def unlabeled_rollouts(self, count: int, adapter: str) -> Rollouts:
         """Return rollouts of the `count` captured questions that come next, new ones first.
 
         A question is left out if all responses to it are truncated: none of them is an answer.
@@ -130,7 +130,7 @@ class ResponseSource:
         rollouts = rollouts_of(prompts, samples, adapter, None)
         cut = truncated_hashes(rollouts)
         too_long = len(questions) - len(prompts)
-        return Draw.of(rollouts, too_long=too_long, cut=cut, questions=questions)
+        return Rollouts.of(rollouts, too_long=too_long, cut=cut, questions=questions)
 
     def sample_and_verify(
         self,

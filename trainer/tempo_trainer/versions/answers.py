@@ -81,7 +81,7 @@ class Answers:
         return float(np.mean([answer_entropy(row) for row in self.texts]))
 
 
-Draw = Callable[[int, Sequence[LabeledExample], int, Decoding], Answers]
+Ask = Callable[[int, Sequence[LabeledExample], int, Decoding], Answers]
 """Version, questions, number of responses to each, decoding → fresh answers."""
 
 
@@ -112,8 +112,8 @@ class AnswerBook:
     cost of a test. They are forgotten when the worker ends.
     """
 
-    draw: Draw
-    """Draws fresh answers of a version."""
+    ask: Ask
+    """Asks a version for fresh answers."""
     drawn_responses: int = 0
     """Responses that were drawn since `open`; `drawn_tokens` are their tokens."""
     drawn_tokens: int = 0
@@ -148,7 +148,7 @@ class AnswerBook:
         count = kept.outcomes.shape[1] if kept else 0
         if count < start + n:
             more = start + n - count
-            fresh = self.draw(version, examples, more, decoding)
+            fresh = self.ask(version, examples, more, decoding)
             self.drawn_responses += fresh.outcomes.size
             self.drawn_tokens += int(fresh.lengths.sum())
             kept = kept.extended(fresh) if kept else fresh

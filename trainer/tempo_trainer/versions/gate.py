@@ -55,7 +55,7 @@ def wait_rounds(refusals: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a test knows beside the answers; lists are in the order of the answers' questions."""
+    """The facts of a test beside the answers; lists are in the order of the answers' questions."""
 
     decoding: Decoding
     """The users' own."""
@@ -70,7 +70,7 @@ class Facts:
     """Earlier tests on these held-out questions."""
 
 
-class Draw(Protocol):
+class AskAll(Protocol):
     """Draws responses `start` to `start + n` of each side to all held-out questions."""
 
     def __call__(self, decoding: Decoding, start: int, n: int) -> Sides: ...
@@ -122,15 +122,15 @@ class Look:
         return t_quantile(self.level, questions - 1) if questions > 1 else np.inf
 
 
-def make_looks(draw: Draw, decoding: Decoding, k: int, greedy: Sides) -> list[Look]:
+def make_looks(ask: AskAll, decoding: Decoding, k: int, greedy: Sides) -> list[Look]:
     """Draw what the first look needs, and, if it leaves the question open, the second."""
     if decoding.is_greedy:  # another response would be the same one
         return [Look(greedy, LEVEL)]
-    first = Look(draw(decoding, 0, k), FIRST_LEVEL)
+    first = Look(ask(decoding, 0, k), FIRST_LEVEL)
     least = first.gains[0].t
     if least < FUTILE or least > first.needed:
         return [first]
-    more = draw(decoding, k, SECOND_FACTOR * k)
+    more = ask(decoding, k, SECOND_FACTOR * k)
     return [first, Look(first.sides.extended(more), SECOND_LEVEL)]
 
 
@@ -237,15 +237,15 @@ class Decision:
         return t_interval(change, tail=ONE_SIDED).high < 0
 
 
-def decide(draw: Draw, facts: Facts, *, k: int) -> Decision:
+def decide(ask: AskAll, facts: Facts, *, k: int) -> Decision:
     """Test a candidate: draw what the looks need, and decide; `k` are the first look's responses.
 
     The candidate's answers at the policy's own distribution are drawn for the report, too.
     """
-    greedy = draw(GREEDY, 0, 1)
-    looks = make_looks(draw, facts.decoding, k, greedy)
+    greedy = ask(GREEDY, 0, 1)
+    looks = make_looks(ask, facts.decoding, k, greedy)
     users = looks[-1].sides
-    plain = users if facts.decoding == PLAIN else draw(PLAIN, 0, k)
+    plain = users if facts.decoding == PLAIN else ask(PLAIN, 0, k)
     gaps = list(_gaps(facts))
     reasons = list(doubts(users, facts))
     if reason := unproven(looks[-1]):

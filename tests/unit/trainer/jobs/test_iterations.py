@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage import ledger
 from tempo_trainer.jobs import rounds
 from tempo_trainer.jobs.running import RunningJob
-from tempo_trainer.sampling.responses import Draw
+from tempo_trainer.sampling.responses import Rollouts
 
 SETTINGS = {
     "minimum_advantage_std": 0,
@@ -40,10 +40,10 @@ def events(parts: Parts, job: RunningJob, type: str) -> list[Any]:
         return [event for event in ledger.events.find(s, job_id=job.id) if event.type == type]
 
 
-def held_out_draws(mixed: int, *, alike: int = 0) -> Callable[..., Draw]:
+def held_out_draws(mixed: int, *, alike: int = 0) -> Callable[..., Rollouts]:
     """Return a stand-in whose held-out draws have so many mixed groups and others all right."""
 
-    def labeled_rollouts(split: str, count: int, adapter: str) -> Draw:
+    def labeled_rollouts(split: str, count: int, adapter: str) -> Rollouts:
         groups = range(mixed if split == "held_out" else 1)
         rows = [
             rollout(f"q{group}", group=group, outcome=outcome, token=token)
@@ -51,7 +51,7 @@ def held_out_draws(mixed: int, *, alike: int = 0) -> Callable[..., Draw]:
             for outcome, token in ((1.0, 4), (-1.0, 7))
         ]
         rows += [rollout(f"a{group}", group=100 + group) for group in range(alike)]
-        return Draw(rows, tokens=2 * len(rows))
+        return Rollouts(rows, tokens=2 * len(rows))
 
     return labeled_rollouts
 
@@ -149,7 +149,7 @@ def test_a_round_in_which_every_question_is_left_out_ends_unchanged_with_the_rea
 def test_a_round_goes_on_without_unlabeled_responses_as_far_as_the_e_step(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = Draw([], tokens=0, all_truncated=2, questions=parts.responses.questions)
+    nothing = Rollouts([], tokens=0, all_truncated=2, questions=parts.responses.questions)
     monkeypatch.setattr(parts.responses, "unlabeled_rollouts", lambda *_: nothing)
     job = parts.job("a")
     result = parts.rounds.run(job)

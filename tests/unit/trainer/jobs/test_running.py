@@ -15,7 +15,7 @@ from tempo_storage.errors import LeaseLostError
 from tempo_storage.ledger.models import Iteration, JobResult, Question
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.learning.learner import UNTRAINED, Learner
-from tempo_trainer.sampling.responses import Draw
+from tempo_trainer.sampling.responses import Rollouts
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_an_iteration_names_its_parent_and_the_questions_that_it_learned_from(pa
         ("b", 1, True),
     ):
         questions = [Question(id=f"{name}{position}", content_hash="q", tenant="")]
-        draw = Draw([rollout("q")], tokens=2, questions=questions)
+        draw = Rollouts([rollout("q")], tokens=2, questions=questions)
         jobs[name].commit(parts.learner, position, {}, draw=draw, refined=refined)
         if position == 1:
             with parts.sessions.begin() as s:
@@ -53,7 +53,7 @@ def test_a_committed_iteration_counts_its_questions_as_drawn_and_learns_from_tho
     with parts.sessions.begin() as s:
         ledger.pool.add(s, [captured(id, text) for id, text in (("a", "short"), ("b", "long"))])
         questions = sorted(ledger.pool.next_questions(s, 2), key=lambda row: row.id)
-    draw = Draw([rollout(questions[0].content_hash)], tokens=2, too_long=1, questions=questions)
+    draw = Rollouts([rollout(questions[0].content_hash)], tokens=2, too_long=1, questions=questions)
     job = parts.job("j")
     job.commit(parts.learner, 1, {}, draw=draw, refined=True)
     with parts.sessions.begin() as s:
