@@ -57,6 +57,14 @@ def test_a_second_look_draws_the_responses_that_are_missing_and_no_more(draw: Dr
     assert (book.drawn_responses, book.drawn_tokens) == (6 * 5, 6 * 10)
 
 
+def test_of_overlapping_responses_only_the_missing_ones_are_drawn(draw: Drawer) -> None:
+    book = AnswerBook(draw)
+    book.open(EXAMPLES, (0,))
+    book.answers(0, EXAMPLES, PLAIN, start=0, n=3)
+    assert numbers(book.answers(0, EXAMPLES, PLAIN, start=1, n=4)) == [1, 2, 3, 4]
+    assert draw.requests == [(0, 3, PLAIN), (0, 2, PLAIN)]
+
+
 def test_answers_of_base_and_serving_version_are_kept_for_the_next_test(draw: Drawer) -> None:
     book = AnswerBook(draw)
     for candidate in (2, 3):

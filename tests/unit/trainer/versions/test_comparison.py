@@ -83,6 +83,13 @@ def test_the_report_has_the_figures_behind_the_decision(parts: Parts) -> None:
     assert all(gain["standard_errors"] > look["needed"] for gain in look["gains"])
 
 
+def test_the_report_counts_the_tests_on_these_questions(parts: Parts) -> None:
+    with parts.sessions.begin() as s:
+        for job in "abc":
+            ledger.gate_tests.record(s, job, 1, promoted=False)
+    assert outcome(parts).report["tests"] == 4
+
+
 def test_the_report_says_what_the_decision_cost_beside_the_round(parts: Parts) -> None:
     cost = outcome(parts).report["cost"]
     responses = 3 * HELD_OUT * (1 + 4)  # three versions, greedily and at the users' decoding

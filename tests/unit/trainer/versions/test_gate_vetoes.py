@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from gates import QUESTIONS, ScriptedDraw, facts, spread
 
-from tempo_storage.decoding import GREEDY
+from tempo_storage.decoding import GREEDY, PLAIN, Decoding
+from tempo_trainer.versions.answers import Sides
 from tempo_trainer.versions.gate import Decision, decide
 
 K = 16
+USERS = Decoding(temperature=0.6)
 NUMBERS = np.arange(QUESTIONS)
 
 
@@ -63,6 +65,25 @@ def test_a_candidate_that_gives_up_hard_questions_is_refused_for_pass_at_8(
         assert "against the base, and fewer than 12.0 points are allowed" in decision.reason
 
 
+def test_pass_at_8_is_compared_with_the_base_and_not_with_the_serving_version() -> None:
+    draw = narrowed(9)
+    draw.serving = draw.candidate - 0.2 * (NUMBERS >= 30)  # it gave the same questions up before
+    draw.base = 0.25
+    draw.greedy = {"base": 0, "serving": 0, "candidate": 0}
+    assert decide(draw, facts(), k=K).reason.startswith("pass@8 may lose ")
+
+
+@pytest.mark.parametrize("loses_at", [USERS, PLAIN])
+def test_pass_at_8_is_that_of_the_users_own_decoding(loses_at: Decoding) -> None:
+    narrow = narrowed(9)
+    wide = proven(greedy={"base": 0, "candidate": 0})
+
+    def draw(decoding: Decoding, start: int, n: int) -> Sides:
+        return (narrow if decoding == loses_at else wide)(decoding, start, n)
+
+    assert decide(draw, facts(decoding=USERS), k=K).promote is (loses_at == PLAIN)
+
+
 def test_pass_at_8_of_greedy_users_is_that_of_plain_answers() -> None:
     greedy = {"base": NUMBERS % 4 == 0, "candidate": NUMBERS % 4 <= 1}
     draw = ScriptedDraw(base=0.4, candidate=0.0, greedy=greedy)
@@ -110,8 +131,21 @@ def test_a_group_of_16_questions_that_certainly_loses_ten_points_vetoes(
 
 
 def test_questions_without_a_group_are_no_group() -> None:
-    lost = proven(candidate=np.where(NUMBERS < 16, 0.2, 0.9), greedy={"candidate": 1})
-    assert decide(lost, facts(), k=K).promote
+    lost = proven(candidate=np.where(NUMBERS < 16, 0.1, 0.9), greedy={"candidate": 1})
+    groups = [None if number < 16 else "others" for number in NUMBERS]
+    assert decide(lost, facts(groups=groups), k=K).promote
+
+
+def test_a_group_is_compared_with_the_serving_version_and_not_with_the_base() -> None:
+    is_member = NUMBERS < 16
+    draw = proven(
+        base=0.25,
+        serving=np.where(is_member, 0.9, 0.3),
+        candidate=np.where(is_member, 0.5, spread(0.9, by=0.1)),
+        greedy={"serving": 0},
+    )
+    groups = ["fractions" if one else None for one in is_member]
+    assert decide(draw, facts(groups=groups), k=K).reason.startswith("the group 'fractions'")
 
 
 def test_all_objections_are_named_at_once() -> None:
