@@ -119,7 +119,8 @@ def _learn(tempo: Tempo) -> list[Adapter]:
     _wait(tempo, tempo.jobs.create(training_file=uploaded.id, mode="recalibrate"))
     versions: list[Adapter] = []
     while len(versions) < MAX_VERSIONS:
-        job = _wait(tempo, tempo.jobs.create(mode="round", max_steps=STEPS))
+        # The gate judges each round's version; after refusals it would wait for some rounds.
+        job = _wait(tempo, tempo.jobs.create(mode="round", max_steps=STEPS, auto_promote=False))
         versions.append(_promoted(tempo, job.result["adapter"]))
         if len(versions) > 1 and versions[-1].report["probe"]["effect"] >= EFFECT:
             return versions

@@ -1,4 +1,4 @@
-"""Variables for a worker that dies at a chosen moment, replays rollouts, or takes any critic.
+"""Variables for a worker that dies at a chosen moment, replays rollouts, or promotes anything.
 
 The product has no code for this: injected/sitecustomize.py reads the variables when Python starts.
 """
@@ -31,3 +31,8 @@ def record_rollouts(directory: Path) -> dict[str, str]:
 def any_critic() -> dict[str, str]:
     """Let the worker make M-steps with any critic; a small test has none that is proven."""
     return with_python_path(INJECTED) | {"INJECT_ANY_CRITIC": "1"}
+
+
+def any_candidate() -> dict[str, str]:
+    """Let the gate promote every candidate; a small test trains none that is better."""
+    return with_python_path(INJECTED) | {"INJECT_ANY_CANDIDATE": "1"}

@@ -1,6 +1,7 @@
 """Processes that tests start and end."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,18 @@ def with_python_path(directory: Path) -> dict[str, str]:
     """Return the variable with which Python looks for modules in `directory` first."""
     paths = [str(directory), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def merged(*environments: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of all environments; the last one that sets a variable wins.
+
+    The directories of PYTHONPATH are joined, those of the last environment first.
+    """
+    variables: dict[str, str] = {}
+    for environment in environments:
+        variables |= environment
+    paths = [e["PYTHONPATH"] for e in reversed(environments) if "PYTHONPATH" in e]
+    return variables | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
 
 
 def install(directory: Path, name: str, source: str, *, entry_points: str) -> None:

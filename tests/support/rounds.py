@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from injection import any_critic
+from injection import any_candidate, any_critic
 from sqlalchemy import update
 from traffic import ask
 from waiting import eventually
@@ -27,10 +27,8 @@ SMALL = {
     "TEMPO_UNLABELED_PER_STEP": "8",
     "TEMPO_HELD_OUT_PER_STEP": "24",
     "TEMPO_GATE_SAMPLES": "4",
-    "TEMPO_GATE_DELTA": "1",
-    "TEMPO_GATE_PASS_K_MARGIN": "1",
-    "TEMPO_GATE_ENTROPY_RATIO": "0",
     **any_critic(),
+    **any_candidate(),
     "TEMPO_MINIMUM_ADVANTAGE_STD": "0",
     "TEMPO_THREADS": "1",
     "TEMPO_ROUND_QUESTIONS": "0",

@@ -15,7 +15,7 @@ import httpx
 import openai
 import psutil
 from ports import free_port
-from processes import clean_environment
+from processes import clean_environment, merged
 from rounds import SMALL
 from sqlalchemy.orm import Session, sessionmaker
 from valkeys import embedded_valkey
@@ -144,7 +144,8 @@ class Server:
     @contextmanager
     def worker(self, **extra: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker of this deployment until the block ends; print its log if that fails."""
-        env = self.environment | {"TEMPO_BASE_URL": self.base_url} | SMALL | self.worker_env | extra
+        own = self.environment | {"TEMPO_BASE_URL": self.base_url}
+        env = merged(own, SMALL, self.worker_env, extra)
         log = self.data_dir / "worker.log"
         with log.open("ab") as file:
             process = subprocess.Popen(

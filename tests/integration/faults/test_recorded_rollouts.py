@@ -10,6 +10,7 @@ from injection import INJECTED
 from ledgers import hold_lease, labeled
 from sqlalchemy.orm import Session, sessionmaker
 
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.sampling.deck import Decks
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.sampling.verifiers import Verdict
@@ -29,7 +30,9 @@ class Sampler:
     def prompts(self, questions: Any) -> list[Prompt]:
         return [Prompt(question.content_hash, (1,)) for question in questions]
 
-    def sample(self, prompts: list[Prompt], *, adapter: str, n: int) -> list[list[Sample]]:
+    def sample(
+        self, prompts: list[Prompt], *, adapter: str, n: int, decoding: Decoding = PLAIN
+    ) -> list[list[Sample]]:
         return [[self._respond(prompt.content_hash) for _ in range(n)] for prompt in prompts]
 
     def _respond(self, question: str) -> Sample:
@@ -67,7 +70,7 @@ def new_source(
 
 
 def draw(source: Any, adapter: str = "tempo-t1") -> list[Any]:
-    return [r.response_ids for r in source.labeled_rollouts("train", 4, adapter)]
+    return [r.response_ids for r in source.labeled_rollouts("train", 4, adapter).rollouts]
 
 
 def test_a_second_run_gets_the_rollouts_of_the_first_and_samples_none(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from injection import kill_at_checkpoint
+from injection import INJECTED, kill_at_checkpoint
 from processes import with_python_path
 from rounds import expire_lease, finished, prepared
 from traffic import ask
@@ -208,7 +208,9 @@ def test_a_clock_that_jumps_forward_and_back_makes_no_step_twice(
     clock.write_text("+0")
     # libfaketime 0.9 moves the deadline of `time.sleep`, which is monotonic; it fails with EINVAL.
     (tmp_path / "sitecustomize.py").write_text(
-        "import select, time\ntime.sleep = lambda s: select.select([], [], [], s)\n"
+        "import runpy, select, time\n"
+        "time.sleep = lambda s: select.select([], [], [], s)\n"
+        f"runpy.run_path({str(INJECTED / 'sitecustomize.py')!r})\n"
     )
     faked = with_python_path(tmp_path) | {
         "LD_PRELOAD": FAKETIME[0],

@@ -18,12 +18,12 @@ from tempo_storage.ledger.models import Job
 pytestmark = [pytest.mark.service, pytest.mark.vllm, pytest.mark.slow]
 
 SPLIT = countdown.split(11, labeled=120, unlabeled=12, unseen=0)
-# After one step of this size the policy speaks noise.
+# After one step of this size the policy speaks noise. The gate is the product's own.
 NOISE = {
     "TEMPO_POLICY_LEARNING_RATE": "0.5",
     "TEMPO_MAX_RESPONSE_TOKENS": "48",
-    "TEMPO_GATE_DELTA": "0.02",
     "TEMPO_RECALIBRATE_AUROC": "0",
+    "INJECT_ANY_CANDIDATE": "",
 }
 WATCHFUL = NOISE | {"TEMPO_SENTINEL_SECONDS": "1", "TEMPO_SENTINEL_CHECKS": "2"}
 
@@ -71,7 +71,8 @@ def test_the_gate_rejects_noise_and_the_sentinel_rolls_it_back_once_it_is_forced
     server: Any, tempo: Tempo, worker: Any
 ) -> None:
     tempo.files.create(
-        {"question": puzzle.question, "answer": "any", "verifier": "shape"}
+        # The verifier needs no reference, but the gate doubts questions that all have the same one.
+        {"question": puzzle.question, "answer": f"any {puzzle.target}", "verifier": "shape"}
         for puzzle in SPLIT.labeled
     )
     for puzzle in SPLIT.unlabeled:
@@ -81,7 +82,10 @@ def test_the_gate_rejects_noise_and_the_sentinel_rolls_it_back_once_it_is_forced
     assert job.status == "succeeded", job.error
     assert job.result["decision"] == "rejected", job.result
     noise = job.result["adapter"]
-    assert job.result["gate"]["samples"]["candidate"]["avg_at_k"] < 0.02
+    report = job.result["gate"]
+    assert report["accuracy"]["candidate"]["users"] < 0.02 < report["accuracy"]["base"]["users"]
+    assert report["questions"] == 32
+    assert report["reason"].startswith("no gain: -")
     with pytest.raises(UnprocessableEntityError):
         tempo.adapters.promote(noise)
     assert tempo.status().serving_adapter == "tempo-v0"

@@ -46,12 +46,12 @@ class RecordedSampler:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sampler, name)
 
-    def sample(self, prompts: Sequence[Any], *, adapter: str, n: int) -> list[list[Any]]:
-        """Return `n` responses for each prompt, whichever adapter gave the recorded ones."""
+    def sample(self, prompts: Sequence[Any], **options: Any) -> list[list[Any]]:
+        """Return the recorded responses of each prompt, or else those that `options` ask for."""
         groups = self._read()
         missing = [prompt for prompt in prompts if prompt.content_hash not in groups]
         if missing:
-            samples = self._sampler.sample(missing, adapter=adapter, n=n)
+            samples = self._sampler.sample(missing, **options)
             new = {p.content_hash: group for p, group in zip(missing, samples, strict=True)}
             self._write(groups | {q: group for q, group in new.items() if not _aborted(group)})
             groups |= new

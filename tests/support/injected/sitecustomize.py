@@ -1,9 +1,11 @@
 """With this directory on PYTHONPATH, variables change what a worker does; see ../injection.py.
 
-INJECT_KILL       a pattern: the process kills itself with -9 before the first file operation that
-                  matches. Operations read as Python audits them: `os.rename /from /to -1 -1`.
-INJECT_ROLLOUTS   a directory: training's rollouts are recorded there, and replayed from there.
-INJECT_ANY_CRITIC any text: no critic is unfit; advantages that hardly differ are still refused.
+INJECT_KILL           a pattern: the process kills itself with -9 before the first file operation
+                      that matches. Operations read as Python audits them:
+                      `os.rename /from /to -1 -1`.
+INJECT_ROLLOUTS       a directory: training's rollouts are recorded there, and replayed from there.
+INJECT_ANY_CRITIC     any text: no critic is unfit; advantages that hardly differ are still refused.
+INJECT_ANY_CANDIDATE  any text: the gate draws its answers, then finds every candidate proven.
 """
 
 import importlib.util
@@ -19,6 +21,7 @@ from typing import Any
 
 FILE_EVENTS = ("open", "os.mkdir", "os.rename")
 FITNESS = "tempo_trainer.algorithm.fitness"
+GATE = "tempo_trainer.versions.gate"
 SAMPLING = "tempo_trainer.sampling.responses"
 
 
@@ -72,9 +75,20 @@ def let_any_critic_pass(module: Any) -> None:
     module.unfit_reason = lambda fitness: ""
 
 
+def let_any_candidate_pass(module: Any) -> None:
+    """Find every gain proven, with no doubt, gap or veto: a test of rounds has no better policy."""
+    module.unproven = lambda look: ""
+    module.doubts = lambda sides, facts: iter(())
+    module.vetoes = lambda users, greedy, plain, facts: iter(())
+    module._gaps = lambda facts: iter(())
+    module.Decision.is_worse = property(lambda decision: False)
+
+
 if pattern := os.environ.get("INJECT_KILL"):
     install_kill(re.compile(pattern))
 if directory := os.environ.get("INJECT_ROLLOUTS"):
     sys.meta_path.insert(0, PatchAfterImport(SAMPLING, record_into(Path(directory))))
 if os.environ.get("INJECT_ANY_CRITIC"):
     sys.meta_path.insert(0, PatchAfterImport(FITNESS, let_any_critic_pass))
+if os.environ.get("INJECT_ANY_CANDIDATE"):
+    sys.meta_path.insert(0, PatchAfterImport(GATE, let_any_candidate_pass))
