@@ -1,6 +1,7 @@
 """The simulation of the gate and the sentinel: its worlds are as described, its rows resume."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,21 @@ def test_a_gain_is_spread_over_questions_in_logits() -> None:
 def test_answers_are_right_as_often_as_the_version_is() -> None:
     share = np.array([0.0, 0.3, 1.0])
     world = World(np.random.default_rng(1), {0: share})
-    answers = world.draw(0, (), 4_000, PLAIN)
+    answers = world.answer(0, (), 4_000, PLAIN)
     assert answers.outcomes.shape == (3, 4_000)
     assert answers.accuracy == pytest.approx(share, abs=0.03)
 
 
 def test_a_greedy_answer_is_the_most_common_one() -> None:
     world = World(np.random.default_rng(1), {0: np.array([0.01, 0.99])})
-    assert world.draw(0, (), 1, GREEDY).accuracy.tolist() == [0.0, 1.0]
+    assert world.answer(0, (), 1, GREEDY).accuracy.tolist() == [0.0, 1.0]
 
 
 def test_a_version_may_lose_a_share_of_another_ones_greedy_answers() -> None:
     world = World(np.random.default_rng(1), {0: np.ones(4_000), 1: np.ones(4_000)})
     world.greedy_of = {1: (0, 0.25)}
-    assert world.draw(1, (), 1, GREEDY).accuracy.mean() == pytest.approx(0.75, abs=0.03)
-    assert world.draw(0, (), 1, GREEDY).accuracy.mean() == 1.0
+    assert world.answer(1, (), 1, GREEDY).accuracy.mean() == pytest.approx(0.75, abs=0.03)
+    assert world.answer(0, (), 1, GREEDY).accuracy.mean() == 1.0
 
 
 # Decisions ----------------------------------------------------------------------------------------
@@ -130,57 +131,54 @@ def test_a_deployment_that_learns_is_promoted_and_one_that_decays_is_not() -> No
 
 
 @pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each table be one row that takes no time."""
+def simulated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let each table be one row that takes no time; the list names the tables that were made."""
+    names: list[str] = []
 
-    def row(**_: Any) -> list[dict[str, Any]]:
-        return [{"share": 0.5}]
+    def simulate(table: str, scale: float, setting: Setting | None = None) -> list[dict[str, Any]]:
+        names.append(table)
+        if setting is None:
+            return [{"share": 0.5}]
+        kind = setting.kind
+        values = (kind.name, kind.spread, kind.serving_gain, setting.questions)
+        return [dict(zip(main.PARAMETERS, values, strict=True)) | {"useless": 0.01}]
 
-    monkeypatch.setattr(main, "ProcessPoolExecutor", InOneProcess)
+    monkeypatch.setattr(main, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(main, "simulate", simulate)
     monkeypatch.setattr(promotions, "settings", lambda: [EASY])
-    for module in (main.coverage, main.critics, rollbacks, deployments):
-        monkeypatch.setattr(module, "rows", row)
+    return names
 
 
-class InOneProcess:
-    """Stands for the pool of processes, and computes no row."""
-
-    made = 0
-
-    def __init__(self, _: int) -> None:
-        type(self).made = 0
-
-    def __enter__(self) -> "InOneProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, function: Any, setting: Setting, *, lives: int, powers: int) -> "InOneProcess":
-        type(self).made += 1
-        self.setting = setting
-        return self
-
-    def result(self) -> dict[str, Any]:
-        kind = self.setting.kind
-        values = (kind.name, kind.spread, kind.serving_gain, self.setting.questions)
-        return dict(zip(main.PARAMETERS, values, strict=True)) | {"useless": 0.01}
-
-
-@pytest.mark.usefixtures("_quick")
 def test_rows_that_are_there_are_kept_and_fresh_ones_begin_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], simulated: list[str]
 ) -> None:
     assert main.main(["--out", str(tmp_path)]) == 0
-    assert InOneProcess.made == 1
+    assert sorted(simulated) == sorted([*main.TABLES, "promotions"])
     written = {path.stem: path.read_text() for path in tmp_path.glob("*.jsonl")}
-    assert written.keys() == {"coverage", "critics", "promotions", "rollbacks", "deployments"}
+    assert written.keys() == set(simulated)
     assert "| countdown | 0.6 | 0.0 | 64 | 0.01 |" in capsys.readouterr().out
+    simulated.clear()
     main.main(["--out", str(tmp_path)])
-    assert InOneProcess.made == 0
+    assert simulated == []
     assert {path.stem: path.read_text() for path in tmp_path.glob("*.jsonl")} == written
     main.main(["--out", str(tmp_path), "--fresh"])
-    assert InOneProcess.made == 1
+    assert "promotions" in simulated
     assert len(main.read(tmp_path / "promotions.jsonl")) == 1
+
+
+def test_an_interrupted_simulation_makes_the_settings_that_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulated: list[str]
+) -> None:
+    main.main(["--out", str(tmp_path)])
+    simulated.clear()
+    other = Setting(Kind("llm", 1.0), 32)
+    monkeypatch.setattr(promotions, "settings", lambda: [EASY, other])
+    main.main(["--out", str(tmp_path)])
+    assert simulated == ["promotions"]
+    assert [row["questions"] for row in main.read(tmp_path / "promotions.jsonl")] == [
+        "countdown",
+        "llm",
+    ]
 
 
 def test_each_row_names_the_commit_of_the_code_that_it_measures(tmp_path: Path) -> None:
