@@ -94,11 +94,11 @@ def spread(mean: float, *, by: float = 0.2, questions: int = QUESTIONS) -> Share
     return np.linspace(mean - by, mean + by, questions)
 
 
-def judged(share: float, **changed: Any) -> comparison.TestedCandidate:
+def gate_result(share: float, **changed: Any) -> comparison.TestedCandidate:
     """Return the gate's decision on a candidate with this share of right answers, and a report."""
     draw = ScriptedDraw(base=0.5, serving=0.5, candidate=spread(share), greedy={"candidate": 1})
-    known = facts(**changed)
-    decision = gate.decide(draw, known, k=8)
+    test_facts = facts(**changed)
+    decision = gate.decide(draw, test_facts, k=8)
     return comparison.TestedCandidate(
-        decision, comparison.report(decision, known, cost={"responses": 1}, too_long=0)
+        decision, comparison.report(decision, test_facts, cost={"responses": 1}, too_long=0)
     )

@@ -63,19 +63,19 @@ def test_a_version_may_lose_a_share_of_another_ones_greedy_answers() -> None:
 # Decisions ----------------------------------------------------------------------------------------
 
 
-def promoted(gain: float, **options: float) -> float:
+def promotion_share(gain: float, **options: float) -> float:
     """Return the share of lives whose first candidate is promoted."""
     return float(np.mean([Life(EASY, number).test(gain, **options).promote for number in LIVES]))
 
 
 def test_a_clearly_better_candidate_is_promoted_in_most_lives_and_a_useless_one_in_few() -> None:
-    assert promoted(0.2) >= 0.9
-    assert promoted(0.0) <= 0.1
-    assert promoted(-0.05) == 0.0
+    assert promotion_share(0.2) >= 0.9
+    assert promotion_share(0.0) <= 0.1
+    assert promotion_share(-0.05) == 0.0
 
 
 def test_a_better_candidate_that_is_greedily_worse_is_seldom_promoted() -> None:
-    assert promoted(0.2, greedy_loss=0.25) <= 0.2
+    assert promotion_share(0.2, greedy_loss=0.25) <= 0.2
 
 
 def test_a_candidate_must_beat_a_serving_version_that_is_better_than_the_base() -> None:
@@ -131,7 +131,7 @@ def test_a_deployment_that_learns_is_promoted_and_one_that_decays_is_not() -> No
 
 
 @pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let each table be one row that takes no time; the list names the tables that were made."""
     names: list[str] = []
 
@@ -150,31 +150,31 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_rows_that_are_there_are_kept_and_fresh_ones_begin_anew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], simulated: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tables: list[str]
 ) -> None:
     assert main.main(["--out", str(tmp_path)]) == 0
-    assert sorted(simulated) == sorted([*main.TABLES, "promotions"])
+    assert sorted(tables) == sorted([*main.TABLES, "promotions"])
     written = {path.stem: path.read_text() for path in tmp_path.glob("*.jsonl")}
-    assert written.keys() == set(simulated)
+    assert written.keys() == set(tables)
     assert "| countdown | 0.6 | 0.0 | 64 | 0.01 |" in capsys.readouterr().out
-    simulated.clear()
+    tables.clear()
     main.main(["--out", str(tmp_path)])
-    assert simulated == []
+    assert tables == []
     assert {path.stem: path.read_text() for path in tmp_path.glob("*.jsonl")} == written
     main.main(["--out", str(tmp_path), "--fresh"])
-    assert "promotions" in simulated
+    assert "promotions" in tables
     assert len(main.read(tmp_path / "promotions.jsonl")) == 1
 
 
 def test_an_interrupted_simulation_makes_the_settings_that_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulated: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: list[str]
 ) -> None:
     main.main(["--out", str(tmp_path)])
-    simulated.clear()
+    tables.clear()
     other = Setting(Kind("llm", 1.0), 32)
     monkeypatch.setattr(promotions, "settings", lambda: [EASY, other])
     main.main(["--out", str(tmp_path)])
-    assert simulated == ["promotions"]
+    assert tables == ["promotions"]
     assert [row["questions"] for row in main.read(tmp_path / "promotions.jsonl")] == [
         "countdown",
         "llm",

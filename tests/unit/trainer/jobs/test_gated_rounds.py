@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from learners import Parts
-from ledgers import captured, labeled_file, labeled_set
+from ledgers import captured, held_out, labeled_file, labeled_set
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
@@ -112,6 +112,21 @@ def test_the_base_answers_once_for_many_candidates(parts: Parts) -> None:
     decisions(parts, "ab")
     assert parts.responses.requests.count(("tempo-v0", 1, GREEDY)) == 1
     assert parts.responses.requests.count(("tempo-v2", 1, GREEDY)) == 1
+
+
+def test_labels_that_arrive_while_the_gate_asks_begin_a_new_count(parts: Parts) -> None:
+    def upload() -> None:
+        with parts.sessions.begin() as s:
+            if parts.responses.requests and len(ledger.labeled.examples(s, "held_out")) == 32:
+                s.add(held_out("a new one", reference=["new"]))
+
+    parts.responses.meanwhile = upload
+    assert play(parts, "a").report["gate"]["questions"] == 32
+    with parts.sessions() as s:
+        assert ledger.gate_tests.count(s) == 0  # the test was made on the old questions
+    play(parts, "b")
+    with parts.sessions() as s:
+        assert ledger.gate_tests.count(s) == 1
 
 
 def test_too_few_labels_leave_every_round_s_version_to_an_operator(parts: Parts) -> None:

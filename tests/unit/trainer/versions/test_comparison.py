@@ -38,7 +38,7 @@ def outcome(parts: Parts, version: int = 2) -> comparison.TestedCandidate:
     )
 
 
-def asked(parts: Parts) -> list[tuple[str, int, Decoding]]:
+def take_requests(parts: Parts) -> list[tuple[str, int, Decoding]]:
     """Return the requests since the last call."""
     requests = list(parts.responses.requests)
     parts.responses.requests.clear()
@@ -52,7 +52,7 @@ def test_every_version_answers_every_held_out_question_greedily_and_as_users_sam
     test = outcome(parts)
     versions = ("tempo-v0", "tempo-v1", "tempo-v2")
     ways = ((1, GREEDY), (4, USERS), (4, PLAIN))
-    assert asked(parts) == [(version, *way) for way in ways for version in versions]
+    assert take_requests(parts) == [(version, *way) for way in ways for version in versions]
     with parts.sessions() as s:
         every = {example.content_hash for example in ledger.labeled.examples(s, "held_out")}
     assert parts.responses.hashes == every
@@ -110,25 +110,25 @@ def test_a_second_look_is_drawn_only_where_the_first_leaves_the_question_open(
     parts.responses.skill["tempo-v2"] = 0.58
     report = outcome(parts).report
     assert [look["responses"] for look in report["looks"]] == [4, 20]
-    assert ("tempo-v2", 16, PLAIN) in asked(parts)
+    assert ("tempo-v2", 16, PLAIN) in take_requests(parts)
 
 
 def test_the_base_answers_once_while_it_serves(parts: Parts) -> None:
     with parts.sessions.begin() as s:
         ledger.versions.promote(s, 0)
     report = outcome(parts).report
-    assert [version for version, *_ in asked(parts)] == ["tempo-v0", "tempo-v2"] * 2
+    assert [version for version, *_ in take_requests(parts)] == ["tempo-v0", "tempo-v2"] * 2
     assert report["accuracy"]["serving"] == report["accuracy"]["base"]
     assert [gain["rival"] for gain in report["looks"][0]["gains"]] == ["the base"]
 
 
 def test_base_and_serving_version_keep_their_answers_for_the_next_candidate(parts: Parts) -> None:
     outcome(parts)
-    asked(parts)
+    take_requests(parts)
     with parts.sessions.begin() as s:
         s.add(candidate(3))
     outcome(parts, 3)
-    assert {version for version, *_ in asked(parts)} == {"tempo-v3"}
+    assert {version for version, *_ in take_requests(parts)} == {"tempo-v3"}
 
 
 def test_a_candidate_that_was_promoted_answers_anew(parts: Parts) -> None:
@@ -136,18 +136,18 @@ def test_a_candidate_that_was_promoted_answers_anew(parts: Parts) -> None:
     with parts.sessions.begin() as s:
         ledger.versions.promote(s, 2)
         s.add(candidate(3))
-    asked(parts)
+    take_requests(parts)
     outcome(parts, 3)
-    assert {version for version, *_ in asked(parts)} == {"tempo-v2", "tempo-v3"}
+    assert {version for version, *_ in take_requests(parts)} == {"tempo-v2", "tempo-v3"}
 
 
 def test_new_held_out_questions_are_asked_of_every_version(parts: Parts) -> None:
     outcome(parts)
-    asked(parts)
+    take_requests(parts)
     with parts.sessions.begin() as s:
         s.add(held_out("one more", reference=["more"]))
     assert outcome(parts).report["questions"] == HELD_OUT + 1
-    assert {version for version, *_ in asked(parts)} == {"tempo-v0", "tempo-v1", "tempo-v2"}
+    assert {version for version, *_ in take_requests(parts)} == {"tempo-v0", "tempo-v1", "tempo-v2"}
 
 
 def test_questions_that_are_too_long_are_left_out_and_counted(parts: Parts) -> None:

@@ -41,20 +41,20 @@ def scripted(seed: int) -> tuple[ScriptedDraw, gate.Facts]:
     return draw, facts(questions, groups=groups, decoding=decoding)
 
 
-def decided(seed: int) -> Decision:
-    draw, known = scripted(seed)
-    return decide(draw, known, k=K)
+def decision_on(seed: int) -> Decision:
+    draw, test_facts = scripted(seed)
+    return decide(draw, test_facts, k=K)
 
 
 def test_both_decisions_are_among_the_random_cases() -> None:
-    decisions = [decided(seed) for seed in SEEDS]
+    decisions = [decision_on(seed) for seed in SEEDS]
     assert 20 < sum(decision.promote for decision in decisions) < len(SEEDS) - 20
     assert {len(decision.looks) for decision in decisions} == {1, 2}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_promotion_beats_every_rival_and_has_no_objection(seed: int) -> None:
-    decision = decided(seed)
+    decision = decision_on(seed)
     users = decision.users
     rivals = [users.serving, users.base]
     gains = [users.candidate.accuracy - rival.accuracy for rival in rivals]
@@ -69,7 +69,7 @@ def test_a_promotion_beats_every_rival_and_has_no_objection(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_gain_is_proven_where_the_paired_t_test_of_scipy_says_so(seed: int) -> None:
-    look = decided(seed).looks[-1]
+    look = decision_on(seed).looks[-1]
     candidate = look.sides.candidate.accuracy
     levels = [
         stats.ttest_rel(candidate, rival.accuracy, alternative="greater").pvalue
@@ -81,18 +81,18 @@ def test_a_gain_is_proven_where_the_paired_t_test_of_scipy_says_so(seed: int) ->
 
 @pytest.mark.parametrize("seed", SEEDS[::5])
 def test_the_order_of_the_questions_decides_nothing(seed: int) -> None:
-    draw, known = scripted(seed)
+    draw, test_facts = scripted(seed)
     order = np.random.default_rng(seed).permutation(draw.questions)
 
     def permuted(decoding: Decoding, start: int, n: int) -> Sides:
         sides = draw(decoding, start, n)
         return replace(sides, **{side: reordered(getattr(sides, side), order) for side in SIDES})
 
-    own = decide(draw, known, k=K)
-    draw, known = scripted(seed)  # the same random answers again
-    references = [known.references[i] for i in order]
-    groups = [known.groups[i] for i in order]
-    other = decide(permuted, replace(known, references=references, groups=groups), k=K)
+    own = decide(draw, test_facts, k=K)
+    draw, test_facts = scripted(seed)  # the same random answers again
+    references = [test_facts.references[i] for i in order]
+    groups = [test_facts.groups[i] for i in order]
+    other = decide(permuted, replace(test_facts, references=references, groups=groups), k=K)
     assert (other.promote, other.by_hand, other.is_worse) == (
         own.promote,
         own.by_hand,
@@ -112,25 +112,25 @@ def reordered(answers: Answers, order: Any) -> Answers:
 
 @pytest.mark.parametrize("seed", SEEDS[::5])
 def test_a_candidate_that_is_the_serving_version_is_never_promoted(seed: int) -> None:
-    draw, known = scripted(seed)
+    draw, test_facts = scripted(seed)
 
     def same(decoding: Decoding, start: int, n: int) -> Sides:
         sides = draw(decoding, start, n)
         return replace(sides, candidate=sides.serving)
 
-    assert not decide(same, known, k=K).promote
+    assert not decide(same, test_facts, k=K).promote
 
 
 @pytest.mark.parametrize("seed", SEEDS[::5])
 def test_questions_on_which_all_sides_are_alike_turn_no_loss_into_a_gain(seed: int) -> None:
-    draw, known = scripted(seed)
+    draw, test_facts = scripted(seed)
 
     def longer(decoding: Decoding, start: int, n: int) -> Sides:
         sides = draw(decoding, start, n)
         return replace(sides, **{side: doubled(getattr(sides, side)) for side in SIDES})
 
     questions = draw.questions
-    more = facts(2 * questions, decoding=known.decoding)
+    more = facts(2 * questions, decoding=test_facts.decoding)
     decision = decide(longer, more, k=K)
     users = decision.users
     gains = [

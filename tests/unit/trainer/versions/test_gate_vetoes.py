@@ -15,13 +15,13 @@ USERS = Decoding(temperature=0.6)
 NUMBERS = np.arange(QUESTIONS)
 
 
-def proven(**changed: Any) -> ScriptedDraw:
+def better(**changed: Any) -> ScriptedDraw:
     """Return a candidate that gains 20 points over the base, which serves."""
     return ScriptedDraw(**({"base": 0.4, "candidate": spread(0.6)} | changed))
 
 
 def test_the_same_candidate_without_a_loss_is_promoted() -> None:
-    assert decide(proven(), facts(), k=K).promote
+    assert decide(better(), facts(), k=K).promote
 
 
 # Greedy answers -----------------------------------------------------------------------------------
@@ -29,7 +29,7 @@ def test_the_same_candidate_without_a_loss_is_promoted() -> None:
 
 @pytest.mark.parametrize(("lost", "promotes"), [(1, True), (2, False)])
 def test_more_than_three_points_fewer_greedy_answers_are_a_veto(lost: int, promotes: bool) -> None:
-    draw = proven(greedy={"base": 1.0, "candidate": lost <= NUMBERS})  # 1.6 and 3.1 points
+    draw = better(greedy={"base": 1.0, "candidate": lost <= NUMBERS})  # 1.6 and 3.1 points
     decision = decide(draw, facts(), k=K)
     assert decision.promote is promotes
     if not promotes:
@@ -41,7 +41,7 @@ def test_more_than_three_points_fewer_greedy_answers_are_a_veto(lost: int, promo
 
 def test_greedy_answers_are_compared_with_the_serving_version_and_not_with_the_base() -> None:
     greedy = {"base": 1.0, "serving": 0.0, "candidate": 0.0}
-    draw = proven(serving=0.4, greedy=greedy)
+    draw = better(serving=0.4, greedy=greedy)
     assert decide(draw, facts(), k=K).promote
 
 
@@ -50,7 +50,7 @@ def test_greedy_answers_are_compared_with_the_serving_version_and_not_with_the_b
 
 def narrowed(lost: int) -> ScriptedDraw:
     """Return a candidate that is always right, except on some questions, where it never is."""
-    return proven(candidate=(lost <= NUMBERS).astype(float), greedy={"base": 0, "candidate": 0})
+    return better(candidate=(lost <= NUMBERS).astype(float), greedy={"base": 0, "candidate": 0})
 
 
 @pytest.mark.parametrize(("lost", "promotes"), [(3, True), (9, False)])
@@ -76,7 +76,7 @@ def test_pass_at_8_is_compared_with_the_base_and_not_with_the_serving_version() 
 @pytest.mark.parametrize("loses_at", [USERS, PLAIN])
 def test_pass_at_8_is_that_of_the_users_own_decoding(loses_at: Decoding) -> None:
     narrow = narrowed(9)
-    wide = proven(greedy={"base": 0, "candidate": 0})
+    wide = better(greedy={"base": 0, "candidate": 0})
 
     def draw(decoding: Decoding, start: int, n: int) -> Sides:
         return (narrow if decoding == loses_at else wide)(decoding, start, n)
@@ -106,7 +106,7 @@ def with_a_group(members: int, loss: float) -> Decision:
     is_member = members > NUMBERS
     lost = np.where(NUMBERS % 2, loss - 0.05, loss + 0.05)
     gained = np.where(NUMBERS % 2, 0.35, 0.45)
-    draw = proven(
+    draw = better(
         base=0.5, candidate=0.5 + np.where(is_member, -lost, gained), greedy={"candidate": 1}
     )
     groups = [
@@ -131,14 +131,14 @@ def test_a_group_of_16_questions_that_certainly_loses_ten_points_vetoes(
 
 
 def test_questions_without_a_group_are_no_group() -> None:
-    lost = proven(candidate=np.where(NUMBERS < 16, 0.1, 0.9), greedy={"candidate": 1})
+    lost = better(candidate=np.where(NUMBERS < 16, 0.1, 0.9), greedy={"candidate": 1})
     groups = [None if number < 16 else "others" for number in NUMBERS]
     assert decide(lost, facts(groups=groups), k=K).promote
 
 
 def test_a_group_is_compared_with_the_serving_version_and_not_with_the_base() -> None:
     is_member = NUMBERS < 16
-    draw = proven(
+    draw = better(
         base=0.25,
         serving=np.where(is_member, 0.9, 0.3),
         candidate=np.where(is_member, 0.5, spread(0.9, by=0.1)),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gates import PROVEN, UNPROVEN, WORSE, judged
+from gates import PROVEN, UNPROVEN, WORSE, gate_result
 from learners import Parts
 from ledgers import candidate
 from sqlalchemy.orm import Session, sessionmaker
@@ -32,7 +32,7 @@ def parts(sessions: sessionmaker[Session], tmp_path: Path) -> Parts:
 
 
 def record(parts: Parts, job: RunningJob, share: float, **changed: Any) -> JobResult:
-    test = judged(share, **changed)
+    test = gate_result(share, **changed)
     return record_decision(parts.leased, job.row, 2, test, checkpoint="c2", summary=SUMMARY)
 
 

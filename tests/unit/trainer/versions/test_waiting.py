@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gates import PROVEN, UNPROVEN, judged
+from gates import PROVEN, UNPROVEN, gate_result
 from learners import Parts
 from ledgers import candidate, held_out, labeled_file, labeled_set
 from sqlalchemy.orm import Session, sessionmaker
@@ -35,7 +35,12 @@ def decide(parts: Parts, number: int, share: float = UNPROVEN, **job: Any) -> Jo
     with parts.sessions.begin() as s:
         s.add(candidate(number, parent=1, checkpoint=f"c{number}"))
     result = record_decision(
-        parts.leased, running.row, number, judged(share), checkpoint=f"c{number}", summary=SUMMARY
+        parts.leased,
+        running.row,
+        number,
+        gate_result(share),
+        checkpoint=f"c{number}",
+        summary=SUMMARY,
     )
     end(parts, f"j{number}", result)
     return result
