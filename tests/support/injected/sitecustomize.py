@@ -76,7 +76,11 @@ def let_any_critic_pass(module: Any) -> None:
 
 
 def let_any_candidate_pass(module: Any) -> None:
-    """Find every gain proven, with no doubt, gap or veto: a test of rounds has no better policy."""
+    """Find every gain proven, with no doubt, gap or veto: a test of rounds has no better policy.
+
+    So no round waits. The number of tests is not bounded, because tests share a server.
+    """
+    module.MAX_TESTS = 1_000_000
     module.unproven = lambda look: ""
     module.doubts = lambda sides, facts: iter(())
     module.vetoes = lambda users, greedy, plain, facts: iter(())
