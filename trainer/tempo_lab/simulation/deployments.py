@@ -22,8 +22,7 @@ from tempo_storage.decoding import PLAIN
 from tempo_storage.ledger.models import LabeledExample
 from tempo_trainer.algorithm.metrics import Array
 from tempo_trainer.versions import gate
-from tempo_trainer.versions.answers import AnswerBook
-from tempo_trainer.versions.comparison import Comparison
+from tempo_trainer.versions.answers import AnswerBook, Comparison
 from tempo_trainer.worker_settings import WorkerSettings
 
 ROUNDS = 60

@@ -22,21 +22,24 @@ from tempo_lab.simulation import coverage, critics, deployments, promotions, rol
 
 Row = dict[str, Any]
 PARAMETERS = ("questions", "spread", "serving", "held out")
-TABLES = ("rollbacks", "deployments", "critics", "coverage")
+TABLES = ("rollbacks", "deployments", "critics", "coverage")  # beside `promotions`
 LIVES = 1_500
 POWERS = 1_000
 ROLLBACKS = 1_000
 DEPLOYMENTS = 200
+INTERVALS = "tempo_trainer/algorithm/intervals.py"
+JUDGES = (
+    *("tempo_trainer/versions/gate.py", "tempo_trainer/versions/answers.py"),
+    *("tempo_trainer/jobs/sentinel.py", INTERVALS, "tempo_lab/simulation"),
+)
 MEASURED = {
-    "coverage": ("tempo_lab/simulation/coverage.py", "tempo_trainer/algorithm/intervals.py"),
-    "critics": ("tempo_lab/simulation/critics.py", "tempo_trainer/algorithm"),
-    "rollbacks": (
-        "tempo_lab/simulation",
-        "tempo_trainer/versions",
-        "tempo_trainer/jobs/sentinel.py",
-    ),
+    "coverage": (INTERVALS, "tempo_lab/simulation/coverage.py"),
+    "critics": ("tempo_trainer/algorithm", "tempo_lab/simulation/critics.py"),
+    "rollbacks": JUDGES,
+    "deployments": JUDGES,
+    "promotions": JUDGES,
 }
-"""The files that a table measures; those of `rollbacks` hold for the other tables, too."""
+"""The files that each table measures."""
 
 console = Console(highlight=False, markup=False)
 
@@ -91,7 +94,7 @@ def _missing(out: Path, scale: float) -> Iterator[tuple[Any, ...]]:
 
 def append(path: Path, rows: Iterable[Row]) -> None:
     """Add rows to a file, each with the commit that it was made at."""
-    commit = _commit(MEASURED.get(path.stem, MEASURED["rollbacks"]))
+    commit = _commit(MEASURED[path.stem])
     with path.open("a") as file:
         for row in rows:
             file.write(json.dumps(row | {"commit": commit}) + "\n")

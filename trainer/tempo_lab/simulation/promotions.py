@@ -18,8 +18,7 @@ from tempo_storage.adapters import BASE
 from tempo_storage.decoding import PLAIN
 from tempo_storage.ledger.models import LabeledExample
 from tempo_trainer.versions import gate
-from tempo_trainer.versions.answers import AnswerBook
-from tempo_trainer.versions.comparison import Comparison
+from tempo_trainer.versions.answers import AnswerBook, Comparison
 
 SERVING = 1
 CANDIDATE = 2

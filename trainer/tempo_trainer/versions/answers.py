@@ -190,6 +190,25 @@ class Sides:
         return base if self.base_serves else {"the serving version": self.serving} | base
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Draws the answers of base, serving version and candidate to the same questions."""
+
+    book: AnswerBook
+    examples: Sequence[LabeledExample]
+    serving: int
+    candidate: int
+
+    def __call__(self, decoding: Decoding, start: int, n: int) -> Sides:
+        """Return responses `start` to `start + n` of each side."""
+        versions = sorted({BASE, self.serving, self.candidate})
+        by_version = {
+            version: self.book.answers(version, self.examples, decoding, start=start, n=n)
+            for version in versions
+        }
+        return Sides.of(by_version, self.serving, self.candidate)
+
+
 def figures(answers: Mapping[str, Answers]) -> dict[str, float]:
     """Return one version's figures from its greedy answers, its users' and its plain ones."""
     users = answers["users"]

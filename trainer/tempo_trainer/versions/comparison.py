@@ -1,41 +1,20 @@
 """Let versions answer the held-out questions under vLLM, and make the gate's report."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
-from tempo_storage.decoding import Decoding
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.split import missing_labels, smallest_gain
 from tempo_storage.ledger.models import LabeledExample
 from tempo_trainer.sampling.responses import ResponseSource
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions import gate
-from tempo_trainer.versions.answers import AnswerBook, Sides, figures
+from tempo_trainer.versions.answers import AnswerBook, Comparison, figures
 from tempo_trainer.versions.domain import MAX_TEXTS, likeness
 from tempo_trainer.worker_settings import WorkerSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Draws the answers of base, serving version and candidate to the same questions."""
-
-    book: AnswerBook
-    examples: Sequence[LabeledExample]
-    serving: int
-    candidate: int
-
-    def __call__(self, decoding: Decoding, start: int, n: int) -> Sides:
-        """Return responses `start` to `start + n` of each side."""
-        versions = sorted({BASE, self.serving, self.candidate})
-        by_version = {
-            version: self.book.answers(version, self.examples, decoding, start=start, n=n)
-            for version in versions
-        }
-        return Sides.of(by_version, self.serving, self.candidate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +23,8 @@ class TestedCandidate:
 
     decision: gate.Decision
     report: dict[str, Any]
+    held_out: str = ""
+    """Digest of the questions that were asked, since others may be uploaded meanwhile; "": today's."""
 
 
 def compare(
@@ -66,6 +47,7 @@ def compare(
         held_out = ledger.labeled.held_out(s, limit=settings.gate_questions)
         decoding = ledger.pool.users_decoding(s, responses.default_decoding)
         counts = ledger.labeled.count(s)
+        digest = ledger.labeled.held_out_digest(s)
         tests = ledger.gate_tests.count(s)
         asked = ledger.pool.newest_messages(s, MAX_TEXTS)
         train = ledger.labeled.examples(s, "train")
@@ -99,7 +81,8 @@ def compare(
         "seconds": round(time.monotonic() - started, 1),
     }
     too_long = len(held_out) - len(examples)
-    return TestedCandidate(decision, report(decision, facts, cost=cost, too_long=too_long))
+    shown = report(decision, facts, cost=cost, too_long=too_long)
+    return TestedCandidate(decision, shown, digest)
 
 
 def report(

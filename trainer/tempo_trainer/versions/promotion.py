@@ -112,7 +112,7 @@ def _apply(s: Session, job: Job, candidate: int, test: TestedCandidate) -> str:
     row.report = test.report
     promote = test.decision.promote and job.settings.get("auto_promote", True)
     if _is_test(job, test):
-        ledger.gate_tests.record(s, job.id, candidate, promoted=promote)
+        ledger.gate_tests.record(s, job.id, candidate, promoted=promote, held_out=test.held_out)
     if promote:
         ledger.versions.promote(s, candidate, reason=f"job {job.id}: {test.decision.reason}")
         return "promoted"
