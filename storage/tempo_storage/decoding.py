@@ -6,23 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_INTEGER = 2**31 - 1  # of the databases' INTEGER
+MIN_SAMPLING_TEMPERATURE = 1e-5  # vLLM's _SAMPLING_EPS: a lower one is greedy
 # A request may call the same limit by several names. vLLM takes the first one that is set.
 MAX_TOKENS_NAMES = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Temperature, nucleus and number of candidate tokens; the field names are vLLM's."""
+    """Temperature, nucleus, number of candidate tokens and limit; the field names are vLLM's."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     """Tokens to choose from; 0: all."""
+    max_tokens: int | None = None
+    """Limit of a response's tokens; None: the users set none."""
 
     @property
     def is_greedy(self) -> bool:
         """Tell whether the most probable token is always taken."""
-        return self.temperature == 0.0 or self.top_k == 1
+        return self.temperature < MIN_SAMPLING_TEMPERATURE or self.top_k == 1
 
 
 GREEDY = Decoding(temperature=0.0)

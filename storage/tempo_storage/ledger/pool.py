@@ -7,10 +7,10 @@ hash.
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import median_low
+from statistics import median_high, median_low
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, cast, delete, func, select, update
+from sqlalchemy import ColumnElement, String, and_, cast, delete, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from tempo_storage.decoding import Decoding, sampling_arguments
@@ -19,7 +19,7 @@ from tempo_storage.ledger.models import LabeledExample, Question
 from tempo_storage.question_hash import content_hash
 
 MAX_DELETED = 500  # rows or questions that one call of `prune` deletes
-RECENT_QUESTIONS = 1000  # questions whose sampling counts as the users'
+RECENT_QUESTIONS = 1000  # distinct questions whose sampling counts as the users'
 # With TEMPO_CAPTURE=hash the ledger has the hash of a question only, so nobody can answer it again.
 HAS_TEXT = cast(Question.messages, String) != "[]"
 DRAWS = func.max(Question.draws)
@@ -94,36 +94,73 @@ def record_draws(s: Session, questions: Iterable[Question]) -> None:
 
 
 def newest_messages(s: Session, count: int) -> list[list[dict[str, Any]]]:
-    """Return the messages of the last `count` captured questions that have text."""
-    query = select(Question.messages).where(HAS_TEXT).order_by(Question.captured_at.desc())
-    return list(s.scalars(query.limit(count)))
+    """Return the messages of the last `count` distinct questions that have text, newest first."""
+    return [messages for (messages,) in _newest(s, count, Question.messages, where=HAS_TEXT)]
 
 
 def users_decoding(s: Session, default: Decoding) -> Decoding:
-    """Return the users' sampling: the medians over the last 1,000 captured questions.
+    """Return the users' sampling: the medians over the last 1,000 distinct questions.
 
-    An argument that a request did not set counts as that of `default`. Of an even number of values
-    the lower median is taken, so that somebody has used it. Without questions it is `default`.
+    The newest request of each question counts, so that a probe that repeats one question counts
+    once. An argument that a request did not set counts as that of `default`; no `max_tokens` means
+    no limit. Of an even number of values the lower median is taken, so that somebody has used it.
+    Only where the lower one is greedy and the upper one is not, the upper one is taken, because
+    sampled responses show more. Without questions the result is `default`.
     """
-    columns = Question.temperature, Question.top_p, Question.top_k
-    last = select(*columns).order_by(Question.captured_at.desc()).limit(RECENT_QUESTIONS)
-    rows = [
-        (
-            default.temperature if temperature is None else temperature,
-            default.top_p if top_p is None else top_p,
-            _candidates(default.top_k if top_k is None else top_k),
-        )
-        for temperature, top_p, top_k in s.execute(last)
-    ]
+    columns = Question.temperature, Question.top_p, Question.top_k, Question.max_tokens
+    rows = [_in_use(row, default) for row in _newest(s, RECENT_QUESTIONS, *columns)]
     if not rows:
         return default
-    temperature, top_p, top_k = map(median_low, zip(*rows, strict=True))
-    return Decoding(temperature, top_p, 0 if math.isinf(top_k) else int(top_k))
+    temperatures, top_ps, top_ks, limits = zip(*rows, strict=True)
+    temperature = median_low(temperatures)
+    if Decoding(temperature).is_greedy:
+        temperature = median_high(temperatures)
+    top_k = median_low(top_ks)
+    if top_k == 1:
+        top_k = median_high(top_ks)
+    limit = median_low(limits)
+    return Decoding(
+        temperature,
+        median_low(top_ps),
+        top_k=0 if math.isinf(top_k) else int(top_k),
+        max_tokens=None if math.isinf(limit) else int(limit),
+    )
 
 
-def _candidates(top_k: int) -> float:
-    """Return the number of tokens to choose from; the numbers 0 and -1 mean all of them."""
-    return math.inf if top_k <= 0 else top_k
+def _in_use(row: Sequence[Any], default: Decoding) -> tuple[float, float, float, float]:
+    """Return a request's arguments as vLLM used them, as numbers that can be compared.
+
+    The `top_k` 0 or -1 means all tokens, and no `max_tokens` means no limit: both are infinite.
+    """
+    unset = default.temperature, default.top_p, default.top_k, default.max_tokens
+    pairs = zip(row, unset, strict=True)
+    temperature, top_p, top_k, limit = (other if own is None else own for own, other in pairs)
+    return (
+        temperature,
+        top_p,
+        math.inf if top_k <= 0 else top_k,
+        math.inf if limit is None else limit,
+    )
+
+
+def _newest(
+    s: Session, count: int, *columns: Any, where: ColumnElement[bool] | None = None
+) -> list[tuple[Any, ...]]:
+    """Return these columns of the newest row of each of the last `count` distinct questions."""
+    asked_at = func.max(Question.captured_at)
+    grouped = select(Question.content_hash, asked_at.label("asked_at"))
+    if where is not None:
+        grouped = grouped.where(where)
+    grouped = grouped.group_by(Question.content_hash).order_by(asked_at.desc()).limit(count)
+    last = grouped.subquery()
+    same = Question.content_hash == last.c.content_hash, Question.captured_at == last.c.asked_at
+    query = select(Question.content_hash, *columns).join(last, and_(*same))
+    rows = s.execute(query.order_by(Question.captured_at.desc(), Question.id))
+    # Two requests of one question may have the same time.
+    values: dict[str, tuple[Any, ...]] = {}
+    for name, *row in rows:
+        values.setdefault(name, tuple(row))
+    return list(values.values())
 
 
 def _drawable() -> tuple[ColumnElement[bool], ColumnElement[bool]]:

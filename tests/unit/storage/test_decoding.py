@@ -65,7 +65,9 @@ def test_the_limit_of_a_response_has_three_names(fields: dict[str, Any], limit: 
     assert sampling_arguments(fields)["max_tokens"] == limit
 
 
-def test_one_candidate_token_or_no_temperature_is_greedy() -> None:
+def test_one_candidate_token_or_a_temperature_that_vllm_takes_for_0_is_greedy() -> None:
     assert GREEDY.is_greedy
     assert Decoding(top_k=1).is_greedy
+    assert Decoding(temperature=9e-6).is_greedy
+    assert not Decoding(temperature=1e-5).is_greedy
     assert not PLAIN.is_greedy

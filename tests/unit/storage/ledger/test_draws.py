@@ -1,21 +1,18 @@
-"""Draws from the pool: new questions first, and each once before any twice; the users' sampling."""
+"""Draws from the pool: new questions first, and each once before any twice."""
 
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from ledgers import captured
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_storage.decoding import Decoding
 from tempo_storage.ledger.models import Question
 
 Sessions = sessionmaker[Session]
-STANDARD = Decoding(temperature=0.6, top_p=0.95, top_k=20)
 
 
 def ask(s: Session, *texts: str, at: float = 0.0, **fields: Any) -> None:
@@ -121,46 +118,3 @@ def timed(call: Callable[[], list[str]]) -> tuple[float, list[str]]:
     started = time.monotonic()
     result = call()
     return time.monotonic() - started, result
-
-
-# The users' sampling -----------------------------------------------------------------------------
-
-
-def test_without_questions_the_users_sampling_is_the_servers(sessions: Sessions) -> None:
-    with sessions() as s:
-        assert ledger.pool.users_decoding(s, STANDARD) == STANDARD
-
-
-def test_the_users_sampling_is_the_median_and_a_silent_request_counts_as_the_servers(
-    sessions: Sessions,
-) -> None:
-    with sessions.begin() as s:
-        ask(s, "1", at=1.0)
-        assert ledger.pool.users_decoding(s, STANDARD) == STANDARD
-        ask(s, "2", at=2.0, temperature=0.0, top_p=1.0, top_k=-1)
-        assert ledger.pool.users_decoding(s, STANDARD) == Decoding(0.0, 0.95, 20)
-        ask(s, "3", at=3.0, temperature=0.2, top_k=0)
-        assert ledger.pool.users_decoding(s, STANDARD) == Decoding(0.2, 0.95, 0)
-
-
-def test_only_the_last_thousand_questions_say_how_users_sample(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert ledger.pool.RECENT_QUESTIONS == 1000
-    monkeypatch.setattr(ledger.pool, "RECENT_QUESTIONS", 2)
-    with sessions.begin() as s:
-        ask(s, "1", "2", "3", at=1.0, temperature=0.0)
-        ask(s, "4", "5", at=2.0, temperature=1.0)
-        assert ledger.pool.users_decoding(s, STANDARD).temperature == 1.0
-
-
-def test_a_record_of_version_0_1_is_read_and_its_odd_values_are_left_out(
-    sessions: Sessions,
-) -> None:
-    old = {"temperature": 0.5, "top_p": "0.9", "top_k": 20, "max_output_tokens": 8, "n": 2}
-    with sessions.begin() as s:
-        ask(s, "old", at=1.0, sampling=old)
-        ask(s, "odd", at=2.0, sampling=[1], temperature=0.25)
-        rows = list(s.scalars(select(Question).order_by(Question.captured_at)))
-    values = [(row.temperature, row.top_p, row.top_k, row.max_tokens) for row in rows]
-    assert values == [(0.5, None, 20, 8), (0.25, None, None, None)]
