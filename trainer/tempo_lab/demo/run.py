@@ -66,7 +66,10 @@ ENVIRONMENT = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demonstration; the last line printed is its result as JSON."""
+    """Run the demonstration; the last line printed is its result as JSON.
+
+    Return 1 if it failed, or if a run with the wrong sign of the reward promoted anything.
+    """
     logging.getLogger("httpx").setLevel(logging.WARNING)
     options = _options(arguments)
     try:
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"[red]demo failed:[/] {error}", markup=True)
         return 1
     print(json.dumps(result))
-    return 0
+    return int(options.flip_reward and result["promotions"] > 0)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit, ndtri
 
-from tempo_trainer.algorithm.within import Rows, discrimination
+from tempo_trainer.algorithm.fitness import fitness_of, unfit_reason
+from tempo_trainer.algorithm.within import Rows
 
 RESPONSES = 8
 DRAWS = (24, 32, 64)
@@ -94,8 +95,9 @@ def _world(
         responses, share = _responses(generator, difficulty, lengths, draws)
         for name, critic in CRITICS.items():
             responses.values[:] = critic(generator, responses, share)
-            known = discrimination(responses)
-            figures[name].append((not known.proven, known.auroc.mean, known.beyond_length.mean))
+            fitness = fitness_of(responses)
+            aurocs = (fitness.within_auroc, fitness.within_auroc_beyond_length)
+            figures[name].append((bool(unfit_reason(fitness)), *aurocs))
     world = {"difficulty": difficulty, "lengths": lengths, "mixed draws": draws}
     names = ("refused", "within AUROC", "beyond length")
     return [
@@ -139,17 +141,3 @@ def _logits(share: Array) -> Array:
 def _standard(length: Array) -> Array:
     log = np.log(length)
     return np.asarray((log - log.mean()) / log.std())
-
-
-def main() -> None:
-    """Print the rows as a Markdown table."""
-    table = rows()
-    print(f"| {' | '.join(table[0])} |")
-    print(f"|{'---|' * len(table[0])}")
-    for row in table:
-        cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values()]
-        print(f"| {' | '.join(cells)} |")
-
-
-if __name__ == "__main__":
-    main()

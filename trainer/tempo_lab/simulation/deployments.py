@@ -2,8 +2,8 @@
 
 In each round the policy changes: its mean accuracy moves by `drift`, and its answers to each
 question move at random. After ten rounds the random moves have the standard deviation `spread`. The
-gate tests the policy when its wait is over. A promoted version gets ten checks of the sentinel
-against the base, and a version that is rolled back ends the deployment, as it pauses training.
+gate tests the policy when its wait is over. After each test the sentinel checks the version that
+serves ten times; a version that is rolled back ends the deployment, as it pauses training.
 """
 
 from collections.abc import Iterator
@@ -103,8 +103,7 @@ class Deployment:
         self._policy = moved + low
 
     def _decide(self, comparison: Comparison, number: int) -> None:
-        references = [[str(i)] for i in range(self.questions)]
-        facts = gate.Facts(PLAIN, references, [None] * self.questions)
+        facts = gate.Facts(PLAIN, [None] * self.questions)
         decision = gate.decide(comparison, facts, k=RESPONSES)
         self.tests += 1
         self.waited = 0

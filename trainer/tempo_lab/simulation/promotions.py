@@ -6,7 +6,7 @@ keeps as the worker's does. The life ends at the first promotion. At the tests o
 candidate is tested beside the useless one, which shows whether the gate's power lasts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -30,6 +30,10 @@ STAGES = (1, 5, 20, 50)
 WORSE = -0.02
 GAINS = (0.05, 0.10)
 GREEDY_LOSS = 0.25
+
+
+Count = Callable[[str, bool], None]
+"""Counts a test under a name: whether it promoted its candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,7 @@ class Life:
         self.world = World(self.rng, {BASE: base, self.serving: served})
         self.examples = [LabeledExample(content_hash=str(i)) for i in range(setting.questions)]
         self.book = AnswerBook(self.world.answer)
-        # The references all differ: no simulated question is doubted for its reference.
-        references = [[str(i)] for i in range(setting.questions)]
-        self.facts = gate.Facts(PLAIN, references, [None] * setting.questions)
+        self.facts = gate.Facts(PLAIN, [None] * setting.questions)
 
     def test(self, gain: float, *, greedy_loss: float = 0.0) -> gate.Decision:
         """Test a candidate with a mean gain over the serving version.
@@ -95,9 +97,9 @@ def row(setting: Setting, *, lives: int, powers: int) -> dict[str, Any]:
 
     for number in range(lives):
         life = Life(setting, number)
-        useless = _promoted_once(life, 0.0, count if number < powers else None)
+        useless = _is_promoted_once(life, 0.0, count if number < powers else None)
         count("useless, once in 50 tests", useless)
-        count("2 points worse, once in 50 tests", _promoted_once(Life(setting, number), WORSE))
+        count("2 points worse, once in 50 tests", _is_promoted_once(Life(setting, number), WORSE))
     for number in range(powers):
         decision = Life(setting, number).test(0.10, greedy_loss=GREEDY_LOSS)
         count("+10, greedy worse", decision.promote)
@@ -113,17 +115,15 @@ def row(setting: Setting, *, lives: int, powers: int) -> dict[str, Any]:
     }
 
 
-def _promoted_once(life: Life, gain: float, count: Any = None) -> bool:
-    """Make MAX_TESTS tests of candidates with this gain; tell whether one was promoted."""
+def _is_promoted_once(life: Life, gain: float, count: Count | None = None) -> bool:
+    """Make MAX_TESTS tests of candidates with this gain; tell whether one was promoted.
+
+    `count` gets the result of better candidates, which are tested beside them at STAGES.
+    """
     for test in range(1, gate.MAX_TESTS + 1):
         for better in GAINS if count and test in STAGES else ():
+            assert count is not None
             count(f"+{100 * better:.0f} at test {test}", life.test(better).promote)
         if life.test(gain).promote:
             return True
     return False
-
-
-def rows(chosen: Sequence[Setting], *, lives: int, powers: int) -> Iterator[dict[str, Any]]:
-    """Yield the row of each setting."""
-    for setting in chosen:
-        yield row(setting, lives=lives, powers=powers)

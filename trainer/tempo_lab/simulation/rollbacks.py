@@ -12,7 +12,7 @@ import numpy as np
 
 from tempo_lab.simulation.worlds import DIFFICULTIES, Kind, World
 from tempo_storage.adapters import BASE
-from tempo_storage.decoding import PLAIN
+from tempo_storage.decoding import GREEDY, PLAIN
 from tempo_trainer.algorithm.metrics import Array
 from tempo_trainer.jobs.sentinel import compared
 from tempo_trainer.worker_settings import WorkerSettings
@@ -28,6 +28,11 @@ CASES = {
     "10 points below, 10 checks": (-0.10, 10),
 }
 """The version's mean gain over the base (None: it is the base) and the number of checks."""
+GREEDY_CASES = {
+    "greedy users, no better over all questions": 0.0,
+    "greedy users, 10 points below": -0.10,
+}
+"""The gain as users would see it at temperature 1; greedy answers follow from the same shares."""
 
 
 def is_rolled_back(
@@ -43,6 +48,19 @@ def is_rolled_back(
         if in_a_row >= bad_checks:
             return True
     return False
+
+
+def is_rolled_back_greedily(
+    kind: Kind, questions: int, gain: float, rng: np.random.Generator
+) -> bool:
+    """Tell whether a version is rolled back where users sample greedily.
+
+    Each check asks all questions and gets the same answers, so the first check decides.
+    """
+    base = kind.difficulties(rng, questions)
+    world = World(rng, {BASE: base, SERVING: kind.candidate(rng, base, gain)})
+    answers = [world.answer(version, (), 1, GREEDY) for version in (BASE, SERVING)]
+    return bool(compared(*answers)["below"])
 
 
 def is_below(base: Array, served: Array, rng: np.random.Generator) -> bool:
@@ -62,4 +80,10 @@ def rows(*, repetitions: int) -> Iterator[dict[str, Any]]:
             rng = np.random.default_rng([questions, round(10 * spread), checks])
             ends = [is_rolled_back(kind, questions, gain, checks, rng) for _ in range(repetitions)]
             row[case] = round(float(np.mean(ends)), 4)
+        for case, drop in GREEDY_CASES.items():
+            rng = np.random.default_rng([questions, round(10 * spread)])
+            below = [
+                is_rolled_back_greedily(kind, questions, drop, rng) for _ in range(repetitions)
+            ]
+            row[case] = round(float(np.mean(below)), 4)
         yield row | {"repetitions": repetitions}

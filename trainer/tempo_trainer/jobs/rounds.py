@@ -38,8 +38,8 @@ from tempo_trainer.worker_settings import WorkerSettings
 logger = logging.getLogger("tempo.jobs")
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 5.0  # a question that a user just asked may be on its way to the ledger
-WARM_UP_DRAWS = 4  # held-out batches that measure the critic before and after the warm-up
-MAX_MORE_DRAWS = 8  # held-out batches of an iteration beyond the first
+WARM_UP_BATCHES = 4  # held-out batches that measure the critic before and after the warm-up
+MAX_MORE_BATCHES = 8  # held-out batches of an iteration beyond the first
 WARM_UP = 0  # position of the warm-up among the iterations of a job
 MAX_DISCARDED = 3  # consecutive discarded steps that pause training
 
@@ -80,7 +80,7 @@ class Rounds:
             refusal = rows[-1].metrics.get("refusal") or "the job's events say why"
             reason = f"no M-step was made; the last refusal: {refusal}"
             return self._unchanged(job, _summary(rows), reason)
-        if reason := _reason_to_wait(job):
+        if reason := self._reason_to_wait(job):
             return self._unchanged(job, _summary(rows), reason)
         job.set_progress(phase="gating", iteration=last, of=last)
         return self._decide(job, _summary(rows))
@@ -100,8 +100,9 @@ class Rounds:
         after = self.learner.fitness(held_out)
         self.learner.add_held_out(held_out)
         message = (
-            f"the critic's AUROC on held-out questions: {before.auroc:.2f} → {after.auroc:.2f};"
-            f" within a question: {before.within_auroc:.2f} → {after.within_auroc:.2f}"
+            "the critic's AUROC on held-out questions:"
+            f" {_change(before.auroc, after.auroc)};"
+            f" within a question: {_change(before.within_auroc, after.within_auroc)}"
         )
         unknown = math.isnan(after.within_auroc)
         if unknown:
@@ -124,7 +125,7 @@ class Rounds:
         settings = self.settings
         count = settings.warm_up_questions
         if split == "held_out":
-            count = WARM_UP_DRAWS * settings.held_out_per_step
+            count = WARM_UP_BATCHES * settings.held_out_per_step
         draw = self.responses.labeled_rollouts(split, count, adapter)
         figures.update(draw.figures())
         return draw.rollouts
@@ -167,7 +168,7 @@ class Rounds:
         count = self.settings.held_out_per_step
         draws = [self.responses.labeled_rollouts("held_out", count, adapter)]
         first = mixed = self._mixed_draws(draws)
-        while mixed < MIN_MIXED_DRAWS and len(draws) <= MAX_MORE_DRAWS:
+        while mixed < MIN_MIXED_DRAWS and len(draws) <= MAX_MORE_BATCHES:
             draws.append(self.responses.labeled_rollouts("held_out", count, adapter))
             mixed = self._mixed_draws(draws)
         more = len(draws) - 1
@@ -184,6 +185,26 @@ class Rounds:
     def _mixed_draws(self, draws: Sequence[Rollouts]) -> int:
         fresh = joined(draw.rollouts for draw in draws)
         return mixed_draws(self.learner.recent_held_out(fresh))
+
+    def _reason_to_wait(self, job: RunningJob) -> str:
+        """Return why this round makes no test, with an event that says it; "" if it makes one.
+
+        A round whose candidate an operator wants to judge makes one whenever a question fits.
+        """
+        with job.sessions.read() as s:
+            held_out = ledger.labeled.held_out(s, limit=self.settings.gate_questions)
+            reason = reason_to_wait(s, ledger.labeled.digest(held_out))
+        if not job.row.settings.get("auto_promote", True):
+            reason = ""
+        if not self.responses.fitting(held_out):
+            reason = (
+                f"none of {len(held_out)} held-out questions leaves room for a response; lower"
+                f" TEMPO_MAX_RESPONSE_TOKENS ({self.settings.max_response_tokens}), or upload"
+                " shorter questions"
+            )
+        if reason:
+            job.add_event("gate.waits", reason, {}, level="warning")
+        return reason
 
     def _decide(self, job: RunningJob, summary: dict[str, Any]) -> JobResult:
         """Publish the policy as a candidate, compare it with what serves, promote or reject it."""
@@ -266,18 +287,9 @@ def raise_if_spoiled(job: RunningJob, learner: Learner) -> None:
         raise StoppedError(f"training is paused: {reason}")
 
 
-def _reason_to_wait(job: RunningJob) -> str:
-    """Return why this round makes no test, with an event that says it; "" if it makes one.
-
-    A round whose candidate an operator wants to judge makes one always.
-    """
-    if not job.row.settings.get("auto_promote", True):
-        return ""
-    with job.sessions.read() as s:
-        reason = reason_to_wait(s)
-    if reason:
-        job.add_event("gate.waits", reason, {}, level="warning")
-    return reason
+def _change(before: float, after: float) -> str:
+    """Return a change of a figure for people."""
+    return " → ".join("unknown" if math.isnan(x) else f"{x:.2f}" for x in (before, after))
 
 
 def _pool_size(sessions: LeasedSessions) -> int:

@@ -1,8 +1,8 @@
 """The sentinel: check a version after its promotion, and roll it back if it is below the base.
 
-A check lets the serving version and the base answer a random half of the held-out questions, at the
-users' decoding and with fresh responses. It gives way to a waiting job, but not three times in a
-row.
+A check lets the serving version and the base answer a random half of the held-out questions, as
+users sample and with fresh responses. Where users sample greedily, it asks all of them. It gives
+way to a waiting job, but not three times in a row.
 
 The serving version is below the base if the upper bound of their paired difference, at LEVEL over
 questions, is below 0. It is rolled back after `sentinel_checks` such checks in a row. The halves
@@ -12,23 +12,29 @@ the base is rolled back, and how soon one that is ten points below it.
 
 import itertools
 import logging
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE, version_name
-from tempo_storage.ledger.models import JobResult
+from tempo_storage.decoding import PLAIN, Decoding
+from tempo_storage.ledger.models import JobResult, LabeledExample
 from tempo_trainer.algorithm.intervals import t_interval
 from tempo_trainer.errors import CancelledError
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.sampling.responses import ResponseSource
-from tempo_trainer.versions.answers import Answers, draw_answers
+from tempo_trainer.versions.answers import Answers, draw_answers, figures
 from tempo_trainer.worker_settings import WorkerSettings
 
 logger = logging.getLogger("tempo.jobs")
 LEVEL = 0.025  # the share beyond the bound
+MIN_HALF = 16  # questions; of fewer held-out ones than twice that, a check asks all
+MIN_QUESTIONS = 2  # of one there is no standard error
 QUESTIONS_AT_ONCE = 8  # between two looks for a waiting job
 MAX_YIELDS = 2  # in a row; the third check is made, however many jobs wait
 
@@ -37,23 +43,52 @@ def check(job: RunningJob, settings: WorkerSettings, responses: ResponseSource) 
     """Compare the serving version with the base; roll back after `sentinel_checks` bad checks."""
     with job.sessions.read() as s:
         version = ledger.versions.serving(s).version
-        examples = ledger.labeled.random_half(s, limit=settings.gate_questions)
         decoding = ledger.pool.users_decoding(s, responses.default_decoding)
-    if version == BASE or not examples:
-        summary = "there is nothing to check: the base serves, or no question is held out"
+        held_out = questions_to_ask(s, decoding, limit=settings.gate_questions)
+    if version == BASE:
+        return JobResult(report={"summary": "there is nothing to check: the base serves"})
+    examples = responses.fitting(held_out)
+    if len(examples) < MIN_QUESTIONS:
+        summary = (
+            f"there is nothing to check: {len(examples)} held-out questions leave room for a"
+            f" response, and {MIN_QUESTIONS} are needed; upload more labeled questions"
+        )
         return JobResult(report={"summary": summary})
-    n = 1 if decoding.is_greedy else settings.gate_samples
-    base = []
-    serving = []
+    plain = replace(PLAIN, max_tokens=decoding.max_tokens)
+    samples = {
+        "users": (decoding, 1 if decoding.is_greedy else settings.gate_samples),
+        "greedy": (replace(plain, temperature=0.0), 1),
+        "plain": (plain, settings.gate_samples),
+    }
+    answers: dict[tuple[str, int], list[Answers]] = defaultdict(list)
     for start in range(0, len(examples), QUESTIONS_AT_ONCE):
         job.raise_if_stopped()
         _give_way(job)
         job.set_progress(phase="checking", iteration=start, of=len(examples))
         some = examples[start : start + QUESTIONS_AT_ONCE]
-        base.append(draw_answers(responses, BASE, some, n, decoding))
-        serving.append(draw_answers(responses, version, some, n, decoding))
-    figures = compared(Answers.joined(base), Answers.joined(serving))
-    return _record(job, settings, version, figures | {"decoding": asdict(decoding)})
+        for (name, (drawn, n)), one in product(samples.items(), (BASE, version)):
+            answers[name, one].append(draw_answers(responses, one, some, n, drawn))
+    joined = {key: Answers.joined(parts) for key, parts in answers.items()}
+    report = compared(joined["users", BASE], joined["users", version])
+    accuracy = {
+        role: figures(*(joined[name, one] for name in samples))
+        for role, one in (("base", BASE), ("serving", version))
+    }
+    report |= {"accuracy": accuracy, "decoding": asdict(decoding)}
+    report["too_long"] = len(held_out) - len(examples)
+    return _record(job, settings, version, report)
+
+
+def questions_to_ask(s: Session, decoding: Decoding, *, limit: int) -> Sequence[LabeledExample]:
+    """Return a random half of the held-out questions; all, where a half would say too little.
+
+    Greedy answers are the same in each check, so another half would be no new evidence but another
+    chance of a wrong rollback.
+    """
+    half = ledger.labeled.random_half(s, limit=limit)
+    if decoding.is_greedy or len(half) < MIN_HALF:
+        return ledger.labeled.held_out(s, limit=limit)
+    return half
 
 
 def compared(base: Answers, serving: Answers) -> dict[str, Any]:
@@ -63,10 +98,6 @@ def compared(base: Answers, serving: Answers) -> dict[str, Any]:
     return {
         "below": against_base.high < 0,
         "against_base": asdict(against_base),
-        "accuracy": {
-            "base": float(base.accuracy.mean()),
-            "serving": float(serving.accuracy.mean()),
-        },
         "questions": len(difference),
         "responses": base.outcomes.shape[1],
     }

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -159,17 +159,18 @@ class Sampler:
         # No seed: vLLM gives the i-th response of a request seed + i, whatever its prompt, so that
         # the responses to different questions would be one draw. It also samples seeded rows one
         # by one, and users beside them would wait.
+        limit = self._settings.max_response_tokens
         body = {
             "model": adapter,
             "prompt": [list(p.ids) for p in prompts],
             "n": n,
-            "max_tokens": self._settings.max_response_tokens,
+            "max_tokens": min(limit, decoding.max_tokens or limit),
             "priority": PRIORITY,
             "logprobs": 0,
             "return_token_ids": True,
             # All are set, because vLLM takes an absent one from generation_config.json.
-            **asdict(decoding),
-            "min_p": 0.0,
+            **{"temperature": decoding.temperature, "top_p": decoding.top_p},
+            **{"top_k": decoding.top_k, "min_p": 0.0},
             **{"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0},
         }
         self._wait_while_users_queue()

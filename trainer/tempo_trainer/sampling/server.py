@@ -37,8 +37,9 @@ def served_model(settings: WorkerSettings, key: str) -> tuple[str, Decoding]:
     except APIError as error:
         message = f"{error}; is vLLM with the tempo plugin at {settings.base_url}"
         raise SamplingError(message) from error
-    default = status.decoding
-    return status.model, Decoding(default.temperature, default.top_p, default.top_k)
+    default = status.default_decoding
+    decoding = Decoding(default.temperature, default.top_p, default.top_k, default.max_tokens)
+    return status.model, decoding
 
 
 def served_base(settings: WorkerSettings, key: str) -> str:

@@ -70,6 +70,13 @@ class Answers:
         return pass_at_k(self.outcomes, min(PASS_K, self.outcomes.shape[1]))
 
     @property
+    def right_texts(self) -> list[str]:
+        """The text that was read in each right response; "" counts as none."""
+        texts = [text for row in self.texts for text in row]
+        pairs = zip(texts, self.outcomes.flat, strict=bool(texts))
+        return [text for text, outcome in pairs if text and outcome > 0]
+
+    @property
     def majority(self) -> float:
         """Share of questions whose most common answer is right."""
         pairs = zip(self.texts, self.outcomes, strict=True)
@@ -131,7 +138,11 @@ class AnswerBook:
         self._kept = {key: value for key, value in self._kept.items() if key[0] in versions}
 
     def forget(self, version: int) -> None:
-        """Forget a version's answers; those that promoted it were lucky, and would judge others."""
+        """Forget a version's answers.
+
+        The answers that promoted a version are better than its average by selection. If it now
+        serves, the next test asks it again.
+        """
         self._kept = {key: value for key, value in self._kept.items() if key[0] != version}
 
     def answers(
@@ -209,16 +220,19 @@ class Comparison:
         return Sides.of(by_version, self.serving, self.candidate)
 
 
-def figures(answers: Mapping[str, Answers]) -> dict[str, float]:
-    """Return one version's figures from its greedy answers, its users' and its plain ones."""
-    users = answers["users"]
+def figures(users: Answers, greedy: Answers, plain: Answers) -> dict[str, float]:
+    """Return one version's figures from its answers as users sample, greedy, and at temperature 1.
+
+    Where users sample greedily, majority and pass@8 are those at temperature 1.
+    """
+    several = users if users.outcomes.shape[1] > 1 else plain
     return {
-        "greedy": float(answers["greedy"].accuracy.mean()),
         "users": float(users.accuracy.mean()),
-        "plain": float(answers["plain"].accuracy.mean()),
-        "majority": users.majority,
-        "pass_at_8": float(users.pass_at_8.mean()),
-        "entropy": users.entropy,
+        "greedy": float(greedy.accuracy.mean()),
+        "plain": float(plain.accuracy.mean()),
+        "majority": several.majority,
+        "pass_at_8": float(several.pass_at_8.mean()),
+        "entropy": several.entropy,
         "mean_tokens": float(users.lengths.mean()),
         "truncated": float(users.truncated.mean()),
     }

@@ -1,13 +1,14 @@
 """Let versions answer the held-out questions under vLLM, and make the gate's report."""
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
-from tempo_storage.errors import InvalidInputError
-from tempo_storage.labeled.split import missing_labels, smallest_gain
+from tempo_storage.decoding import Decoding
+from tempo_storage.labeled.split import MIN_HELD_OUT, missing_labels, smallest_gain
 from tempo_storage.ledger.models import LabeledExample
 from tempo_trainer.sampling.responses import ResponseSource
 from tempo_trainer.sessions import LeasedSessions
@@ -16,6 +17,8 @@ from tempo_trainer.versions.answers import AnswerBook, Comparison, figures
 from tempo_trainer.versions.domain import MAX_TEXTS, likeness
 from tempo_trainer.worker_settings import WorkerSettings
 
+LEAST_LIKENESS = 0.5  # see domain.py
+
 
 @dataclass(frozen=True, slots=True)
 class TestedCandidate:
@@ -23,8 +26,8 @@ class TestedCandidate:
 
     decision: gate.Decision
     report: dict[str, Any]
-    held_out: str = ""
-    """Digest of the questions that were asked, since others may be uploaded meanwhile; "": today's."""
+    held_out: str
+    """Digest of the questions that were asked; others may be uploaded meanwhile."""
 
 
 def compare(
@@ -38,41 +41,25 @@ def compare(
 ) -> TestedCandidate:
     """Let base, serving version and candidate answer, and return the gate's decision.
 
-    `round_tokens` are the response tokens that the round itself sampled. Raises InvalidInputError
-    if no held-out question leaves room for a response.
+    `round_tokens` are the response tokens that the round itself sampled. At least one held-out
+    question leaves room for a response.
     """
     started = time.monotonic()
     with sessions.read() as s:
         serving = ledger.versions.serving(s).version
         held_out = ledger.labeled.held_out(s, limit=settings.gate_questions)
+        labeled = [*held_out, *ledger.labeled.examples(s, "train", limit=MAX_TEXTS)]
         decoding = ledger.pool.users_decoding(s, responses.default_decoding)
         counts = ledger.labeled.count(s)
-        digest = ledger.labeled.held_out_digest(s)
-        tests = ledger.gate_tests.count(s)
-        asked = ledger.pool.newest_messages(s, MAX_TEXTS)
-        train = ledger.labeled.examples(s, "train")
+        messages = ledger.pool.newest_messages(s, MAX_TEXTS)
     examples = responses.fitting(held_out)
-    if not examples:
-        raise InvalidInputError(
-            f"none of {len(held_out)} held-out questions leaves room for a response of"
-            f" TEMPO_MAX_RESPONSE_TOKENS, {settings.max_response_tokens}; lower it, or upload"
-            " shorter questions"
-        )
     book.open(examples, (BASE, serving))
-    facts = gate.Facts(
-        decoding=decoding,
-        references=[example.reference for example in examples],
-        groups=[_group(example) for example in examples],
-        missing_labels=missing_labels(**counts),
-        likeness=likeness(
-            [messages[-1]["content"] for messages in asked],
-            [example.messages[-1]["content"] for example in [*examples, *train]],
-        ),
-        tests=tests,
-    )
-    decision = gate.decide(
-        Comparison(book, examples, serving, candidate), facts, k=settings.gate_samples
-    )
+    like = likeness(_questions(messages), _questions([row.messages for row in labeled]))
+    too_long = len(held_out) - len(examples)
+    gaps = [*_missing(len(examples), too_long, missing_labels(**counts)), *_unlike(like)]
+    facts = gate.Facts(decoding, [_group(example) for example in examples], gaps)
+    comparison = Comparison(book, examples, serving, candidate)
+    decision = gate.decide(comparison, facts, k=settings.gate_samples)
     book.forget(candidate)
     cost = {
         "responses": book.drawn_responses,
@@ -80,36 +67,64 @@ def compare(
         "round_tokens": round_tokens,
         "seconds": round(time.monotonic() - started, 1),
     }
-    too_long = len(held_out) - len(examples)
-    shown = report(decision, facts, cost=cost, too_long=too_long)
-    return TestedCandidate(decision, shown, digest)
+    details = {
+        "too_long": too_long,
+        "missing_labels": missing_labels(**counts),
+        "likeness": round(like, 3),
+        "cost": cost,
+    }
+    digest = ledger.labeled.digest(held_out)
+    return TestedCandidate(decision, report(decision, decoding) | details, digest)
 
 
-def report(
-    decision: gate.Decision, facts: gate.Facts, *, cost: dict[str, float], too_long: int
-) -> dict[str, Any]:
+def _missing(questions: int, too_long: int, labels: int) -> list[str]:
+    """Return why these questions are too few for a promotion, in a list; empty if they suffice."""
+    if questions >= MIN_HELD_OUT:
+        return []
+    remedy = f"upload {labels} more labeled questions"
+    if not labels:
+        remedy = f"{too_long} are too long: shorten them, or lower TEMPO_MAX_RESPONSE_TOKENS"
+    return [
+        f"{questions} held-out questions are asked, too few for a promotion by itself; {remedy},"
+        " or promote the version by hand"
+    ]
+
+
+def _unlike(like: float) -> list[str]:
+    """Return that users ask other questions than the labeled ones, in a list, or nothing."""
+    if like >= LEAST_LIKENESS:
+        return []
+    return [
+        "most of the users' questions are unlike the labeled ones (likeness"
+        f" {like:.2f}, below {LEAST_LIKENESS}), so that a gain on these says nothing about them;"
+        " upload labeled questions of the kind that users ask, or promote the version by hand"
+    ]
+
+
+def _questions(chats: Iterable[Sequence[Mapping[str, str]]]) -> list[str]:
+    """Return the last message of each chat, which is the user's."""
+    return [messages[-1]["content"] for messages in chats]
+
+
+def report(decision: gate.Decision, decoding: Decoding) -> dict[str, Any]:
     """Return what people read about a test: the figures behind the decision, as JSON."""
     users = decision.users
     questions, responses = users.candidate.outcomes.shape
-    sides = {"users": users, "greedy": decision.greedy, "plain": decision.plain}
     return {
         "promote": decision.promote,
         "reason": decision.reason,
         "questions": questions,
-        "too_long": too_long,
-        "missing_labels": facts.missing_labels,
         "smallest_gain": smallest_gain(questions),
-        "decoding": asdict(facts.decoding),
+        "decoding": asdict(decoding),
         "responses": responses,
         "looks": [_look(look) for look in decision.looks],
         "accuracy": {
-            role: figures({name: getattr(side, role) for name, side in sides.items()})
+            role: figures(
+                getattr(users, role), getattr(decision.greedy, role), getattr(decision.plain, role)
+            )
             for role in ("base", "serving", "candidate")
         },
-        "tests": facts.tests + 1,
         "max_tests": gate.MAX_TESTS,
-        "likeness": round(facts.likeness, 3),
-        "cost": cost,
     }
 
 

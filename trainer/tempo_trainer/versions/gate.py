@@ -18,12 +18,12 @@ A proven gain is not enough. A candidate is refused, too, if the questions canno
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from tempo_storage.decoding import GREEDY, PLAIN, Decoding
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.algorithm.intervals import standard_error, t_interval, t_quantile
 from tempo_trainer.algorithm.metrics import Array
 from tempo_trainer.versions.answers import PASS_K, Sides
@@ -39,8 +39,8 @@ GREEDY_LOSS = 0.03
 PASS_LOSS = 0.12
 GROUP_LOSS = 0.10
 MIN_GROUP = 16  # held-out questions of a group that can veto
-SAME_REFERENCE = 0.9  # share of questions with one reference beyond which they show nothing
-SAME_DOMAIN = 0.5  # see domain.py
+SAME_ANSWER = 0.9  # share of right answers with one text, from which on a constant would do
+NO_ERROR = 1e-9  # a smaller standard error is one of rounding
 RESTART_TESTS = 10  # in a row without a promotion, after which the policy starts again
 MAX_WAIT_ROUNDS = 16
 
@@ -59,15 +59,10 @@ class Facts:
 
     decoding: Decoding
     """The users' own."""
-    references: Sequence[Sequence[str]]
     groups: Sequence[str | None]
     """`metadata.group` of each question."""
-    missing_labels: int = 0
-    """Labels that are missing until a candidate may be promoted by itself."""
-    likeness: float = 1.0
-    """Likeness of the users' questions to the labeled ones; 1 where they are of one domain."""
-    tests: int = 0
-    """Earlier tests on these held-out questions."""
+    gaps: Sequence[str] = ()
+    """The reasons why an operator must decide, whatever the answers say; each with its remedy."""
 
 
 class AskAll(Protocol):
@@ -96,8 +91,8 @@ class Gain:
 
     @property
     def t(self) -> float:
-        """The gain in standard errors; -inf where there is no standard error."""
-        return self.mean / self.standard_error if self.standard_error > 0 else -np.inf
+        """The gain in standard errors; -inf where the standard error is unknown or 0."""
+        return self.mean / self.standard_error if self.standard_error > NO_ERROR else -np.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +118,7 @@ class Look:
 
 
 def make_looks(ask: AskAll, decoding: Decoding, k: int, greedy: Sides) -> list[Look]:
-    """Draw what the first look needs, and, if it leaves the question open, the second."""
+    """Make the first look, and a second one if the gain is neither proven nor below FUTILE."""
     if decoding.is_greedy:  # another response would be the same one
         return [Look(greedy, LEVEL)]
     first = Look(ask(decoding, 0, k), FIRST_LEVEL)
@@ -134,7 +129,7 @@ def make_looks(ask: AskAll, decoding: Decoding, k: int, greedy: Sides) -> list[L
     return [first, Look(first.sides.extended(more), SECOND_LEVEL)]
 
 
-def doubts(sides: Sides, facts: Facts) -> Iterator[str]:
+def doubts(sides: Sides) -> Iterator[str]:
     """Yield why these questions cannot show a gain, each with its remedy."""
     questions = len(sides.candidate.outcomes)
     base = sides.base.accuracy
@@ -145,11 +140,12 @@ def doubts(sides: Sides, facts: Facts) -> Iterator[str]:
         )
     if max(base.max(), sides.serving.accuracy.max(), sides.candidate.accuracy.max()) == 0:
         yield _all_wrong(sides)
-    answer, count = Counter(map(tuple, facts.references)).most_common(1)[0]
-    if count >= SAME_REFERENCE * questions:
+    right = sides.candidate.right_texts
+    text, count = Counter(right).most_common(1)[0] if right else ("", 0)
+    if count and count >= SAME_ANSWER * len(right):
         yield (
-            f"{count} of {questions} held-out questions have the reference {answer[0][:60]!r}: a"
-            " model that always answers this would pass; upload questions with other answers"
+            f"{count} of the candidate's {len(right)} right answers are {text[:60]!r}: a model that"
+            " always says this would be right as often; upload questions with other answers"
         )
 
 
@@ -166,22 +162,23 @@ def unproven(look: Look) -> str:
     gain = look.gains[0]
     if gain.t > look.needed:
         return ""
-    if gain.standard_error == 0 and gain.mean > 0:
+    worst = min(look.gains, key=lambda gain: gain.mean)
+    if worst.mean <= 0:
+        return f"no gain: {_points(worst.mean)} over {worst.rival}"
+    gained = f"{_points(gain.mean)} over {gain.rival}"
+    if not gain.standard_error > NO_ERROR:
         return (
-            f"the gain over {gain.rival} is the same on every question ({_points(gain.mean)}), so"
-            " that its standard error is unknown; upload more questions of other kinds"
+            f"the gain is the same on every question ({gained}), so that its standard error is"
+            " unknown; upload more questions of other kinds"
         )
-    found = f"{_points(gain.mean)} over {gain.rival}"
-    if gain.mean <= 0 or not np.isfinite(gain.t):
-        return f"no gain: {found}"
     return (
-        f"the gain is not proven: {found} are {gain.t:.1f} standard errors,"
+        f"the gain is not proven: {gained} are {gain.t:.1f} standard errors,"
         f" {look.needed:.1f} are needed"
     )
 
 
 def vetoes(users: Sides, greedy: Sides, plain: Sides, facts: Facts) -> Iterator[str]:
-    """Yield in which other respects the candidate is worse than it may be."""
+    """Yield a sentence for each limit that the candidate violates."""
     loss = float((greedy.serving.accuracy - greedy.candidate.accuracy).mean())
     if loss > GREEDY_LOSS:
         yield (
@@ -217,9 +214,10 @@ class Decision:
     """The decision on a candidate, its reason, and the answers behind it."""
 
     promote: bool
+    counts: bool
+    """True if the gate itself decided, so that this test counts."""
     by_hand: bool
-    """True if the questions do not suffice for a promotion by itself, and nothing else speaks
-    against the version: it stays a candidate for an operator."""
+    """True if an operator must decide, and nothing is known to speak against the version."""
     reason: str
     looks: Sequence[Look]
     greedy: Sides
@@ -232,45 +230,33 @@ class Decision:
 
     @property
     def is_worse(self) -> bool:
-        """True if the candidate is certainly worse than the serving version."""
+        """True if the candidate is worse than the serving version by a one-sided 95 % bound."""
         change = self.users.candidate.accuracy - self.users.serving.accuracy
         return t_interval(change, tail=ONE_SIDED).high < 0
 
 
 def decide(ask: AskAll, facts: Facts, *, k: int) -> Decision:
-    """Test a candidate: draw what the looks need, and decide; `k` are the first look's responses.
+    """Test a candidate. The first look has `k` responses to each question.
 
-    The candidate's answers at the policy's own distribution are drawn for the report, too.
+    All versions also answer at temperature 1: for the report, and for the veto on pass@8 where
+    users sample greedily. Users' limit of tokens holds for all answers.
     """
-    greedy = ask(GREEDY, 0, 1)
+    plain_decoding = replace(PLAIN, max_tokens=facts.decoding.max_tokens)
+    greedy = ask(replace(plain_decoding, temperature=0.0), 0, 1)
     looks = make_looks(ask, facts.decoding, k, greedy)
     users = looks[-1].sides
-    plain = users if facts.decoding == PLAIN else ask(PLAIN, 0, k)
-    gaps = list(_gaps(facts))
-    reasons = list(doubts(users, facts))
-    if reason := unproven(looks[-1]):
-        reasons.append(reason)
+    plain = users if facts.decoding == plain_decoding else ask(plain_decoding, 0, k)
     objections = list(vetoes(users, greedy, plain, facts))
-    text = "; ".join([*gaps, *reasons, *objections]) or f"proven: {describe(looks[-1])}"
-    by_hand = bool(facts.missing_labels or (gaps and not reasons)) and not objections
-    promote = not (gaps or reasons or objections)
-    return Decision(promote, by_hand, text, looks, greedy, plain)
-
-
-def _gaps(facts: Facts) -> Iterator[str]:
-    """Yield why an operator must decide, whatever the answers say."""
-    if facts.missing_labels:
-        yield (
-            f"{len(facts.references)} questions are held out, too few for a promotion by itself;"
-            f" upload {facts.missing_labels} more labeled questions, or promote the version by hand"
-        )
-    if facts.likeness < SAME_DOMAIN:
-        yield (
-            f"most of the users' questions are unlike the labeled ones (likeness"
-            f" {facts.likeness:.2f}, below {SAME_DOMAIN}), so that a gain on these says nothing"
-            " about them; upload labeled questions of the kind that users ask, or promote the"
-            " version by hand"
-        )
+    reasons = [*facts.gaps, *doubts(users), *filter(None, [unproven(looks[-1])]), *objections]
+    return Decision(
+        promote=not reasons,
+        counts=not facts.gaps,
+        by_hand=bool(facts.gaps) and not objections,
+        reason="; ".join(reasons) or f"proven: {describe(looks[-1])}",
+        looks=looks,
+        greedy=greedy,
+        plain=plain,
+    )
 
 
 def describe(look: Look) -> str:

@@ -45,24 +45,23 @@ def raise_if_moved(s: Session, job: Job) -> None:
         )
 
 
-def reason_to_wait(s: Session) -> str:
+def reason_to_wait(s: Session, held_out: str) -> str:
     """Return why this round makes no test; "" if it makes one.
 
-    After a refusal the next test waits 1, 2, 4, 8, at most 16 rounds, so that small gains add up.
-    After MAX_TESTS tests on one set of held-out questions nothing is tested any more.
+    `held_out` is the digest of the questions that a test would ask. After a refusal the next test
+    waits 1, 2, 4, 8, at most 16 rounds, so that small gains add up. After MAX_TESTS tests on one
+    set of held-out questions nothing is tested any more.
     """
-    tests = ledger.gate_tests.count(s)
+    tests = ledger.gate_tests.count(s, held_out)
     if tests >= MAX_TESTS:
         return (
             f"{tests} tests were made on these held-out questions, and one more could promote by"
-            " chance; upload new labeled questions, promote a version by hand, or resume training"
-            " (tempo resume) to start anew"
+            " chance; upload labeled questions until one more is held out (about one in five is),"
+            " promote a version by hand, or start anew with `tempo resume --new-tests`"
         )
-    refusals = ledger.gate_tests.refusals(s)
-    if not refusals:
-        return ""
+    refusals = ledger.gate_tests.refusals(s, held_out)
     wait = wait_rounds(refusals)
-    rounds = ledger.gate_tests.rounds_since(s) + 1
+    rounds = ledger.gate_tests.rounds_since(s, held_out) + 1
     if rounds >= wait:
         return ""
     return (
@@ -84,7 +83,7 @@ def record_decision(
 
     No later worker then decides again. Returns the result: the round's `summary` with the decision.
     The next round continues from `checkpoint`; it continues from the serving version's if the
-    candidate is certainly worse, or if RESTART_TESTS tests in a row promoted nothing. Raises
+    candidate is worse than it, or if RESTART_TESTS tests in a row promoted nothing. Raises
     CancelledError, and records nothing, if the job was cancelled or the serving version changed
     while the gate asked. A pause changes nothing.
     """
@@ -94,14 +93,16 @@ def record_decision(
         raise_if_cancelled(ledger.jobs.get(s, job.id, lock=True))
         raise_if_moved(s, job)
         outcome = _apply(s, job, candidate, test)
-        restarts = _is_test(job, test) and _restarts(s, job, candidate)
-        if test.decision.is_worse or restarts:
+        if reason := _reason_to_restart(s, job, test):
             checkpoint = ledger.versions.checkpoint_of(s, serving)
+            message = f"the policy starts again from {version_name(serving)}: {reason}"
+            ledger.events.add(s, "policy.restarted", message, job_id=job.id, level="warning")
+        figures = ledger.versions.adapter(s, candidate).report
         message = f"{version_name(candidate)} {outcome}: {test.decision.reason}"
-        report = summary | {"adapter": version_name(candidate), "gate": test.report}
+        report = summary | {"adapter": version_name(candidate), "gate": figures}
         result = JobResult(report=report, auroc=summary["critic_within_auroc"])
         result = _write_result(s, job.id, result, outcome, message, checkpoint)
-        ledger.events.add(s, f"gate.{outcome}", message, job_id=job.id, data=test.report)
+        ledger.events.add(s, f"gate.{outcome}", message, job_id=job.id, data=figures)
     logger.info("job %s: %s", job.id, message)
     return result
 
@@ -109,10 +110,12 @@ def record_decision(
 def _apply(s: Session, job: Job, candidate: int, test: TestedCandidate) -> str:
     """Promote the candidate, reject it, or leave it to an operator; return the outcome."""
     row = ledger.versions.adapter(s, candidate)
-    row.report = test.report
     promote = test.decision.promote and job.settings.get("auto_promote", True)
-    if _is_test(job, test):
+    number = None  # of a test that does not count
+    if _counts(job, test):
         ledger.gate_tests.record(s, job.id, candidate, promoted=promote, held_out=test.held_out)
+        number = ledger.gate_tests.count(s, test.held_out)
+    row.report = test.report | {"tests": number}
     if promote:
         ledger.versions.promote(s, candidate, reason=f"job {job.id}: {test.decision.reason}")
         return "promoted"
@@ -122,24 +125,22 @@ def _apply(s: Session, job: Job, candidate: int, test: TestedCandidate) -> str:
     return "rejected"
 
 
-def _is_test(job: Job, test: TestedCandidate) -> bool:
+def _counts(job: Job, test: TestedCandidate) -> bool:
     """Tell whether the gate itself decides; an operator's decision is no test."""
-    return bool(job.settings.get("auto_promote", True)) and not test.decision.by_hand
+    return bool(job.settings.get("auto_promote", True)) and test.decision.counts
 
 
-def _restarts(s: Session, job: Job, candidate: int) -> bool:
-    """Tell whether the policy starts again from what serves; if so, add an event that says it."""
-    refusals = ledger.gate_tests.refusals(s)
-    if not refusals or refusals % RESTART_TESTS:
-        return False
-    serving = version_name(ledger.versions.serving(s).version)
-    message = (
-        f"{refusals} tests in a row promoted nothing: the policy starts again from {serving};"
-        " upload more labeled questions, or change the settings, if this goes on"
+def _reason_to_restart(s: Session, job: Job, test: TestedCandidate) -> str:
+    """Return why the policy starts again from what serves; "" if it goes on."""
+    if test.decision.is_worse:
+        return "the candidate is worse than it, by a one-sided 95 % bound"
+    refusals = ledger.gate_tests.refusals(s, test.held_out)
+    if not _counts(job, test) or not refusals or refusals % RESTART_TESTS:
+        return ""
+    return (
+        f"{refusals} tests in a row promoted nothing; upload more labeled questions, or change the"
+        " settings, if this goes on"
     )
-    data = {"refusals": refusals, "version": candidate}
-    ledger.events.add(s, "policy.restarted", message, job_id=job.id, level="warning", data=data)
-    return True
 
 
 def wait_for_servers(sessions: LeasedSessions, job_id: str, version: int) -> None:
