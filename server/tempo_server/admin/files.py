@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,8 +33,6 @@ from tempo_storage.labeled.file import (
     raise_if_unusable,
     reconcile,
 )
-from tempo_storage.labeled.line import Note
-from tempo_storage.labeled.split import promotion_note
 from tempo_storage.ledger import models as rows
 
 router = APIRouter(route_class=KeyRoute)
@@ -111,7 +109,7 @@ def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes
 
 
 def _describe(s: Session, row: rows.File, usable: ParsedFile) -> LabeledCounts:
-    """Write the file's own counts into its row; return the counts of all examples with these."""
+    """Write the file's own counts into its row; return the counts after this upload."""
     splits = ledger.labeled.splits_of_new(s, [e.content_hash for e in usable.examples])
     new = Counter(splits.values())
     row.summary = usable.summary() | {"held_out": new["held_out"]}
@@ -120,11 +118,8 @@ def _describe(s: Session, row: rows.File, usable: ParsedFile) -> LabeledCounts:
 
 
 def _with_counts(file: File, labeled: LabeledCounts) -> File:
-    """Return the file with the counts of all examples, and a warning if labels are missing."""
-    warnings = list(file.tempo.warnings)
-    if message := promotion_note(labeled.train, labeled.held_out):
-        warnings.append(asdict(Note("few_examples", message)) | {"line": 1, "count": 1})
-    details = file.tempo.model_copy(update={"labeled": labeled, "warnings": warnings})
+    """Return the file with the counts of all examples."""
+    details = file.tempo.model_copy(update={"labeled": labeled})
     return file.model_copy(update={"tempo": details})
 
 
