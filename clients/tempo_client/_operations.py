@@ -201,9 +201,14 @@ class TrainingSwitch(Operations[C]):
         return await self._call(request, Training)
 
     @operation
-    async def resume(self) -> Training:
-        """Let training go on."""
-        return await self._call(post("/training/resume", {}, idempotent=True), Training)
+    async def resume(self, new_tests: bool = False) -> Training:
+        """Let training go on; with `new_tests` reset the number of the gate's tests.
+
+        The gate makes at most 50 tests on one set of held-out questions. The number is reset also
+        where training is not paused.
+        """
+        request = post("/training/resume", {"new_tests": new_tests}, idempotent=True)
+        return await self._call(request, Training)
 
 
 class Deployment(Operations[C], Connection[C]):

@@ -53,9 +53,9 @@ class LabeledCounts(Resource):
     missing: int = 0
     """The number of labels to add before a version is promoted by itself."""
     smallest_gain: float | None = None
-    """The smallest gain of accuracy, 0 to 1, that the held-out examples can show.
+    """The gain of accuracy, 0 to 1, that the gate proves in about four of five cases.
 
-    None from a server of version 0.1.
+    It follows from `held_out`; None from a server of version 0.1.
     """
 
 
@@ -74,7 +74,7 @@ class File(Resource):
     duplicates: int = 0
     warnings: list[Any] = field(default_factory=list)
     labeled: LabeledCounts | None = None
-    """The counts of all examples with this file's; only the answer to an upload has them."""
+    """The counts of all examples after this upload; only the answer to it has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +173,8 @@ class Training(Resource):
     paused: bool
     reason: str = ""
     changed_at: int = 0
+    new_tests: bool = False
+    """True in the answer to a request that reset the number of the gate's tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,11 +196,15 @@ class QuestionCounts(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding(Resource):
-    """The sampling that vLLM uses where a request sets none; `top_k` 0 means all tokens."""
+    """The arguments by which tokens are drawn.
+
+    `top_k` 0 means all tokens, and `max_tokens` None means no limit.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +238,13 @@ class Status(Resource):
     paused: bool = False
     questions: QuestionCounts = field(default_factory=QuestionCounts)
     labeled: LabeledCounts = field(default_factory=LabeledCounts)
-    decoding: Decoding = field(default_factory=Decoding)
+    default_decoding: Decoding = field(default_factory=Decoding)
+    """The sampling that vLLM uses where a request sets none."""
+    users_decoding: Decoding | None = None
+    """The medians over the users' last 1,000 distinct questions, by which the gate judges.
+
+    It is the default without a question, and None from a server of version 0.1.
+    """
     worker: Worker = field(default_factory=Worker)
     last_error: Event | None = None
     processes: list[ServerProcess] = field(default_factory=list)

@@ -54,7 +54,7 @@ def open_context(base: str, vllm_config: Any, *, warnings: Sequence[str] = ()) -
         redis=client,
         base=base,
         max_lora_rank=vllm_config.lora_config.max_lora_rank,
-        decoding=default_decoding(vllm_config.model_config),
+        default_decoding=default_decoding(vllm_config.model_config),
         warnings=tuple(warnings),
     )
 
@@ -69,10 +69,12 @@ def default_decoding(model_config: Any) -> Decoding:
     temperature = fields["temperature"]
     top_p = fields["top_p"]
     top_k = int(fields["top_k"] or 0)
+    max_tokens = fields["max_tokens"]
     return Decoding(
         temperature=PLAIN.temperature if temperature is None else temperature,
         top_p=PLAIN.top_p if top_p is None else top_p,
         top_k=max(top_k, 0),
+        max_tokens=None if max_tokens is None else int(max_tokens),
     )
 
 

@@ -31,7 +31,7 @@ class Context:
     """The value of vLLM's --model: the name that manifests give the base."""
     max_lora_rank: int
     """The highest rank that vLLM loads, by its own --max-lora-rank."""
-    decoding: Decoding = PLAIN
+    default_decoding: Decoding = PLAIN
     """The sampling that vLLM uses where a request sets none."""
     warnings: tuple[str, ...] = ()
     """vLLM's flags with which it serves badly, one sentence each."""

@@ -18,7 +18,7 @@ STATUS = {
     "iteration": 4,
     "questions": {"captured": 7, "distinct": 5, "streamed": None, "new_counter": 1},
     "labeled": {"train": 12, "held_out": 12, "missing": 40, "smallest_gain": 0.231},
-    "decoding": {"temperature": 0.6, "top_p": 0.95, "top_k": 20},
+    "users_decoding": {"temperature": 0.6, "top_p": 0.95, "top_k": 20},
     "warnings": ["--max-loras is 1"],
     "last_error": {
         "id": "ftevent-1",

@@ -224,7 +224,9 @@ def columns(engine: Engine) -> dict[str, set[str]]:
 def facts(engine: Engine) -> dict[str, Any]:
     """Return what the migrated rows say; after a migration it is FACTS."""
     learned = LearnedQuestion.question_id, LearnedQuestion.content_hash, LearnedQuestion.tenant
+    tests = ledger.gate_tests
     with Session(engine) as s:
+        digest = ledger.labeled.held_out_digest(s)
         return {
             "parents": dict(s.execute(select(Iteration.checkpoint, Iteration.parent)).all()),
             "refined": dict(s.execute(select(Iteration.checkpoint, Iteration.refined)).all()),
@@ -244,7 +246,10 @@ def facts(engine: Engine) -> dict[str, Any]:
             ],
             "labeled": ledger.labeled.count(s),
             "template arguments": list(s.scalars(select(LabeledExample.chat_template_kwargs))),
-            "gate tests": [ledger.gate_tests.count(s), ledger.gate_tests.rounds_since(s)],
+            "gate tests": [
+                ledger.gate_tests.count(s, digest),
+                ledger.gate_tests.rounds_since(s, digest),
+            ],
             "next questions": [question.id for question in ledger.pool.next_questions(s, 9)],
             "users' sampling": ledger.pool.users_decoding(s, Decoding(0.6, 0.95, 20)),
         }

@@ -46,11 +46,18 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="As `tempo jobs list` 
 LabeledFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JSONL file.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check the file.")]
 Force = Annotated[bool, typer.Option("--force", help="Promote it even if the gate rejected it.")]
+NewTests = Annotated[
+    bool, typer.Option("--new-tests", help="Reset the number of the gate's tests.")
+]
 Promote = Annotated[bool, typer.Option(help="Serve the new version if the gate accepts it.")]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Iterations; by default TEMPO_ITERATIONS_PER_ROUND, 10."),
 ]
+
+
+MAX_QUESTIONS_OF_SAMPLING = 1000
+"""The server takes the users' sampling from so many distinct questions."""
 
 
 @app.callback()
@@ -95,10 +102,10 @@ def recalibrate(
     `exact`, `choice`, or one that you have installed. A line may have a `system` message and
     `chat_template_kwargs`.
 
-    Give at least 8 questions, better 64. Half of the questions are held out, up to 32; from then on
-    one in five of the new ones. Held-out questions train nothing and decide promotions. With fewer
-    than 32 of them nothing is promoted by itself. With --dry-run the server checks the file and
-    stores nothing.
+    Give at least 8 questions, better 64. Half of the first 64 and one in five of the others are
+    held out, into however many files they are cut. Held-out questions train nothing and decide
+    promotions. With fewer than 32 of them nothing is promoted by itself. With --dry-run the server
+    checks the file and stores nothing.
     """
     tempo = connect(ctx)
     uploaded = tempo.files.create(file, dry_run=dry_run)
@@ -164,10 +171,16 @@ def pause(ctx: typer.Context, reason: Reason = "", as_json: Json = False) -> Non
 
 
 @app.command()
-def resume(ctx: typer.Context, as_json: Json = False) -> None:
-    """Resume paused training."""
-    training = connect(ctx).training.resume()
+def resume(ctx: typer.Context, new_tests: NewTests = False, as_json: Json = False) -> None:
+    """Resume paused training.
+
+    The gate makes at most 50 tests on one set of held-out questions. --new-tests resets the number
+    of the gate's tests, also where training is not paused.
+    """
+    training = connect(ctx).training.resume(new_tests)
     show(training, field_rows(training, "paused"), as_json=as_json)
+    if training.new_tests:
+        messages.print("the number of the gate's tests starts again at 0")
 
 
 @app.command()
@@ -270,9 +283,10 @@ def _status_rows(answer: Status) -> list[Sequence[object]]:
         ("questions", f"{questions.captured} captured, {questions.distinct} distinct"),
         ("labeled", f"{labeled.train} to train on, {labeled.held_out} held out"),
         ("gate", _shown_gain(labeled)),
-        *([("gate", _missing_labels(labeled))] if labeled.missing else []),
-        ("sampling", _sampling(answer.decoding)),
+        *[("gate", text) for text in _missing_labels(labeled)],
     ]
+    if answer.users_decoding is not None:
+        rows.append(("users sample", _users_sampling(questions.distinct, answer.users_decoding)))
     rows += [("warning", text) for text in answer.warnings]
     rows += [("process", f"{p.id}: {p.error}") for p in answer.processes if p.error]
     if error := answer.last_error:
@@ -287,10 +301,11 @@ def _print_file(file: File) -> None:
     else:
         messages.print(f"{counts}, {file.labeled.held_out} held out in all")
         messages.print(_shown_gain(file.labeled))
+        for text in _missing_labels(file.labeled):
+            messages.print(text)
     for warning in file.warnings:
         others = f" and {warning['count'] - 1} more" if warning["count"] > 1 else ""
-        place = "" if warning.get("code") == "few_examples" else f"line {warning['line']}{others}: "
-        messages.print(f"{place}{warning['message']}")
+        messages.print(f"line {warning['line']}{others}: {warning['message']}")
 
 
 def _shown_gain(labeled: LabeledCounts) -> str:
@@ -301,14 +316,24 @@ def _shown_gain(labeled: LabeledCounts) -> str:
     return f"{labeled.held_out} held-out questions can show a gain of {points} points"
 
 
-def _missing_labels(labeled: LabeledCounts) -> str:
-    return f"{labeled.missing} labels are missing: nothing is promoted by itself"
+def _missing_labels(labeled: LabeledCounts) -> list[str]:
+    """Say how many labels are missing before a version is promoted by itself; nothing if none."""
+    if not labeled.missing:
+        return []
+    labels = "1 label is" if labeled.missing == 1 else f"{labeled.missing} labels are"
+    return [f"{labels} missing: nothing is promoted by itself"]
 
 
-def _sampling(default: Decoding) -> str:
-    """Return the sampling of a request that sets none of it."""
-    top_k = default.top_k or "all"
-    return f"by default temperature {default.temperature:g}, top_p {default.top_p:g}, top_k {top_k}"
+def _users_sampling(questions: int, users: Decoding) -> str:
+    """Return the sampling by which the gate judges, and the number of questions behind it."""
+    sampling = f"temperature {users.temperature:g}, top_p {users.top_p:g}"
+    sampling += f", top_k {users.top_k or 'all'}"
+    if users.max_tokens is not None:
+        sampling += f", max_tokens {users.max_tokens}"
+    if not questions:
+        return f"no question yet: the model's default, {sampling}"
+    count = min(questions, MAX_QUESTIONS_OF_SAMPLING)
+    return f"at {sampling} (median of {count} {'question' if count == 1 else 'questions'})"
 
 
 def _show_adapter(adapter: Adapter, *, as_json: bool) -> None:

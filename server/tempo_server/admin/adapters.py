@@ -45,8 +45,8 @@ def promote(
 ) -> Adapter:
     """Make a version serve; wait up to five seconds until all API processes answer with it.
 
-    An operator has judged by other means than the held-out questions, so the gate's tests by these
-    count from 0 again.
+    An operator has judged by other means than the held-out questions. So a promotion by hand resets
+    the number of the gate's tests.
     """
     body = body or PromoteRequest()
     expected = None if body.expected_current is None else version_of(body.expected_current)
@@ -56,7 +56,7 @@ def promote(
         expected_current=expected,
         reason=body.reason,
         force=body.force,
-        starts_anew=True,
+        resets_tests=True,
     )
 
 
@@ -73,17 +73,17 @@ def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> A
 
 
 def _promote(
-    context: Context, version: int, *, starts_anew: bool = False, **options: Any
+    context: Context, version: int, *, resets_tests: bool = False, **options: Any
 ) -> Adapter:
     """Promote a version whose files are sound, and wait for the processes.
 
-    With `starts_anew` the gate's tests so far no longer count.
+    With `resets_tests` the number of the gate's tests starts again at 0.
     """
     _verify(context, version)
     with context.sessions.begin() as s:
         pointer = ledger.versions.promote(s, version, **options)
-        if starts_anew:
-            ledger.gate_tests.start_anew(s)
+        if resets_tests:
+            ledger.gate_tests.reset(s)
     return _await_processes(context, pointer)
 
 

@@ -40,8 +40,9 @@ class Resource(Row):
 class LabeledCounts(BaseModel):
     """Counts of all labeled examples by split, and the use of the held-out ones.
 
-    `missing` is the number of labels without which nothing is promoted by itself. `smallest_gain`
-    is the smallest gain of accuracy, 0 to 1, that the held-out questions can show.
+    `missing` is the number of labels to add before a version is promoted by itself.
+    `smallest_gain` is the gain of accuracy, 0 to 1, that the gate proves in about four of five
+    cases by asking the held-out questions.
     """
 
     train: int
@@ -63,7 +64,7 @@ class LabeledCounts(BaseModel):
 class FileDetails(BaseModel):
     """The counts of a file's examples, and the warnings about its lines.
 
-    `labeled` has the counts of all examples with this file's; only the answer to an upload has it.
+    `labeled` has the counts of all examples after this upload; only the answer to it has them.
     """
 
     examples: int
@@ -257,13 +258,23 @@ class PauseRequest(Body):
     reason: Text = ""
 
 
+class ResumeRequest(Body):
+    """With `new_tests` the number of the gate's tests starts again at 0."""
+
+    new_tests: bool = False
+
+
 class Training(Row):
-    """The pause of training: `paused` is true while it lasts; `reason` says why."""
+    """The pause of training: `paused` is true while it lasts; `reason` says why.
+
+    `new_tests` is true in the answer to a request that reset the number of the gate's tests.
+    """
 
     object: Literal["training"] = "training"
     paused: bool
     reason: str
     changed_at: Seconds
+    new_tests: bool = False
 
 
 class QuestionCounts(BaseModel):
@@ -283,11 +294,15 @@ class QuestionCounts(BaseModel):
 
 
 class Decoding(Row):
-    """The sampling that vLLM uses where a request sets none; `top_k` 0 means all tokens."""
+    """The arguments by which tokens are drawn.
+
+    `top_k` 0 means all tokens, and `max_tokens` null means no limit.
+    """
 
     temperature: float
     top_p: float
     top_k: int
+    max_tokens: int | None
 
 
 class Worker(BaseModel):
@@ -307,7 +322,11 @@ class ServerProcess(Resource):
 
 
 class Status(BaseModel):
-    """The state of the whole deployment."""
+    """The state of the whole deployment.
+
+    vLLM uses `default_decoding` where a request sets nothing. `users_decoding` has the medians over
+    the users' questions, by which the gate judges; without a question it is the default.
+    """
 
     object: Literal["status"] = "status"
     model: str
@@ -318,7 +337,8 @@ class Status(BaseModel):
     paused: bool
     questions: QuestionCounts
     labeled: LabeledCounts
-    decoding: Decoding
+    default_decoding: Decoding
+    users_decoding: Decoding
     worker: Worker
     last_error: Event | None
     processes: list[ServerProcess]

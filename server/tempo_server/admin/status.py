@@ -6,7 +6,15 @@ from sqlalchemy.orm import Session
 
 from tempo_server.admin import schemas
 from tempo_server.admin.route import CurrentContext, KeyRoute, PublicRoute
-from tempo_server.admin.schemas import Event, Health, PauseRequest, ServerProcess, Status, Training
+from tempo_server.admin.schemas import (
+    Event,
+    Health,
+    PauseRequest,
+    ResumeRequest,
+    ServerProcess,
+    Status,
+    Training,
+)
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
@@ -29,6 +37,7 @@ def get_status(context: CurrentContext) -> Status:
         processes = ledger.versions.processes(s)
         phase, iteration = _phase(s, paused)
         error = ledger.events.last_error(s)
+        users = ledger.pool.users_decoding(s, context.default_decoding)
         return Status(
             model=context.base,
             serving_adapter=version_name(pointer.version),
@@ -38,7 +47,8 @@ def get_status(context: CurrentContext) -> Status:
             paused=paused,
             questions=schemas.QuestionCounts(streamed=streamed, **_questions(s, processes)),
             labeled=schemas.LabeledCounts.of(**ledger.labeled.count(s)),
-            decoding=schemas.Decoding.model_validate(context.decoding),
+            default_decoding=schemas.Decoding.model_validate(context.default_decoding),
+            users_decoding=schemas.Decoding.model_validate(users),
             worker=_worker(s),
             last_error=Event.model_validate(error) if error else None,
             processes=[ServerProcess.model_validate(row) for row in processes],
@@ -56,11 +66,19 @@ def pause(context: CurrentContext, body: PauseRequest | None = None) -> Training
 
 
 @router.post("/training/resume")
-def resume(context: CurrentContext) -> Training:
-    """Resume paused training, and let the gate's tests count from 0 again."""
+def resume(context: CurrentContext, body: ResumeRequest | None = None) -> Training:
+    """Resume paused training.
+
+    With `new_tests` reset the number of the gate's tests, also where training is not paused.
+    """
+    new_tests = body is not None and body.new_tests
     with context.sessions.begin() as s:
-        ledger.gate_tests.start_anew(s)
-        return Training.model_validate(ledger.training.set_paused(s, False))
+        training = Training.model_validate(ledger.training.set_paused(s, False))
+        if new_tests:
+            ledger.gate_tests.reset(s)
+            message = "by request: the number of the gate's tests starts again at 0"
+            ledger.events.add(s, "gate.reset", message)
+    return training.model_copy(update={"new_tests": new_tests})
 
 
 @health_router.get("/healthz")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -58,15 +58,15 @@ def file(s: Session, file_id: str) -> File:
     return require(s.get(File, file_id), "file", file_id)
 
 
-def examples(s: Session, split: str) -> list[LabeledExample]:
-    """Return the labeled examples of `train` or `held_out`, ordered by hash."""
+def examples(s: Session, split: str, *, limit: int | None = None) -> list[LabeledExample]:
+    """Return the labeled examples of `train` or `held_out`, ordered by hash; at most `limit`."""
     query = select(LabeledExample).where(LabeledExample.split == split)
-    return list(s.scalars(query.order_by(LabeledExample.content_hash)))
+    return list(s.scalars(query.order_by(LabeledExample.content_hash).limit(limit)))
 
 
 def held_out(s: Session, *, limit: int) -> list[LabeledExample]:
     """Return the first `limit` held-out examples by hash, the same ones each time: the gate's."""
-    return examples(s, "held_out")[:limit]
+    return examples(s, "held_out", limit=limit)
 
 
 def random_half(s: Session, *, limit: int) -> list[LabeledExample]:
@@ -79,12 +79,16 @@ def random_half(s: Session, *, limit: int) -> list[LabeledExample]:
     return random.sample(every, size)
 
 
+def digest(examples: Iterable[LabeledExample]) -> str:
+    """Return the sha256 of the hashes and references of these examples, in any order."""
+    ordered = sorted(examples, key=lambda example: example.content_hash)
+    rows = [[example.content_hash, example.reference] for example in ordered]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def held_out_digest(s: Session) -> str:
-    """Return the sha256 of the hashes and references of all held-out examples."""
-    columns = LabeledExample.content_hash, LabeledExample.reference
-    query = select(*columns).where(LabeledExample.split == "held_out")
-    rows = s.execute(query.order_by(LabeledExample.content_hash))
-    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
+    """Return the digest of all held-out examples."""
+    return digest(examples(s, "held_out"))
 
 
 def count(s: Session) -> dict[str, int]:

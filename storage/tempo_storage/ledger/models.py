@@ -198,8 +198,8 @@ class Adapter(Base):
 class GateTest(Base):
     """A comparison, by the gate, of a job's candidate with what serves.
 
-    `held_out` is the digest of the held-out questions that decided. A test that is not `counted` is
-    forgotten where tests are counted: an operator has let them count anew.
+    `held_out` is the digest of the held-out questions that decided. `counted` is False after an
+    operator reset the count; such a test no longer adds to the limit.
     """
 
     __tablename__ = "gate_tests"

@@ -132,14 +132,14 @@ def _in_use(row: Sequence[Any], default: Decoding) -> tuple[float, float, float,
 
     The `top_k` 0 or -1 means all tokens, and no `max_tokens` means no limit: both are infinite.
     """
-    unset = default.temperature, default.top_p, default.top_k, default.max_tokens
-    pairs = zip(row, unset, strict=True)
-    temperature, top_p, top_k, limit = (other if own is None else own for own, other in pairs)
+    temperature, top_p, top_k, max_tokens = row
+    top_k = default.top_k if top_k is None else top_k
+    max_tokens = default.max_tokens if max_tokens is None else max_tokens
     return (
-        temperature,
-        top_p,
+        default.temperature if temperature is None else temperature,
+        default.top_p if top_p is None else top_p,
         math.inf if top_k <= 0 else top_k,
-        math.inf if limit is None else limit,
+        math.inf if max_tokens is None else max_tokens,
     )
 
 

@@ -196,7 +196,7 @@ def test_the_users_sampling_is_in_columns(s: Session) -> None:
 
 def test_no_question_has_been_drawn_and_the_gate_has_made_no_test(s: Session) -> None:
     assert {question.draws for question in ledger.pool.next_questions(s, 100)} == {0}
-    assert ledger.gate_tests.count(s) == 0
+    assert ledger.gate_tests.count(s, ledger.labeled.held_out_digest(s)) == 0
 
 
 def test_the_ledger_names_the_versions_that_learned_from_a_question(s: Session) -> None:

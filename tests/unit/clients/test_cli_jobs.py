@@ -22,7 +22,6 @@ FILE = {
         "held_out": 2,
         "warnings": [
             {"code": "duplicate", "line": 3, "count": 5, "message": "again"},
-            {"code": "few_examples", "line": 1, "count": 1, "message": "40 labels are missing"},
         ],
         "labeled": {"train": 14, "held_out": 10, "missing": 40, "smallest_gain": 0.253},
     },
@@ -64,7 +63,8 @@ def test_recalibrate_uploads_and_follows_to_the_end(labeled: str) -> None:
     assert result.stdout == "job\tftjob-1\nstatus\tsucceeded\nresult\tfit\n"
     assert "12 questions, 2 held out, 10 held out in all\n" in result.stderr
     assert "\n10 held-out questions can show a gain of 25 points\n" in result.stderr
-    assert "\nline 3 and 4 more: again\n40 labels are missing\n" in result.stderr
+    assert "\n40 labels are missing: nothing is promoted by itself\n" in result.stderr
+    assert "\nline 3 and 4 more: again\n" in result.stderr
     assert result.stderr.count("[E] done") == 1
     assert "round: running 1 of 2\n" in result.stderr
     assert "no worker runs yet" in result.stderr

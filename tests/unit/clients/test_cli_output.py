@@ -31,20 +31,52 @@ def test_the_status_says_what_the_held_out_questions_can_show_and_how_many_are_m
     assert "labeled\t12 to train on, 12 held out" in lines
     assert "gate\t12 held-out questions can show a gain of 23 points" in lines
     assert "gate\t40 labels are missing: nothing is promoted by itself" in lines
-    assert "sampling\tby default temperature 0.6, top_p 0.95, top_k 20" in lines
+    assert "users sample\tat temperature 0.6, top_p 0.95, top_k 20 (median of 5 questions)" in lines
     enough = {"train": 96, "held_out": 32, "missing": 0, "smallest_gain": 0.141}
-    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    status = STATUS | {"labeled": enough, "decoding": plain}
-    output = run("status", answers={"GET /tempo/v1/status": status}).stdout
+    output = run("status", answers={"GET /tempo/v1/status": STATUS | {"labeled": enough}}).stdout
     assert "32 held-out questions can show a gain of 14 points" in output
     assert "missing" not in output
-    assert "by default temperature 1, top_p 1, top_k all" in output
+    one = {"train": 31, "held_out": 31, "missing": 1, "smallest_gain": 0.144}
+    output = run("status", answers={"GET /tempo/v1/status": STATUS | {"labeled": one}}).stdout
+    assert "1 label is missing: nothing is promoted by itself" in output
+
+
+@pytest.mark.parametrize(
+    ("questions", "max_tokens", "row"),
+    [
+        (0, None, "no question yet: the model's default, temperature 1, top_p 1, top_k all"),
+        (1, None, "at temperature 1, top_p 1, top_k all (median of 1 question)"),
+        (2500, 9, "at temperature 1, top_p 1, top_k all, max_tokens 9 (median of 1000 questions)"),
+    ],
+)
+def test_the_status_says_by_how_many_questions_it_knows_how_users_sample(
+    questions: int, max_tokens: int | None, row: str
+) -> None:
+    users = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": max_tokens}
+    counts = {"captured": questions, "distinct": questions}
+    status = STATUS | {"questions": counts, "users_decoding": users}
+    lines = run("status", answers={"GET /tempo/v1/status": status}).stdout.splitlines()
+    assert f"users sample\t{row}" in lines
+
+
+@pytest.mark.parametrize("option", [[], ["--new-tests"]])
+def test_resume_says_if_it_reset_the_number_of_the_gates_tests(option: list[str]) -> None:
+    def resume(request: httpx.Request) -> dict[str, Any]:
+        return {"paused": False} | json.loads(request.content)
+
+    result = run("resume", *option, answers={"POST /tempo/v1/training/resume": resume})
+    assert result.stdout == "paused\tFalse\n"
+    message = "the number of the gate's tests starts again at 0\n"
+    assert result.stderr == (message if option else "")
 
 
 def test_the_status_of_an_older_server_claims_no_gain() -> None:
     older = STATUS | {"labeled": {"train": 3, "held_out": 2}}
     output = run("status", answers={"GET /tempo/v1/status": older}).stdout
     assert "gate\t2 held-out questions\n" in output
+    older.pop("users_decoding")
+    output = run("status", answers={"GET /tempo/v1/status": older}).stdout
+    assert "sample" not in output
 
 
 def test_the_status_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:

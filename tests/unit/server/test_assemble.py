@@ -20,7 +20,8 @@ def model_config(**parameters: Any) -> Any:
         ({}, PLAIN),
         ({"temperature": 0.6, "top_p": 0.95, "top_k": 20}, Decoding(0.6, 0.95, 20)),
         ({"temperature": 0.0}, Decoding(0.0, 1.0, 0)),
-        ({"top_k": -1, "max_tokens": 8, "repetition_penalty": 1.1}, PLAIN),
+        ({"top_k": -1, "repetition_penalty": 1.1}, PLAIN),
+        ({"max_tokens": 8}, Decoding(max_tokens=8)),
     ],
 )
 def test_the_defaults_are_those_of_the_model_and_else_vllms_own(

@@ -126,26 +126,26 @@ def test_a_rollback_returns_to_the_previous_version_a_named_one_or_the_base(admi
     assert admin("POST", rollback, json={"to": "yesterday"}).status_code == 400
 
 
-def test_the_gates_tests_count_anew_after_a_promotion_by_hand_but_not_after_a_rollback(
+def test_a_promotion_by_hand_resets_the_number_of_the_gates_tests_but_a_rollback_does_not(
     admin: Any,
 ) -> None:
     for version in (1, 2):
         admin.publish(version)
         with admin.context.sessions.begin() as s:
-            ledger.gate_tests.record(s, f"job {version}", version, promoted=False)
+            ledger.gate_tests.record(s, f"job {version}", version, promoted=False, held_out="a set")
     assert promote(admin, 2, expected_current="tempo-v1").status_code == 409
     assert num_tests(admin) == 2
     promote(admin, 1)
     assert num_tests(admin) == 0
     with admin.context.sessions.begin() as s:
-        ledger.gate_tests.record(s, "another", 2, promoted=False)
+        ledger.gate_tests.record(s, "another", 2, promoted=False, held_out="a set")
     assert admin("POST", f"{ADAPTERS}/rollback").status_code == 200
     assert num_tests(admin) == 1
 
 
 def num_tests(admin: Any) -> int:
     with admin.context.sessions() as s:
-        return ledger.gate_tests.count(s)
+        return ledger.gate_tests.count(s, "a set")
 
 
 def test_a_nan_in_a_report_is_shown_as_null(admin: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from ledgers import captured
 
 from tempo_server import keys
 from tempo_server.admin.router import router
@@ -151,7 +152,8 @@ def test_the_status_shows_serving_training_questions_and_processes(
     assert (body["questions"]["skipped"], body["questions"]["spooled"]) == (2, 4)
     counts = {"train": 6, "held_out": 6, "missing": 52}
     assert body["labeled"].items() >= counts.items()
-    assert body["decoding"] == {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": None}
+    assert body["default_decoding"] == body["users_decoding"] == plain
     assert (body["worker"]["alive"], body["worker"]["owner"]) == (True, "worker-1")
     assert body["worker"]["lease_expires_at"] > time.time()
     assert body["last_error"]["message"] == "it broke"
@@ -159,13 +161,38 @@ def test_the_status_shows_serving_training_questions_and_processes(
     assert "vllm-tempo" in body["versions"]
 
 
-def test_the_gates_tests_count_anew_when_training_is_resumed(admin: Any) -> None:
+def test_the_status_shows_by_which_sampling_the_gate_judges(admin: Any) -> None:
+    asked = {"temperature": 0.8, "max_tokens": 256}
     with admin.context.sessions.begin() as s:
-        ledger.gate_tests.record(s, "job", 1, promoted=False)
-        assert ledger.gate_tests.count(s) == 1
-    assert admin("POST", "/tempo/v1/training/resume").status_code == 200
-    with admin.context.sessions() as s:
-        assert ledger.gate_tests.count(s) == 0
+        ledger.pool.add(s, [captured("q1", "1 + 1", **asked), captured("q2", "2 + 2", top_k=20)])
+        ledger.pool.add(s, [captured("q3", "3 + 3", **asked)])
+    body = admin("GET", STATUS).json()
+    users = {"temperature": 0.8, "top_p": 1.0, "top_k": 0, "max_tokens": 256}
+    assert body["users_decoding"] == users
+    assert body["default_decoding"]["max_tokens"] is None
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_only_a_request_for_new_tests_resets_the_number_of_the_gates_tests(
+    paused: bool, admin: Any
+) -> None:
+    def resume(**options: Any) -> Any:
+        return admin("POST", "/tempo/v1/training/resume", **options).json()
+
+    def num_tests() -> int:
+        with admin.context.sessions() as s:
+            return ledger.gate_tests.count(s, "a set")
+
+    with admin.context.sessions.begin() as s:
+        ledger.gate_tests.record(s, "job", 1, promoted=False, held_out="a set")
+        ledger.training.set_paused(s, paused)
+    for options in ({}, {"json": {}}, {"json": {"new_tests": False}}):
+        assert resume(**options)["new_tests"] is False
+        assert num_tests() == 1
+    reply = resume(json={"new_tests": True})
+    assert (reply["new_tests"], reply["paused"]) == (True, False)
+    assert num_tests() == 0
+    assert resume(json={"tests": True})["error"]["param"] == "tests"
 
 
 def test_a_pause_lasts_until_training_is_resumed(admin: Any) -> None:

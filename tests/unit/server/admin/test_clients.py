@@ -78,8 +78,8 @@ def test_every_route_has_a_method_of_the_sdk_and_every_method_has_its_route(admi
 def test_the_trainer_reads_the_model_and_its_sampling_from_the_status(
     admin: Any, address: str
 ) -> None:
-    decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20)
-    admin.app.state.tempo = replace(admin.context, decoding=decoding)
+    decoding = Decoding(temperature=0.6, top_p=0.95, top_k=20, max_tokens=64)
+    admin.app.state.tempo = replace(admin.context, default_decoding=decoding)
     settings = WorkerSettings(base_url=address)
     assert served_model(settings, admin.key) == (admin.context.base, decoding)
 
@@ -104,7 +104,7 @@ def test_the_sdk_knows_every_field_that_the_server_returns(
         tempo.keys.delete(key.id),
         tempo.status(),
         tempo.training.pause("x"),
-        tempo.training.resume(),
+        tempo.training.resume(new_tests=True),
     ]
     assert [r.extra for r in resources if r.extra] == []
     assert set(job.extra) <= FOR_OPENAI_ONLY

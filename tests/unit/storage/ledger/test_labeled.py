@@ -1,5 +1,8 @@
 """Labeled examples in the ledger: their splits, and the held-out ones for gate and sentinel."""
 
+import hashlib
+import json
+
 import pytest
 from ledgers import held_out, labeled, labeled_file
 from sqlalchemy.orm import Session, sessionmaker
@@ -38,6 +41,7 @@ def test_the_gate_reads_the_same_held_out_questions_each_time(sessions: Sessions
         every = ledger.labeled.examples(s, "held_out")
         assert ledger.labeled.held_out(s, limit=512) == every
         assert ledger.labeled.held_out(s, limit=5) == every[:5]
+        assert ledger.labeled.examples(s, "held_out", limit=5) == every[:5]
         assert sorted(e.content_hash for e in every) == [e.content_hash for e in every]
 
 
@@ -81,7 +85,18 @@ def test_the_digest_follows_the_held_out_questions_and_their_references(
         example.reference = ["3"]
         s.flush()
         digests.append(ledger.labeled.held_out_digest(s))
-    assert len(set(digests)) == 4
+        assert len(set(digests)) == 4
+        every = ledger.labeled.examples(s, "held_out")
+        assert ledger.labeled.digest(every[::-1]) == digests[-1]
+        assert ledger.labeled.digest(every[:1]) not in digests
+
+
+def test_a_digest_is_that_of_the_gates_tests_in_older_ledgers(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        s.add_all([held_out("2 + 2"), held_out("1 + 1")])
+        rows = [[e.content_hash, e.reference] for e in ledger.labeled.examples(s, "held_out")]
+        sha256 = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        assert ledger.labeled.held_out_digest(s) == sha256
 
 
 def test_the_template_arguments_of_a_line_are_stored_with_the_example(sessions: Sessions) -> None:
