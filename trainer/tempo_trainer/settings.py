@@ -152,5 +152,5 @@ class TrainerSettings(StorageSettings):
     # Gate
     gate_samples: int = Field(default=16, ge=2, le=256)
     """Responses of each version to each held-out question in a check and in the first look of a
-    test; a second look draws four times as many. Fewer prove a gain less often, and promote no
-    more by chance. Countdown: 16; paper: 16."""
+    test; a second look draws four times as many. With fewer responses a gain is proven less
+    often. The rate of false promotions stays the same. Countdown: 16; paper: 16."""

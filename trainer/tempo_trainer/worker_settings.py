@@ -5,6 +5,7 @@ They say where the server is, how much the worker asks of it, and when rounds an
 
 from pydantic import Field
 
+from tempo_storage.labeled.split import MAX_ASKED, MIN_HELD_OUT
 from tempo_trainer.settings import TrainerSettings
 
 
@@ -33,18 +34,19 @@ class WorkerSettings(TrainerSettings):
     recalibrate_hours: float = Field(default=0, ge=0)
     """Hours after which a critic that was not recalibrated is recalibrated; 0: only in rounds and
     on request."""
-    recalibrate_auroc: float = Field(default=0.65, ge=0, le=1)
+    recalibrate_auroc: float = Field(default=0.55, ge=0, le=1)
     """If a round ended with a lower AUROC within held-out questions, the critic is recalibrated
-    before the next round starts by itself: `warm_up_steps` E-steps, no M-step. 0: never. An M-step
-    needs an AUROC that is certainly above 0.5."""
-    gate_questions: int = Field(default=512, ge=8)
-    """Largest number of held-out questions that the gate or a check asks; each gets `gate_samples`
-    responses. It bounds the cost of a comparison."""
+    before the next round starts by itself: `warm_up_steps` E-steps, no M-step. 0: never. The
+    default is just above chance by more than noise; an M-step needs proof of more than 0.5."""
+    gate_questions: int = Field(default=MAX_ASKED, ge=MIN_HELD_OUT)
+    """Largest number of held-out questions that the gate or a check asks; it bounds the cost. In a
+    test each version gives to each of them up to five times `gate_samples` responses as users
+    sample, `gate_samples` at temperature 1, and a greedy one."""
     sentinel_seconds: float = Field(default=900, ge=0)
     """Seconds from a promotion or a check to the next check of the serving version; 0: never."""
     sentinel_checks: int = Field(default=3, ge=1, le=50)
     """Checks in a row that must find the serving version below the base. Then it is rolled back and
-    training is paused. A version as good as the base fails one check of twenty by chance."""
+    training is paused. A version as good as the base fails one check of forty by chance."""
     versions_kept: int = Field(default=20, ge=3)
     """Versions whose files are kept: those in use, then the newest. All versions' rows stay."""
     versions_bytes: int = Field(default=50 * 1024**3, ge=1)
