@@ -18,6 +18,7 @@ from tempo_client.cli.output import (
     finish,
     local_time,
     messages,
+    sampling,
     show,
     show_job,
 )
@@ -326,14 +327,11 @@ def _missing_labels(labeled: LabeledCounts) -> list[str]:
 
 def _users_sampling(questions: int, users: Decoding) -> str:
     """Return the sampling by which the gate judges, and the number of questions behind it."""
-    sampling = f"temperature {users.temperature:g}, top_p {users.top_p:g}"
-    sampling += f", top_k {users.top_k or 'all'}"
-    if users.max_tokens is not None:
-        sampling += f", max_tokens {users.max_tokens}"
+    text = sampling(users.temperature, users.top_p, users.top_k, users.max_tokens)
     if not questions:
-        return f"no question yet: the model's default, {sampling}"
+        return f"no question yet: the model's default, {text}"
     count = min(questions, MAX_QUESTIONS_OF_SAMPLING)
-    return f"at {sampling} (median of {count} {'question' if count == 1 else 'questions'})"
+    return f"at {text} (median of {count} {'question' if count == 1 else 'questions'})"
 
 
 def _show_adapter(adapter: Adapter, *, as_json: bool) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tempo_client.cli.output import sampling
+
 Row = tuple[str, str]
 ROLES = ("base", "serving", "candidate")
 FIGURES = {
@@ -37,12 +39,9 @@ def rows(report: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _test(report: Mapping[str, Any]) -> str:
-    sampling = report["decoding"]
-    top_k = sampling["top_k"] or "all"
     return (
         f"number {report['tests']} of {report['max_tests']}: {report['responses']} responses to"
-        f" each of {report['questions']} held-out questions, at temperature"
-        f" {sampling['temperature']:g}, top_p {sampling['top_p']:g}, top_k {top_k}"
+        f" each of {report['questions']} held-out questions, at {sampling(**report['decoding'])}"
     )
 
 

@@ -135,6 +135,12 @@ def _follow(tempo: Tempo, job: Job, bar: Progress) -> Job:
         time.sleep(POLL_SECONDS)
 
 
+def sampling(temperature: float, top_p: float, top_k: int, max_tokens: int | None = None) -> str:
+    """Return how tokens are drawn, in one line."""
+    text = f"temperature {temperature:g}, top_p {top_p:g}, top_k {top_k or 'all'}"
+    return text if max_tokens is None else f"{text}, max_tokens {max_tokens}"
+
+
 def local_time(moment: int | None) -> str:
     """Return a time of the server in this machine's time zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else "-"

@@ -185,7 +185,7 @@ def test_a_version_is_shown_with_its_test_its_accuracies_and_their_cost(
     report = {
         "reason": "proven: +9.0 points",
         "accuracy": dict.fromkeys(("base", "serving", "candidate"), figures | {"mean_tokens": 7.6}),
-        "decoding": {"temperature": 0.6, "top_p": 0.95, "top_k": 0},
+        "decoding": {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_tokens": 512},
         "tests": 3,
         "max_tests": 50,
         "responses": 80,
@@ -195,7 +195,7 @@ def test_a_version_is_shown_with_its_test_its_accuracies_and_their_cost(
     answers = {SHOW: ADAPTER | {"report": report}}
     lines = run("adapters", "show", "tempo-v3", answers=answers).stdout.splitlines()
     assert "gate\tproven: +9.0 points" in lines
-    sampling = "at temperature 0.6, top_p 0.95, top_k all"
+    sampling = "at temperature 0.6, top_p 0.95, top_k all, max_tokens 512"
     test = f"number 3 of 50: 80 responses to each of 64 held-out questions, {sampling}"
     assert f"test\t{test}" in lines
     assert "accuracy, greedy\tbase 0.500, serving 0.500, candidate 0.500" in lines
