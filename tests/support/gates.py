@@ -19,6 +19,7 @@ from tempo_trainer.versions.answers import Answers, Sides
 from tempo_trainer.versions.gate import Facts
 
 QUESTIONS = 64
+DIGEST = "digest of the held-out questions"
 # Shares of right answers of a candidate, where those of base and serving version are a half.
 PROVEN = 0.75
 UNPROVEN = 0.5
@@ -27,9 +28,12 @@ Shares = NDArray[np.floating]
 
 
 def answers(right: ArrayLike, texts: Sequence[Sequence[str]] | None = None) -> Answers:
-    """Return answers of ten tokens; `right` is (Q, n), true where a response is right."""
+    """Return answers of ten tokens; `right` is (Q, n), true where a response is right.
+
+    A right answer is the number of its question, and a wrong one is "wrong".
+    """
     is_right = np.asarray(right, dtype=bool)
-    own = [[str(one) for one in row] for row in is_right.tolist()]
+    own = [[str(q) if one else "wrong" for one in row] for q, row in enumerate(is_right.tolist())]
     return Answers(
         outcomes=np.where(is_right, 1.0, -1.0),
         texts=texts or own,
@@ -44,12 +48,8 @@ def exact(shares: Shares, n: int) -> Answers:
 
 
 def facts(questions: int = QUESTIONS, **changed: Any) -> Facts:
-    """Return facts that speak against nothing: plain decoding, and references that all differ."""
-    defaults = {
-        "decoding": PLAIN,
-        "references": [[str(number)] for number in range(questions)],
-        "groups": [None] * questions,
-    }
+    """Return facts that speak against nothing: plain decoding, no group and no gap."""
+    defaults = {"decoding": PLAIN, "groups": [None] * questions}
     return Facts(**(defaults | changed))
 
 
@@ -97,8 +97,5 @@ def spread(mean: float, *, by: float = 0.2, questions: int = QUESTIONS) -> Share
 def gate_result(share: float, **changed: Any) -> comparison.TestedCandidate:
     """Return the gate's decision on a candidate with this share of right answers, and a report."""
     draw = ScriptedDraw(base=0.5, serving=0.5, candidate=spread(share), greedy={"candidate": 1})
-    test_facts = facts(**changed)
-    decision = gate.decide(draw, test_facts, k=8)
-    return comparison.TestedCandidate(
-        decision, comparison.report(decision, test_facts, cost={"responses": 1}, too_long=0)
-    )
+    decision = gate.decide(draw, facts(**changed), k=8)
+    return comparison.TestedCandidate(decision, comparison.report(decision, PLAIN), DIGEST)

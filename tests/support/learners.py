@@ -8,6 +8,7 @@ def test_x(tmp_path, sessions):
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -97,7 +98,9 @@ class ScriptedResponses:
         verdicts = []
         for name in hashes:
             right = [luck(name, position) < skill for position in range(n)]
-            verdicts.append([Verdict(is_right, str(is_right)) for is_right in right])
+            verdicts.append(
+                [Verdict(is_right, name if is_right else "wrong") for is_right in right]
+            )
         samples = [Sample((1, 2, 3), (0.0,) * 3, "", "stop")] * n
         prompts = [Prompt(name, (1,)) for name in hashes]
         return VerifiedResponses(prompts, [samples] * len(hashes), verdicts)
@@ -165,6 +168,7 @@ class Parts:
         with self.sessions.begin() as s:
             row = ledger.jobs.create(s, id, mode, options)
             row.status = "running"
+            row.started_at = time.time()
             row.serving_sequence = ledger.versions.serving(s).sequence
         return RunningJob(row, self.leased, lambda: self.stops)
 

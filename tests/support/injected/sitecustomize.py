@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -80,11 +81,16 @@ def let_any_candidate_pass(module: Any) -> None:
 
     So no round waits. The number of tests is not bounded, because tests share a server.
     """
+
+    def decide(ask: Any, facts: Any, *, k: int) -> Any:
+        return own(ask, replace(facts, gaps=()), k=k)
+
+    own = module.decide
+    module.decide = decide
     module.MAX_TESTS = 1_000_000
     module.unproven = lambda look: ""
-    module.doubts = lambda sides, facts: iter(())
+    module.doubts = lambda sides: iter(())
     module.vetoes = lambda users, greedy, plain, facts: iter(())
-    module._gaps = lambda facts: iter(())
     module.Decision.is_worse = property(lambda decision: False)
 
 

@@ -75,7 +75,7 @@ def test_after_refusals_rounds_go_on_without_a_test_until_one_is_due(parts: Part
     assert len(events(parts, "gate.waits")) == 4
     with parts.sessions() as s:
         assert [row.version for row in ledger.versions.adapters(s)] == [4, 3, 2, 1]
-        assert ledger.gate_tests.count(s) == 4
+        assert ledger.gate_tests.count(s, ledger.labeled.held_out_digest(s)) == 4
 
 
 def test_a_round_that_waits_asks_no_held_out_question_of_a_version_and_says_so(
@@ -105,7 +105,7 @@ def test_a_round_for_an_operator_is_judged_however_many_tests_were_refused(parts
     parts.responses.skill = {"tempo-v6": BETTER}
     assert decisions(parts, "f", auto_promote=False) == ["candidate"]
     with parts.sessions() as s:
-        assert ledger.gate_tests.count(s) == 2
+        assert ledger.gate_tests.count(s, ledger.labeled.held_out_digest(s)) == 2
 
 
 def test_the_base_answers_once_for_many_candidates(parts: Parts) -> None:
@@ -123,10 +123,12 @@ def test_labels_that_arrive_while_the_gate_asks_begin_a_new_count(parts: Parts) 
     parts.responses.meanwhile = upload
     assert play(parts, "a").report["gate"]["questions"] == 32
     with parts.sessions() as s:
-        assert ledger.gate_tests.count(s) == 0  # the test was made on the old questions
+        assert (
+            ledger.gate_tests.count(s, ledger.labeled.held_out_digest(s)) == 0
+        )  # the test was made on the old questions
     play(parts, "b")
     with parts.sessions() as s:
-        assert ledger.gate_tests.count(s) == 1
+        assert ledger.gate_tests.count(s, ledger.labeled.held_out_digest(s)) == 1
 
 
 def test_too_few_labels_leave_every_round_s_version_to_an_operator(parts: Parts) -> None:

@@ -1,5 +1,6 @@
 """A version that is worse than the base after its promotion is rolled back, and no other."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE
-from tempo_storage.decoding import Decoding
+from tempo_storage.decoding import GREEDY, PLAIN, Decoding
 from tempo_storage.errors import GateRefusedError, LeaseLostError
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.jobs.sentinel import check, compared
@@ -73,7 +74,8 @@ def test_each_check_asks_another_random_half_and_takes_fresh_responses(parts: Pa
         run(parts, name)
         halves.append(frozenset(parts.responses.hashes))
         answered = [adapter for adapter, *_ in parts.responses.requests]
-        assert answered.count("tempo-v0") == answered.count("tempo-v2") == HELD_OUT // 2 // 8
+        requests = 3 * HELD_OUT // 2 // 8  # three decodings, eight questions at once
+        assert answered.count("tempo-v0") == answered.count("tempo-v2") == requests
     assert {len(half) for half in halves} == {HELD_OUT // 2}
     assert len(set(halves)) == 3
     assert all(half < held_out_hashes(parts) for half in halves)
@@ -84,18 +86,45 @@ def test_a_check_asks_at_most_as_many_questions_as_the_gate_may(parts: Parts) ->
     assert run(parts, "a")["questions"] == 8
 
 
-@pytest.mark.parametrize(("temperature", "n"), [(0.6, 4), (0.0, 1)])
-def test_a_check_decodes_as_the_users_do_and_greedily_only_once(
-    parts: Parts, temperature: float, n: int
+@pytest.mark.parametrize(
+    ("temperature", "n", "questions"), [(0.6, 4, HELD_OUT // 2), (0.0, 1, HELD_OUT)]
+)
+def test_a_check_decodes_as_the_users_do_and_greedily_only_once_on_all_questions(
+    parts: Parts, temperature: float, n: int, questions: int
 ) -> None:
     parts.responses.default_decoding = USERS
     with parts.sessions.begin() as s:
         ledger.pool.add(s, [captured("q", "a user asks", temperature=temperature)])
     decoding = Decoding(temperature, USERS.top_p, USERS.top_k)
     report = run(parts, "a")
-    assert {request[1:] for request in parts.responses.requests} == {(n, decoding)}
-    assert report["decoding"] == {"temperature": temperature, "top_p": 0.95, "top_k": 20}
-    assert report["responses"] == n
+    ways = {request[1:] for request in parts.responses.requests}
+    assert ways == {(n, decoding), (1, GREEDY), (4, PLAIN)}
+    assert report["decoding"] == asdict(decoding)
+    assert (report["responses"], report["questions"]) == (n, questions)
+
+
+def keep(parts: Parts, count: int) -> None:
+    """Delete held-out questions until there are so many."""
+    with parts.sessions.begin() as s:
+        for example in ledger.labeled.examples(s, "held_out")[count:]:
+            s.delete(example)
+
+
+@pytest.mark.parametrize(("held_out", "asked"), [(32, 16), (31, 31), (2, 2)])
+def test_of_few_held_out_questions_a_check_asks_all(
+    parts: Parts, held_out: int, asked: int
+) -> None:
+    keep(parts, held_out)
+    assert run(parts, "a")["questions"] == asked
+
+
+def test_a_check_of_one_question_is_not_made_and_says_why(parts: Parts) -> None:
+    keep(parts, 1)
+    assert run(parts, "a")["summary"] == (
+        "there is nothing to check: 1 held-out questions leave room for a response, and 2 are"
+        " needed; upload more labeled questions"
+    )
+    assert parts.responses.requests == []
 
 
 def test_the_third_bad_check_in_a_row_rolls_back_and_pauses_with_an_event(parts: Parts) -> None:
@@ -194,7 +223,7 @@ def test_a_check_gives_way_to_a_job_and_to_a_stop(parts: Parts) -> None:
     parts.responses.meanwhile = ask_for_a_round
     with pytest.raises(CancelledError, match="gives way to r"):
         run(parts, "a")
-    assert len(parts.responses.adapters) == 2  # both answered the first few questions
+    assert len(parts.responses.adapters) == 6  # both answered the first few questions, three ways
     parts.stops = True
     with pytest.raises(StoppedError):
         run(parts, "b")

@@ -117,7 +117,7 @@ def test_a_version_is_asked_by_its_name_with_the_number_and_decoding_of_the_test
     drawn = draw_answers(responses, 3, EXAMPLES, 2, GREEDY)
     assert responses.requests == [("tempo-v3", 2, GREEDY)]
     assert drawn.outcomes.tolist() == [[1.0, 1.0]] * 6
-    assert drawn.texts == [["True", "True"]] * 6
+    assert drawn.texts == [[example.content_hash] * 2 for example in EXAMPLES]
     assert drawn.lengths.tolist() == [[3.0, 3.0]] * 6
     assert drawn.truncated.tolist() == [[0.0, 0.0]] * 6
 
@@ -134,7 +134,7 @@ def test_a_question_that_is_too_long_has_no_answers() -> None:
 
 def test_the_figures_of_a_version_come_from_its_greedy_plain_and_users_answers() -> None:
     users = answers([[1, 0, 0, 0], [1, 1, 1, 1]], texts=[["7", "5", "5", ""], ["2"] * 4])
-    result = figures({"greedy": answers([[1], [1]]), "users": users, "plain": answers([[0], [1]])})
+    result = figures(users, greedy=answers([[1], [1]]), plain=answers([[0], [1]]))
     assert (result["greedy"], result["users"], result["plain"]) == (1.0, 0.625, 0.5)
     assert result["majority"] == 0.5
     assert result["pass_at_8"] == 1.0  # pass@4: there are four responses

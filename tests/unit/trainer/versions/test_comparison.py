@@ -1,5 +1,7 @@
 """Base, serving version and candidate answer the same held-out questions; a report says how."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.decoding import GREEDY, PLAIN, Decoding
-from tempo_storage.errors import InvalidInputError
 from tempo_trainer.versions import comparison
 from tempo_trainer.versions.comparison import compare
 
@@ -62,7 +63,7 @@ def test_every_version_answers_every_held_out_question_greedily_and_as_users_sam
 def test_the_users_decoding_is_that_of_the_captured_questions(parts: Parts) -> None:
     with parts.sessions.begin() as s:
         ledger.pool.add(s, [captured(str(n), f"{n} + 9", temperature=0.25) for n in range(5)])
-    assert outcome(parts).report["decoding"] == {"temperature": 0.25, "top_p": 1.0, "top_k": 0}
+    assert outcome(parts).report["decoding"] == asdict(Decoding(temperature=0.25))
 
 
 def test_the_report_has_the_figures_behind_the_decision(parts: Parts) -> None:
@@ -70,7 +71,7 @@ def test_the_report_has_the_figures_behind_the_decision(parts: Parts) -> None:
     assert report["promote"] is True
     assert report["reason"].startswith("proven: +")
     assert (report["questions"], report["responses"], report["too_long"]) == (HELD_OUT, 4, 0)
-    assert (report["tests"], report["max_tests"], report["missing_labels"]) == (1, 50, 0)
+    assert (report["max_tests"], report["missing_labels"]) == (50, 0)
     assert 0.1 < report["smallest_gain"] < 0.2
     accuracy = report["accuracy"]
     assert accuracy["candidate"]["users"] > 0.85 > accuracy["base"]["users"] > 0.4
@@ -81,13 +82,6 @@ def test_the_report_has_the_figures_behind_the_decision(parts: Parts) -> None:
     assert (look["responses"], look["level"]) == (4, 0.0001)
     assert [gain["rival"] for gain in look["gains"]] == ["the base", "the serving version"]
     assert all(gain["standard_errors"] > look["needed"] for gain in look["gains"])
-
-
-def test_the_report_counts_the_tests_on_these_questions(parts: Parts) -> None:
-    with parts.sessions.begin() as s:
-        for job in "abc":
-            ledger.gate_tests.record(s, job, 1, promoted=False)
-    assert outcome(parts).report["tests"] == 4
 
 
 def test_the_report_says_what_the_decision_cost_beside_the_round(parts: Parts) -> None:
@@ -158,12 +152,16 @@ def test_questions_that_are_too_long_are_left_out_and_counted(parts: Parts) -> N
     assert (report["questions"], report["too_long"]) == (HELD_OUT - 3, 3)
 
 
-def test_a_gate_without_a_question_that_fits_names_the_setting(parts: Parts) -> None:
+def test_below_32_questions_that_fit_nothing_is_promoted_by_itself(parts: Parts) -> None:
     with parts.sessions() as s:
         examples = ledger.labeled.held_out(s, limit=HELD_OUT)
-    parts.responses.too_long = [example.content_hash for example in examples]
-    with pytest.raises(InvalidInputError, match=r"none of 40 .* TEMPO_MAX_RESPONSE_TOKENS, \d+"):
-        outcome(parts)
+    parts.responses.too_long = [example.content_hash for example in examples[:9]]
+    test = outcome(parts)
+    assert (test.decision.promote, test.decision.by_hand) == (False, True)
+    assert test.report["reason"].startswith(
+        "31 held-out questions are asked, too few for a promotion by itself; 9 are too long:"
+        " shorten them, or lower TEMPO_MAX_RESPONSE_TOKENS, or promote the version by hand"
+    )
 
 
 def drop(parts: Parts, *, held_out: int) -> None:
@@ -186,14 +184,21 @@ def test_below_32_held_out_questions_the_report_says_how_many_labels_are_missing
 
 
 def test_users_who_ask_other_questions_than_the_labeled_ones_leave_it_to_an_operator(
-    parts: Parts,
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chats = ["Write a haiku about rain", "Translate: guten Morgen", "Fix my regex for dates"]
+    def likeness(asked: Sequence[str], labeled: Sequence[str]) -> float:
+        assert list(asked) == ["Write a haiku about rain"]
+        assert set(labeled) == {f"{n} + {n}" for n in range(80)}
+        return 0.2
+
+    monkeypatch.setattr(comparison, "likeness", likeness)
     with parts.sessions.begin() as s:
-        ledger.pool.add(s, [captured(text, text) for text in chats])
+        ledger.pool.add(s, [captured("a", "Write a haiku about rain")])
     test = outcome(parts)
     assert (test.decision.promote, test.decision.by_hand) == (False, True)
-    assert test.report["likeness"] < 0.5
+    assert test.report["likeness"] == 0.2
+    assert "unlike the labeled ones (likeness 0.20, below 0.5)" in test.report["reason"]
+    assert "upload labeled questions of the kind that users ask" in test.report["reason"]
 
 
 def test_a_group_that_loses_vetoes(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

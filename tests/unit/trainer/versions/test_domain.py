@@ -3,8 +3,8 @@
 import pytest
 
 from tempo_lab.tasks import countdown
+from tempo_trainer.versions.comparison import LEAST_LIKENESS
 from tempo_trainer.versions.domain import MAX_CHARACTERS, likeness
-from tempo_trainer.versions.gate import SAME_DOMAIN
 
 SPLIT = countdown.split(7, labeled=60, unlabeled=40, unseen=0)
 PUZZLES = [puzzle.question for puzzle in SPLIT.labeled]
@@ -23,8 +23,8 @@ def test_new_questions_of_the_same_kind_are_like_the_labeled_ones() -> None:
 
 
 def test_questions_of_another_kind_are_unlike_the_labeled_ones() -> None:
-    assert likeness(CHATS, PUZZLES) < SAME_DOMAIN / 2
-    assert likeness(PUZZLES, CHATS * 4) < SAME_DOMAIN
+    assert likeness(CHATS, PUZZLES) < LEAST_LIKENESS / 2
+    assert likeness(PUZZLES, CHATS * 4) < LEAST_LIKENESS
 
 
 def test_a_few_other_questions_among_the_users_change_nothing() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gates import PROVEN, UNPROVEN, WORSE, gate_result
+from gates import DIGEST, PROVEN, UNPROVEN, WORSE, gate_result
 from learners import Parts
 from ledgers import candidate
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,6 +18,7 @@ from tempo_trainer.errors import CancelledError
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.versions.promotion import record_decision, record_refusal, wait_for_servers
 
+GAP = "too few are held out; upload more, or promote the version by hand"
 SUMMARY = {"iterations": 3, "critic_within_auroc": 0.8}
 
 
@@ -72,13 +73,13 @@ def test_without_auto_promote_a_candidate_waits_for_an_operator(parts: Parts) ->
 
 def num_tests(parts: Parts) -> int:
     with parts.sessions() as s:
-        return ledger.gate_tests.count(s)
+        return ledger.gate_tests.count(s, DIGEST)
 
 
 @pytest.mark.parametrize("share", [PROVEN, UNPROVEN])
 def test_a_test_is_counted_whatever_it_decides(parts: Parts, share: float) -> None:
-    record(parts, parts.job("job_1"), share)
-    assert num_tests(parts) == 1
+    result = record(parts, parts.job("job_1"), share)
+    assert result.report["gate"]["tests"] == num_tests(parts) == 1
 
 
 def test_a_version_that_an_operator_wants_to_judge_is_no_test(parts: Parts) -> None:
@@ -89,10 +90,10 @@ def test_a_version_that_an_operator_wants_to_judge_is_no_test(parts: Parts) -> N
 def test_with_too_few_labels_a_version_stays_a_candidate_that_is_promoted_without_force(
     parts: Parts,
 ) -> None:
-    result = record(parts, parts.job("job_1"), PROVEN, missing_labels=12)
+    result = record(parts, parts.job("job_1"), PROVEN, gaps=[GAP])
     assert result.report["decision"] == "candidate"
-    assert "upload 12 more labeled questions" in result.report["summary"]
-    assert result.report["gate"]["missing_labels"] == 12
+    assert GAP in result.report["summary"]
+    assert result.report["gate"]["tests"] is None
     assert (status(parts, 1), status(parts, 2)) == ("serving", "candidate")
     assert num_tests(parts) == 0
     with parts.sessions.begin() as s:
@@ -101,7 +102,7 @@ def test_with_too_few_labels_a_version_stays_a_candidate_that_is_promoted_withou
 
 
 def test_with_too_few_labels_a_version_that_is_certainly_worse_is_rejected(parts: Parts) -> None:
-    result = record(parts, parts.job("job_1"), WORSE, missing_labels=12)
+    result = record(parts, parts.job("job_1"), WORSE, gaps=[GAP])
     assert (result.report["decision"], result.checkpoint) == ("rejected", "c1")
     with parts.sessions.begin() as s, pytest.raises(GateRefusedError):
         ledger.versions.promote(s, 2)

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gates import PROVEN, UNPROVEN, gate_result
+from gates import DIGEST, PROVEN, UNPROVEN, WORSE, gate_result
 from learners import Parts
-from ledgers import candidate, held_out, labeled_file, labeled_set
+from ledgers import candidate, labeled_file, labeled_set
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
@@ -55,12 +55,12 @@ def refuse(parts: Parts, count: int) -> None:
     """Record so many refusals, as rounds before this one would have left them."""
     with parts.sessions.begin() as s:
         for number in range(count):
-            ledger.gate_tests.record(s, f"old{number}", 1, promoted=False)
+            ledger.gate_tests.record(s, f"old{number}", 1, promoted=False, held_out=DIGEST)
 
 
-def reason(parts: Parts) -> str:
+def reason(parts: Parts, held_out: str = DIGEST) -> str:
     with parts.sessions() as s:
-        return reason_to_wait(s)
+        return reason_to_wait(s, held_out)
 
 
 def rounds_until_the_next_test(parts: Parts) -> int:
@@ -126,8 +126,8 @@ def test_the_fifty_first_test_is_not_made_and_the_reason_has_the_remedies(parts:
     decide(parts, 2)
     assert reason(parts) == (
         "50 tests were made on these held-out questions, and one more could promote by chance;"
-        " upload new labeled questions, promote a version by hand, or resume training (tempo"
-        " resume) to start anew"
+        " upload labeled questions until one more is held out (about one in five is), promote a"
+        " version by hand, or start anew with `tempo resume --new-tests`"
     )
     for number in range(3):  # no wait ends it
         parts.job(f"a{number}")
@@ -143,15 +143,13 @@ def test_promotions_are_among_the_fifty_tests(parts: Parts) -> None:
 
 def test_new_held_out_questions_let_tests_begin_anew(parts: Parts) -> None:
     refuse(parts, MAX_TESTS)
-    with parts.sessions.begin() as s:
-        s.add(held_out("a new one", reference=["new"]))
-    assert reason(parts) == ""
+    assert reason(parts, "digest of other questions") == ""
 
 
 def test_an_operators_yes_lets_tests_begin_anew(parts: Parts) -> None:
     refuse(parts, MAX_TESTS)
     with parts.sessions.begin() as s:
-        ledger.gate_tests.start_anew(s)
+        ledger.gate_tests.reset(s)
     assert reason(parts) == ""
 
 
@@ -179,10 +177,20 @@ def test_an_event_says_that_the_policy_starts_again(parts: Parts) -> None:
     decide(parts, 2)
     [event] = restarts(parts)
     assert (event.level, event.job_id) == ("warning", "j2")
-    assert event.data == {"refusals": 10, "version": 2}
     assert event.message == (
-        "10 tests in a row promoted nothing: the policy starts again from tempo-v1; upload more"
+        "the policy starts again from tempo-v1: 10 tests in a row promoted nothing; upload more"
         " labeled questions, or change the settings, if this goes on"
+    )
+
+
+def test_an_event_says_that_the_policy_starts_again_after_a_candidate_that_is_worse(
+    parts: Parts,
+) -> None:
+    assert decide(parts, 2, WORSE).checkpoint == "c1"
+    [event] = restarts(parts)
+    assert event.message == (
+        "the policy starts again from tempo-v1: the candidate is worse than it, by a one-sided 95 %"
+        " bound"
     )
 
 
