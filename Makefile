@@ -35,7 +35,7 @@ study-sweeps: .venv/study  ## change recalibration, labeled questions and the cr
 	$(BIN)/python -m tempo_lab.study.cpu --sweeps --seeds 10,11 --out build/sweeps $(STUDY_ARGS)
 
 simulation: .venv/ready  ## measure the gate, the sentinel and the intervals by simulation; half an hour, resumes
-	$(BIN)/python -m tempo_lab.simulation.main --out build/simulation $(SIMULATION_ARGS)
+	$(BIN)/python -m tempo_lab.simulation.main --out trainer/docs/figures/simulation $(SIMULATION_ARGS)
 
 test: lint  ## run linters, type checks, unit tests, and tests on real vLLM, Valkey and worker processes
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

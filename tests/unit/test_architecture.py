@@ -20,8 +20,8 @@ MAX_MODULE = 300
 # The redesign aimed at 7,700 and 1,800 code lines. Statements that stand alone, imports between
 # rooms and migrations took more than the deletions gave back. Later issues may grow the product to
 # 11,000.
-MAX_PRODUCT = 9_450
-MAX_LABORATORY = 2_750
+MAX_PRODUCT = 9_600
+MAX_LABORATORY = 2_760
 LABORATORY = ROOT / "trainer" / "tempo_lab"
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "Makefile", "LICENSE"),

@@ -22,15 +22,18 @@ from tempo_lab.simulation import coverage, critics, deployments, promotions, rol
 
 Row = dict[str, Any]
 PARAMETERS = ("questions", "spread", "serving", "held out")
+OUT = Path("trainer/docs/figures/simulation")
 TABLES = ("rollbacks", "deployments", "critics", "coverage")  # beside `promotions`
 LIVES = 1_500
 POWERS = 1_000
 ROLLBACKS = 1_000
 DEPLOYMENTS = 200
+SIMULATED = ("promotions", "rollbacks", "deployments")
 INTERVALS = "tempo_trainer/algorithm/intervals.py"
 JUDGES = (
     *("tempo_trainer/versions/gate.py", "tempo_trainer/versions/answers.py"),
-    *("tempo_trainer/jobs/sentinel.py", INTERVALS, "tempo_lab/simulation"),
+    *("tempo_trainer/jobs/sentinel.py", INTERVALS, "tempo_trainer/algorithm/metrics.py"),
+    *(f"tempo_lab/simulation/{name}.py" for name in ("worlds", *SIMULATED)),
 )
 MEASURED = {
     "coverage": (INTERVALS, "tempo_lab/simulation/coverage.py"),
@@ -140,7 +143,7 @@ def _commit(measured: Sequence[str]) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("build/simulation"), help="folder")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder")
     parser.add_argument("--fresh", action="store_true", help="delete the rows that are there")
     parser.add_argument("--processes", type=int, default=2, help="settings at once")
     text = "repetitions as a share of the default, for a quick look"
