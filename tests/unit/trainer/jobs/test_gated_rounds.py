@@ -131,6 +131,21 @@ def test_labels_that_arrive_while_the_gate_asks_begin_a_new_count(parts: Parts) 
         assert ledger.gate_tests.count(s, ledger.labeled.held_out_digest(s)) == 1
 
 
+@pytest.mark.parametrize("auto_promote", [True, False])
+def test_a_round_whose_held_out_questions_are_all_too_long_makes_no_test_and_names_the_setting(
+    parts: Parts, auto_promote: bool
+) -> None:
+    with parts.sessions() as s:
+        parts.responses.too_long = [e.content_hash for e in ledger.labeled.examples(s, "held_out")]
+    result = play(parts, "a", auto_promote=auto_promote)
+    assert result.report["decision"] == "unchanged"
+    assert result.report["summary"] == (
+        "none of 32 held-out questions leaves room for a response; lower TEMPO_MAX_RESPONSE_TOKENS"
+        f" ({parts.settings.max_response_tokens}), or upload shorter questions"
+    )
+    assert parts.responses.requests == []
+
+
 def test_too_few_labels_leave_every_round_s_version_to_an_operator(parts: Parts) -> None:
     with parts.sessions.begin() as s:
         for example in ledger.labeled.examples(s, "held_out")[10:]:

@@ -143,6 +143,20 @@ def test_the_figures_of_a_version_come_from_its_greedy_plain_and_users_answers()
     assert result["entropy"] == pytest.approx((0.5 * np.log(2) + 0.5 * np.log(4)) / 2)
 
 
+def test_figures_of_several_answers_are_plain_ones_where_users_sample_greedily() -> None:
+    one = answers([[1], [0]])
+    plain = answers([[1, 1, 0, 0], [1, 1, 1, 0]])
+    result = figures(one, greedy=one, plain=plain)
+    assert (result["users"], result["pass_at_8"]) == (0.5, 1.0)
+    assert result["entropy"] > 0
+    assert result["majority"] == figures(plain, one, plain)["majority"]
+
+
+def test_the_texts_of_right_answers_are_those_that_the_verifier_read() -> None:
+    read = answers([[1, 0], [1, 1]], texts=[["7", "8"], ["", "9"]])
+    assert read.right_texts == ["7", "9"]
+
+
 def test_pass_at_8_is_unbiased() -> None:
     one_of_sixteen = answers([[1] + [0] * 15])
     assert one_of_sixteen.pass_at_8.tolist() == [0.5]

@@ -84,6 +84,14 @@ def test_the_report_has_the_figures_behind_the_decision(parts: Parts) -> None:
     assert all(gain["standard_errors"] > look["needed"] for gain in look["gains"])
 
 
+def test_a_test_belongs_to_the_questions_that_it_asked(parts: Parts) -> None:
+    parts.settings = parts.settings.model_copy(update={"gate_questions": 32})
+    with parts.sessions() as s:
+        first = ledger.labeled.digest(ledger.labeled.held_out(s, limit=32))
+        assert first != ledger.labeled.held_out_digest(s)
+    assert outcome(parts).held_out == first
+
+
 def test_the_report_says_what_the_decision_cost_beside_the_round(parts: Parts) -> None:
     cost = outcome(parts).report["cost"]
     responses = 3 * HELD_OUT * (1 + 4)  # three versions, greedily and at the users' decoding

@@ -1,5 +1,7 @@
 """A gain is promoted if it is proven at the users' decoding, in one look or in two."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gates import QUESTIONS, ScriptedDraw, facts, spread
@@ -97,6 +99,16 @@ def test_the_users_decoding_decides_and_the_plain_one_is_drawn_for_the_report() 
     assert draw.requests == [GREEDY_ONCE, (USERS, 0, K), FIRST]
     assert decision.promote
     assert decision.plain.candidate.outcomes.shape == (QUESTIONS, K)
+
+
+def test_the_users_limit_of_tokens_holds_for_all_answers() -> None:
+    draw = scripted(0.2)
+    limited = replace(USERS, max_tokens=64)
+    decide(draw, facts(decoding=limited), k=K)
+    assert [decoding.max_tokens for decoding, *_ in draw.requests] == [64, 64, 64]
+    draw = scripted(0.2)
+    decide(draw, facts(decoding=replace(PLAIN, max_tokens=64)), k=K)
+    assert len(draw.requests) == 2  # the users' answers are the plain ones
 
 
 @pytest.mark.parametrize("decoding", [GREEDY, Decoding(temperature=0.7, top_k=1)])

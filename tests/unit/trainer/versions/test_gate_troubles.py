@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gates import QUESTIONS, ScriptedDraw, exact, facts, spread
 
-from tempo_storage.decoding import Decoding
+from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.versions.answers import Sides
-from tempo_trainer.versions.gate import Decision, decide
+from tempo_trainer.versions.gate import LEVEL, Decision, Look, decide, unproven
 
 K = 16
 BETTER = ScriptedDraw(base=0.4, candidate=spread(0.6))
@@ -81,6 +81,14 @@ def test_the_same_gain_on_every_question_is_refused_for_its_unknown_error() -> N
         "the gain is the same on every question (+25.0 points over the base), so that its standard"
         " error is unknown; upload more questions of other kinds"
     )
+
+
+def test_an_error_of_rounding_is_no_standard_error() -> None:
+    base = np.arange(QUESTIONS) % 3 / 10  # 0.1 + 0.2 is not 0.3: the differences differ in a bit
+    sides = replace(BETTER(PLAIN, 0, 10), base=exact(base, 10), candidate=exact(base + 0.1, 10))
+    look = Look(replace(sides, base_serves=True), LEVEL)
+    assert 0 < look.gains[0].standard_error < 1e-12
+    assert "the same on every question" in unproven(look)
 
 
 def test_a_candidate_that_answers_exactly_as_the_base_has_no_gain() -> None:
