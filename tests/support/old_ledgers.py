@@ -224,7 +224,6 @@ def columns(engine: Engine) -> dict[str, set[str]]:
 def facts(engine: Engine) -> dict[str, Any]:
     """Return what the migrated rows say; after a migration it is FACTS."""
     learned = LearnedQuestion.question_id, LearnedQuestion.content_hash, LearnedQuestion.tenant
-    tests = ledger.gate_tests
     with Session(engine) as s:
         digest = ledger.labeled.held_out_digest(s)
         return {
