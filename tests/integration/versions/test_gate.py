@@ -29,7 +29,7 @@ from tempo_trainer.versions.comparison import compare
 from tempo_trainer.versions.promotion import record_decision
 from tempo_trainer.worker_settings import WorkerSettings
 
-pytestmark = [pytest.mark.service, pytest.mark.vllm, pytest.mark.slow]
+pytestmark = [pytest.mark.service, pytest.mark.vllm]
 
 EVERY = designed.questions()
 LABELED = EVERY[:330]

@@ -116,11 +116,17 @@ class Sampler:
         version answer.
         """
         # A request holds as many responses as one for rollouts does, whatever n is.
-        size = max(1, self._settings.prompts_per_request * self._settings.group_size // n)
+        most = self._settings.prompts_per_request * self._settings.group_size
+        size = max(1, most // n)
         chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
-        complete = partial(self._complete, adapter=adapter, n=n, decoding=decoding)
-        replies = self._threads.map(complete, chunks)
-        return [group for groups in replies for group in groups]
+        groups: list[list[Sample]] = [[] for _ in prompts]
+        for start in range(0, n, most):
+            count = min(most, n - start)
+            complete = partial(self._complete, adapter=adapter, n=count, decoding=decoding)
+            replies = self._threads.map(complete, chunks)
+            for group, more in zip(groups, (g for reply in replies for g in reply), strict=True):
+                group += more
+        return groups
 
     def take_held_back(self) -> float:
         """Return how long requests waited for users' requests since the last call, in seconds."""

@@ -6,6 +6,7 @@ language. It sees only differences of wording: labels of another subject in the 
 sentences pass.
 """
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 MAX_TEXTS = 200  # of each side; the comparison takes the product of both
 MAX_CHARACTERS = 2_000
 RUNS = (2, 3)
+COLUMNS = 32_768  # runs share them by their hash, which bounds the memory
 MOST_COMMON = 0.5  # share of all texts beyond which a run is a template's, and says nothing
 NEAREST = 3  # the neighbour that counts, so that a label's own paraphrases do not
 LEAST_OWN = 0.1  # labeled texts that are less like each other cannot be compared with others
 
-Runs = Counter[str]
+Runs = Counter[int]
+"""Counts of a text's runs by column."""
 
 
 def likeness(asked: Sequence[str], labeled: Sequence[str]) -> float:
@@ -51,22 +54,19 @@ def _median_nearest(cosines: NDArray[np.floating]) -> float:
 
 def _runs(text: str) -> Runs:
     plain = " ".join(text[:MAX_CHARACTERS].casefold().split())
-    return Counter(plain[i : i + n] for n in RUNS for i in range(len(plain) - n + 1))
+    runs = (plain[i : i + n] for n in RUNS for i in range(len(plain) - n + 1))
+    return Counter(zlib.crc32(run.encode()) % COLUMNS for run in runs)
 
 
 def _weighted(rows: Sequence[Runs]) -> NDArray[np.floating]:
     """Return one vector of length 1, or 0, for each text."""
-    texts_with = Counter(run for row in rows for run in row)
-    columns = {
-        run: (column, np.log(len(rows) / count))
-        for column, (run, count) in enumerate(texts_with.items())
-        if count <= MOST_COMMON * len(rows)
-    }
-    vectors = np.zeros((len(rows), len(texts_with)), dtype=np.float32)
-    for vector, row in zip(vectors, rows, strict=True):
-        for run, times in row.items():
-            if run in columns:
-                column, weight = columns[run]
-                vector[column] = (1 + np.log(times)) * weight
+    times = np.zeros((len(rows), COLUMNS), dtype=np.float32)
+    for vector, row in zip(times, rows, strict=True):
+        for column, count in row.items():
+            vector[column] = count
+    texts_with = (times > 0).sum(0)
+    weights = np.log(len(rows) / np.maximum(texts_with, 1))
+    weights[texts_with > MOST_COMMON * len(rows)] = 0
+    vectors = np.log1p(times) * weights
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, 1e-9))
