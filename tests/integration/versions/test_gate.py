@@ -127,7 +127,8 @@ def judge(server: Any) -> Iterator[Judge]:
 def test_an_equal_candidate_is_rejected_as_not_proven(judge: Judge) -> None:
     outcome, report = judge.test(designed.shares(0.30, 0.20))
     assert outcome == "rejected"
-    assert report["decoding"] == {"temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0}
+    users = {"temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0, "max_tokens": 4}
+    assert report["decoding"] == users
     base, own = (report["accuracy"][role] for role in ("base", "candidate"))
     assert abs(own["users"] - base["users"]) < 0.1
     assert base["users"] > base["plain"] + 0.02  # a lower temperature sharpens
