@@ -191,7 +191,8 @@ def test_the_splits_are_those_by_which_the_gate_judged_before(s: Session) -> Non
 def test_the_users_sampling_is_in_columns(s: Session) -> None:
     rows = {(q.temperature, q.top_p, q.top_k, q.max_tokens) for q in s.scalars(select(Question))}
     assert rows == {(None, None, None, 4)}
-    assert ledger.pool.users_decoding(s, Decoding(0.6, 0.95, 20)) == Decoding(0.6, 0.95, 20)
+    decoding = ledger.pool.users_decoding(s, Decoding(0.6, 0.95, 20))
+    assert decoding == Decoding(0.6, 0.95, 20, max_tokens=4)
 
 
 def test_no_question_has_been_drawn_and_the_gate_has_made_no_test(s: Session) -> None:
