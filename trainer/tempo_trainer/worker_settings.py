@@ -5,7 +5,7 @@ They say where the server is, how much the worker asks of it, and when rounds an
 
 from pydantic import Field
 
-from tempo_storage.labeled.split import MAX_ASKED, MIN_HELD_OUT
+from tempo_storage.labeled.split import MAX_ASKED
 from tempo_trainer.settings import TrainerSettings
 
 
@@ -38,10 +38,11 @@ class WorkerSettings(TrainerSettings):
     """If a round ended with a lower AUROC within held-out questions, the critic is recalibrated
     before the next round starts by itself: `warm_up_steps` E-steps, no M-step. 0: never. The
     default is just above chance by more than noise; an M-step needs proof of more than 0.5."""
-    gate_questions: int = Field(default=MAX_ASKED, ge=MIN_HELD_OUT)
+    gate_questions: int = Field(default=MAX_ASKED, ge=8)
     """Largest number of held-out questions that the gate or a check asks; it bounds the cost. In a
     test each version gives to each of them up to five times `gate_samples` responses as users
-    sample, `gate_samples` at temperature 1, and a greedy one."""
+    sample, `gate_samples` at temperature 1, and a greedy one. With fewer than 32 nothing is
+    promoted by itself."""
     sentinel_seconds: float = Field(default=900, ge=0)
     """Seconds from a promotion or a check to the next check of the serving version; 0: never."""
     sentinel_checks: int = Field(default=3, ge=1, le=50)

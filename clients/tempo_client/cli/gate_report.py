@@ -39,9 +39,15 @@ def rows(report: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _test(report: Mapping[str, Any]) -> str:
+    number = "not counted, an operator decides"
+    if report["tests"] is not None:
+        number = f"number {report['tests']} of {report['max_tests']}"
+    answers = f"{report['responses']} responses"
+    if report["responses"] == 1:
+        answers = "one answer, since users sample greedily,"
     return (
-        f"number {report['tests']} of {report['max_tests']}: {report['responses']} responses to"
-        f" each of {report['questions']} held-out questions, at {sampling(**report['decoding'])}"
+        f"{number}: {answers} to each of {report['questions']} held-out questions, at"
+        f" {sampling(**report['decoding'])}"
     )
 
 

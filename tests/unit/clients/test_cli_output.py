@@ -202,6 +202,25 @@ def test_a_version_is_shown_with_its_test_its_accuracies_and_their_cost(
     assert f"cost\t1,280 responses, 25,600 tokens{times}, 8 s" in lines
 
 
+def test_a_test_that_does_not_count_and_one_greedy_answer_are_named_as_such() -> None:
+    figures = dict.fromkeys(("users", "greedy", "plain", "majority", "pass_at_8"), 0.5)
+    report = {
+        "reason": "9 held-out questions are asked, too few",
+        "accuracy": dict.fromkeys(("base", "serving", "candidate"), figures | {"mean_tokens": 7.6}),
+        "decoding": {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_tokens": None},
+        "tests": None,
+        "max_tests": 50,
+        "responses": 1,
+        "questions": 9,
+        "cost": {"responses": 18, "tokens": 180, "round_tokens": 0, "seconds": 1.0},
+    }
+    answers = {SHOW: ADAPTER | {"report": report}}
+    lines = run("adapters", "show", "tempo-v3", answers=answers).stdout.splitlines()
+    [test] = [line for line in lines if line.startswith("test\t")]
+    text = "not counted, an operator decides: one answer, since users sample greedily, to each of 9"
+    assert test.startswith(f"test\t{text} held-out questions, at temperature 0")
+
+
 def test_the_version_needs_no_server() -> None:
     assert json.loads(run("version", "--json").stdout)["vllm-tempo"]
 

@@ -37,7 +37,10 @@ JUDGES = (
 )
 MEASURED = {
     "coverage": (INTERVALS, "tempo_lab/simulation/coverage.py"),
-    "critics": ("tempo_trainer/algorithm", "tempo_lab/simulation/critics.py"),
+    "critics": (
+        *("tempo_trainer/algorithm/fitness.py", "tempo_trainer/algorithm/within.py"),
+        *(INTERVALS, "tempo_trainer/algorithm/metrics.py", "tempo_lab/simulation/critics.py"),
+    ),
     "rollbacks": JUDGES,
     "deployments": JUDGES,
     "promotions": JUDGES,
@@ -64,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             append(paths[future], future.result())
             console.print(f"{time.monotonic() - start:5.0f} s: {paths[future].stem}")
     for path in sorted(options.out.glob("*.jsonl")):
-        console.print(f"\n## {path.stem}\n\n{markdown(read(path))}", soft_wrap=True)
+        rows = read(path)
+        console.print(f"\n## {path.stem}\n\n{markdown(rows)}", soft_wrap=True)
+        if any(row["commit"] != _commit(MEASURED[path.stem]) for row in rows):
+            console.print("The measured files have changed since; --fresh makes the rows anew.")
     return 0
 
 

@@ -25,7 +25,7 @@ from tempo_trainer.algorithm.reports import mean
 AT_K = ("users", "avg", "pass", "maj")
 COMPARED = ("greedy", "users", "avg", "pass")
 """Metrics of which the tables have differences."""
-SAME = 1e-9  # differences that are closer are equal but for rounding
+SAME = 1e-9  # a smaller difference is a rounding error
 CRITIC = ("within_auroc", "auroc", "ece")
 Vector = NDArray[np.floating]
 

@@ -296,7 +296,9 @@ class Critic(TrainedAdapter):
 
 
 def _checkpoint_without_dropout(base: PreTrainedModel) -> None:
-    """Let transformers checkpoint, which it does in training mode only, and leave the rest as is.
+    """Set only the modules that checkpoint to training mode, and switch their own dropout off.
+
+    Transformers checkpoints in training mode only.
 
     With dropout two passes over one batch would differ: the ratio of an on-policy step would not
     be 1, and the critic would be measured with noise.

@@ -13,14 +13,21 @@ from typing import Any
 
 from tempo_storage import ledger
 from tempo_storage.errors import InvalidInputError
-from tempo_storage.ledger.models import Iteration, JobResult
+from tempo_storage.ledger.models import JobResult
 from tempo_trainer import clock
 from tempo_trainer.algorithm.batch import Rollout
-from tempo_trainer.algorithm.fitness import suspicions, unfit_reason
-from tempo_trainer.algorithm.reports import EMReport
+from tempo_trainer.algorithm.fitness import unfit_reason
 from tempo_trainer.algorithm.within import MIN_MIXED_DRAWS
 from tempo_trainer.errors import StoppedError
-from tempo_trainer.jobs.running import RunningJob
+from tempo_trainer.jobs.round_reports import (
+    announce,
+    change,
+    left_out_reason,
+    report_left_out,
+    summary_of,
+    warn_if_suspicious,
+)
+from tempo_trainer.jobs.running import WARM_UP, RunningJob
 from tempo_trainer.learning.learner import Learner, joined, mixed_draws
 from tempo_trainer.sampling.responses import ResponseSource, Rollouts
 from tempo_trainer.sessions import LeasedSessions
@@ -40,7 +47,6 @@ POLL_SECONDS = 0.5
 DRAIN_SECONDS = 5.0  # a question that a user just asked may be on its way to the ledger
 WARM_UP_BATCHES = 4  # held-out batches that measure the critic before and after the warm-up
 MAX_MORE_BATCHES = 8  # held-out batches of an iteration beyond the first
-WARM_UP = 0  # position of the warm-up among the iterations of a job
 MAX_DISCARDED = 3  # consecutive discarded steps that pause training
 
 
@@ -74,16 +80,16 @@ class Rounds:
             self._iterate(job, position, last)
         job.raise_if_training_stopped()
         rows = job.iterations()
-        _report_left_out(job, rows)
-        _warn_if_suspicious(job, rows)
+        report_left_out(job, rows)
+        warn_if_suspicious(job, rows)
         if not any(row.refined for row in rows):
             refusal = rows[-1].metrics.get("refusal") or "the job's events say why"
             reason = f"no M-step was made; the last refusal: {refusal}"
-            return self._unchanged(job, _summary(rows), reason)
+            return self._unchanged(job, summary_of(rows), reason)
         if reason := self._reason_to_wait(job):
-            return self._unchanged(job, _summary(rows), reason)
+            return self._unchanged(job, summary_of(rows), reason)
         job.set_progress(phase="gating", iteration=last, of=last)
-        return self._decide(job, _summary(rows))
+        return self._decide(job, summary_of(rows))
 
     def _warm_up(self, job: RunningJob, steps: int) -> None:
         """Make E-steps on fresh labeled rollouts, and commit them together at position 0."""
@@ -101,8 +107,8 @@ class Rounds:
         self.learner.add_held_out(held_out)
         message = (
             "the critic's AUROC on held-out questions:"
-            f" {_change(before.auroc, after.auroc)};"
-            f" within a question: {_change(before.within_auroc, after.within_auroc)}"
+            f" {change(before.auroc, after.auroc)};"
+            f" within a question: {change(before.within_auroc, after.within_auroc)}"
         )
         unknown = math.isnan(after.within_auroc)
         if unknown:
@@ -157,7 +163,7 @@ class Rounds:
             | clock.take()
         )
         job.commit(self.learner, position, metrics, draw=unlabeled, refined=report.refined)
-        _announce(job, report, position, last)
+        announce(job, report, position, last)
         raise_if_spoiled(job, self.learner)
 
     def _draw_held_out(self, job: RunningJob, adapter: str) -> list[Rollouts]:
@@ -287,84 +293,6 @@ def raise_if_spoiled(job: RunningJob, learner: Learner) -> None:
         raise StoppedError(f"training is paused: {reason}")
 
 
-def _change(before: float, after: float) -> str:
-    """Return a change of a figure for people."""
-    return " → ".join("unknown" if math.isnan(x) else f"{x:.2f}" for x in (before, after))
-
-
 def _pool_size(sessions: LeasedSessions) -> int:
     with sessions.read() as s:
         return ledger.pool.size(s)
-
-
-def _announce(job: RunningJob, report: EMReport, position: int, last: int) -> None:
-    """Write an iteration's progress, and events if it was refused or had steps discarded."""
-    metrics = report.metrics()
-    job.set_progress(phase="m_step", iteration=position, of=last, metrics=metrics)
-    logger.info(
-        "job %s: iteration %d of %d: critic AUROC within a question %.3f, %s",
-        *(job.id, position, last, report.fitness.within_auroc),
-        report.refusal or "refined",
-    )
-    if report.refusal:
-        job.add_event("m_step.refused", report.refusal, metrics, level="warning")
-    discarded = sum(int(value) for name, value in metrics.items() if name.endswith("/discarded"))
-    if discarded:
-        message = f"{discarded} optimiser steps had a loss or gradient that is no number"
-        job.add_event("step.discarded", message, metrics, level="error")
-
-
-def left_out_reason(unlabeled: Rollouts) -> str:
-    """Return why there is no unlabeled response to learn from, and the remedy."""
-    if not unlabeled.questions:
-        return "no unlabeled question is left in the pool; send questions with TEMPO_CAPTURE=on"
-    return f"no unlabeled response is left: {left_out(unlabeled.too_long, unlabeled.all_truncated)}"
-
-
-def left_out(too_long: int, all_truncated: int) -> str:
-    """Return how many questions were left out, why, and the remedy of each."""
-    parts = []
-    if too_long:
-        parts.append(
-            f"{too_long} questions leave no room for a response (raise vLLM's --max-model-len, or"
-            " lower TEMPO_MAX_RESPONSE_TOKENS)"
-        )
-    if all_truncated:
-        parts.append(
-            f"{all_truncated} questions have only responses that were cut at the length limit"
-            " (raise TEMPO_MAX_RESPONSE_TOKENS)"
-        )
-    return "; ".join(parts)
-
-
-def _report_left_out(job: RunningJob, rows: Sequence[Iteration]) -> None:
-    """Add an event if questions were left out of the job's iterations."""
-    counts = {
-        name: sum(int(row.metrics.get(f"rollouts/{name}", 0)) for row in rows)
-        for name in ("too_long", "all_truncated")
-    }
-    if any(counts.values()):
-        message = f"draws without a usable response: {left_out(**counts)}"
-        job.add_event("questions.left_out", message, counts, level="warning")
-
-
-def _warn_if_suspicious(job: RunningJob, rows: Sequence[Iteration]) -> None:
-    """Add an event, before the gate decides, if the policy seems to please its critic alone."""
-    metrics = [row.metrics for row in rows if row.position > WARM_UP]
-    if signs := suspicions(metrics[0], metrics[-1]):
-        job.add_event("critic.suspect", signs, metrics[-1], level="warning")
-
-
-def _summary(rows: Sequence[Iteration]) -> dict[str, Any]:
-    """Return the report of a round's committed iterations, including those from before a crash."""
-    last = rows[-1].metrics
-    return {
-        "iterations": sum(row.position > WARM_UP for row in rows),
-        "e_steps": sum(int(row.metrics["e_steps"]) for row in rows),
-        "m_steps": sum(row.refined for row in rows),
-        "labeled_rows_in_policy": sum(
-            int(row.metrics.get("m_step/labeled_rows", 0)) for row in rows
-        ),
-        "critic_auroc": last.get("e_step/auroc", last.get("critic_auroc")),
-        "critic_within_auroc": last.get("e_step/within_auroc", last.get("critic_within_auroc")),
-    }

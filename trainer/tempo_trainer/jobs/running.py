@@ -19,6 +19,7 @@ from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions.promotion import raise_if_cancelled, raise_if_moved
 
 logger = logging.getLogger("tempo.jobs")
+WARM_UP = 0  # position of the warm-up among the iterations of a job
 
 
 @dataclass(frozen=True, slots=True)

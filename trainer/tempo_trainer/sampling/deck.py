@@ -2,8 +2,9 @@
 
 This holds while the list of questions stays the same. A position counts draws, and the list's
 length decides the pass and the shuffle: after a question is added or deleted, some may come early.
-So labeled questions are drawn from decks, and captured ones by the ledger's count of draws. The
-questions of a study never change; it draws all of them from decks.
+The list of labeled questions seldom changes, so they are drawn from decks. The list of captured
+questions changes all the time, so the ledger counts their draws instead. The questions of a study
+never change; it draws all of them from decks.
 """
 
 import random

@@ -56,7 +56,7 @@ def compare(
     book.open(examples, (BASE, serving))
     like = likeness(_questions(messages), _questions([row.messages for row in labeled]))
     too_long = len(held_out) - len(examples)
-    gaps = [*_missing(len(examples), too_long, missing_labels(**counts)), *_unlike(like)]
+    gaps = [*_missing(len(examples), len(held_out), missing_labels(**counts)), *_unlike(like)]
     facts = gate.Facts(decoding, [_group(example) for example in examples], gaps)
     comparison = Comparison(book, examples, serving, candidate)
     decision = gate.decide(comparison, facts, k=settings.gate_samples)
@@ -77,15 +77,20 @@ def compare(
     return TestedCandidate(decision, report(decision, decoding) | details, digest)
 
 
-def _missing(questions: int, too_long: int, labels: int) -> list[str]:
-    """Return why these questions are too few for a promotion, in a list; empty if they suffice."""
-    if questions >= MIN_HELD_OUT:
+def _missing(fitting: int, held_out: int, labels: int) -> list[str]:
+    """Return why these questions are too few for a promotion, in a list; empty if they suffice.
+
+    `held_out` are all that TEMPO_GATE_QUESTIONS allows, `labels` are missing in the ledger.
+    """
+    if fitting >= MIN_HELD_OUT:
         return []
-    remedy = f"upload {labels} more labeled questions"
-    if not labels:
-        remedy = f"{too_long} are too long: shorten them, or lower TEMPO_MAX_RESPONSE_TOKENS"
+    remedy = f"{held_out - fitting} are too long: shorten them, or lower TEMPO_MAX_RESPONSE_TOKENS"
+    if labels:
+        remedy = f"upload {labels} more labeled questions"
+    elif held_out < MIN_HELD_OUT:
+        remedy = f"raise TEMPO_GATE_QUESTIONS to {MIN_HELD_OUT}"
     return [
-        f"{questions} held-out questions are asked, too few for a promotion by itself; {remedy},"
+        f"{fitting} held-out questions are asked, too few for a promotion by itself; {remedy},"
         " or promote the version by hand"
     ]
 

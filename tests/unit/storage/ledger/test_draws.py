@@ -66,7 +66,8 @@ def test_a_question_that_is_asked_again_does_not_become_new(sessions: Sessions) 
 def test_draws_count_for_all_rows_of_a_question_and_for_nobody_else(sessions: Sessions) -> None:
     with sessions.begin() as s:
         ask(s, "twice", "twice", "once")
-        ledger.pool.record_draws(s, [s.scalars(select(Question)).first()] * 2)  # type: ignore[list-item]
+        question = next(iter(s.scalars(select(Question))))
+        ledger.pool.record_draws(s, [question, question])
         s.expire_all()
         draws = Counter(row.draws for row in s.scalars(select(Question)))
     assert draws == {1: 2, 0: 1}

@@ -15,6 +15,7 @@ from tempo_storage.errors import InvalidInputError
 from tempo_storage.ledger.models import JobResult
 from tempo_trainer.errors import CancelledError, StoppedError
 from tempo_trainer.jobs import rounds
+from tempo_trainer.jobs.round_reports import warn_if_suspicious
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.versions.promotion import record_decision
 
@@ -202,7 +203,7 @@ def test_a_round_that_ends_suspiciously_warns_once(
         iteration("j", position, metrics={"e_step/brier": figure})
         for position, figure in enumerate(briers)
     ]
-    rounds._warn_if_suspicious(job, rows)
+    warn_if_suspicious(job, rows)
     assert [event.type for event in events(parts, job)] == ["critic.suspect"] * warnings
     assert all("rose from 0.200 to 0.300" in event.message for event in events(parts, job))
 

@@ -99,9 +99,12 @@ def test_the_report_says_what_the_decision_cost_beside_the_round(parts: Parts) -
     assert cost["round_tokens"] == 500
 
 
-def test_gate_questions_bounds_the_cost(parts: Parts) -> None:
+def test_gate_questions_bounds_the_cost_and_below_32_promotes_nothing(parts: Parts) -> None:
     parts.settings = parts.settings.model_copy(update={"gate_questions": 8})
     report = outcome(parts).report
+    assert report["promote"] is False
+    assert "8 held-out questions are asked" in report["reason"]
+    assert "raise TEMPO_GATE_QUESTIONS to 32" in report["reason"]
     assert report["questions"] == 8
     assert report["cost"]["responses"] == 3 * 8 * (1 + 4 + 16)  # so few need a second look
 
