@@ -10,7 +10,7 @@ from ledgers import captured, held_out, labeled, labeled_file
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_trainer.jobs import rounds
+from tempo_trainer.jobs import round_reports
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.sampling.responses import Rollouts
 
@@ -167,5 +167,5 @@ def test_a_pool_that_became_empty_refuses_the_m_step_with_the_remedy(parts: Part
     assert job.iterations()[0].metrics["refusal"] == (
         "no unlabeled question is left in the pool; send questions with TEMPO_CAPTURE=on"
     )
-    rounds._report_left_out(job, job.iterations())
+    round_reports.report_left_out(job, job.iterations())
     assert events(parts, job, "questions.left_out") == []
