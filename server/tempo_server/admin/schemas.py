@@ -63,6 +63,7 @@ class LabeledCounts(BaseModel):
 class FileDetails(BaseModel):
     """The counts of a file's examples, and the warnings about its lines.
 
+    `verifiers` has for each verifier the number of questions, and three of them as examples.
     `labeled` has the counts of all examples with this file's; only the answer to an upload has it.
     """
 
@@ -70,6 +71,7 @@ class FileDetails(BaseModel):
     held_out: int
     duplicates: int
     warnings: list[Json]
+    verifiers: list[Json] = []
     labeled: LabeledCounts | None = None
 
 
