@@ -6,14 +6,13 @@ error if there is one. A reference on which the process hangs or dies gets an er
 process goes on with the next one.
 """
 
-import itertools
 import json
 import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import IO, Any, Self
@@ -56,7 +55,7 @@ def check(
     failures = 0
     while remaining and failures < MAX_HANGING:
         with _Process(command, timeout_seconds) as process:
-            replies = list(itertools.takewhile(bool, map(process.ask, remaining)))
+            replies = list(process.replies(remaining))
             has_answered |= bool(replies)
             errors += [_refusal(reply) for reply in replies if reply["error"]]
             example, remaining = _next(remaining, len(replies))
@@ -92,7 +91,7 @@ class _Process:
         self._timeout_seconds = timeout_seconds
         self._seconds = START_SECONDS if timeout_seconds >= SECONDS_PER_EXAMPLE else timeout_seconds
         self._timed_out = False
-        self._messages: IO[bytes] = tempfile.TemporaryFile()
+        self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, closed in __exit__
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages
         )
@@ -106,8 +105,15 @@ class _Process:
             pass  # closes its pipes, and reaps it
         self._messages.close()
 
-    def ask(self, example: Example) -> dict[str, Any] | None:
-        """Return the reply to an example; None if the process hangs or ends."""
+    def replies(self, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:
+        """Yield the replies to the examples, up to one on which the process hangs or ends."""
+        for example in examples:
+            reply = self._ask(example)
+            if reply is None:
+                return
+            yield reply
+
+    def _ask(self, example: Example) -> dict[str, Any] | None:
         stdin = self._process.stdin
         stdout = self._process.stdout
         assert stdin is not None

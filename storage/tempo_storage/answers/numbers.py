@@ -114,10 +114,12 @@ def _is_joined(text: str, number: Number) -> bool:
 
 
 def _number(match: re.Match[str]) -> Number | None:
+    values: tuple[Fraction, ...]
     sign = -1 if (match["sign"] or "").startswith("-") else 1
     if match["whole"]:
         bottom = int(match["bottom"])
-        values = (int(match["whole"]) + Fraction(int(match["top"]), bottom),) if bottom else ()
+        fraction = Fraction(int(match["top"]), bottom) if bottom else None
+        values = () if fraction is None else (int(match["whole"]) + fraction,)
     else:
         values = _values(match)
     if not values:

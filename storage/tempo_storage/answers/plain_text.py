@@ -18,6 +18,11 @@ ENDS = ".。,;:، \t\n"
 WORDS_END = ENDS + "!！"  # in mathematics it is a factorial
 
 
+def vocabulary(*lines: str) -> frozenset[str]:
+    """Return the words of some lines."""
+    return frozenset(word for line in lines for word in line.split())
+
+
 def plain(text: str, ends: str = ENDS) -> str:
     r"""Return an answer without its wrappers: `**Paris**.`, `"Paris"` and `\text{Paris}` → `Paris`.
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from tempo_storage.answers.final_answer import FinalAnswer, Mark, final_answer
+from tempo_storage.answers.number_words import NUMBER_WORDS
 from tempo_storage.answers.numbers import only_number
 from tempo_storage.answers.plain_text import folded
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
@@ -27,12 +28,6 @@ HEDGE = re.compile(
 )
 ARTICLE = re.compile(r"^(?:the|a|an)\s+(?=\S)")
 NO_WORD = re.compile(r"[^\w\s%$€£+#&.-]|(?<!\d)[.-]|[.-](?!\d)|_")
-FIGURES = {
-    word: str(figure)
-    for figure, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-    )
-}
 
 
 class Exact:
@@ -108,6 +103,7 @@ def _words(text: str) -> str:
     if not (bare := " ".join(NO_WORD.sub(" ", text).split())):
         return text
     text = ARTICLE.sub("", bare)
-    text = FIGURES.get(text, text)
+    if text in NUMBER_WORDS:
+        return str(NUMBER_WORDS[text])
     number = only_number(text)
     return str(number.values[0]) if number is not None and not number.is_percent else text

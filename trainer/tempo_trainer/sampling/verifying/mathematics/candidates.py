@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from tempo_storage.answers.final_answer import FinalAnswer, Mark, after_phrase, final_answer
 from tempo_storage.answers.numbers import last_number, number_text
 from tempo_trainer.sampling.verifying.mathematics.latex import plain_notation
-from tempo_trainer.sampling.verifying.mathematics.shapes import Items, Readings, Words, read
+from tempo_trainer.sampling.verifying.mathematics.reading import read
+from tempo_trainer.sampling.verifying.mathematics.shapes import Items, Readings, Words
 
 MAX_SENTENCE_CHARACTERS = 1000
 FORMULA = re.compile(

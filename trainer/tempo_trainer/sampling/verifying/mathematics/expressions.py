@@ -7,43 +7,30 @@ A tree is a tuple: its kind, then its parts.
     ("series", "sum" or "prod", variable, first, last, term)
 """
 
-import re
 from fractions import Fraction
 from typing import Any
+
+from tempo_trainer.sampling.verifying.mathematics.tokens import (
+    CONSTANTS,
+    FUNCTIONS,
+    UnreadableError,
+    fraction,
+    tokens,
+)
 
 Tree = tuple[Any, ...]
 
 MAX_DEPTH = 48
 MAX_FACTORIALS = 3
-MAX_TOKENS = 4096
-MAX_DIGITS = 6000
-MAX_EXPONENT = 100_000
-MAX_LETTERS = 3  # a longer run of letters is a word, not a product; so are these
-SHORT_WORDS = frozenset(
-    ["not", "and", "the", "for", "are", "was", "but", "per", "its", "has", "had", "can", "all", "any", "two", "six", "ten", "one", "is", "of", "or", "so", "no", "to", "in", "at", "by", "it", "we", "he", "be", "as", "if", "on", "an", "my", "up", "us", "do", "go", "day", "men", "yes", "non", "end", "sum", "max", "min", "gcd", "lcm"]
-)
-
-TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+(?![\w^]))?)"
-    r"|\\(?P<command>[A-Za-z]+)\s*|(?P<letters>[A-Za-zΑ-ω]+)|(?P<sign>\\[{}]|[-+*/^!_(){}\[\]|,=]))"
-)
-FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt", "cbrt", "abs"]
-)
-CONSTANTS = frozenset(["pi", "infty", "e", "i"])
 PAIRS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 ONE: Tree = ("number", Fraction(1))
 MINUS_ONE: Tree = ("number", Fraction(-1))
 DEGREE: Tree = ("product", (("constant", "pi"), ("number", Fraction(1, 180))))
 
 
-class UnreadableError(ValueError):
-    """The text is no expression that the parser knows."""
-
-
 def parse_expression(text: str) -> Tree:
     """Return the tree of an expression; raise UnreadableError."""
-    parser = _Parser(_tokens(text))
+    parser = _Parser(tokens(text))
     tree = parser.sum()
     if parser.peek() is not None:
         raise UnreadableError(text[:60])
@@ -62,32 +49,6 @@ def variables(tree: Tree) -> frozenset[str]:
             else:
                 pending.extend(part)
     return frozenset(names)
-
-
-def _tokens(text: str) -> list[tuple[str, str]]:
-    tokens: list[tuple[str, str]] = []
-    position = 0
-    text = text.strip()
-    while position < len(text):
-        match = TOKEN.match(text, position)
-        if match is None or len(tokens) > MAX_TOKENS:
-            raise UnreadableError(text[:60])
-        position = match.end()
-        kind = match.lastgroup or ""
-        value = match[kind]
-        if kind == "letters" and value not in FUNCTIONS and value not in CONSTANTS:
-            tokens += [("letters", letter) for letter in _letters(value)]
-        elif kind == "letters":
-            tokens.append(("command" if len(value) > 1 else "letters", value))
-        else:
-            tokens.append((kind, value))
-    return tokens
-
-
-def _letters(run: str) -> str:
-    if len(run) > MAX_LETTERS or run.casefold() in SHORT_WORDS:
-        raise UnreadableError(run)
-    return run
 
 
 class _Parser:
@@ -216,15 +177,15 @@ class _Parser:
 
     def _mixed(self, digits: str) -> Tree:
         r"""Return a number; an integer before `\frac{1}{2}` is a mixed number."""
-        number = ("number", _fraction(digits))
+        number = ("number", fraction(digits))
         if self.peek() != ("command", "frac") or not digits.isdigit():
             return number
         mark = self._next
         self._take()
-        fraction = self._command("frac")
-        top, bottom = fraction[1][0], fraction[1][1][1]
+        rest = self._command("frac")
+        top, (_, bottom, _) = rest[1]
         if top[0] == "number" == bottom[0] and self._value() != "^":
-            return ("sum", (number, fraction))
+            return ("sum", (number, rest))
         self._next = mark
         return number
 
@@ -347,19 +308,3 @@ class _Parser:
     def _expect(self, value: str) -> None:
         if self._take() != value:
             raise UnreadableError(f"no {value}")
-
-
-def _fraction(digits: str) -> Fraction:
-    mantissa, _, exponent = digits.lower().partition("e")
-    if len(mantissa) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_EXPONENT:
-        raise UnreadableError("a number with too many digits")
-    whole, _, decimals = mantissa.partition(".")
-    value = Fraction(_integer((whole + decimals) or "0"), 10 ** len(decimals))
-    return value * Fraction(10) ** int(exponent or 0)
-
-
-def _integer(digits: str) -> int:
-    """Return the integer of up to 6,000 digits; Python's own limit is 4,300."""
-    if len(digits) <= 4000:
-        return int(digits)
-    return int(digits[:-4000]) * 10**4000 + int(digits[-4000:])

@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 from tempo_storage.answers.numbers import MINUS, PLAIN_DIGITS, RAISED, VULGAR
+from tempo_storage.answers.plain_text import vocabulary
 
 MAX_CHARACTERS = 8192
 
@@ -29,8 +30,9 @@ NAMES = {
     "approx": "approx", "simeq": "approx", "infin": "infty", "Reals": "reals", "to": "to",
     "implies": ",", "Rightarrow": ",", "lor": "⟦or⟧",
 }  # fmt: skip
-DROPPED = frozenset(
-    ["left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "displaystyle", "textstyle", "limits", "nolimits", "quad", "qquad", "bf", "rm", "it", "sf", "tt", "bfseries", "mathstrut", "nonumber", "notag", "hfill", "centering"]
+DROPPED = vocabulary(
+    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr displaystyle textstyle limits",
+    "nolimits quad qquad bf rm it sf tt bfseries mathstrut nonumber notag hfill centering",
 )
 ODD_DOLLAR = re.compile(r"\$(?=\s*[\d.])|(?<=\d)\s*\$")
 SPACING = re.compile(r"\\[;:!>]|\\(?=\s)|[~\u00a0\u2009\u202f]")
@@ -47,11 +49,14 @@ ERASED = re.compile(
     r"\\(?:phantom|hphantom|vphantom|tag|label|hspace|vspace|color|textcolor)\*?\s*\{[^{}]*\}"
 )
 BLACKBOARD = re.compile(r"\\(?:mathbb|mathbf|Bbb)\s*\{?\s*([RZQNC])\s*\}?(?![A-Za-z])")
-FIGURE = re.compile(r"\\(triangle|angle|odot|parallelogram|square|overrightarrow)\s*\{?([A-Z]{1,6})\}?")
+FIGURE = re.compile(
+    r"\\(triangle|angle|odot|parallelogram|square|overrightarrow)\s*\{?([A-Z]{1,6})\}?"
+)
 COMMAND = re.compile(r"\\([A-Za-z]+)")
 POWER_TEN = re.compile(r"(?<=[\d.])\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
-FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "sinh", "cosh", "tanh", "log", "ln", "lg", "exp", "sqrt", "cbrt", "max", "min", "gcd", "lcm", "arcsin", "arccos", "arctan", "abs", "det"]
+FUNCTIONS = vocabulary(
+    "sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln lg exp sqrt cbrt max min gcd lcm",
+    "arcsin arccos arctan abs det",
 )
 
 

@@ -13,7 +13,8 @@ from tempo_trainer.sampling.verifying.mathematics.candidates import (
     readings_of_response,
 )
 from tempo_trainer.sampling.verifying.mathematics.compare import equal_readings
-from tempo_trainer.sampling.verifying.mathematics.shapes import DECIMAL_COMMA, Readings, Words
+from tempo_trainer.sampling.verifying.mathematics.reading import DECIMAL_COMMA
+from tempo_trainer.sampling.verifying.mathematics.shapes import Readings, Words
 
 MAX_WORDS = 12  # of a reference without mathematics
 OPTION = re.compile(r"\(?([A-J])\)?(?:[.):]\s*(.+))?")
@@ -22,7 +23,7 @@ LETTERS = re.compile(r"[^\W\d_]{2,}")
 
 
 class Math:
-    """The answer equals a reference as mathematics: value, unit, order of a tuple, kind of interval.
+    """The answer equals a reference as mathematics: value, unit, order, ends of an interval.
 
     Values are exact, or agree to 40 digits; expressions with variables agree at three points.
     Words, Roman numerals and times are equal only as texts.

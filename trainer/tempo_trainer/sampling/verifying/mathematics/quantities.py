@@ -4,12 +4,10 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from tempo_storage.answers.number_words import NUMBER_WORDS
 from tempo_storage.answers.units import Unit, unit_of
-from tempo_trainer.sampling.verifying.mathematics.expressions import (
-    Tree,
-    UnreadableError,
-    parse_expression,
-)
+from tempo_trainer.sampling.verifying.mathematics.expressions import Tree, parse_expression
+from tempo_trainer.sampling.verifying.mathematics.tokens import UnreadableError
 
 CURRENCY = re.compile(r"^([-+]?)\s*([¤€£¥₹])\s*(?=[\d.\\(])")
 MARKED = re.compile(r"(?P<value>[^⟦]*[\w)\]}!.%])\s*(?P<unit>⟦.*)")
@@ -22,22 +20,6 @@ SPELLED = re.compile(
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)", re.I)
 MIXED = re.compile(r"([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
-NUMBER_WORDS = {
-    word: Fraction(number)
-    for number, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
-    )
-} | {"one half": Fraction(1, 2), "a half": Fraction(1, 2), "half": Fraction(1, 2)}
-NUMBER_WORDS |= {"thirty": Fraction(30), "forty": Fraction(40), "fifty": Fraction(50)}
-NUMBER_WORDS |= {
-    "hundred": Fraction(100),
-    "one hundred": Fraction(100),
-    "one third": Fraction(1, 3),
-}
-NUMBER_WORDS |= {"two thirds": Fraction(2, 3), "one quarter": Fraction(1, 4)}
-NUMBER_WORDS |= {"three quarters": Fraction(3, 4), "one fourth": Fraction(1, 4)}
-NUMBER_WORDS |= {"three fourths": Fraction(3, 4), "one fifth": Fraction(1, 5)}
-MINUS_ONE: Tree = ("number", Fraction(-1))
 MONEY = unit_of("$")
 ANGLE = unit_of("°")
 PERCENT_UNIT = unit_of("%")

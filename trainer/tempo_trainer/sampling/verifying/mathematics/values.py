@@ -193,7 +193,10 @@ class Evaluation:
 
     def _exact_power(self, base: Fraction, exponent: Fraction) -> Fraction | None:
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if abs(exponent.numerator) * bits > MAX_BITS or exponent.denominator > 64:
+        size = math.log2(max(abs(base.numerator), base.denominator))
+        if abs(exponent.numerator) > MAX_BITS or exponent.denominator > 64:
+            return None
+        if abs(exponent.numerator) * size > MAX_BITS:
             return None
         if exponent.denominator == 1:
             return base**exponent.numerator
@@ -349,5 +352,11 @@ def _mp(value: Value) -> Any:
 
 def _in(mp: Any, value: Value) -> Any:
     if isinstance(value, Fraction):
-        return mp.mpf(value.numerator) / mp.mpf(value.denominator)
+        return _from_integer(mp, value.numerator) / _from_integer(mp, value.denominator)
     return mp.convert(value)
+
+
+def _from_integer(mp: Any, number: int) -> Any:
+    """Return an integer as a number of mpmath, which is slow with long ones: cut them first."""
+    surplus = max(0, number.bit_length() - 4 * mp.prec)
+    return mp.ldexp(mp.mpf(number >> surplus), surplus)
