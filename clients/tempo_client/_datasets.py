@@ -46,7 +46,7 @@ def _files(directory: Path) -> list[Path]:
             raise DatasetError(_choose(directory, files))
         if files:
             return files
-    raise DatasetError(f"{directory} has no dataset: no {STATE}, Arrow or Parquet file; pass a file")
+    raise DatasetError(f"{directory} has no dataset: no Arrow or Parquet file; pass a file")
 
 
 def _choose(directory: Path, paths: Iterable[Path]) -> str:

@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "latin-1": ('{"question": "é"}'.encode("latin-1"), "invalid_utf8"),
     "gzip": (b"\x1f\x8b\x08\x00\x00", "invalid_utf8"),
     "zip": (b"PK\x03\x04", "invalid_json"),
-    "csv": (b"question,answer", "invalid_json"),
+    "csv without a header": (b"6*7,42", "invalid_json"),
     "html": (b"<html></html>", "invalid_json"),
     "an array": (b"[1, 2]", "invalid_json"),
     "a number": (b"7", "invalid_json"),

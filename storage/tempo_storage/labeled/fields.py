@@ -11,6 +11,7 @@ Names are compared without case, spaces, hyphens and underscores: `Correct Answe
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 SEPARATORS = re.compile(r"[\s_-]+")
@@ -62,7 +63,7 @@ OPTIONS = Field(
 )
 CONTEXT = Field(
     "context",
-    "a text that stands before the question, unless the question is a chat",
+    "a text that stands before the question (`input`: after it), unless the question is a chat",
     ("context", "passage", "article", "paragraph", "background", "body", "story", "input"),
 )
 SYSTEM = Field("system", "the system message", ("system", "system_prompt", "system_message"))
@@ -120,8 +121,8 @@ class Record:
     def _spelled(self, alias: str) -> str | None:
         if alias in self.fields:
             return alias
-        top, _, rest = alias.partition(".")
-        name = self._names.get(_plain(top))
+        top, rest = _parts(alias)
+        name = self._names.get(top)
         if name is None or not rest:
             return name
         value = self.fields[name]
@@ -145,7 +146,8 @@ def is_unusable(name: str) -> bool:
 
 def same_name(name: str, alias: str) -> bool:
     """Tell whether two names differ in case and separators at most."""
-    return _plain(name) == _plain(alias)
+    top, rest = _parts(alias)
+    return _plain(name) == (f"{top}.{rest}" if rest else top)
 
 
 def markdown() -> str:
@@ -155,6 +157,13 @@ def markdown() -> str:
         others = ", ".join(f"`{alias}`" for alias in field.aliases if alias != field.name)
         rows.append(f"| `{field.name}` | {others} | {field.meaning} |")
     return "\n".join(rows)
+
+
+@cache  # of the aliases of the table, which are few
+def _parts(alias: str) -> tuple[str, str]:
+    """Return the plain name of a field, and the name of an entry in it or ""."""
+    top, _, rest = alias.partition(".")
+    return _plain(top), rest
 
 
 def _plain(name: str) -> str:

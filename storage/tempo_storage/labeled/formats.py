@@ -135,9 +135,11 @@ def _json_lines(content: bytes) -> Iterator[Row | None]:
         while start < len(text):
             value, end = decode(text, start)
             start = _next_value(text, end)
-            if start < len(text) or "," in text[end:]:
+            if start < len(text) or "," in text[end:start]:
                 notes = (JOINED,)
             yield Row(number, value, notes)
+            if isinstance(value, LineRefusedError):
+                break
 
 
 def _lines(content: bytes) -> Iterator[bytes]:

@@ -130,7 +130,7 @@ def _refuse_unusable(fields: dict[str, Any]) -> None:
         if is_unusable(name):
             message = "a picture, sound or film belongs to the question, which must be text"
             refuse("unusable_field", f"{message}; remove the line", name, value)
-        if any(same_name(name, tools) for tools in TOOLS):
+        if name in TOOLS:
             message = "the question needs tools, which cannot be called; remove the line"
             refuse("unusable_field", message, name, value)
 
@@ -189,6 +189,9 @@ def _with_context(line: Line, question: str) -> str:
     context = "\n\n".join(part.strip() for part in parts if part.strip())
     if not context or context in question:
         return question
+    if same_name(name, "input"):  # Alpaca: the instruction first, then its input
+        line.notes.append(Note("context", "the input stands after the question", name))
+        return f"{question}\n\n{context}"
     line.notes.append(Note("context", "the context stands before the question", name))
     return f"{context}\n\n{question}"
 

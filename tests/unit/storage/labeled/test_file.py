@@ -20,7 +20,10 @@ from tempo_storage.labeled.file import (
 from tempo_storage.labeled.formats import BOM
 from tempo_storage.question_hash import content_hash
 
-NOT_JSON = "not JSON (expecting value at character 1); write one object on a line"
+NOT_JSON = (
+    "not JSON (expecting value at character 1); write one object on a line;"
+    " CSV begins with a header such as question,answer"
+)
 NO_QUESTION = "messages: no question (fields: answer); add 'question'"
 
 
