@@ -9,11 +9,11 @@ def listing(errors: Iterable[dict[str, Any]]) -> list[str]:
     groups: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for error in errors:
         groups.setdefault((error.get("param"), error.get("message")), []).append(error)
-    listed = []
+    lines = []
     for (name, message), group in groups.items():
         parts = [str(part) for part in (name, group[0].get("value"), message) if part]
-        listed.append(f"{_runs(sorted({error['line'] for error in group}))}: {': '.join(parts)}")
-    return listed
+        lines.append(f"{_runs(sorted({error['line'] for error in group}))}: {': '.join(parts)}")
+    return lines
 
 
 def _runs(lines: Sequence[int]) -> str:

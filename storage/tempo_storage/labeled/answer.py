@@ -86,13 +86,13 @@ def _extracted(text: str, name: str, *, has_verifier: bool) -> str:
     final = final_answer(text)
     if final.mark is not Mark.LAST_LINE:
         return final.text or text
-    stripped = text.strip()
-    if len(stripped) > 2 and stripped[0] == stripped[-1] == "$" and "$" not in stripped[1:-1]:
-        return stripped[1:-1]
+    bare = text.strip()
+    if len(bare) > 2 and bare[0] == bare[-1] == "$" and "$" not in bare[1:-1]:
+        return bare[1:-1]
     is_solution = any(same_name(name, alias) for alias in SOLUTIONS)
     max_words = MAX_SHORT_WORDS if is_solution else MAX_ANSWER_WORDS
-    is_long = len(stripped.split(maxsplit=max_words)) > max_words
-    if not has_verifier and (is_long or (is_solution and SENTENCES.search(stripped))):
+    is_long = len(bare.split(maxsplit=max_words)) > max_words
+    if not has_verifier and (is_long or (is_solution and SENTENCES.search(bare))):
         message = r"a solution without a final answer; put it into \boxed{}, or add 'answer'"
         refuse("no_final_answer", message, name, text)
     return text

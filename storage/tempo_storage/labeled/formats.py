@@ -202,23 +202,32 @@ def _delimiter(first_line: bytes) -> str | None:
 def _csv(content: bytes, delimiter: str) -> Iterator[Row | None]:
     text = io.StringIO(_utf_8(content), newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
-    names = [name.strip() for name in next(reader)]
+    header = _next_cells(reader)
+    if not isinstance(header, list):
+        yield Row(1, header) if header else None
+        return
+    names = [name.strip() for name in header]
     if name := next((name for name, count in Counter(names).items() if count > 1), None):
         message = "two columns have this name; keep one"
         yield Row(1, LineRefusedError(message, code="duplicate_key", param=name[:MAX_NAME]))
         return
     columns = Columns(names)
-    while True:
+    line = reader.line_num + 1
+    while (cells := _next_cells(reader)) is not None:
+        if isinstance(cells, LineRefusedError):
+            yield Row(line, cells)
+        else:
+            yield columns.row(line, cells) if cells else None
         line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            message = f"not CSV ({error}); put a text with quotation marks between quotation marks"
-            yield Row(line, LineRefusedError(f"{message}, and double its own", code="invalid_csv"))
-            continue
-        if cells is None:
-            return
-        yield columns.row(line, cells) if cells else None
+
+
+def _next_cells(reader: Iterator[list[str]]) -> list[str] | LineRefusedError | None:
+    """Return the cells of the next row, or its refusal; None after the last row."""
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        message = f"not CSV ({error}); put a text with quotation marks between quotation marks"
+        return LineRefusedError(f"{message}, and double its own", code="invalid_csv")
 
 
 class Columns:

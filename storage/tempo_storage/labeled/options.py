@@ -55,8 +55,8 @@ def append_options(question: str, options: Options) -> str:
     """Return the question with its options below it, unless it lists all of them already."""
     position = 0
     for letter, text in zip(ascii_uppercase, options.texts, strict=False):
-        listed = re.compile(rf"\b{letter}\s*[).:]\W{{0,4}}{re.escape(text)}", re.IGNORECASE)
-        match = listed.search(question, position)
+        pattern = re.compile(rf"\b{letter}\s*[).:]\W{{0,4}}{re.escape(text)}", re.IGNORECASE)
+        match = pattern.search(question, position)
         if match is None:
             return f"{question}\n{options.lines}"
         position = match.end()
@@ -88,19 +88,19 @@ def _candidates(answer: str | float, options: Options) -> list[int | None]:
     if label is None and (match := LETTER.fullmatch(text)):
         label = _index(match[1].upper(), [one.upper() for one in options.labels])
     same_text = _index(_folded(text), [_folded(one) for one in options.texts])
-    counted = int(text) if re.fullmatch(r"\d{1,2}", text) else len(options.texts)
-    counted_option = counted if counted < len(options.texts) else None
+    index = int(text) if re.fullmatch(r"\d{1,2}", text) else len(options.texts)
+    indexed = index if index < len(options.texts) else None
     if isinstance(answer, UntypedText) or options.are_numbers:
-        return [label if label is not None else counted_option, same_text]
+        return [label if label is not None else indexed, same_text]
     if isinstance(answer, str) and (label is not None or same_text is not None):
         return [label, same_text]
     if label is not None:
         return [label]
     if match := LABELED.fullmatch(text):
-        labeled = _index(match[1].upper(), options.labels)
-        if labeled is not None and _folded(options.texts[labeled]) == _folded(match[2]):
-            return [labeled]
-    return [same_text if counted_option is None else counted_option]
+        marked = _index(match[1].upper(), options.labels)
+        if marked is not None and _folded(options.texts[marked]) == _folded(match[2]):
+            return [marked]
+    return [same_text if indexed is None else indexed]
 
 
 def _labels_and_texts(value: Any) -> tuple[list[Any], list[Any]]:

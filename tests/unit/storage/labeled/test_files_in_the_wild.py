@@ -1,5 +1,8 @@
 """Files as public data sets and bug reports have them: each is read as it is meant, or refused."""
 
+import json
+import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import pytest
 from labeled_lines import VERIFIERS
 from ledgers import user
 
+from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.file import LineError, ParsedFile, parse
 
 FILES = Path(__file__).parent / "files"
@@ -164,3 +168,44 @@ def test_a_summary_counts_the_verifiers_with_three_examples_each() -> None:
     assert [example["line"] for example in rows[0]["examples"]] == [1, 2, 3]
     assert rows[0]["examples"][0]["question"].startswith("Compute 3 plus 4.\nA. 1\nB. 7")
     assert rows[0]["examples"][0]["reference"] == ["B"]
+
+
+TOKENS = (
+    *(b'"', b"{", b"}", b"[", b"]", b",", b"\n", b":", b"null", b"true", b"1e999", b"\xff", b"7"),
+    *(b"\\u0000", b"\\ud800", b'"answer":', b'"messages":', b'"options":', b'"content":', b"[]"),
+    *(b"{}", b'"role":', b'"text":', b'"choices":', b'"context":', b'"label":', b"\\boxed{"),
+)
+
+
+def damaged(content: bytes, source: random.Random) -> bytes:
+    """Return the content with a few tokens inserted, bytes deleted and parts repeated."""
+    result = bytearray(content)
+    for _ in range(source.randint(1, 6)):
+        start = source.randrange(len(result) + 1)
+        end = start + source.randrange(30)
+        change = source.choice(("insert", "delete", "repeat"))
+        if change == "insert":
+            result[start:start] = source.choice(TOKENS)
+        elif change == "delete":
+            del result[start:end]
+        else:
+            result[start:start] = result[start:end]
+    return bytes(result)
+
+
+def test_a_damaged_file_is_read_or_refused_and_its_errors_can_be_sent() -> None:
+    source = random.Random(18)
+    contents = [path.read_bytes()[:1500] for path in sorted(FILES.iterdir())]
+    contents.append(b'question,A,B,answer\nq,x,y,B\n"r",1,2,1\n')
+    outcomes = set()
+    for _ in range(1500):
+        content = damaged(source.choice(contents), source)
+        try:
+            file = parse(content, VERIFIERS)
+        except InvalidInputError:
+            outcomes.add("refused")
+            continue
+        outcomes.add("errors" if file.errors else "read")
+        sent = [file.summary(), [asdict(error) for error in file.errors]]
+        json.dumps(sent, ensure_ascii=False).encode()
+    assert outcomes == {"refused", "errors", "read"}
