@@ -70,7 +70,7 @@ def wrong(reference: str) -> str:
 
 
 def rates() -> Rates:
-    """Return for each verifier: right ones, of them judged wrong, wrong ones, of them judged right."""
+    """Return the numbers of a row of the table for each verifier."""
     verifiers: dict[str, Verifier] = {
         v.name: v for v in (Math(), Numeric(), Choice(), Exact(), Words())
     }

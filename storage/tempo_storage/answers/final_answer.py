@@ -20,6 +20,7 @@ from tempo_storage.boxed import Box, boxes, opens_a_box
 
 MAX_TAIL_CHARACTERS = 4096
 MAX_ANSWER_CHARACTERS = 32_768
+MAX_PHRASE_CHARACTERS = 16_384  # at the end of a response, in which "the answer is" is looked for
 
 REASONING = r"think|thinking|thought|thoughts|reasoning|analysis|scratchpad"
 OPEN_REASONING = re.compile(rf"<(?:{REASONING})>|\[THINK\]|◁think▷", re.I)
@@ -121,6 +122,7 @@ def final_answer(response: str) -> FinalAnswer:
 
 def after_phrase(text: str) -> FinalAnswer | None:
     """Return the rest of the line after the last "the answer is", or the line below it."""
+    text = text[-MAX_PHRASE_CHARACTERS:]
     for match in reversed(list(PHRASE.finditer(text))):
         rest = text[match.end() : match.end() + MAX_TAIL_CHARACTERS].lstrip()
         line = _line_or_display(rest).rstrip("*. ")
@@ -144,7 +146,7 @@ def last_line(text: str) -> str:
 def _without_next_question(text: str) -> str:
     for match in NEXT_QUESTION.finditer(text):
         before = text[: match.start()]
-        return before if HASHES.search(before) or PHRASE.search(before) or boxes(before) else text
+        return before if HASHES.search(before) or after_phrase(before) or boxes(before) else text
     return text
 
 

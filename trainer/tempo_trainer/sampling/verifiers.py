@@ -24,6 +24,7 @@ from typing import Any
 from tempo_storage.answers.final_answer import final_answer
 from tempo_trainer.sampling.verifying.choice import Choice
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict, Verifier
+from tempo_trainer.sampling.verifying.equal_text import FORMS
 from tempo_trainer.sampling.verifying.exact import Exact, Words
 from tempo_trainer.sampling.verifying.mathematics.math import Math
 from tempo_trainer.sampling.verifying.numeric import Numeric
@@ -53,6 +54,7 @@ GROUP = "tempo.verifiers"
 MEMORY_BYTES = 2 << 30  # address space, not resident
 ORPHAN_SECONDS = 120  # after which a hanging child ends, if no parent is left to kill it
 MAX_SHOWN_CHARACTERS = 200
+SELF_ACCEPTING = frozenset(FORMS) | {"json_equal"}  # a reference is a right response to itself
 
 
 def answer(response: str) -> str:
@@ -115,9 +117,24 @@ def _check(line: dict[str, Any], load_once: Callable[[str], Verifier]) -> dict[s
             error = verifier.check_question(line["reference"], line.get("metadata", {}))
         else:
             error = verifier.check_reference(line["reference"])
+        if error is None and verifier.name in SELF_ACCEPTING:
+            error = _self_refusal(verifier, line)
     except Exception as failure:
         error = _shown(failure)
     return {"line": line["line"], "error": error}
+
+
+def _self_refusal(verifier: Verifier, line: dict[str, Any]) -> str | None:
+    """Return the fault of a reference that the verifier calls wrong as a response."""
+    for one in line["reference"]:
+        responses = (one, rf"\boxed{{{one}}}")
+        verdicts = [
+            verifier.verify(response, line["reference"], line.get("metadata", {}))
+            for response in responses
+        ]
+        if not any(verdict.correct for verdict in verdicts):
+            return f"a response {one!r} would be judged wrong"
+    return None
 
 
 def _verify(line: dict[str, Any], load_once: Callable[[str], Verifier]) -> dict[str, Any]:

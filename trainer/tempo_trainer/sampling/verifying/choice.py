@@ -30,11 +30,11 @@ ANSWER = re.compile(
     r"(?:option|choice|statement|letter|one)\b",
     re.I,
 )
-MENTION = re.compile(r"\b(?:options?|choices?)\b", re.I)
+MENTION = re.compile(r"\b(?:options?|choices?|letter)\b", re.I)
 # Words between "the answer" and its letter. "I" and "an" are here only as words.
 FILLER = re.compile(
     r"(?:[\s:：=,\-–—>]+|是|为|选|'s\b|\bnot\s+\(?[A-Z]\)?\s*,?\s*but\b"
-    r"|\ban?(?=\s+(?:option|choice)\b)|\bi(?=\s+(?:think|believe|choose|would|am|pick|go))"
+    r"|\b(?-i:an?)(?= (?:option|choice)\b)|\bi(?=\s+(?:think|believe|choose|would|am|pick|go))"
     r"|\b(?:is|are|be|should|must|would|will|has|to|the|options?|choices?|letter|answer|correct"
     r"|final|thus|therefore|so|hence|then|clearly|definitely|likely|probably|most|indeed|simply"
     r"|just|actually|again|think|believe|say|choose|pick|select|go|with|it|that|of|course|given"
@@ -53,8 +53,12 @@ CORRECTION = re.compile(
 )
 LONE = re.compile(
     r"(?<!\w)\(([A-Za-z])\)(?!\w)|^[^\w\n]*([A-Za-z])[^\w\n]*$"
-    r"|(?i:\b(?:it's|it is|(?:must|would|should) be|go with|choose|pick|select|is)\s+)"
-    r"(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!]|$))",
+    r"|(?i:\bis\s+)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!]|$))",
+    re.M,
+)
+CONCLUDED = re.compile(
+    r"(?:(?i:\b(?:it's|it is|(?:must|would|should) be|go with|choose|pick|select|so|hence|thus"
+    r"|therefore|but)\s+)|选\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|$))",
     re.M,
 )
 PRAISED = re.compile(
@@ -108,7 +112,9 @@ def _letter(response: str, options: Mapping[str, str]) -> str | None:
     text = FONT.sub(" ", visible(response)[-MAX_CHARACTERS:])
     if not ANSWER.search(text):
         return _by_text(answer.text, options) or _lone(text, answer)
-    return _named(text) or _praised(text) or _by_text(answer.text, options)
+    return (
+        _named(text) or _by_text(answer.text, options) or _last(CONCLUDED, text) or _praised(text)
+    )
 
 
 def _leading_letter(text: str) -> str | None:
@@ -119,7 +125,7 @@ def _leading_letter(text: str) -> str | None:
         return named
     if match is None or (match["bare"] and not AFTER_LETTER.match(text, match.end())):
         return None
-    return _of(match)
+    return None if OTHER_LETTER.match(text, match.end()) else _of(match)
 
 
 def _named(text: str) -> str | None:
@@ -164,6 +170,8 @@ def _lone(text: str, answer: FinalAnswer) -> str | None:
     if answer.mark is Mark.LAST_LINE and (named := _named(text)):
         return named
     first, _, rest = text.strip().partition("\n")
+    if concluded := _last(CONCLUDED, text):
+        return concluded
     letters = ["".join(groups) for groups in LONE.findall(rest or first)]
     if (led := LED.match(first)) and not (rest and letters):
         return led[1].upper() if len(LISTED.findall(text)) < 2 else None
@@ -173,7 +181,11 @@ def _lone(text: str, answer: FinalAnswer) -> str | None:
 
 def _praised(text: str) -> str | None:
     """Return the last letter that is called right: "B is the correct answer"."""
-    letters = PRAISED.findall(text)
+    return _last(PRAISED, text)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    letters = pattern.findall(text)
     return str(letters[-1]) if letters else None
 
 

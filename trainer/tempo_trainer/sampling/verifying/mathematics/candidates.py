@@ -115,7 +115,7 @@ def _of_line(text: str) -> Iterator[str]:
     if match := COPULA.fullmatch(sentence):
         yield match[1]
     plain = re.sub(r"\([^()]*\)", " ", number_text(sentence))
-    if (number := last_number(plain)) is not None:
+    if " " in sentence.strip() and (number := last_number(plain)) is not None:
         yield plain[number.start : number.end]
 
 
@@ -131,7 +131,13 @@ def _last_formulas(text: str, formulas: list[tuple[str, int, int]]) -> str:
     """Return the last formula, with those before it in `$6$ or $7$`."""
     parts = [formulas[-1][0]]
     for earlier, later in zip(reversed(formulas[:-1]), reversed(formulas[1:]), strict=True):
-        if text[earlier[2] : later[1]].strip() not in ("or", ", or"):
+        joiner = text[earlier[2] : later[1]].strip(" ,")
+        if joiner != "or" and (joiner != "and" or not _name_the_same(earlier[0], later[0])):
             break
         parts.append(earlier[0])
     return ", ".join(reversed(parts))
+
+
+def _name_the_same(left: str, right: str) -> bool:
+    """Tell whether two formulas give values of the same variable, or both of none."""
+    return left.rpartition("=")[0].strip() == right.rpartition("=")[0].strip()

@@ -74,6 +74,7 @@ def plain_notation(text: str) -> str:
     text = BLACKBOARD.sub(lambda m: rf"\set{m[1]} ", text)
     for _ in range(3):  # \textbf{\text{…}}
         text = TEXT.sub(_marked, text)
+    text = re.sub(r"(?<=\d)\s*\\Omega\b", "⟦Ω⟧", text)
     text = FIGURE.sub(r"⟦\1·\2⟧", UNWRAPPED.sub("", text))
     text = GROUPS.sub(lambda m: m[0].replace(" ", ""), POWER_TEN.sub("*", text))
     return " ".join(COMMAND.sub(_command, text).split())

@@ -11,7 +11,7 @@ from tempo_trainer.sampling.verifying.mathematics.tokens import UnreadableError
 
 CURRENCY = re.compile(r"^([-+]?)\s*([¤€£¥₹])\s*(?=[\d.\\(])")
 MARKED = re.compile(r"(?P<value>[^⟦]*[\w)\]}!.%])\s*(?P<unit>⟦.*)")
-DEGREE = re.compile(r"(?P<value>[^a-z]*[\d)}])\s*\^\s*\{?\s*\\circ\s*\}?\s*(?P<scale>[CF]?)")
+DEGREE = re.compile(r"(?P<value>[^a-z]*[\d)}])\s*\^\s*\{?\s*\\circ\s*\}?\s*⟦?(?P<scale>[CF]?)⟧?")
 PERCENT = re.compile(r"(?P<value>.*[\d)}])\s*(?:\\%|%|⟦?percent⟧?)\s*")
 DIGITS = r"[-+]?(?:\d[\d.]*(?:[eE][-+]?\d+)?(?:\s*[*/^]\s*\{?[-+]?\d+\}?)*|\d+\s+\d+/\d+)"
 SPELLED = re.compile(
