@@ -21,7 +21,9 @@ def json_lines(directory: Path) -> bytes:
     """Return the rows of one split, one JSON object on a line; raise DatasetError."""
     lines: list[bytes] = []
     size = 0
-    for row in _rows(_files(directory)):
+    for fields in _rows(_files(directory)):
+        # pandas writes NaN for a value that is missing, and only NaN differs from itself.
+        row = {name: None if value != value else value for name, value in fields.items()}
         line = json.dumps(row, ensure_ascii=False, default=_as_text).encode() + b"\n"
         size += len(line)
         if size > MAX_BYTES:

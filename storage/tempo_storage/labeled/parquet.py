@@ -62,6 +62,8 @@ def main() -> None:
     output_bytes = 0
     for batch in read_parquet(sys.stdin.buffer.read(), batch_size=ROWS_PER_BATCH):
         for row in batch.to_struct_array().to_pylist():
+            # pandas writes NaN for a value that is missing, and only NaN differs from itself.
+            row = {name: None if value != value else value for name, value in row.items()}
             line = json.dumps(row, ensure_ascii=False, default=_as_text).encode() + b"\n"
             output_bytes += len(line)
             if output_bytes > MAX_OUTPUT_BYTES:

@@ -116,3 +116,9 @@ def test_the_sdk_uploads_a_directory_as_json_lines(saved: Path) -> None:
         tempo.files.create(saved)
     assert b'filename="sums.jsonl"' in contents[0]
     assert contents[0].count(b'"question": ') == len(ROWS)
+
+
+def test_nan_is_sent_as_a_missing_value(tmp_path: Path) -> None:
+    numbers = Table.from_pydict({"answer": Array([1.5, float("nan")], DataType.float64())})
+    write_parquet(numbers, tmp_path / "train.parquet")
+    assert rows(json_lines(tmp_path)) == [{"answer": 1.5}, {"answer": None}]

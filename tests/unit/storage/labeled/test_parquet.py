@@ -60,6 +60,14 @@ def test_a_picture_is_refused_by_its_row_and_field() -> None:
     assert [(e.line, e.param, e.value) for e in errors] == [(1, "image", '"400 bytes"')]
 
 
+def test_nan_is_a_missing_value() -> None:
+    questions = Array(["q", "r"], DataType.string())
+    answers = Array([7.5, float("nan")], DataType.float64())
+    file = read(written(Table.from_pydict({"question": questions, "answer": answers})))
+    assert [example.reference for example in file.examples] == [["7.5"]]
+    assert [(e.line, e.code) for e in file.errors] == [(2, "missing_reference")]
+
+
 def test_a_file_that_is_cut_off_is_refused_with_a_remedy() -> None:
     content = of_rows({"question": "q", "answer": "7"})
     for broken in (content[:-10], content[:4], b"PAR1" + b"\0" * 100 + b"PAR1"):
