@@ -115,8 +115,8 @@ def visible(response: str) -> str:
 def final_answer(response: str) -> FinalAnswer:
     """Return the final answer of a response, as the response writes it."""
     text = _without_next_question(visible(response))
-    found = _boxed_or_tagged(text) or _in_json(text) or _after_hashes(text) or after_phrase(text)
-    answer = found or FinalAnswer(last_line(text), Mark.LAST_LINE)
+    answer = _boxed_or_tagged(text) or _in_json(text) or _after_hashes(text) or after_phrase(text)
+    answer = answer or FinalAnswer(last_line(text), Mark.LAST_LINE)
     return FinalAnswer(answer.text[:MAX_ANSWER_CHARACTERS], answer.mark)
 
 

@@ -132,17 +132,17 @@ def _named(text: str) -> str | None:
     """Return the letter after the last "answer is", or after a later correction of it."""
     for name in reversed(list(ANSWER.finditer(text))):
         line = text[name.end() : name.end() + 400]
-        found = _after_filler(line)
-        if found is None:
+        choice = _after_filler(line)
+        if choice is None:
             continue
-        letter, end = found
+        letter, end = choice
         for correction in CORRECTION.finditer(line, end):
             letter = (_after_filler(line[correction.end() :]) or (letter, 0))[0]
         return letter
     mentions = list(MENTION.finditer(text))
     if len(mentions) == 1:
-        found = _after_filler(text[mentions[0].end() : mentions[0].end() + 100])
-        return found[0] if found else None
+        choice = _after_filler(text[mentions[0].end() : mentions[0].end() + 100])
+        return choice[0] if choice else None
     return None
 
 
@@ -191,8 +191,8 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
 
 def _by_text(text: str, options: Mapping[str, str]) -> str | None:
     """Return the letter of the only option that has this text."""
-    wanted = folded(text)
-    letters = [letter for letter, option in options.items() if option == wanted]
+    answer = folded(text)
+    letters = [letter for letter, option in options.items() if option == answer]
     return letters[0] if len(letters) == 1 else None
 
 

@@ -16,7 +16,7 @@ from tempo_storage.answers.numbers import (
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
 
 DEFAULT_TOLERANCE = Fraction(1, 10**6)
-FLOAT_TOLERANCE = Fraction(1, 10**12)  # what 64-bit numbers lose on their way through JSON
+FLOAT_TOLERANCE = Fraction(1, 10**12)  # the rounding of 64-bit numbers in JSON
 ZERO = Fraction(1, 10**9)  # a reference of 0 has no relative distance
 
 PARENTHESES = re.compile(r"\([^()\n]{0,400}\)")

@@ -231,8 +231,8 @@ def _ratio(text: str, nesting: int) -> Iterator[Shape]:
 
 
 def _relations(text: str) -> list[str]:
-    found = [text[start:end] for start, end in outer_matches(text, RELATION)]
-    return [RELATION_NAMES.get(relation, relation) for relation in found]
+    relations = [text[start:end] for start, end in outer_matches(text, RELATION)]
+    return [RELATION_NAMES.get(relation, relation) for relation in relations]
 
 
 def _related(members: list[str], relations: list[str], nesting: int) -> Iterator[Shape]:
@@ -282,7 +282,8 @@ def _sides_agree(sides: list[str], relations: list[str]) -> bool:
     """Tell whether the constant sides of a chain have one value: 5 = 6 = 7 is no answer."""
     trees = [tree_of(side) for side in sides]
     for index, relation in enumerate(relations):
-        left, right = trees[index], trees[index + 1]
+        left = trees[index]
+        right = trees[index + 1]
         if relation != "=" or left is None or right is None or variables(left) | variables(right):
             continue
         if not _are_equal(left, right) and not _rounds_to(left, right):
@@ -293,7 +294,8 @@ def _sides_agree(sides: list[str], relations: list[str]) -> bool:
 def _rounds_to(left: Tree, right: Tree) -> bool:
     """Tell whether a value is near the other one, as in 1/3 = 0.33."""
     try:
-        a, b = value_of(left), value_of(right)
+        a = value_of(left)
+        b = value_of(right)
         return bool(abs(a - b) <= abs(b) / 50 and b != int(b))
     except (ArithmeticError, TypeError, ValueError):
         return False

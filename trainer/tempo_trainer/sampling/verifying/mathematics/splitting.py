@@ -38,17 +38,14 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def outer_matches(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each separator that stands outside of all brackets."""
     depth = 0
     position = 0
     for match in separator.finditer(text):
-        if match.start() < position:
-            continue
         depth += _depth_change(text[position : match.start()])
         position = match.end()
         if depth == 0:
             yield match.start(), match.end()
-        if match[0][0] not in "⟦":
-            continue
 
 
 def _depth_change(text: str) -> int:
@@ -61,6 +58,7 @@ def separators_of(text: str) -> str:
 
 
 def is_bracketed(text: str) -> bool:
+    """Tell whether brackets stand around all of a text, also those of a half-open interval."""
     is_open = text[0] in "([]" or text.startswith(r"\{")
     is_closed = text[-1] in ")][" or text.endswith(r"\}")
     if text[0] == "]" or text[-1] == "[":
@@ -69,17 +67,20 @@ def is_bracketed(text: str) -> bool:
 
 
 def quantity_of(text: str) -> Quantity | None:
+    """Return the quantity of a text; None for a word, which is no product of its letters."""
     number = quantity(text)
     is_word = re.fullmatch(r"[A-Za-z ]{2,}", text) is not None
     return None if is_word and number and variables(number.tree) else number
 
 
 def tree_of(text: str) -> Tree | None:
+    """Return the tree of an expression, or None for another text."""
     text = text.strip()
     number = quantity(text.replace(",", "") if THOUSANDS.fullmatch(text) else text)
     return None if number is None else number.tree
 
 
 def is_constant(text: str) -> bool:
+    """Tell whether a text is an expression without variables."""
     tree = tree_of(text)
     return tree is not None and not variables(tree)
