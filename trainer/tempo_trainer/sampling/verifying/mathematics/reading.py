@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from tempo_storage.answers.plain_text import folded
-from tempo_trainer.sampling.verifying.mathematics.expressions import Tree, variables
 from tempo_trainer.sampling.verifying.mathematics.quantities import Quantity
+from tempo_trainer.sampling.verifying.mathematics.regions import (
+    inequality,
+    interval,
+    sides_agree,
+)
 from tempo_trainer.sampling.verifying.mathematics.shapes import (
     Based,
     Congruence,
@@ -37,7 +41,6 @@ from tempo_trainer.sampling.verifying.mathematics.splitting import (
     split,
     tree_of,
 )
-from tempo_trainer.sampling.verifying.mathematics.values import equal_trees, value_of
 
 MAX_NESTING = 6
 MAX_ITEMS = 64
@@ -72,8 +75,6 @@ NOTHING = frozenset(
     {"no solution", "no solutions", "no real solution", "no real solutions", "empty set"}
     | {"the empty set", r"\emptyset", r"\{\}", r"\{ \}", "{}", "none exist", "no such values exist"}
 )
-INFINITY: Tree = ("constant", "infty")
-MINUS_INFINITY: Tree = ("product", (("number", Fraction(-1)), INFINITY))
 
 
 def read(text: str, nesting: int = 0) -> Readings:
@@ -211,7 +212,7 @@ def _bracketed(text: str, nesting: int) -> Iterator[Shape]:
             yield Items(_flat(tuple(items)), r"\ldots" in inner, bracket="{")
         return
     if len(parts) == 2 and "⟦" not in separators_of(inner):
-        span = _span(text[0], parts, text[-1])
+        span = interval(text[0], parts, text[-1])
         if span is not None:
             yield Region((span,))
     if len(parts) > 1 and text[0] + text[-1] in ("()", "[]") and len(parts) <= MAX_ITEMS:
@@ -246,7 +247,7 @@ def _related(members: list[str], relations: list[str], nesting: int) -> Iterator
     if set(relations) <= {"=", r"\approx"}:
         yield from _equated(members, relations, nesting)
         return
-    region = _inequality(members, relations)
+    region = inequality(members, relations)
     if region is not None:
         yield region
     elif len(relations) == 1:
@@ -259,7 +260,7 @@ def _equated(members: list[str], relations: list[str], nesting: int) -> Iterator
     first = texts[0]
     is_named = not first or (NAME.fullmatch(first) is not None and not is_constant(first))
     sides = texts[1:] if is_named else texts
-    if not _sides_agree(sides, relations[-len(sides) + 1 :] if len(sides) > 1 else []):
+    if not sides_agree(sides, relations[-len(sides) + 1 :] if len(sides) > 1 else []):
         return
     last_sides = [sides[-1]]
     if r"\approx" in relations:
@@ -278,90 +279,10 @@ def _plain_name(text: str) -> str:
     return re.sub(r"[\s{}⟦⟧]", "", text)
 
 
-def _sides_agree(sides: list[str], relations: list[str]) -> bool:
-    """Tell whether the constant sides of a chain have one value: 5 = 6 = 7 is no answer."""
-    trees = [tree_of(side) for side in sides]
-    for index, relation in enumerate(relations):
-        left = trees[index]
-        right = trees[index + 1]
-        if relation != "=" or left is None or right is None or variables(left) | variables(right):
-            continue
-        if not _are_equal(left, right) and not _rounds_to(left, right):
-            return False
-    return True
-
-
-def _rounds_to(left: Tree, right: Tree) -> bool:
-    """Tell whether a value is near the other one, as in 1/3 = 0.33."""
-    try:
-        a = value_of(left)
-        b = value_of(right)
-        return bool(abs(a - b) <= abs(b) / 50 and b != int(b))
-    except (ArithmeticError, TypeError, ValueError):
-        return False
-
-
-def _are_equal(left: Tree, right: Tree) -> bool:
-    try:
-        return equal_trees(left, right)
-    except (ArithmeticError, ValueError, TypeError):
-        return False
-
-
 def _equation(left: str, relation: str, right: str) -> Iterator[Shape]:
     trees = tree_of(left), tree_of(right)
     if trees[0] is not None and trees[1] is not None:
         yield Equation(trees[0], relation, trees[1])
-
-
-def _inequality(members: list[str], relations: list[str]) -> Region | None:
-    """Return the interval of `1 < x \\le 3`, or `x \\ne 2` as a complement."""
-    texts = [member.strip() for member in members]
-    names = [
-        i
-        for i, text in enumerate(texts)
-        if re.fullmatch(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?", text) and not is_constant(text)
-    ]
-    if len(names) != 1 or len(texts) > 3 or r"\approx" in relations:
-        return None
-    variable = texts[names[0]]
-    ends = [tree_of(text) for i, text in enumerate(texts) if i != names[0]]
-    if any(end is None for end in ends):
-        return None
-    if relations == [r"\ne"]:
-        return Region(
-            (Span(None, False, ends[0], False), Span(ends[0], False, None, False)), variable
-        )
-    low: tuple[Tree | None, bool] = (None, False)
-    high: tuple[Tree | None, bool] = (None, False)
-    for index, relation in enumerate(relations):
-        if relation not in ("<", ">", r"\le", r"\ge"):
-            return None
-        is_left = index + 1 == names[0]
-        if not is_left and index != names[0]:
-            return None
-        end = tree_of(texts[index] if is_left else texts[index + 1])
-        is_closed = relation in (r"\le", r"\ge")
-        if (relation in ("<", r"\le")) == is_left:
-            low = (end, is_closed)
-        else:
-            high = (end, is_closed)
-    return Region((Span(*_finite(*low), *_finite(*high)),), variable)
-
-
-def _finite(end: Tree | None, is_closed: bool) -> tuple[Tree | None, bool]:
-    """Return an end of an interval; one at infinity is None and open."""
-    if end is None or end in (INFINITY, MINUS_INFINITY):
-        return None, False
-    return end, is_closed
-
-
-def _span(opening: str, parts: list[str], closing: str) -> Span | None:
-    low = tree_of(parts[0])
-    high = tree_of(parts[1])
-    if low is None or high is None:
-        return None
-    return Span(*_finite(low, opening == "["), *_finite(high, closing == "]"))
 
 
 def _union(text: str, nesting: int) -> Region | None:
