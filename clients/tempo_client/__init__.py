@@ -18,6 +18,7 @@ from tempo_client.errors import AuthenticationError as AuthenticationError
 from tempo_client.errors import BadRequestError as BadRequestError
 from tempo_client.errors import ConfigurationError as ConfigurationError
 from tempo_client.errors import ConflictError as ConflictError
+from tempo_client.errors import DatasetError as DatasetError
 from tempo_client.errors import InternalServerError as InternalServerError
 from tempo_client.errors import JobFailedError as JobFailedError
 from tempo_client.errors import JobTimeoutError as JobTimeoutError

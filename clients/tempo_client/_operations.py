@@ -7,13 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tempo_client._datasets import json_lines
 from tempo_client._methods import Operations, operation
 from tempo_client._protocol import PREFIX, C, Connection, Request, delete, get, post
 from tempo_client.errors import JobFailedError, JobTimeoutError
 from tempo_client.types import Adapter, Event, File, Job, Key, Learned, Status, Training
 
 Labeled = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
-"""Labeled questions: the path of a JSONL file, its bytes, or the examples as mappings."""
+"""Labeled questions: the path of a file or of a `datasets` directory, bytes, or mappings.
+
+A directory needs the extra `files`.
+"""
 
 POLL_SECONDS = 1.0
 JOBS = "/fine_tuning/jobs"
@@ -27,7 +31,7 @@ class Files(Operations[C]):
         """Upload labeled questions; the server stores all of them or none.
 
         A dry run checks them and stores nothing. Raises BadRequestError for bad lines; its
-        `line_errors` lists them.
+        `line_errors` lists them. Raises DatasetError for a directory that cannot be read.
         """
         options = {
             "files": {"file": _filename_and_content(labeled)},
@@ -252,6 +256,8 @@ class Deployment(Operations[C], Connection[C]):
 def _filename_and_content(labeled: Labeled) -> tuple[str, bytes]:
     if isinstance(labeled, bytes):
         return "labeled.jsonl", labeled
+    if isinstance(labeled, str | os.PathLike) and Path(labeled).is_dir():
+        return f"{Path(labeled).resolve().name}.jsonl", json_lines(Path(labeled))
     if isinstance(labeled, str | os.PathLike):
         return Path(labeled).name, Path(labeled).read_bytes()
     lines = (json.dumps(example, ensure_ascii=False, allow_nan=False) for example in labeled)

@@ -14,6 +14,7 @@ TempoError
 │       ├── UnprocessableEntityError  422
 │       ├── RateLimitError            429
 │       └── InternalServerError       5xx
+├── DatasetError                (ValueError)
 ├── JobFailedError
 └── JobTimeoutError             (TimeoutError)
 """
@@ -30,6 +31,10 @@ class TempoError(Exception):
 
 class ConfigurationError(TempoError, ValueError):
     """A key, a valid address or an optional package is missing; the message says how to give it."""
+
+
+class DatasetError(TempoError, ValueError):
+    """A directory of Hugging Face's `datasets` cannot be read; the message says why."""
 
 
 class APIError(TempoError):

@@ -73,6 +73,8 @@ class File(Resource):
     held_out: int = 0
     duplicates: int = 0
     warnings: list[Any] = field(default_factory=list)
+    verifiers: list[Any] = field(default_factory=list)
+    """For each verifier its name, the number of questions, and three of them as `examples`."""
     labeled: LabeledCounts | None = None
     """The counts of all examples after this upload; only the answer to it has them."""
 

@@ -1,16 +1,37 @@
 """Lines of labeled files: those that are refused, with the code of the error, and accepted ones."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from ledgers import user
 
+from tempo_storage.labeled.file import parse
+from tempo_storage.labeled.line import Example
+from tempo_storage.labeled.refusal import LineRefusedError, Note
+
+VERIFIERS = ("choice", "exact", "json_equal", "math", "numeric", "words")
 GOOD = {"messages": user("6*7?"), "reference_answer": "42"}
 
 
 def line(**fields: Any) -> bytes:
     """Return a good line with other fields."""
     return json.dumps(GOOD | fields).encode() + b"\n"
+
+
+def read_line(
+    row: dict[str, Any] | bytes,
+    *,
+    verifiers: Collection[str] = VERIFIERS,
+    needs_reference: bool = True,
+) -> tuple[Example, list[Note]]:
+    """Return the example and the notes of a file of one line; raise LineRefusedError."""
+    content = row if isinstance(row, bytes) else json.dumps(row).encode()
+    file = parse(content, verifiers, needs_reference=needs_reference)
+    for error in file.errors:
+        raise LineRefusedError(error.message, code=error.code, param=error.param, value=error.value)
+    (example,) = file.examples
+    return example, [note for _, note in file.warnings]
 
 
 def nested(depth: int) -> bytes:
@@ -24,14 +45,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "latin-1": ('{"question": "é"}'.encode("latin-1"), "invalid_utf8"),
     "gzip": (b"\x1f\x8b\x08\x00\x00", "invalid_utf8"),
     "zip": (b"PK\x03\x04", "invalid_json"),
-    "csv": (b"question,answer", "invalid_json"),
+    "csv without a header": (b"6*7,42", "invalid_json"),
     "html": (b"<html></html>", "invalid_json"),
     "an array": (b"[1, 2]", "invalid_json"),
     "a number": (b"7", "invalid_json"),
-    "two objects": (b"{} {}", "invalid_json"),
-    "a trailing comma": (b'{"question": "q", "answer": "7"},', "invalid_json"),
-    "old mac line ends": (line().strip() + b"\r" + line().strip(), "invalid_json"),
-    "a huge integer": (b'{"question": "q", "answer": ' + b"9" * 5000 + b"}", "invalid_json"),
+    "two objects without a question": (b"{} {}", "missing_messages"),
+    "text after an object": (line().strip() + b" and so on", "invalid_json"),
+    "a huge integer": (b'{"question": "q", "answer": ' + b"9" * 5000 + b"}", "invalid_number"),
+    "many fields": (line(**{f"f{n}": n for n in range(300)}), "too_many_fields"),
     "NaN": (b'{"question": "q", "answer": NaN}', "invalid_number"),
     "infinity": (b'{"question": "q", "answer": -Infinity}', "invalid_number"),
     "a float that overflows": (b'{"question": "q", "answer": 1e999}', "invalid_number"),
@@ -46,32 +67,56 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no question": (b'{"answer": 1}', "missing_messages"),
     "no reference": (b'{"question": "q"}', "missing_reference"),
     "a null reference": (b'{"question": "q", "answer": null}', "missing_reference"),
-    "a reference inside an object": (
-        b'{"prompt": "q", "reward_model": {"ground_truth": "7"}}',
-        "missing_reference",
-    ),
     "no messages": (line(messages=[]), "invalid_messages"),
     "too many messages": (line(messages=user("q") * 33), "invalid_messages"),
     "a message that is text": (line(messages=["q"]), "invalid_messages"),
     "a message with a name": (line(messages=[user("q")[0] | {"name": "eve"}]), "invalid_messages"),
     "a tool's message": (line(messages=[{"role": "tool", "content": "x"}]), "invalid_messages"),
-    "a developer's message": (
-        line(messages=[{"role": "developer", "content": "Solve."}, *user("q")]),
+    "a system message at the end": (
+        line(messages=[*user("q"), {"role": "system", "content": "Solve."}]),
         "invalid_messages",
     ),
     "a role that is a list": (line(messages=[{"role": [], "content": "x"}]), "invalid_messages"),
     "an image": (line(messages=user([{"type": "image_url"}])), "invalid_messages"),
-    "parts of text": (line(messages=user([{"type": "text", "text": "q"}])), "invalid_messages"),
-    "an assistant's last word": (
-        line(messages=[*user("q"), {"role": "assistant", "content": "a"}]),
+    "an assistant's message alone": (
+        line(messages=[{"role": "assistant", "content": "a"}]),
         "invalid_messages",
     ),
+    "a call of a tool": (
+        line(messages=[*user("q"), {"role": "assistant", "content": "a", "tool_calls": [{}]}]),
+        "invalid_messages",
+    ),
+    "a picture beside the question": (line(image="x.png"), "unusable_field"),
+    "tools beside the question": (line(tools=[{"type": "function"}]), "unusable_field"),
+    "a context that is an object": (
+        b'{"question": "q", "answer": "a", "context": {"title": ["t"]}}',
+        "invalid_context",
+    ),
+    "a proof": (b'{"problem": "Prove it.", "answer": "proof"}', "no_answer"),
+    "a solution without its answer": (
+        b'{"problem": "q", "solution": "We add. The sum is seven."}',
+        "no_final_answer",
+    ),
+    "one option": (b'{"question": "q", "options": ["1"], "answer": "A"}', "invalid_options"),
+    "an answer that is no option": (
+        b'{"question": "q", "options": ["1", "2"], "answer": "C"}',
+        "invalid_reference",
+    ),
+    "an answer that two options may mean": (
+        b'{"question": "q", "options": ["B", "A"], "answer": "A"}',
+        "invalid_reference",
+    ),
+    "a judgement of a response": (
+        b'{"prompt": "q", "completion": "a", "label": true}',
+        "invalid_reference",
+    ),
+    "a list of all examples": (b'{"data": [{"question": "q", "answer": "a"}]}', "missing_messages"),
     "an empty question": (line(messages=user("  ")), "invalid_messages"),
     "a long question": (line(messages=user("x" * 32_769)), "invalid_messages"),
     "an empty reference": (line(reference_answer=" "), "invalid_reference"),
     "a long reference": (line(reference_answer="1" * 2049), "invalid_reference"),
-    "a truth value": (line(reference_answer=True), "invalid_reference"),
-    "an object": (line(reference_answer={"value": "7"}), "invalid_reference"),
+    "a truth value in a list": (line(reference_answer=[True]), "invalid_reference"),
+    "an object in a list": (line(reference_answer=[{"value": "7"}]), "invalid_reference"),
     "no accepted answer": (line(reference_answer=[]), "invalid_reference"),
     "a list in a list": (line(reference_answer=[["42"]]), "invalid_reference"),
     "an unknown verifier": (line(verifier="judge"), "unknown_verifier"),
@@ -120,11 +165,15 @@ WORKED: tuple[tuple[dict[str, Any], str, str], ...] = (
     (GSM8K | {"answer": "so\n####7"}, "7", "numeric"),
     (GSM8K | {"answer": "so\n#### x + 1"}, "x + 1", "math"),
     (GSM8K | {"verifier": "exact"}, "72", "exact"),
-    (MATH, r"\frac{3}{4}", "math"),
-    (MATH | {"answer": "0.75"}, "0.75", "math"),  # MATH-500
-    (MATH | {"solution": "x" * 9000 + r"\boxed{7}"}, "7", "math"),
+    (GSM8K | {"answer": "#### Step 1\nadd\n#### 7"}, "7", "numeric"),
+    (GSM8K | {"answer": "<answer>Paris</answer>"}, "Paris", "words"),
+    (MATH, r"\frac{3}{4}", "numeric"),
+    (MATH | {"solution": r"It is $\boxed{x^2}$."}, "x^2", "math"),
+    (MATH | {"answer": "0.75"}, "0.75", "numeric"),  # MATH-500
+    (MATH | {"answer": ""}, r"\frac{3}{4}", "numeric"),
+    (MATH | {"solution": "x" * 9000 + r"\boxed{7}"}, "7", "numeric"),
     (MATH | {"solution": r"\boxed{7"}, r"\boxed{7", "math"),
-    ({"question": "q", "reference_answer": "a #### b"}, "a #### b", "math"),
+    ({"question": "q", "reference_answer": "a #### b"}, "a #### b", "words"),
 )
 # Other data sets and odd values that are accepted.
 ACCEPTED: dict[str, dict[str, Any]] = {
@@ -141,6 +190,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "a null name before another": {"messages": None, "question": "q", "label": None, "answer": "7"},
     "an answer in tags": {"problem": "q", "answer": "<answer>7</answer>"},
     "a system prompt": {"question": "q", "answer": "7", "system": "Think."},
+    "an answer as an object": {"prompt": "q", "reward_model": {"ground_truth": "7"}},
+    "a truth value": {"question": "q", "answer": True},
+    "a supervised chat": {"messages": [*user("q"), {"role": "assistant", "content": "7"}]},
     "template arguments": {
         "question": "q",
         "answer": "7",

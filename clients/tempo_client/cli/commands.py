@@ -10,6 +10,7 @@ import typer
 
 from tempo_client.cli import gate_report
 from tempo_client.cli.keys import keys
+from tempo_client.cli.labeled import missing_labels, print_file, shown_gain
 from tempo_client.cli.output import (
     Commands,
     Json,
@@ -24,7 +25,7 @@ from tempo_client.cli.output import (
 )
 from tempo_client.cli.plugins import add_plugins
 from tempo_client.cli.questions import erase, learned, questions
-from tempo_client.types import Adapter, Decoding, File, LabeledCounts, Status
+from tempo_client.types import Adapter, Decoding, Status
 
 app = typer.Typer(
     name="tempo",
@@ -44,7 +45,7 @@ Wait = Annotated[bool, typer.Option(help="Follow the job to its end, or only que
 Reason = Annotated[str, typer.Option(help="A reason, recorded with the change.")]
 AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="Such as tempo-v3.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="As `tempo jobs list` shows it.")]
-LabeledFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JSONL file.")]
+LabeledFile = Annotated[Path, typer.Argument(exists=True, help="JSONL, JSON, CSV or Parquet.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check the file.")]
 Force = Annotated[bool, typer.Option("--force", help="Promote it even if the gate rejected it.")]
 NewTests = Annotated[
@@ -97,11 +98,14 @@ def recalibrate(
     The critic estimates whether a response is right, and training relies on it. FILE has one
     question on each line:
 
-    {"question": "…", "answer": "42", "verifier": "math"}
+    {"question": "…", "answer": "42"}
 
-    The verifier compares a response with the answer. It is `math`, which is the default, `numeric`,
-    `exact`, `choice`, or one that you have installed. A line may have a `system` message and
-    `chat_template_kwargs`.
+    FILE may also be a JSON array, a CSV or a Parquet file, or a directory of Hugging Face's
+    `datasets`, which needs the extra `files`. The field names of most data sets are understood.
+
+    The verifier compares a response with the answer. It is chosen by the answer and the options,
+    unless the line names a `verifier`; the choices are printed with examples. A line may have a
+    `system` message and `chat_template_kwargs`.
 
     Give at least 8 questions, better 64. Half of the first 64 and one in five of the others are
     held out, into however many files they are cut. Held-out questions train nothing and decide
@@ -110,9 +114,10 @@ def recalibrate(
     """
     tempo = connect(ctx)
     uploaded = tempo.files.create(file, dry_run=dry_run)
-    _print_file(uploaded)
+    print_file(uploaded)
     if dry_run:
         rows = field_rows(uploaded, "examples", "held_out", "duplicates")
+        rows += [(f"verifier {v['verifier']}", v["count"]) for v in uploaded.verifiers]
         if uploaded.labeled:
             rows.append(("held out in all", uploaded.labeled.held_out))
             rows.append(("missing labels", uploaded.labeled.missing))
@@ -283,8 +288,8 @@ def _status_rows(answer: Status) -> list[Sequence[object]]:
         ("worker", answer.worker.owner or "none holds the lease"),
         ("questions", f"{questions.captured} captured, {questions.distinct} distinct"),
         ("labeled", f"{labeled.train} to train on, {labeled.held_out} held out"),
-        ("gate", _shown_gain(labeled)),
-        *[("gate", text) for text in _missing_labels(labeled)],
+        ("gate", shown_gain(labeled)),
+        *[("gate", text) for text in missing_labels(labeled)],
     ]
     if answer.users_decoding is not None:
         rows.append(("users sample", _users_sampling(questions.distinct, answer.users_decoding)))
@@ -293,36 +298,6 @@ def _status_rows(answer: Status) -> list[Sequence[object]]:
     if error := answer.last_error:
         rows.append(("last error", f"{local_time(error.created_at)} {error.message}"))
     return rows
-
-
-def _print_file(file: File) -> None:
-    counts = f"{file.filename}: {file.examples} questions, {file.held_out} held out"
-    if file.labeled is None:  # a server of version 0.1
-        messages.print(counts)
-    else:
-        messages.print(f"{counts}, {file.labeled.held_out} held out in all")
-        messages.print(_shown_gain(file.labeled))
-        for text in _missing_labels(file.labeled):
-            messages.print(text)
-    for warning in file.warnings:
-        others = f" and {warning['count'] - 1} more" if warning["count"] > 1 else ""
-        messages.print(f"line {warning['line']}{others}: {warning['message']}")
-
-
-def _shown_gain(labeled: LabeledCounts) -> str:
-    """Return the smallest gain that the held-out questions can show."""
-    if not labeled.held_out or labeled.smallest_gain is None:
-        return f"{labeled.held_out} held-out questions"
-    points = round(100 * labeled.smallest_gain)
-    return f"{labeled.held_out} held-out questions can show a gain of {points} points"
-
-
-def _missing_labels(labeled: LabeledCounts) -> list[str]:
-    """Say how many labels are missing before a version is promoted by itself; nothing if none."""
-    if not labeled.missing:
-        return []
-    labels = "1 label is" if labeled.missing == 1 else f"{labeled.missing} labels are"
-    return [f"{labels} missing: nothing is promoted by itself"]
 
 
 def _users_sampling(questions: int, users: Decoding) -> str:

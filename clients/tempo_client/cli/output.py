@@ -20,6 +20,7 @@ from tempo_client import errors
 from tempo_client._client import Tempo
 from tempo_client._credentials import find_base_url
 from tempo_client._operations import POLL_SECONDS
+from tempo_client.cli.line_errors import listing
 from tempo_client.types import Job, Resource
 
 FAILED = 1
@@ -45,6 +46,10 @@ class Commands(TyperGroup):
         except errors.APIConnectionError:
             remedy = "start a server with `tempo serve MODEL`, or set TEMPO_BASE_URL"
             fail(f"{find_base_url()} does not answer; {remedy}", UNREACHABLE)
+        except errors.BadRequestError as error:
+            # The server's own list of refused lines is bounded.
+            text, *_ = str(error).split("\n", 1) if error.line_errors else [str(error)]
+            fail("\n".join([text, *listing(error.line_errors)]), _exit_code(error))
         except errors.TempoError as error:
             fail(str(error), _exit_code(error))
 

@@ -31,7 +31,6 @@ from tempo_storage.labeled.file import LabeledFileError
 logger = logging.getLogger("vllm.tempo.admin")
 
 MAX_BODY_BYTES = 33 * 1024 * 1024  # a file of 32 MiB and its envelope
-MAX_LISTED_ERRORS = 200
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
 # Scopes of routes, passed as `openapi_extra`.
 READ = {"x-scope": ""}
@@ -163,6 +162,7 @@ def _invalid_request(error: RequestValidationError) -> JSONResponse:
 def _line_errors(error: LabeledFileError) -> JSONResponse:
     code = "line_errors" if error.errors else "too_few_examples"
     errors = sorted(error.errors, key=lambda line_error: line_error.line)
-    listed = [asdict(line_error) for line_error in errors[:MAX_LISTED_ERRORS]]
+    # All of them: a file has at most 20,000 lines, and the errors of a line are short.
+    listed = [asdict(line_error) for line_error in errors]
     details = {"line_errors": listed, "errors_total": len(errors)}
     return json_error(400, str(error), code, param="file", **details)

@@ -64,6 +64,7 @@ class LabeledCounts(BaseModel):
 class FileDetails(BaseModel):
     """The counts of a file's examples, and the warnings about its lines.
 
+    `verifiers` has for each verifier the number of questions, and three of them as examples.
     `labeled` has the counts of all examples after this upload; only the answer to it has them.
     """
 
@@ -71,6 +72,7 @@ class FileDetails(BaseModel):
     held_out: int
     duplicates: int
     warnings: list[Json]
+    verifiers: list[Json] = []
     labeled: LabeledCounts | None = None
 
 

@@ -19,7 +19,7 @@ VLLM_PACKAGES = "'vllm-tempo[cpu]' or 'vllm-tempo[gpu]'"
 MODULES = {
     VLLM_PACKAGES: ("vllm",),
     "'vllm-tempo[server]'": ("redis", "rq", "safetensors", "python_multipart"),
-    "'vllm-tempo[trainer]'": ("torch", "transformers", "peft", "jaxtyping", "math_verify"),
+    "'vllm-tempo[trainer]'": ("torch", "transformers", "peft", "jaxtyping", "mpmath"),
 }
 
 

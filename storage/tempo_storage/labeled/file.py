@@ -1,10 +1,11 @@
-"""Read a file of labeled questions in JSON Lines. A file is used whole or not at all.
+"""Read a file of labeled questions. A file is used whole or not at all.
+
+It is JSON Lines, a JSON array, CSV or Parquet. A row has a question and an answer:
 
     {"messages": [{"role": "user", "content": "6*7?"}], "reference_answer": "42",
      "verifier": "math", "system": "…", "chat_template_kwargs": {…}, "id": "…", "metadata": {…}}
 
-Only the first two fields are needed. `system` becomes the first message. The lines of GSM8K and
-MATH are accepted as they are.
+Only the first two fields are needed. The fields have other names too; `fields` lists them.
 
 Uploads, dry runs and studies read a file in the same steps, and each step returns a value:
 
@@ -20,7 +21,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tempo_storage.errors import InvalidInputError, TooLargeError
-from tempo_storage.labeled.line import Example, LineRefusedError, Note, read_line
+from tempo_storage.labeled.formats import encoding_note, read_rows
+from tempo_storage.labeled.line import Example, read_record
+from tempo_storage.labeled.refusal import LineRefusedError, Note, shortened, shown
 from tempo_storage.labeled.split import MIN_LABELED
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
@@ -28,21 +31,31 @@ MAX_LINES = 20_000
 MIN_EXAMPLES = 8
 MAX_LISTED_MESSAGES = 20
 MAX_LISTED_RUNS = 10
-BOM = b"\xef\xbb\xbf"
+EXAMPLES_PER_VERIFIER = 3
+TOO_LARGE = "the file has more than 20,000 lines or 32 MiB; split it"
 
-BYTE_ORDER_MARK = Note("byte_order_mark", "the byte order mark is ignored")
 DUPLICATE = Note("duplicate", "the question is there already; kept once")
 ASKED = Note("asked", "users asked it: it leaves the unlabeled pool")
 
 
 @dataclass(frozen=True, slots=True)
 class LineError:
-    """The reason why a line is refused."""
+    """The reason why a line is refused, with the remedy.
+
+    `param` is the field by the name that the file uses, and `value` the beginning of its value.
+    """
 
     line: int
     code: str
     param: str | None
     message: str
+    value: str = ""
+
+    @property
+    def place(self) -> str:
+        """The field and its value, as a message shows them; "" for a line without a field."""
+        name = f"{self.param}: " if self.param else ""
+        return f"{name}{self.value}: " if self.value else name
 
 
 class LabeledFileError(InvalidInputError):
@@ -66,6 +79,8 @@ class ParsedFile:
     """The number of distinct questions, with those that the ledger has already."""
     bytes: int
     sha256: str
+    verifiers: tuple[dict[str, Any], ...] = ()
+    """For each verifier the number of distinct questions, and three of them as examples."""
 
     def summary(self) -> dict[str, Any]:
         """Return counts and warnings; each warning has its first line and the number of lines."""
@@ -75,6 +90,7 @@ class ParsedFile:
         return {
             "examples": len(self.examples),
             "duplicates": len(lines.get(DUPLICATE, ())),
+            "verifiers": list(self.verifiers),
             "warnings": [
                 asdict(note) | {"line": numbers[0], "count": len(numbers)}
                 for note, numbers in lines.items()
@@ -85,35 +101,40 @@ class ParsedFile:
 def parse(
     content: bytes, verifiers: Collection[str], *, needs_reference: bool = True
 ) -> ParsedFile:
-    """Read the lines of a file; raise TooLargeError for one beyond the limits.
+    """Read the rows of a file.
 
-    `verifiers` are the names of the installed ones. Without `needs_reference` a line may have a
-    question and no answer, as in a file of unlabeled questions.
+    `verifiers` are the names of the installed ones. Without `needs_reference` a row may have a
+    question and no answer, as in a file of unlabeled questions. Raises TooLargeError for a file
+    beyond the limits, and InvalidInputError for one of another format.
     """
-    lines = content.removeprefix(BOM).removesuffix(b"\n").split(b"\n", MAX_LINES)
-    if len(lines) > MAX_LINES or len(content) > MAX_FILE_BYTES:
-        raise TooLargeError("the file has more than 20,000 lines or 32 MiB; split it")
+    if len(content) > MAX_FILE_BYTES:
+        raise TooLargeError(TOO_LARGE)
     examples: dict[str, Example] = {}
     errors: list[LineError] = []
-    warnings = [(1, BYTE_ORDER_MARK)] if content.startswith(BOM) else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    encoding = encoding_note(content)
+    warnings = [] if encoding is None else [(1, encoding)]
+    for count, row in enumerate(read_rows(content), start=1):
+        if count > MAX_LINES:
+            raise TooLargeError(TOO_LARGE)
+        if row is None:
             continue
         try:
-            example, notes = read_line(
-                line, number, verifiers=verifiers, needs_reference=needs_reference
+            if isinstance(row.fields, LineRefusedError):
+                raise row.fields
+            example, notes = read_record(
+                row.fields, row.line, verifiers=verifiers, needs_reference=needs_reference
             )
         except LineRefusedError as error:
-            errors.append(LineError(number, error.code, error.param, str(error)))
+            errors.append(LineError(row.line, error.code, error.param, str(error), error.value))
             continue
-        warnings += [(number, note) for note in notes]
+        warnings += [(row.line, note) for note in (*row.notes, *notes)]
         first = examples.setdefault(example.content_hash, example)
         if first is example:
             continue
         if _conflicts(example, first.reference):
             errors.append(_conflict_error(example, f"line {first.line}"))
         else:
-            warnings.append((number, DUPLICATE))
+            warnings.append((row.line, DUPLICATE))
     return ParsedFile(
         examples=tuple(examples.values()),
         errors=tuple(errors),
@@ -121,6 +142,7 @@ def parse(
         questions=len(examples),
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
+        verifiers=_by_verifier(examples.values()),
     )
 
 
@@ -173,15 +195,43 @@ def _conflicts(example: Example, reference: Sequence[Any]) -> bool:
 
 def _conflict_error(example: Example, place: str) -> LineError:
     message = f"{place} has this question with another reference; keep one"
-    return LineError(example.line, "conflicting_reference", "reference_answer", message)
+    value = shown(example.reference)
+    name = example.reference_name
+    return LineError(example.line, "conflicting_reference", name, message, value)
+
+
+def _by_verifier(examples: Iterable[Example]) -> tuple[dict[str, Any], ...]:
+    """Return count and first examples of each verifier, those of the most examples first."""
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(example.verifier, []).append(example)
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return tuple(
+        {
+            "verifier": name,
+            "count": len(group),
+            "examples": [
+                {
+                    "line": example.line,
+                    "question": shortened(example.messages[-1]["content"]),
+                    "reference": [shortened(one) for one in example.reference[:3]],
+                }
+                for example in group[:EXAMPLES_PER_VERIFIER]
+            ],
+        }
+        for name, group in ordered
+    )
 
 
 def _listing(errors: Iterable[LineError]) -> list[str]:
-    """Return each message once, with all lines that have it: a wrong file has it on all lines."""
-    lines: dict[str, list[int]] = {}
+    """Return each reason once, with its lines and the first value: a wrong file repeats itself."""
+    groups: dict[tuple[str | None, str], list[LineError]] = {}
     for error in errors:
-        lines.setdefault(error.message, []).append(error.line)
-    listing = [f"{_runs(numbers)}: {message}" for message, numbers in lines.items()]
+        groups.setdefault((error.param, error.message), []).append(error)
+    listing = [
+        f"{_runs(sorted({error.line for error in group}))}: {group[0].place}{group[0].message}"
+        for group in groups.values()
+    ]
     more = len(listing) - MAX_LISTED_MESSAGES
     return [*listing[:MAX_LISTED_MESSAGES], f"and {more} other errors"] if more > 0 else listing
 

@@ -19,6 +19,13 @@ FILE = {
     "filename": "labeled.jsonl",
     "tempo": {
         "examples": 12,
+        "verifiers": [
+            {
+                "verifier": "numeric",
+                "count": 12,
+                "examples": [{"line": 2, "question": "6*7?\nNow", "reference": ["42", "42.0"]}],
+            }
+        ],
         "held_out": 2,
         "warnings": [
             {"code": "duplicate", "line": 3, "count": 5, "message": "again"},
@@ -64,6 +71,8 @@ def test_recalibrate_uploads_and_follows_to_the_end(labeled: str) -> None:
     assert "12 questions, 2 held out, 10 held out in all\n" in result.stderr
     assert "\n10 held-out questions can show a gain of 25 points\n" in result.stderr
     assert "\n40 labels are missing: nothing is promoted by itself\n" in result.stderr
+    verifiers = "verifier numeric for 12 questions, such as\n  line 2: 6*7? Now → 42 or 42.0\n"
+    assert verifiers in result.stderr
     assert "\nline 3 and 4 more: again\n" in result.stderr
     assert result.stderr.count("[E] done") == 1
     assert "round: running 1 of 2\n" in result.stderr
@@ -84,6 +93,7 @@ def test_json_is_alone_on_stdout(labeled: str) -> None:
 def test_a_dry_run_starts_nothing(labeled: str) -> None:
     result = run("recalibrate", labeled, "--dry-run", answers={"POST /tempo/v1/files": FILE})
     assert (result.exit_code, "examples\t12" in result.stdout) == (0, True), result.output
+    assert "verifier numeric\t12\n" in result.stdout
 
 
 def test_no_wait_returns_with_the_queued_job(labeled: str) -> None:
@@ -153,13 +163,24 @@ def test_without_a_key_there_is_no_access() -> None:
     assert (result.exit_code, result.stderr) == (4, "tempo: no API key\n")
 
 
-def test_bad_lines_are_printed_once_as_the_server_sums_them_up(labeled: str) -> None:
-    message = "bad lines: 300\nlines 1-300: not JSON; write one object a line"
-    errors = [{"line": n, "message": "not JSON; write one object a line"} for n in range(1, 301)]
+def test_each_reason_is_printed_once_with_all_bad_lines(labeled: str) -> None:
+    message = "bad lines: 325\nlines 1, 3, 5 and 297 more: the server's own, shorter list"
+    errors = [{"line": n, "message": "not JSON; write one"} for n in range(1, 301)]
+    errors += [
+        {"line": n, "param": "answer", "value": f'"{n}"', "message": "no number; correct it"}
+        for n in range(302, 350, 2)
+    ]
+    errors.append({"line": 7, "param": "id", "value": "", "message": "too long; shorten it"})
     answers = {"POST /tempo/v1/files": refusal(400, message, line_errors=errors)}
     result = run("recalibrate", labeled, answers=answers)
     assert result.exit_code == 1
-    assert result.stderr == f"tempo: 400 on POST /tempo/v1/files: {message}\n"
+    even = ", ".join(map(str, range(302, 350, 2)))
+    assert result.stderr.splitlines() == [
+        "tempo: 400 on POST /tempo/v1/files: bad lines: 325",
+        "lines 1-300: not JSON; write one",
+        f'lines {even}: answer: "302": no number; correct it',
+        "line 7: id: too long; shorten it",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ def test_unseen_questions_are_in_no_other_file_and_need_all_their_answers(
     ("text", "message"),
     [
         ("{", "line 1"),
-        ('{"answer": "4"}', "line 1: no 'messages'; add it"),
+        ('{"answer": "4"}', "line 1: messages: no question \\(fields: answer\\); add 'question'"),
         ("[]", "line 1"),
         ("", "0 answers to 0 questions"),
     ],

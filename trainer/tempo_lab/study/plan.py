@@ -35,7 +35,7 @@ from tempo_storage.errors import ConflictError, TempoError
 from tempo_storage.ledger.engine import without_nan
 from tempo_trainer.versions.lineage import SETTINGS
 
-PACKAGES = ("vllm-tempo", "torch", "transformers", "peft", "numpy", "math-verify")
+PACKAGES = ("vllm-tempo", "torch", "transformers", "peft", "numpy", "mpmath")
 POLL_SECONDS = 0.5
 Studies = Mapping[Path, Sequence[Spec]]
 """The runs by the folder that they are written to."""

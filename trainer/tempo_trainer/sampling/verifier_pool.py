@@ -1,4 +1,8 @@
-"""Child processes that verify responses; a verifier that hangs is killed after two seconds."""
+"""Child processes that verify responses; a verifier that hangs is killed after two seconds.
+
+A class with a `timeout_seconds` of its own gets this time instead. Responses with the text of a
+reference need no process.
+"""
 
 import json
 import queue
@@ -12,7 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from tempo_storage.errors import TempoError
-from tempo_trainer.sampling.verifiers import Metadata, References, Verdict
+from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
+from tempo_trainer.sampling.verifying.equal_text import equal_text
 
 START_SECONDS = 120.0
 COMMAND = (sys.executable, "-P", "-m", "tempo_trainer.sampling.verifiers", "serve")
@@ -81,8 +86,13 @@ class VerifierPool:
 
         Raises VerifierError if a child that was killed does not start again.
         """
+        verdicts = [equal_text(item.verifier, item.response, item.reference) for item in items]
+        pending = [index for index, verdict in enumerate(verdicts) if verdict is None]
         with ThreadPoolExecutor(len(self._children)) as threads:
-            return list(threads.map(self._verify_one, items))
+            late = threads.map(self._verify_one, [items[index] for index in pending])
+            for index, verdict in zip(pending, late, strict=True):
+                verdicts[index] = verdict
+        return [verdict for verdict in verdicts if verdict is not None]
 
     def close(self) -> None:
         """End the children."""
@@ -102,6 +112,7 @@ class _Child:
 
     def __init__(self, preload: Sequence[str]) -> None:
         self._command = [*COMMAND, *preload]
+        self._own_timeouts: dict[str, float] = {}
         self._process = self._start()
 
     def verify(self, item: Item, timeout_seconds: float) -> Verdict | None:
@@ -112,7 +123,7 @@ class _Child:
         assert self._process.stdin is not None
         try:
             print(json.dumps(asdict(item)), file=self._process.stdin, flush=True)
-            reply = self._read(timeout_seconds)
+            reply = self._read(self._own_timeouts.get(item.verifier, timeout_seconds))
         except BrokenPipeError:
             reply = None
         if reply is None:
@@ -122,10 +133,12 @@ class _Child:
 
     def wait(self) -> None:
         """Return when the process has loaded its verifiers."""
-        if self._read(START_SECONDS) != "ready\n":
+        first, _, timeouts = (self._read(START_SECONDS) or "").partition(" ")
+        if first.strip() != "ready":
             self.kill()
             command = " ".join(self._command[2:])
             raise VerifierError(f"a verifier process does not start; run `python {command}`")
+        self._own_timeouts = json.loads(timeouts or "{}")
 
     def kill(self) -> None:
         """End the process, whatever it does."""

@@ -49,7 +49,7 @@ class LeaseWorker(SimpleWorker):
     """Run queued jobs in this process until the queue is empty and idle."""
 
     job_class = TempoJob
-    death_penalty_class = TimerDeathPenalty  # math-verify takes SIGALRM away
+    death_penalty_class = TimerDeathPenalty  # leaves SIGALRM to others
     max_connection_wait_time = 2.0
 
     def __init__(self, connection: redis.Redis, run_job: Callable[[str], None]) -> None:

@@ -104,15 +104,52 @@ def test_bad_lines_are_named_and_nothing_is_stored(admin: Any, labeled: bytes) -
     error = reply.json()["error"]
     assert (error["code"], error["param"], error["errors_total"]) == ("line_errors", "file", 2)
     assert [(e["line"], e["code"]) for e in error["line_errors"]] == [
-        (13, "missing_reference"),
+        (13, "invalid_messages"),
         (14, "missing_reference"),
     ]
     assert stored(admin.context) == (0, 0, [])
 
 
-def test_at_most_two_hundred_bad_lines_are_listed(admin: Any) -> None:
-    error = admin.upload(b"{\n" * 300).json()["error"]
-    assert (len(error["line_errors"]), error["errors_total"]) == (200, 300)
+def test_all_bad_lines_are_listed_with_field_value_and_remedy(admin: Any) -> None:
+    error = admin.upload(b'{"question": "q", "answer": NaN}\n' * 300).json()["error"]
+    assert (len(error["line_errors"]), error["errors_total"]) == (300, 300)
+    last = error["line_errors"][-1]
+    assert (last["line"], last["param"], last["value"]) == (300, "answer", "NaN")
+    assert "; write" in last["message"]
+    assert error["message"].splitlines()[1].startswith("lines 1-300: answer: NaN: ")
+
+
+def test_an_upload_and_a_dry_run_say_how_many_questions_each_verifier_has(admin: Any) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(5)]
+    rows += [{"question": f"capital {n}?", "answer": "Rome"} for n in range(4)]
+    rows += [{"question": "best?", "options": ["x", "y"], "answer": 1}]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    files = {"file": ("labeled.jsonl", content)}
+    dry = admin("POST", "/tempo/v1/files", files=files, data={"dry_run": "true"}).json()
+    verifiers = dry["tempo"]["verifiers"]
+    assert [(v["verifier"], v["count"]) for v in verifiers] == [
+        ("numeric", 5),
+        ("words", 4),
+        ("choice", 1),
+    ]
+    assert [example["line"] for example in verifiers[1]["examples"]] == [6, 7, 8]
+    assert verifiers[1]["examples"][0]["reference"] == ["Rome"]
+    uploaded = admin.upload(content).json()
+    assert uploaded["tempo"]["verifiers"] == verifiers
+    path = f"/tempo/v1/files/{uploaded['id']}"
+    assert admin("GET", path).json()["tempo"]["verifiers"] == verifiers
+
+
+def test_files_of_other_formats_are_uploaded_as_they_are(admin: Any) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": n + 1} for n in range(8)]
+    cells = "".join(f"{row['question']},{row['answer']}\n" for row in rows)
+    array = json.dumps(rows).encode()
+    assert admin.upload(array, "labeled.json").json()["tempo"]["examples"] == 8
+    again = admin.upload(f"question,answer\n{cells}".encode(), "labeled.csv").json()
+    assert (again["tempo"]["examples"], again["tempo"]["duplicates"]) == (0, 8)
+    reply = admin.upload(b"PK\x03\x04", "labeled.xlsx")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_input")
+    assert "save it as CSV" in reply.json()["error"]["message"]
 
 
 def test_a_reference_that_its_verifier_cannot_read_is_a_bad_line(
@@ -121,6 +158,10 @@ def test_a_reference_that_its_verifier_cannot_read_is_a_bad_line(
     bad = line(question="how many", answer="none at all", verifier="numeric")
     error = admin.upload(labeled + bad).json()["error"]
     assert [(e["line"], e["code"]) for e in error["line_errors"]] == [(13, "invalid_reference")]
+    assert (error["line_errors"][0]["param"], error["line_errors"][0]["value"]) == (
+        "answer",
+        '["none at all"]',
+    )
     assert stored(admin.context) == (0, 0, [])
 
 

@@ -101,13 +101,16 @@ def test_an_unlabeled_file_may_lack_the_answers_and_nothing_else(tmp_path: Path)
 
 def test_a_conflict_within_a_file_is_refused_by_both(admin: Any, tmp_path: Path) -> None:
     content = FILLER + line(messages=OTHERS[0], reference_answer="43")
-    error = ["line 9: line 1 has this question with another reference; keep one"]
+    error = [
+        'line 9: reference_answer: ["43"]: line 1 has this question with another reference;'
+        " keep one"
+    ]
     assert upload(admin, content) == study(tmp_path / "labeled.jsonl", content) == error
 
 
 @pytest.mark.parametrize(
     ("row", "answer", "verifier"),
-    [(GSM8K, ["72"], "numeric"), (MATH, [r"\frac{3}{4}"], "math")],
+    [(GSM8K, ["72"], "numeric"), (MATH, [r"\frac{3}{4}"], "numeric")],
 )
 def test_a_study_takes_the_lines_of_gsm8k_and_math(
     row: dict[str, Any], answer: list[str], verifier: str, tmp_path: Path

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from ledgers import user
@@ -52,6 +53,30 @@ def test_a_reference_on_which_the_process_hangs_is_named_and_the_process_is_kill
     errors = references.check(examples(*[("math", "1")] * 5), command=hang, timeout_seconds=1.0)
     assert [(e.line, e.code) for e in errors] == [(3, "verifier_timeout")]
     assert time.monotonic() - started < 10.0
+
+
+def test_a_reference_on_which_the_process_hangs_costs_the_others_nothing() -> None:
+    error = "'cannot read it' if line['line'] == 5 else None"
+    reply = f"print(json.dumps({{'line': line['line'], 'error': {error}}}), flush=True)"
+    hang = answering(f"time.sleep(60) if line['line'] in (2, 4) else {reply}")
+    errors = references.check(examples(*[("math", "1")] * 6), command=hang, timeout_seconds=1.0)
+    assert [(e.line, e.code) for e in errors] == [
+        (2, "verifier_timeout"),
+        (4, "verifier_timeout"),
+        (5, "invalid_reference"),
+    ]
+
+
+def test_a_check_ends_after_ten_references_on_which_the_process_dies() -> None:
+    die = answering(f"os._exit(9) if line['line'] > 1 else {REPLY}")
+    errors = references.check(examples(*[("math", "1")] * 100), command=die)
+    assert [e.line for e in errors] == list(range(2, 12))
+
+
+def test_the_metadata_of_a_line_is_checked_by_its_verifier() -> None:
+    [example] = examples(("numeric", "7"))
+    [error] = references.check([replace(example, details={"tolerance": "5%"})])
+    assert "metadata.tolerance is '5%'; give a number" in error.message
 
 
 def test_a_reference_whose_alarm_ends_the_process_is_named() -> None:

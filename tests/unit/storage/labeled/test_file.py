@@ -5,12 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from labeled_lines import line
+from labeled_lines import VERIFIERS, line
 from ledgers import user
 
 from tempo_storage.errors import TooLargeError
 from tempo_storage.labeled.file import (
-    BOM,
     LabeledFileError,
     LineError,
     ParsedFile,
@@ -18,14 +17,18 @@ from tempo_storage.labeled.file import (
     raise_if_unusable,
     reconcile,
 )
+from tempo_storage.labeled.formats import BOM
 from tempo_storage.question_hash import content_hash
 
-NOT_JSON = "not JSON (Expecting value: line 1 column 1 (char 0)); write one object a line"
-NO_QUESTION = "no 'messages'; add it"
+NOT_JSON = (
+    "not JSON (expecting value at character 1); write one object on a line;"
+    " CSV begins with a header such as question,answer"
+)
+NO_QUESTION = "messages: no question (fields: answer); add 'question'"
 
 
 def read(content: bytes) -> ParsedFile:
-    return parse(content, ("math", "exact"))
+    return parse(content, VERIFIERS)
 
 
 def questions(count: int) -> bytes:
@@ -55,12 +58,12 @@ def test_a_refused_line_is_named_by_its_number() -> None:
 def test_an_error_of_many_lines_is_listed_once_with_all_of_them() -> None:
     no_question = b'{"answer": "1"}\n'
     content = line() * 2 + b"x\n" * 478 + line() * 31 + b"x\n" + no_question
-    assert listing(content) == [f"lines 3-480, 512: {NOT_JSON}", f"line 513: {NO_QUESTION}"]
+    assert listing(content) == [f"lines 3-480, 512: x: {NOT_JSON}", f"line 513: {NO_QUESTION}"]
 
 
 def test_errors_and_scattered_lines_are_listed_up_to_a_bound() -> None:
     assert listing((b"x\n" + line()) * 12) == [
-        f"lines 1, 3, 5, 7, 9, 11, 13, 15, 17, 19 and 2 more: {NOT_JSON}"
+        f"lines 1, 3, 5, 7, 9, 11, 13, 15, 17, 19 and 2 more: x: {NOT_JSON}"
     ]
     various = b"".join(b"{" + b" " * n + b"x\n" for n in range(23))
     assert (len(listing(various)), listing(various)[-1]) == (21, "and 3 other errors")
@@ -72,7 +75,7 @@ def test_errors_of_a_later_step_are_listed_with_those_of_the_lines() -> None:
     with pytest.raises(LabeledFileError) as refusal:
         raise_if_unusable(replace(file, errors=(error, *file.errors)))
     assert [error.line for error in refusal.value.errors] == [1, 2]
-    assert str(refusal.value).splitlines()[1:] == [f"line 1: {NOT_JSON}", "line 2: no number"]
+    assert str(refusal.value).splitlines()[1:] == [f"line 1: x: {NOT_JSON}", "line 2: no number"]
 
 
 def test_byte_order_mark_crlf_and_blank_lines_are_understood() -> None:
@@ -100,7 +103,7 @@ def test_a_repeated_question_with_another_reference_is_refused() -> None:
 
 def test_a_repeated_question_without_an_answer_is_no_conflict() -> None:
     content = b'{"question": "6*7?"}\n' + line()
-    file = parse(content, ("math",), needs_reference=False)
+    file = parse(content, VERIFIERS, needs_reference=False)
     assert [example.reference for example in file.examples] == [[]]
     assert file.errors == ()
 

@@ -1,29 +1,30 @@
 """One line of a labeled file: hostile lines are refused, those of known data sets are accepted."""
 
-import json
 import time
 from typing import Any
 
 import pytest
-from labeled_lines import GSM8K, MATH, REFUSED, WORKED, line
+from labeled_lines import ACCEPTED, GSM8K, MATH, REFUSED, WORKED, line
+from labeled_lines import read_line as read
 from ledgers import user
 
-from tempo_storage.labeled.line import Example, LineRefusedError, Note, read_line
-
-VERIFIERS = ("math", "exact", "numeric")
-
-
-def read(row: dict[str, Any] | bytes, **options: bool) -> tuple[Example, list[Note]]:
-    raw = row if isinstance(row, bytes) else json.dumps(row).encode()
-    return read_line(raw, 1, verifiers=VERIFIERS, **options)
+from tempo_storage.labeled.refusal import LineRefusedError
 
 
 @pytest.mark.parametrize(("content", "code"), REFUSED.values(), ids=REFUSED)
 def test_a_hostile_line_is_refused_with_a_short_message(content: bytes, code: str) -> None:
     with pytest.raises(LineRefusedError) as refusal:
-        read(content)
+        # A good line before it: the format of a file is that of its first line.
+        read(line() + content.replace(b"6*7?", b"q"))
     assert refusal.value.code == code
     assert len(str(refusal.value)) < 300
+    assert len(refusal.value.value) <= 65
+    assert any(mark in str(refusal.value) for mark in (";", "give ", "write "))  # a remedy
+
+
+@pytest.mark.parametrize("row", ACCEPTED.values(), ids=ACCEPTED)
+def test_the_rows_of_known_data_sets_are_accepted(row: dict[str, Any]) -> None:
+    assert read(row)[0].reference
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_odd_but_honest_text_is_kept_unchanged(text: str) -> None:
 def test_an_alias_is_understood_and_noted(name: str, reference: str) -> None:
     example, notes = read({name: "6*7?", reference: 42})
     assert (example.messages, example.reference) == (user("6*7?"), ["42"])
-    assert (example.verifier, example.details) == ("math", {})
+    assert (example.verifier, example.details) == ("numeric", {})
     assert {note.param for note in notes if note.code == "alias"} == {name, reference}
 
 
@@ -89,8 +90,8 @@ def test_an_answer_is_read_where_none_is_needed() -> None:
 
 
 def test_an_invalid_answer_is_refused_where_none_is_needed() -> None:
-    with pytest.raises(LineRefusedError, match="a reference is text, a number"):
-        read(line(reference_answer=True), needs_reference=False)
+    with pytest.raises(LineRefusedError, match="an answer is a text, a number"):
+        read(line(reference_answer=[True]), needs_reference=False)
 
 
 @pytest.mark.parametrize("name", ["system", "system_prompt"])

@@ -4,11 +4,11 @@ import hashlib
 import json
 
 import pytest
+from labeled_lines import read_line
 from ledgers import held_out, labeled, labeled_file
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
-from tempo_storage.labeled.line import read_line
 from tempo_storage.ledger.models import LabeledExample
 
 Sessions = sessionmaker[Session]
@@ -103,7 +103,7 @@ def test_the_template_arguments_of_a_line_are_stored_with_the_example(sessions: 
     line = (
         b'{"question": "1 + 1", "answer": "2", "chat_template_kwargs": {"enable_thinking": false}}'
     )
-    example, notes = read_line(line, 1, verifiers=("math",))
+    example, notes = read_line(line)
     with sessions.begin() as s:
         ledger.labeled.add_file(s, labeled_file(), [example])
         s.expire_all()

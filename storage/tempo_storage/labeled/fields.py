@@ -1,0 +1,174 @@
+"""The names of the fields that a labeled file may have: the one table of aliases.
+
+The table of the page clients/docs/labeled_file.md is the output of this module:
+
+    python -m tempo_storage.labeled.fields
+
+Names are compared without case, spaces, hyphens and underscores: `Correct Answer` is
+`correct_answer`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+SEPARATORS = re.compile(r"[\s_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a line. The first of its `aliases` that has a value counts.
+
+    `a.b` is the entry `b` of the object in the field `a`.
+    """
+
+    name: str
+    meaning: str
+    aliases: tuple[str, ...]
+
+
+QUESTION = Field(
+    "messages",
+    "the question: a text, or a chat that ends with the user's message or with the right answer",
+    (
+        *("messages", "conversations", "conversation", "question", "prompt", "problem", "query"),
+        *("instruction", "question_text", "problem_text", "question_stem", "question_content"),
+        *("task", "input.messages", "input"),
+    ),
+)
+ANSWERS = (
+    *("reference_answer", "final_answer", "answer", "correct_answer", "expected_answer"),
+    *("ground_truth", "reward_model.ground_truth", "gold_answer", "gold", "answers"),
+    *("answers_spans", "answer_key", "correct", "answer_idx", "answer_index", "label", "cop"),
+    *("answer_number", "answer_text", "answer_value", "final_ans", "target", "expected_output"),
+)
+# The text of a solution. It counts only if no answer has a value, and only its final answer counts.
+SOLUTIONS = (
+    *("solution", "solutions", "worked_solution", "rationale", "response", "completion", "output"),
+    *("chosen", "preferred_output"),
+)
+REFERENCE = Field(
+    "reference_answer",
+    "the right answer, or a list of answers that are equally right; of a solution's text the"
+    " final answer counts",
+    (*ANSWERS, *SOLUTIONS),
+)
+OPTIONS = Field(
+    "options",
+    "the options of a choice, appended to the question as `A. …`; also one field for each:"
+    " `A`, `B`, …, `option_a`, …, `option1`, …, `opa`, …",
+    ("options", "choices", "endings"),
+)
+CONTEXT = Field(
+    "context",
+    "a text that stands before the question (`input`: after it), unless the question is a chat",
+    ("context", "passage", "article", "paragraph", "background", "body", "story", "input"),
+)
+SYSTEM = Field("system", "the system message", ("system", "system_prompt", "system_message"))
+VERIFIER = Field(
+    "verifier", "the verifier; by default the one that suits the answer", ("verifier",)
+)
+METADATA = Field("metadata", "an object for the verifier, such as `tolerance`", ("metadata",))
+ID = Field("id", "your own name for the question", ("id",))
+TEMPLATE = Field(
+    "chat_template_kwargs", "arguments of the chat template", ("chat_template_kwargs",)
+)
+TABLE = (QUESTION, REFERENCE, OPTIONS, CONTEXT, SYSTEM, VERIFIER, METADATA, ID, TEMPLATE)
+# A question that needs one of these cannot be asked as text.
+UNUSABLE = re.compile(
+    r"(?:decoded)?images?(?:path|url|file|bytes)?s?\d*|pictures?|figures?|videos?|audios?"
+)
+TOOLS = ("tools", "functions")
+
+
+class Record:
+    """The fields of one line, which are found by each of their aliases."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+        self._names: dict[str, str] = {}
+        for name in fields:
+            self._names.setdefault(_plain(name), name)
+
+    def find(self, field: Field) -> str | None:
+        """Return the alias of a field as the line spells it; None if the line lacks the field.
+
+        Empty values count only if no alias has another value.
+        """
+        names = self.find_all(field.aliases)
+        first = names[0] if names else None
+        return next((name for name in names if not is_empty(self.get(name))), first)
+
+    def find_all(self, aliases: tuple[str, ...]) -> list[str]:
+        """Return all of these aliases that are not null, as the line spells them."""
+        names = [self._spelled(alias) for alias in aliases]
+        return [name for name in names if name is not None and self.get(name) is not None]
+
+    def get(self, name: str) -> Any:
+        """Return the value under a name of `find`."""
+        if name in self.fields:
+            return self.fields[name]
+        top, _, rest = name.partition(".")
+        return self.fields[top][rest]
+
+    def rest(self, names: set[str]) -> dict[str, Any]:
+        """Return the fields that have none of these names, sorted."""
+        used = names | {name.partition(".")[0] for name in names}
+        return {name: self.fields[name] for name in sorted(self.fields.keys() - used)}
+
+    def _spelled(self, alias: str) -> str | None:
+        if alias in self.fields:
+            return alias
+        top, rest = _parts(alias)
+        name = self._names.get(top)
+        if name is None or not rest:
+            return name
+        value = self.fields[name]
+        return f"{name}.{rest}" if isinstance(value, Mapping) and rest in value else None
+
+
+def is_empty(value: Any) -> bool:
+    """Tell whether a value is null, blank, or a list or an object without entries."""
+    return (
+        value is None
+        or value == []
+        or value == {}
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
+def is_unusable(name: str) -> bool:
+    """Tell whether a field of this name has a picture, a sound or a film."""
+    return UNUSABLE.fullmatch(_plain(name)) is not None
+
+
+def same_name(name: str, alias: str) -> bool:
+    """Tell whether two names differ in case and separators at most."""
+    top, rest = _parts(alias)
+    return _plain(name) == (f"{top}.{rest}" if rest else top)
+
+
+def markdown() -> str:
+    """Return the table of all fields with their aliases."""
+    rows = ["| field | other names | meaning |", "|---|---|---|"]
+    for field in TABLE:
+        others = ", ".join(f"`{alias}`" for alias in field.aliases if alias != field.name)
+        rows.append(f"| `{field.name}` | {others} | {field.meaning} |")
+    return "\n".join(rows)
+
+
+@cache  # of the aliases of the table, which are few
+def _parts(alias: str) -> tuple[str, str]:
+    """Return the plain name of a field, and the name of an entry in it or ""."""
+    top, _, rest = alias.partition(".")
+    return _plain(top), rest
+
+
+def _plain(name: str) -> str:
+    return SEPARATORS.sub("", name).lower()
+
+
+if __name__ == "__main__":
+    print(markdown())

@@ -1,0 +1,264 @@
+"""Rows of public data sets, in their own fields: question, reference and verifier of each."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labeled_lines import read_line
+from ledgers import user
+
+from tempo_storage.labeled.fields import TABLE, Record, markdown
+from tempo_storage.labeled.refusal import LineRefusedError
+
+ASSISTANT = {"role": "assistant", "content": "Add them.\n\\boxed{7}"}
+# Each with question, references and verifier.
+ROWS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
+    "AIME": ({"ID": "2024-I-1", "Problem": "q", "Answer": 204}, "q", ["204"], "numeric"),
+    "MATH-500": (
+        {"problem": "q", "solution": r"so $\boxed{x}$", "answer": "x^2", "unique_id": "test/1"},
+        "q",
+        ["x^2"],
+        "math",
+    ),
+    "OpenR1": (
+        {"problem": "q", "solution": "...", "answer": "7", "generations": ["a"], "messages": None},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "Alpaca": (
+        {"instruction": "Add.", "input": "3 and 4", "output": "7"},
+        "Add.\n\n3 and 4",
+        ["7"],
+        "numeric",
+    ),
+    "BIG-Bench Hard": ({"input": "Is it so?", "target": "yes"}, "Is it so?", ["yes"], "words"),
+    "ShareGPT": (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "7"}]},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "OpenAI fine-tuning": (
+        {"messages": [*user("q"), ASSISTANT | {"weight": 1, "refusal": None}]},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "OpenAI preferences": (
+        {
+            "input": {"messages": user("q"), "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [ASSISTANT],
+            "non_preferred_output": [{"role": "assistant", "content": "8"}],
+        },
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "preferences": (
+        {"prompt": "q", "chosen": [*user("q"), ASSISTANT], "rejected": [*user("q"), ASSISTANT]},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "SVAMP": (
+        {"Body": "3 cats and 4 cats.", "Question": "How many?", "Answer": 7.0, "Equation": "3+4"},
+        "3 cats and 4 cats.\n\nHow many?",
+        ["7.0"],
+        "numeric",
+    ),
+    "SQuAD": (
+        {
+            "context": "In Rome.",
+            "question": "q",
+            "answers": {"text": ["Rome", "Rome"], "answer_start": [3, 3]},
+        },
+        "In Rome.\n\nq",
+        ["Rome"],
+        "words",
+    ),
+    "TriviaQA": (
+        {"question": "q", "answer": {"value": "Rome", "aliases": ["Roma"], "type": "City"}},
+        "q",
+        ["Rome", "Roma"],
+        "words",
+    ),
+    "BoolQ": (
+        {"question": "q", "passage": "p", "answer": False},
+        "p\n\nq",
+        ["no", "false"],
+        "words",
+    ),
+    "SciQ": (
+        {"question": "q", "correct_answer": "water", "distractor1": "air", "support": "water"},
+        "q",
+        ["water"],
+        "words",
+    ),
+    "GPQA": (
+        {"Question": "q", "Correct Answer": "10 m", "Incorrect Answer 1": "9 m"},
+        "q",
+        ["10 m"],
+        "math",
+    ),
+    "RACE": (
+        {"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"},
+        "a\n\nq\nA. x\nB. y",
+        ["B"],
+        "choice",
+    ),
+    "MedMCQA": (
+        {"question": "q", "opa": "x", "opb": "y", "opc": "z", "opd": "w", "cop": 2, "exp": "..."},
+        "q\nA. x\nB. y\nC. z\nD. w",
+        ["C"],
+        "choice",
+    ),
+    "MedQA": (
+        {"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"},
+        "q\nA. x\nB. y",
+        ["B"],
+        "choice",
+    ),
+    "HellaSwag": (
+        {"question": "q", "endings": ["x", "y", "z"], "label": "2"},
+        "q\nA. x\nB. y\nC. z",
+        ["C"],
+        "choice",
+    ),
+    "WinoGrande": (
+        {"question": "q", "option1": "x", "option2": "y", "answer": "1"},
+        "q\nA. x\nB. y",
+        ["A"],
+        "choice",
+    ),
+    "several answers at once": (
+        {"question": "q", "final_answer": ["1", "-1"], "is_multiple_answer": True},
+        "q",
+        ["1, -1"],
+        "math",
+    ),
+    "an object as answer": (
+        {"question": "q", "answer": {"city": "Rome", "age": 7}},
+        "q",
+        ['{"age": 7, "city": "Rome"}'],
+        "json_equal",
+    ),
+    "parts of a text": (
+        {
+            "messages": user([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]),
+            "answer": "7",
+        },
+        "a\nb",
+        ["7"],
+        "numeric",
+    ),
+    "paragraphs": (
+        {"question": "q", "context": ["a", " b "], "answer": "Rome"},
+        "a\n\nb\n\nq",
+        ["Rome"],
+        "words",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "question", "reference", "verifier"), ROWS.values(), ids=ROWS)
+def test_a_row_of_a_public_data_set_is_read_as_it_is_meant(
+    row: dict[str, Any], question: str, reference: list[str], verifier: str
+) -> None:
+    example, _ = read_line(row)
+    assert example.messages == user(question)
+    assert (example.reference, example.verifier) == (reference, verifier)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "SQuAD without an answer": (
+        {"question": "q", "answers": {"text": [], "answer_start": []}},
+        "answers",
+        "accepted answers",
+    ),
+    "KTO": ({"prompt": "q", "completion": "a", "label": True}, "label", "a text, a number"),
+    "Orca-Math": ({"question": "q", "answer": "We add. " * 30}, "answer", "final answer"),
+    "HotpotQA": (
+        {"question": "q", "answer": "a", "context": {"title": ["t"], "sentences": [["s"]]}},
+        "context",
+        "a context is a text",
+    ),
+    "MathVista": (
+        {"question": "q", "answer": "7", "decoded_image": {"bytes": "400 bytes"}},
+        "decoded_image",
+        "picture",
+    ),
+    "OlympiadBench with pictures": (
+        {"question": "q", "final_answer": ["7"], "image_1": "x.png", "image_2": None},
+        "image_1",
+        "picture",
+    ),
+    "a question with tools": ({"question": "q", "answer": "7", "tools": [{}]}, "tools", "tools"),
+    "a picture in a message": (
+        {"messages": user([{"type": "image_url", "image_url": {"url": "x"}}]), "answer": "7"},
+        "messages.content",
+        "pictures",
+    ),
+    "NuminaMath": ({"problem": "q", "answer": "notfound"}, "answer", "remove the line"),
+    "a table in columns": (
+        {"question": ["a", "b"], "answer": ["1", "2"]},
+        "question",
+        "messages|role",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "param", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_row_that_cannot_be_used_is_refused_with_its_own_field_and_value(
+    row: dict[str, Any], param: str, message: str
+) -> None:
+    with pytest.raises(LineRefusedError, match=message) as refusal:
+        read_line(row)
+    assert refusal.value.param == param
+    assert refusal.value.value != ""
+
+
+def test_a_named_verifier_may_take_any_text() -> None:
+    for text in ("proof", "We add. " * 30):
+        assert read_line({"question": "q", "answer": text, "verifier": "exact"})[0].reference == [
+            text
+        ]
+
+
+def test_a_context_of_a_chat_is_metadata() -> None:
+    example, _ = read_line({"messages": user("q"), "answer": "7", "context": "c"})
+    assert (example.messages, example.details) == (user("q"), {"context": "c"})
+
+
+def test_system_and_developer_messages_are_joined() -> None:
+    chat = [{"role": "system", "content": "a"}, {"role": "developer", "content": "b"}, *user("q")]
+    example, notes = read_line({"messages": chat, "answer": "7"})
+    assert example.messages == [{"role": "system", "content": "a\n\nb"}, *user("q")]
+    assert "developer_role" in {note.code for note in notes}
+
+
+def test_earlier_turns_stay_and_an_answer_beside_the_chat_counts_first() -> None:
+    chat = [*user("hi"), {"role": "assistant", "content": "hello"}, *user("q"), ASSISTANT]
+    example, _ = read_line({"messages": chat, "answer": "8"})
+    assert (example.messages, example.reference) == (chat[:3], ["8"])
+
+
+@pytest.mark.parametrize("field", TABLE, ids=lambda field: field.name)
+def test_each_alias_is_found_in_any_spelling(field: Any) -> None:
+    for alias in field.aliases:
+        top, _, entry = alias.partition(".")
+        for name in {top, top.upper(), top.replace("_", " ").title(), top.replace("_", "")}:
+            record = Record({name: {entry: "x"} if entry else "x"})
+            spelled_name = record.find(field)
+            assert spelled_name is not None
+            assert record.get(spelled_name) == "x"
+
+
+def test_no_alias_stands_twice_for_one_field() -> None:
+    for field in TABLE:
+        assert len(set(field.aliases)) == len(field.aliases)
+
+
+def test_the_page_has_the_table_of_all_aliases() -> None:
+    page = Path(__file__).parents[4] / "clients" / "docs" / "labeled_file.md"
+    assert markdown() in page.read_text(), "python -m tempo_storage.labeled.fields"

@@ -1,0 +1,226 @@
+"""The verifier `choice` compares the letter of an option, or the option's text."""
+
+import re
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from tempo_storage.answers.final_answer import FinalAnswer, Mark, final_answer, visible
+from tempo_storage.answers.plain_text import folded, plain
+from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
+
+MAX_CHARACTERS = 4096
+OPTION_NAMES = ("options", "choices")
+
+LETTER = re.compile(r"\W*([A-Za-z])\W*")
+# A letter at the start of an answer: (C), [C], C., C), C: or a letter alone.
+START = re.compile(
+    r"[\s*_\"'`$\\]*"
+    r"(?:\((?P<round>[A-Za-z])\)|\[(?P<square>[A-Za-z])\]|(?P<mark>[A-Za-z])(?:[.):]|(?=\s*$))"
+    r"|(?P<bare>[A-Z])(?=[\W_]))(?![\w'’])"
+)
+LOWER = re.compile(r"\s*([b-hj-z])(?=\s*(?:[.,;!]\s|[.,;!]?$))", re.M)
+FONT = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf|textrm|boldsymbol|bf|rm|boxed|fbox)\b\s*"
+    r"|[{}$*_`~\"“”#]|\\[()\[\], ;!]"
+)
+ANSWER = re.compile(
+    r"\b(?:answer|ans)\b|答案|答え|정답"
+    r"|\b(?:correct|right|best|final|my|appropriate|true)\s+"
+    r"(?:option|choice|statement|letter|one)\b",
+    re.I,
+)
+MENTION = re.compile(r"\b(?:options?|choices?|letter)\b", re.I)
+# Words between "the answer" and its letter. "I" and "an" are here only as words.
+FILLER = re.compile(
+    r"(?:[\s:：=,\-–—>]+|是|为|选|'s\b|\bnot\s+\(?[A-Z]\)?\s*,?\s*but\b"
+    r"|\b(?-i:an?)(?= (?:option|choice)\b)|\bi(?=\s+(?:think|believe|choose|would|am|pick|go))"
+    r"|\b(?:is|are|be|should|must|would|will|has|to|the|options?|choices?|letter|answer|correct"
+    r"|final|thus|therefore|so|hence|then|clearly|definitely|likely|probably|most|indeed|simply"
+    r"|just|actually|again|think|believe|say|choose|pick|select|go|with|it|that|of|course|given"
+    r"|by|am|sure)\b)+",
+    re.I,
+)
+# The letter is an option if this follows it: "A because …". In "A cat" it is a word.
+AFTER_LETTER = re.compile(
+    r"[ \t]*(?:$|[.,;:!?)\]\n–—(-]"
+    r"|(?:because|since|as|is|are|was|which|and|not|but|so|for|due|with|among|from|if|when)\b)"
+)
+# Two letters are no choice.
+OTHER_LETTER = re.compile(r"\)?\s*(?:,|/|or|and|&)\s*(?:option\s+)?\(?[A-Z]\)?(?![\w'’])")
+CORRECTION = re.compile(
+    r"\b(?:wait|actually|correction|rather|instead|sorry|scratch that|no)\b[,.:;!]?", re.I
+)
+LONE = re.compile(
+    r"(?<!\w)\(([A-Za-z])\)(?!\w)|^[^\w\n]*([A-Za-z])[^\w\n]*$"
+    r"|(?i:\bis\s+)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!]|$))",
+    re.M,
+)
+CONCLUDED = re.compile(
+    r"(?:(?i:\b(?:it's|it is|(?:must|would|should) be|go with|choose|pick|select|so|hence|thus"
+    r"|therefore|but)\s+)|选\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|$))",
+    re.M,
+)
+PRAISED = re.compile(
+    r"(?<![\w'’])([A-Z])\)?(?= (?:is|must be) (?:the )?(?:correct|right|best|true|answer)\b)"
+)
+LED = re.compile(r"\A[*_\s]*([A-Za-z])[.):]\s.*\Z")
+LISTED = re.compile(r"(?<!\w)[A-Z][.):]\s")
+
+
+class Choice:
+    """The answer is one letter from A to Z, or the text of an option in `metadata["options"]`.
+
+    The letter in a box counts, else the one after "the answer is", else the last one that stands
+    alone, as in "(B)". The words "I" and "a" are no letters of options.
+    """
+
+    name = "choice"
+
+    def check_reference(self, reference: References) -> str | None:
+        """Return an error if a reference is not one letter."""
+        return self.check_question(reference, {})
+
+    def check_question(self, reference: References, metadata: Metadata) -> str | None:
+        """Return an error if a reference is neither one letter nor an option."""
+        options = _options(metadata)
+        faulty = [one for one in reference if _reference_letter(one, options) is None]
+        if not faulty:
+            return None
+        if not options:
+            return f"{faulty[0]!r} is not one letter from A to Z"
+        return f"{faulty[0]!r} is none of the {len(options)} options, and no letter of one"
+
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
+        """Compare the letter that the response chooses."""
+        options = _options(metadata)
+        letter = _letter(response, options)
+        if letter is None:
+            return Verdict(False, None, "no choice")
+        return Verdict(letter in {_reference_letter(one, options) for one in reference}, letter)
+
+
+def letter_of(response: str) -> str | None:
+    """Return the letter that a response chooses, without looking at options' texts."""
+    return _letter(response, {})
+
+
+def _letter(response: str, options: Mapping[str, str]) -> str | None:
+    answer = final_answer(response)
+    if answer.is_exact:
+        return _leading_letter(answer.text) or _by_text(answer.text, options)
+    text = FONT.sub(" ", visible(response)[-MAX_CHARACTERS:])
+    if not ANSWER.search(text):
+        return _by_text(answer.text, options) or _lone(text, answer)
+    return (
+        _named(text) or _by_text(answer.text, options) or _last(CONCLUDED, text) or _praised(text)
+    )
+
+
+def _leading_letter(text: str) -> str | None:
+    """Return the letter of a box: `C`, `(C) 12`, `C. 12 apples`, `Answer: C`."""
+    text = FONT.sub(" ", text).strip()
+    match = START.match(text)
+    if match is None and (named := _named(text)):
+        return named
+    if match is None or (match["bare"] and not AFTER_LETTER.match(text, match.end())):
+        return None
+    return None if OTHER_LETTER.match(text, match.end()) else _of(match)
+
+
+def _named(text: str) -> str | None:
+    """Return the letter after the last "answer is", or after a later correction of it."""
+    for name in reversed(list(ANSWER.finditer(text))):
+        line = text[name.end() : name.end() + 400]
+        choice = _after_filler(line)
+        if choice is None:
+            continue
+        letter, end = choice
+        for correction in CORRECTION.finditer(line, end):
+            letter = (_after_filler(line[correction.end() :]) or (letter, 0))[0]
+        return letter
+    mentions = list(MENTION.finditer(text))
+    if len(mentions) == 1:
+        choice = _after_filler(text[mentions[0].end() : mentions[0].end() + 100])
+        return choice[0] if choice else None
+    return None
+
+
+def _after_filler(text: str) -> tuple[str, int] | None:
+    """Return the letter that follows words without meaning, and its end."""
+    filler = FILLER.match(text)
+    start = filler.end() if filler else 0
+    match = START.match(text, start)
+    if match is None:
+        lower = LOWER.match(text, start)
+        return (lower[1].upper(), lower.end()) if lower else None
+    if match["bare"] and not AFTER_LETTER.match(text, match.end()):
+        return None
+    if OTHER_LETTER.match(text, match.end()):
+        return None
+    return _of(match), match.end()
+
+
+def _of(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group).upper()
+
+
+def _lone(text: str, answer: FinalAnswer) -> str | None:
+    """Return the last letter that stands alone; None where the text lists several options."""
+    if answer.mark is Mark.LAST_LINE and (named := _named(text)):
+        return named
+    first, _, rest = text.strip().partition("\n")
+    if concluded := _last(CONCLUDED, text):
+        return concluded
+    letters = ["".join(groups) for groups in LONE.findall(rest or first)]
+    if (led := LED.match(first)) and not (rest and letters):
+        return led[1].upper() if len(LISTED.findall(text)) < 2 else None
+    letters = letters or ["".join(groups) for groups in LONE.findall(first)]
+    return letters[-1].upper() if letters else _praised(text)
+
+
+def _praised(text: str) -> str | None:
+    """Return the last letter that is called right: "B is the correct answer"."""
+    return _last(PRAISED, text)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    letters = pattern.findall(text)
+    return str(letters[-1]) if letters else None
+
+
+def _by_text(text: str, options: Mapping[str, str]) -> str | None:
+    """Return the letter of the only option that has this text."""
+    answer = folded(text)
+    letters = [letter for letter, option in options.items() if option == answer]
+    return letters[0] if len(letters) == 1 else None
+
+
+def _options(metadata: Metadata) -> dict[str, str]:
+    """Return the folded texts of the options by their letters."""
+    value = next((metadata[name] for name in OPTION_NAMES if metadata.get(name)), None)
+    return {letter: folded(str(text)) for letter, text in _pairs(value) if folded(str(text))}
+
+
+def _pairs(value: Any) -> list[tuple[str, Any]]:
+    """Return letters with texts of a list, of {"A": …}, or of {"label": […], "text": […]}."""
+    if isinstance(value, list):
+        return list(zip(string.ascii_uppercase, value, strict=False))
+    if not isinstance(value, dict):
+        return []
+    if isinstance(value.get("text"), list):
+        labels = value.get("label") or value.get("labels") or string.ascii_uppercase
+        return [(str(a).upper(), b) for a, b in zip(labels, value["text"], strict=False)]
+    return [(str(name).upper(), text) for name, text in value.items()]
+
+
+def _reference_letter(reference: str, options: Mapping[str, str]) -> str | None:
+    """Return the letter of a reference, which may be a letter, `C. text` or an option's text."""
+    text = plain(reference)
+    if match := LETTER.fullmatch(FONT.sub("", text)):
+        letter = match[1].upper()
+        return letter if not options or letter in options else _by_text(text, options)
+    if by_text := _by_text(text, options):
+        return by_text
+    match = re.match(r"\W*([A-Z])[.):]\s", FONT.sub("", text))
+    return match[1] if match else None
