@@ -39,7 +39,7 @@ def rows(report: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _test(report: Mapping[str, Any]) -> str:
-    number = "not counted, an operator decides"
+    number = "not counted"
     if report["tests"] is not None:
         number = f"number {report['tests']} of {report['max_tests']}"
     answers = f"{report['responses']} responses"

@@ -217,7 +217,7 @@ def test_a_test_that_does_not_count_and_one_greedy_answer_are_named_as_such() ->
     answers = {SHOW: ADAPTER | {"report": report}}
     lines = run("adapters", "show", "tempo-v3", answers=answers).stdout.splitlines()
     [test] = [line for line in lines if line.startswith("test\t")]
-    text = "not counted, an operator decides: one answer, since users sample greedily, to each of 9"
+    text = "not counted: one answer, since users sample greedily, to each of 9"
     assert test.startswith(f"test\t{text} held-out questions, at temperature 0")
 
 

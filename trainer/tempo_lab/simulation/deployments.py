@@ -71,7 +71,7 @@ class Deployment:
                 continue
             self._logits[CANDIDATE + number] = self._policy
             world.shares = {version: self._share(version) for version in self._logits}
-            book.open(examples, (BASE, self.serving))
+            book.open(examples, (BASE, self.serving), PLAIN)
             comparison = Comparison(book, examples, self.serving, CANDIDATE + number)
             self._decide(comparison, number)
             book.forget(CANDIDATE + number)

@@ -80,7 +80,7 @@ class Life:
         self.world.shares[CANDIDATE] = self.kind.candidate(self.rng, served, gain)
         greedy_of = {CANDIDATE: (self.serving, greedy_loss)} if greedy_loss else {}
         self.world.greedy_of = greedy_of
-        self.book.open(self.examples, (BASE, self.serving))
+        self.book.open(self.examples, (BASE, self.serving), PLAIN)
         comparison = Comparison(self.book, self.examples, self.serving, CANDIDATE)
         return gate.decide(comparison, self.facts, k=RESPONSES)
 

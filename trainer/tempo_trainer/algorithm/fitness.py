@@ -118,7 +118,10 @@ def refusal_reason(fitness: Fitness, signal: AdvantageSignal, settings: TrainerS
     # `not >=` instead of `<`, because a deviation that is not a number must refuse, too.
     least = settings.minimum_advantage_std
     if not signal.advantage_std >= least:
-        return f"critic flat: advantages deviate by {signal.advantage_std:.4f}, below {least:.4f}"
+        return (
+            f"critic flat: advantages deviate by {signal.advantage_std:.4f}, below {least:.4f};"
+            " upload more labeled questions, or raise TEMPO_CRITIC_LEARNING_RATE"
+        )
     return ""
 
 
@@ -205,4 +208,4 @@ def suspicions(first: Mapping[str, float], last: Mapping[str, float]) -> str:
         signs.append(f"truncated responses are worth {truncated:.2f}, finished ones {stopped:.2f}")
     if not signs:
         return ""
-    return f"{'; '.join(signs)}: read some responses before this version is kept"
+    return f"{'; '.join(signs)}: ask this version some questions before you rely on it"

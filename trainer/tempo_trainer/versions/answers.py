@@ -115,8 +115,8 @@ def draw_answers(
 class AnswerBook:
     """The answers of base and serving version, kept for the next test of a candidate.
 
-    They stay true as long as the questions and the version stay the same, and they are most of the
-    cost of a test. They are forgotten when the worker ends.
+    They stay true as long as the questions, the version and the users' decoding stay the same, and
+    they are most of the cost of a test. They are forgotten when the worker ends.
     """
 
     ask: Ask
@@ -125,14 +125,19 @@ class AnswerBook:
     """Responses that were drawn since `open`; `drawn_tokens` are their tokens."""
     drawn_tokens: int = 0
     _kept: dict[tuple[int, Decoding], Answers] = field(default_factory=dict)
-    _hashes: Sequence[str] = ()
+    _asked: tuple[Decoding, Sequence[str]] | None = None
 
-    def open(self, examples: Sequence[LabeledExample], versions: Sequence[int]) -> None:
-        """Forget all answers but those of `versions` to exactly these questions."""
-        hashes = [example.content_hash for example in examples]
-        if hashes != self._hashes:
+    def open(
+        self, examples: Sequence[LabeledExample], versions: Sequence[int], decoding: Decoding
+    ) -> None:
+        """Forget all answers but those of `versions` to exactly these questions.
+
+        If the users' `decoding` changed, forget all answers, for nobody asks for the older ones.
+        """
+        asked = (decoding, [example.content_hash for example in examples])
+        if asked != self._asked:
             self._kept = {}
-        self._hashes = hashes
+        self._asked = asked
         self.drawn_responses = 0
         self.drawn_tokens = 0
         self._kept = {key: value for key, value in self._kept.items() if key[0] in versions}

@@ -53,7 +53,7 @@ def compare(
         counts = ledger.labeled.count(s)
         messages = ledger.pool.newest_messages(s, MAX_TEXTS)
     examples = responses.fitting(held_out)
-    book.open(examples, (BASE, serving))
+    book.open(examples, (BASE, serving), decoding)
     like = likeness(_questions(messages), _questions([row.messages for row in labeled]))
     too_long = len(held_out) - len(examples)
     gaps = [*_missing(len(examples), len(held_out), missing_labels(**counts)), *_unlike(like)]
@@ -84,14 +84,16 @@ def _missing(fitting: int, held_out: int, labels: int) -> list[str]:
     """
     if fitting >= MIN_HELD_OUT:
         return []
-    remedy = f"{held_out - fitting} are too long: shorten them, or lower TEMPO_MAX_RESPONSE_TOKENS"
+    remedy = (
+        f"{held_out - fitting} are too long: raise vLLM's --max-model-len, or lower"
+        " TEMPO_MAX_RESPONSE_TOKENS"
+    )
     if labels:
         remedy = f"upload {labels} more labeled questions"
     elif held_out < MIN_HELD_OUT:
         remedy = f"raise TEMPO_GATE_QUESTIONS to {MIN_HELD_OUT}"
     return [
-        f"{fitting} held-out questions are asked, too few for a promotion by itself; {remedy},"
-        " or promote the version by hand"
+        f"{fitting} held-out questions are asked, too few for a promotion by itself; {remedy}"
     ]
 
 
@@ -102,7 +104,7 @@ def _unlike(like: float) -> list[str]:
     return [
         "most of the users' questions are unlike the labeled ones (likeness"
         f" {like:.2f}, below {LEAST_LIKENESS}), so that a gain on these says nothing about them;"
-        " upload labeled questions of the kind that users ask, or promote the version by hand"
+        " upload labeled questions of the kind that users ask"
     ]
 
 

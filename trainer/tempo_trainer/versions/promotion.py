@@ -56,7 +56,8 @@ def reason_to_wait(s: Session, held_out: str) -> str:
     if tests >= MAX_TESTS:
         return (
             f"{tests} tests were made on these held-out questions, and one more could promote by"
-            " chance; upload labeled questions until one more is held out (about one in five is),"
+            " chance; upload labeled questions until the gate asks another one (it asks the first"
+            " TEMPO_GATE_QUESTIONS of the held-out ones; about one label in five is held out),"
             " promote a version by hand, or start anew with `tempo resume --new-tests`"
         )
     refusals = ledger.gate_tests.refusals(s, held_out)
@@ -99,6 +100,8 @@ def record_decision(
             ledger.events.add(s, "policy.restarted", message, job_id=job.id, level="warning")
         figures = ledger.versions.adapter(s, candidate).report
         message = f"{version_name(candidate)} {outcome}: {test.decision.reason}"
+        if outcome == "candidate":
+            message += f"; `tempo adapters promote {version_name(candidate)}` serves it"
         report = summary | {"adapter": version_name(candidate), "gate": figures}
         result = JobResult(report=report, auroc=summary["critic_within_auroc"])
         result = _write_result(s, job.id, result, outcome, message, checkpoint)

@@ -190,7 +190,7 @@ SOUND = {
 def test_a_policy_that_pleases_the_critic_is_suspected(
     changed: dict[str, float], sign: str
 ) -> None:
-    advice = ": read some responses before this version is kept"
+    advice = ": ask this version some questions before you rely on it"
     assert suspicions(SOUND, SOUND | changed) == (sign and sign + advice)
 
 

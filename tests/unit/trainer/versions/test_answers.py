@@ -48,7 +48,7 @@ def numbers(answers: Answers) -> list[float]:
 
 def test_a_second_look_draws_the_responses_that_are_missing_and_no_more(draw: Drawer) -> None:
     book = AnswerBook(draw)
-    book.open(EXAMPLES, (0, 1))
+    book.open(EXAMPLES, (0, 1), PLAIN)
     first = book.answers(1, EXAMPLES, PLAIN, start=0, n=2)
     more = book.answers(1, EXAMPLES, PLAIN, start=2, n=3)
     assert draw.requests == [(1, 2, PLAIN), (1, 3, PLAIN)]
@@ -59,7 +59,7 @@ def test_a_second_look_draws_the_responses_that_are_missing_and_no_more(draw: Dr
 
 def test_of_overlapping_responses_only_the_missing_ones_are_drawn(draw: Drawer) -> None:
     book = AnswerBook(draw)
-    book.open(EXAMPLES, (0,))
+    book.open(EXAMPLES, (0,), PLAIN)
     book.answers(0, EXAMPLES, PLAIN, start=0, n=3)
     assert numbers(book.answers(0, EXAMPLES, PLAIN, start=1, n=4)) == [1, 2, 3, 4]
     assert draw.requests == [(0, 3, PLAIN), (0, 2, PLAIN)]
@@ -68,7 +68,7 @@ def test_of_overlapping_responses_only_the_missing_ones_are_drawn(draw: Drawer) 
 def test_answers_of_base_and_serving_version_are_kept_for_the_next_test(draw: Drawer) -> None:
     book = AnswerBook(draw)
     for candidate in (2, 3):
-        book.open(EXAMPLES, (0, 1))
+        book.open(EXAMPLES, (0, 1), PLAIN)
         for version in (0, 1, candidate):
             assert numbers(book.answers(version, EXAMPLES, PLAIN, start=0, n=2)) == [0, 1]
     assert [version for version, *_ in draw.requests] == [0, 1, 2, 3]
@@ -77,25 +77,33 @@ def test_answers_of_base_and_serving_version_are_kept_for_the_next_test(draw: Dr
 
 def test_answers_with_another_decoding_are_others(draw: Drawer) -> None:
     book = AnswerBook(draw)
-    book.open(EXAMPLES, (0,))
+    book.open(EXAMPLES, (0,), PLAIN)
     for decoding in (PLAIN, GREEDY, PLAIN):
         book.answers(0, EXAMPLES, decoding, start=0, n=1)
     assert draw.requests == [(0, 1, PLAIN), (0, 1, GREEDY)]
 
 
+def test_answers_at_a_decoding_that_users_left_are_forgotten(draw: Drawer) -> None:
+    book = AnswerBook(draw)
+    for decoding in (PLAIN, GREEDY, PLAIN):
+        book.open(EXAMPLES, (0,), decoding)
+        book.answers(0, EXAMPLES, decoding, start=0, n=1)
+    assert [decoding for *_, decoding in draw.requests] == [PLAIN, GREEDY, PLAIN]
+
+
 def test_a_promoted_version_answers_anew(draw: Drawer) -> None:
     book = AnswerBook(draw)
-    book.open(EXAMPLES, (0, 1))
+    book.open(EXAMPLES, (0, 1), PLAIN)
     book.answers(2, EXAMPLES, PLAIN, start=0, n=2)
     book.forget(2)
-    book.open(EXAMPLES, (0, 2))
+    book.open(EXAMPLES, (0, 2), PLAIN)
     assert numbers(book.answers(2, EXAMPLES, PLAIN, start=0, n=2)) == [2, 3]
 
 
 def test_a_version_that_no_longer_serves_is_forgotten(draw: Drawer) -> None:
     book = AnswerBook(draw)
     for serving in (1, 2, 1):
-        book.open(EXAMPLES, (0, serving))
+        book.open(EXAMPLES, (0, serving), PLAIN)
         book.answers(serving, EXAMPLES, PLAIN, start=0, n=1)
     assert [version for version, *_ in draw.requests] == [1, 2, 1]
 
@@ -104,7 +112,7 @@ def test_a_version_that_no_longer_serves_is_forgotten(draw: Drawer) -> None:
 def test_other_questions_are_answered_anew(draw: Drawer, others: list[LabeledExample]) -> None:
     book = AnswerBook(draw)
     for examples in (EXAMPLES, others):
-        book.open(examples, (0,))
+        book.open(examples, (0,), PLAIN)
         book.answers(0, examples, PLAIN, start=0, n=1)
     assert len(draw.requests) == 2
 

@@ -171,7 +171,7 @@ def test_below_32_questions_that_fit_nothing_is_promoted_by_itself(parts: Parts)
     assert (test.decision.promote, test.decision.by_hand) == (False, True)
     assert test.report["reason"].startswith(
         "31 held-out questions are asked, too few for a promotion by itself; 9 are too long:"
-        " shorten them, or lower TEMPO_MAX_RESPONSE_TOKENS, or promote the version by hand"
+        " raise vLLM's --max-model-len, or lower TEMPO_MAX_RESPONSE_TOKENS"
     )
 
 

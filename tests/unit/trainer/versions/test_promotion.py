@@ -18,7 +18,7 @@ from tempo_trainer.errors import CancelledError
 from tempo_trainer.jobs.running import RunningJob
 from tempo_trainer.versions.promotion import record_decision, record_refusal, wait_for_servers
 
-GAP = "too few are held out; upload more, or promote the version by hand"
+GAP = "too few are held out; upload more"
 SUMMARY = {"iterations": 3, "critic_within_auroc": 0.8}
 
 
