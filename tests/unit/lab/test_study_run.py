@@ -243,7 +243,7 @@ def test_unseen_questions_are_in_no_other_file_and_need_all_their_answers(
     [
         ("{", "line 1"),
         ('{"answer": "4"}', "line 1: messages: no question \\(fields: answer\\); add 'question'"),
-        ("[]", "line 1"),
+        ("[]", "0 answers to 0 questions"),
         ("", "0 answers to 0 questions"),
     ],
 )
@@ -251,7 +251,8 @@ def test_a_file_that_cannot_be_read_is_refused(text: str, message: str, tmp_path
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=message):
-        Data.load(str(path), str(path)) if not text else read(str(path))
+        read(str(path))
+        Data.load(str(path), str(path))
 
 
 def test_each_question_has_its_own_figures() -> None:
