@@ -1,9 +1,8 @@
-"""Check in a process of its own that each reference's verifier can read it.
+"""Ask verifiers in a process of their own: can they read references, are responses right?
 
 The server must not run a verifier, which may hang. The module of the verifiers runs as a process
-that can be killed. It reads one line for each reference and answers with one line, which holds the
-error if there is one. A reference on which the process hangs or dies gets an error, and a new
-process goes on with the next one.
+that can be killed. It reads one line for each item and answers with one line. An item on which the
+process hangs or dies gets an error, or no verdict, and a new process goes on with the next one.
 """
 
 import json
@@ -12,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import IO, Any, Self
@@ -25,6 +24,7 @@ from tempo_storage.labeled.line import Example
 GROUP = "tempo.verifiers"
 # -P: a file in the working directory must not replace an installed module.
 COMMAND = (sys.executable, "-P", "-m", "tempo_trainer.sampling.verifiers", "check")
+VERIFY_COMMAND = (*COMMAND[:-1], "serve")
 # Generous, because a busy machine must not make a reference invalid.
 START_SECONDS = 60.0
 SECONDS_PER_EXAMPLE = 5.0
@@ -55,7 +55,7 @@ def check(
     failures = 0
     while remaining and failures < MAX_HANGING:
         with _Process(command, timeout_seconds) as process:
-            replies = list(process.replies(remaining))
+            replies = list(process.replies([_question(example) for example in remaining]))
             has_answered |= bool(replies)
             errors += [_refusal(reply) for reply in replies if reply["error"]]
             example, remaining = _next(remaining, len(replies))
@@ -64,11 +64,49 @@ def check(
             failures += 1
             code, message = process.failure()
         if code == "verifier_failed" and not has_answered and (failures > 1 or not remaining):
-            raise VerifierUnavailableError(
-                f"the verifiers do not start ({message}); install vllm-tempo[trainer] on the server"
-            )
+            raise _unavailable(message)
         errors.append(_error(example.line, code, message))
     return errors
+
+
+def verify(
+    items: Sequence[Mapping[str, Any]],
+    *,
+    command: Sequence[str] = VERIFY_COMMAND,
+    timeout_seconds: float = SECONDS_PER_EXAMPLE,
+) -> list[dict[str, Any] | None]:
+    """Return the verdict on each response, in order: a dict with `correct` and `extracted`.
+
+    An item has `verifier`, `response`, `reference` and `metadata`. The verdict is None where the
+    process hangs or dies, and for all later items after 10 such ones. Raises
+    VerifierUnavailableError if the process does not start.
+    """
+    verdicts: list[dict[str, Any] | None] = []
+    failures = 0
+    while len(verdicts) < len(items) and failures < MAX_HANGING:
+        with _Process(command, timeout_seconds) as process:
+            if not process.is_ready():
+                raise _unavailable(process.failure()[1])
+            verdicts += process.replies(items[len(verdicts) :])
+        if len(verdicts) < len(items):
+            failures += 1
+            verdicts.append(None)
+    return [*verdicts, *[None] * (len(items) - len(verdicts))]
+
+
+def _unavailable(message: str) -> VerifierUnavailableError:
+    return VerifierUnavailableError(
+        f"the verifiers do not start ({message}); install vllm-tempo[trainer] on the server"
+    )
+
+
+def _question(example: Example) -> dict[str, Any]:
+    return {
+        "line": example.line,
+        "verifier": example.verifier,
+        "reference": example.reference,
+        "metadata": example.details,
+    }
 
 
 def _next(examples: list[Example], answered: int) -> tuple[Example | None, list[Example]]:
@@ -85,7 +123,7 @@ def _error(line: int, code: str, message: str) -> LineError:
 
 
 class _Process:
-    """A process that checks one reference after the other."""
+    """A process that answers one item after the other."""
 
     def __init__(self, command: Sequence[str], timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
@@ -105,37 +143,37 @@ class _Process:
             pass  # closes its pipes, and reaps it
         self._messages.close()
 
-    def replies(self, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:
-        """Yield the replies to the examples, up to one on which the process hangs or ends."""
-        for example in examples:
-            reply = self._ask(example)
+    def is_ready(self) -> bool:
+        """Wait until the process says that it has started; return False if it does not."""
+        return self._read_line().startswith(b"ready")
+
+    def replies(self, items: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the replies to the items, up to one on which the process hangs or ends."""
+        for item in items:
+            reply = self._ask(item)
             if reply is None:
                 return
             yield reply
 
-    def _ask(self, example: Example) -> dict[str, Any] | None:
-        stdin = self._process.stdin
-        stdout = self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        question = {
-            "line": example.line,
-            "verifier": example.verifier,
-            "reference": example.reference,
-            "metadata": example.details,
-        }
+    def _ask(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
+        assert self._process.stdin is not None
         try:
-            stdin.write(json.dumps(question).encode() + b"\n")
-            stdin.flush()
+            self._process.stdin.write(json.dumps(item).encode() + b"\n")
+            self._process.stdin.flush()
         except BrokenPipeError:
             return None
-        # The process writes whole lines, so a readable pipe soon holds a whole one.
-        ready, _, _ = select.select([stdout], [], [], self._seconds)
-        self._timed_out = not ready
-        self._seconds = self._timeout_seconds
-        line = stdout.readline() if ready else b""
+        line = self._read_line()
         reply: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
         return reply
+
+    def _read_line(self) -> bytes:
+        """Return the next line, or b"" if none comes in time."""
+        assert self._process.stdout is not None
+        # The process writes whole lines, so a readable pipe soon holds a whole one.
+        ready, _, _ = select.select([self._process.stdout], [], [], self._seconds)
+        self._timed_out = not ready
+        self._seconds = self._timeout_seconds
+        return self._process.stdout.readline() if ready else b""
 
     def failure(self) -> tuple[str, str]:
         """Return the code and the message of the failure."""

@@ -3,30 +3,41 @@
 import hashlib
 import json
 import random
+import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from tempo_storage.labeled.line import Example
 from tempo_storage.labeled.split import assign
-from tempo_storage.ledger.models import File, LabeledExample, Question
+from tempo_storage.ledger.models import File, FileExample, LabeledExample, Question
 from tempo_storage.ledger.rows import require
 
 
 def splits_of_new(s: Session, hashes: Collection[str]) -> dict[str, str]:
     """Return the split of each new example by its content hash.
 
-    It depends on the number of stored examples.
+    An example that was deleted returns to its split. The splits of the others depend on the number
+    of stored examples.
     """
-    return assign(hashes, **count(s))
+    earlier = select(FileExample.content_hash, FileExample.split)
+    rows = s.execute(earlier.where(FileExample.content_hash.in_(hashes)))
+    splits = {content_hash: split for content_hash, split in rows}
+    counts = Counter(count(s))
+    counts.update(splits.values())
+    return splits | assign(set(hashes) - splits.keys(), **counts)
 
 
-def add_file(s: Session, file: File, examples: Sequence[Example]) -> None:
+def add_file(
+    s: Session, file: File, examples: Sequence[Example], duplicates: Collection[str] = ()
+) -> None:
     """Store an uploaded file with its examples; delete their questions from the unlabeled pool.
 
-    Call `training.lock` first: two uploads at once would both fill the held-out set.
+    `duplicates` are the content hashes of its other questions, which are stored already. Call
+    `training.lock` first: two uploads at once would both fill the held-out set.
     """
     splits = splits_of_new(s, [example.content_hash for example in examples])
     s.add(file)
@@ -44,18 +55,64 @@ def add_file(s: Session, file: File, examples: Sequence[Example]) -> None:
         for example in examples
     )
     s.flush()
+    hashes = LabeledExample.content_hash.in_([*splits, *duplicates])
+    rows = s.execute(select(LabeledExample.content_hash, LabeledExample.split).where(hashes))
+    s.add_all(FileExample(file_id=file.id, content_hash=h, split=split) for h, split in rows)
     labeled = select(LabeledExample.content_hash)
     s.execute(delete(Question).where(Question.content_hash.in_(labeled)))
 
 
 def files(s: Session) -> list[File]:
-    """Return the uploaded files, newest first."""
-    return list(s.scalars(select(File).order_by(File.created_at.desc())))
+    """Return the uploaded files, newest first, without deleted ones."""
+    query = select(File).where(File.deleted_at.is_(None))
+    return list(s.scalars(query.order_by(File.created_at.desc())))
 
 
 def file(s: Session, file_id: str) -> File:
-    """Return one file or raise NotFoundError."""
-    return require(s.get(File, file_id), "file", file_id)
+    """Return one file; raise NotFoundError for an unknown or a deleted one."""
+    row = s.get(File, file_id)
+    return require(row if row is not None and row.deleted_at is None else None, "file", file_id)
+
+
+def delete_file(s: Session, file_id: str) -> tuple[File, int]:
+    """Delete a file and its examples; return its row and the number of deleted examples.
+
+    An example that another file labels, too, stays.
+    """
+    row = file(s, file_id)
+    row.deleted_at = time.time()
+    s.flush()
+    others = select(FileExample.content_hash).join(File, File.id == FileExample.file_id)
+    gone = (
+        LabeledExample.content_hash.in_(_hashes_of(file_id)),
+        LabeledExample.content_hash.not_in(others.where(File.deleted_at.is_(None))),
+    )
+    examples = s.scalar(select(func.count()).select_from(LabeledExample).where(*gone)) or 0
+    s.execute(delete(LabeledExample).where(*gone))
+    return row, examples
+
+
+def example(s: Session, name: str) -> LabeledExample:
+    """Return one example by its content hash, or by the beginning of it; raise NotFoundError."""
+    same = LabeledExample.content_hash.startswith(name, autoescape=True)
+    rows = s.scalars(select(LabeledExample).where(same).limit(2)).all()
+    return require(rows[0] if len(rows) == 1 else None, "label", name)
+
+
+def page(
+    s: Session, *, after: str, limit: int, split: str | None = None, file_id: str | None = None
+) -> list[LabeledExample]:
+    """Return the `limit` examples whose content hashes follow `after`, of a split and a file."""
+    query = select(LabeledExample).where(LabeledExample.content_hash > after)
+    if split is not None:
+        query = query.where(LabeledExample.split == split)
+    if file_id is not None:
+        query = query.where(LabeledExample.content_hash.in_(_hashes_of(file_id)))
+    return list(s.scalars(query.order_by(LabeledExample.content_hash).limit(limit)))
+
+
+def _hashes_of(file_id: str) -> Select[tuple[str]]:
+    return select(FileExample.content_hash).where(FileExample.file_id == file_id)
 
 
 def examples(s: Session, split: str, *, limit: int | None = None) -> list[LabeledExample]:

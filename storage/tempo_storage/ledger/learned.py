@@ -11,7 +11,14 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from tempo_storage.ledger import events
-from tempo_storage.ledger.models import Adapter, Iteration, LearnedQuestion, Question
+from tempo_storage.ledger.models import (
+    Adapter,
+    File,
+    Iteration,
+    Job,
+    LearnedQuestion,
+    Question,
+)
 from tempo_storage.question_hash import content_hash
 
 
@@ -50,6 +57,21 @@ def versions_from(s: Session, question: str) -> list[int]:
     return _versions_that_learned(s, same_id, LearnedQuestion.content_hash.in_(hashes - {""}))
 
 
+def files(s: Session, checkpoint: str) -> list[File]:
+    """Return the labeled files that a version with this checkpoint learned from, oldest first.
+
+    Files that were deleted since are among them.
+    """
+    iterations = set(_ancestors(_steps(s), checkpoint))
+    every = s.scalars(select(File).order_by(File.created_at))
+    return [file for file in every if not iterations.isdisjoint(_iterations_with(s, file))]
+
+
+def versions_from_file(s: Session, file: File) -> list[int]:
+    """Return the versions that learned from a labeled file."""
+    return _versions_after(s, _iterations_with(s, file))
+
+
 def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
     """Delete a tenant's questions; return their number, and the versions that learned from them.
 
@@ -69,7 +91,23 @@ def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
 
 def _versions_that_learned(s: Session, *conditions: ColumnElement[bool]) -> list[int]:
     query = select(LearnedQuestion.iteration).where(or_(*conditions))
-    iterations = set(s.scalars(query.distinct()))
+    return _versions_after(s, set(s.scalars(query.distinct())))
+
+
+def _iterations_with(s: Session, file: File) -> set[int]:
+    """Return the iterations that may have drawn examples of a file.
+
+    An iteration draws examples between the start of its job and its own end.
+    """
+    query = select(Iteration.number).join(Job, Job.id == Iteration.job_id, isouter=True)
+    query = query.where(Iteration.created_at >= file.created_at)
+    if file.deleted_at is not None:
+        query = query.where(func.coalesce(Job.started_at, 0.0) <= file.deleted_at)
+    return set(s.scalars(query))
+
+
+def _versions_after(s: Session, iterations: set[int]) -> list[int]:
+    """Return the versions whose checkpoints come from one of these iterations."""
     steps = _steps(s)
     rows = s.execute(select(Adapter.version, Adapter.checkpoint).order_by(Adapter.version))
     return [v for v, checkpoint in rows if not iterations.isdisjoint(_ancestors(steps, checkpoint))]

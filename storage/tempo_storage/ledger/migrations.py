@@ -99,6 +99,19 @@ def m005_judging(connection: sa.Connection) -> None:
     _execute(connection, "ALTER TABLE questions DROP COLUMN sampling")
 
 
+def m007_deleted_files(connection: sa.Connection) -> None:
+    """Add the time of a file's deletion, and the table of the questions that each file labels."""
+    _execute(
+        connection,
+        "ALTER TABLE files ADD COLUMN deleted_at DOUBLE PRECISION",
+        "CREATE TABLE file_examples (file_id VARCHAR NOT NULL, content_hash VARCHAR NOT NULL, "
+        "split VARCHAR NOT NULL, PRIMARY KEY (file_id, content_hash))",
+        "CREATE INDEX ix_file_examples_content_hash ON file_examples (content_hash)",
+        "INSERT INTO file_examples (file_id, content_hash, split) "
+        "SELECT file_id, content_hash, split FROM labeled_examples",
+    )
+
+
 def _copy_sampling(connection: sa.Connection) -> None:
     """Copy the arguments of each request from its JSON object into the columns."""
     names = ("temperature", "top_p", "top_k", "max_tokens")
@@ -131,7 +144,12 @@ def _update(connection: sa.Connection, name: str, **values: Any) -> None:
     connection.execute(sa.update(sa.table(name, *map(sa.column, values))).values(values))
 
 
-MIGRATIONS: list[Migration] = [m001_initial, m004_decisions_in_columns, m005_judging]
+MIGRATIONS: list[Migration] = [
+    m001_initial,
+    m004_decisions_in_columns,
+    m005_judging,
+    m007_deleted_files,
+]
 
 
 def migrate(engine: sa.Engine) -> list[str]:

@@ -50,7 +50,10 @@ class Question(Base):
 
 
 class File(Base):
-    """An uploaded file of labeled questions."""
+    """An uploaded file of labeled questions.
+
+    The row of a deleted file stays, because versions may have learned from it.
+    """
 
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -59,12 +62,27 @@ class File(Base):
     sha256: Mapped[str]
     summary: Mapped[Data]
     created_at: Mapped[Created]
+    deleted_at: Mapped[float | None]
+
+
+class FileExample(Base):
+    """A question that a file labels, and its split.
+
+    The row stays when the file or the example is deleted. So a question that is labeled again
+    returns to its split.
+    """
+
+    __tablename__ = "file_examples"
+    file_id: Mapped[str] = mapped_column(primary_key=True)
+    content_hash: Mapped[str] = mapped_column(primary_key=True, index=True)
+    split: Mapped[str]
 
 
 class LabeledExample(Base):
     """A question with its accepted answers (`reference`).
 
     `split` is train or held_out; it is decided when the example is stored, and never changes.
+    `file_id` is the file that labeled it first; FileExample has all files that label it.
     """
 
     __tablename__ = "labeled_examples"

@@ -18,7 +18,7 @@ def lineage_of(s: Session, checkpoint: str, base: str, settings: TrainerSettings
     return {
         "checkpoint": checkpoint,
         "base": base,
-        "labeled files": {file.id: file.sha256 for file in ledger.labeled.files(s)},
+        "labeled files": {file.id: file.sha256 for file in ledger.learned.files(s, checkpoint)},
         "held out": {
             "questions": ledger.labeled.count(s)["held_out"],
             "sha256": ledger.labeled.held_out_digest(s),

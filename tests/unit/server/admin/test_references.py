@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from ledgers import user
@@ -28,6 +29,7 @@ def answering(script: str) -> list[str]:
 
 
 REPLY = "print(json.dumps({'line': line['line'], 'error': None}), flush=True)"
+VERDICT = "print(json.dumps({'correct': True}), flush=True)"
 
 
 def test_the_real_verifiers_read_real_references() -> None:
@@ -95,3 +97,33 @@ def test_verifiers_that_do_not_start_are_the_server_s_fault() -> None:
     command = [sys.executable, "-c", "import no_such_module"]
     with pytest.raises(VerifierUnavailableError, match="no_such_module"):
         references.check(examples(("math", "1")), command=command)
+
+
+def item(response: str, verifier: str = "exact") -> dict[str, Any]:
+    return {"verifier": verifier, "response": response, "reference": ["a"], "metadata": {}}
+
+
+def test_responses_are_verified_in_their_order() -> None:
+    verdicts = references.verify([item("a"), item("b"), item("a", "words"), item("a", "none")])
+    assert [verdict and verdict["correct"] for verdict in verdicts] == [True, False, True, False]
+    assert references.verify([]) == []
+
+
+def test_a_response_on_which_the_verifier_hangs_or_dies_has_no_verdict() -> None:
+    first = "line.get('response') == 'die' and os._exit(9)"
+    hang = answering(f"{first} or time.sleep(60 * (line['response'] == 'hang')); {VERDICT}")
+    hang[2] = hang[2].replace("for text", "print('ready', flush=True)\nfor text")
+    items = [item(text) for text in ("a", "hang", "die", "a")]
+    assert references.verify(items, command=hang, timeout_seconds=0.5) == [
+        {"correct": True},
+        None,
+        None,
+        {"correct": True},
+    ]
+    dying = [item("die")] * 12 + [item("a")]
+    assert references.verify(dying, command=hang) == [None] * 13  # ten of them are enough
+
+
+def test_no_response_is_verified_if_the_verifiers_do_not_start() -> None:
+    with pytest.raises(VerifierUnavailableError, match="no_such_module"):
+        references.verify([item("a")], command=[sys.executable, "-c", "import no_such_module"])

@@ -9,6 +9,7 @@ from ledgers import held_out, labeled, labeled_file
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
+from tempo_storage.errors import NotFoundError
 from tempo_storage.ledger.models import LabeledExample
 
 Sessions = sessionmaker[Session]
@@ -110,3 +111,60 @@ def test_the_template_arguments_of_a_line_are_stored_with_the_example(sessions: 
         (row,) = ledger.labeled.examples(s, "train") + ledger.labeled.examples(s, "held_out")
         assert row.chat_template_kwargs == {"enable_thinking": False}
     assert [note.code for note in notes] == ["alias", "alias"]
+
+
+def in_file(s: Session, file_id: str) -> list[str]:
+    return [e.content_hash for e in ledger.labeled.page(s, after="", limit=99, file_id=file_id)]
+
+
+def test_a_deleted_file_takes_its_examples_along_except_those_of_another_file(
+    sessions: Sessions,
+) -> None:
+    rows = examples(20)
+    hashes = sorted(row.content_hash for row in rows)
+    with sessions.begin() as s:
+        ledger.labeled.add_file(s, labeled_file("one"), rows)
+        ledger.labeled.add_file(s, labeled_file("two"), examples(4, start=100), hashes[:5])
+        _, count = ledger.labeled.delete_file(s, "one")
+        assert count == 15
+        assert len(splits(s)) == 9
+        assert set(hashes[:5]) < set(in_file(s, "two")) == splits(s).keys()
+        assert [file.id for file in ledger.labeled.files(s)] == ["two"]
+        with pytest.raises(NotFoundError, match="no file 'one'"):
+            ledger.labeled.delete_file(s, "one")
+        assert ledger.labeled.delete_file(s, "two")[1] == 9
+        assert splits(s) == {}
+
+
+def test_a_deleted_question_that_is_labeled_again_returns_to_its_split(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        ledger.labeled.add_file(s, labeled_file("one"), examples(100))
+        ledger.labeled.add_file(s, labeled_file("two"), examples(50, start=100))
+        before = splits(s)
+        ledger.labeled.delete_file(s, "one")
+        s.expunge_all()
+        ledger.labeled.add_file(s, labeled_file("three"), examples(100))
+        assert {name: split for name, split in splits(s).items() if name in before} == before
+        assert len(splits(s)) == 150
+
+
+def test_an_example_is_read_by_the_beginning_of_its_hash(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        s.add_all([labeled("1", content_hash="ab12"), labeled("2", content_hash="ab3")])
+        assert ledger.labeled.example(s, "ab1").content_hash == "ab12"
+        for name in ("ab", "c", "%", "ab12f"):
+            with pytest.raises(NotFoundError):
+                ledger.labeled.example(s, name)
+
+
+def test_examples_are_read_page_by_page_by_split_and_file(sessions: Sessions) -> None:
+    with sessions.begin() as s:
+        ledger.labeled.add_file(s, labeled_file("one"), examples(9))
+        every = [e.content_hash for e in ledger.labeled.page(s, after="", limit=9)]
+        assert every == sorted(splits(s))
+        assert [e.content_hash for e in ledger.labeled.page(s, after=every[3], limit=2)] == every[
+            4:6
+        ]
+        rows = ledger.labeled.page(s, after="", limit=9, split="held_out", file_id="one")
+        assert rows == ledger.labeled.held_out(s, limit=9)
+        assert ledger.labeled.page(s, after="", limit=9, file_id="two") == []
