@@ -98,6 +98,7 @@ class Jobs:
         with self._sessions.read() as s:
             row = ledger.jobs.get(s, job_id)
         job = RunningJob(row, self._sessions, self._should_stop)
+        self._rounds.responses.sampler.on_responses = job.progress.sampled
         if row.mode == "check":
             return check(job, self._settings, self._rounds.responses)
         if row.mode == "recalibrate":

@@ -22,7 +22,7 @@ def change(before: float, after: float) -> str:
 def announce(job: RunningJob, report: EMReport, position: int, last: int) -> None:
     """Write an iteration's progress, and events if it was refused or had steps discarded."""
     metrics = report.metrics()
-    job.set_progress(phase="m_step", iteration=position, of=last, metrics=metrics)
+    job.progress.update(metrics=metrics)
     logger.info(
         "job %s: iteration %d of %d: critic AUROC within a question %.3f, %s",
         *(job.id, position, last, report.fitness.within_auroc),

@@ -4,7 +4,6 @@ A job of mode `recalibrate` is the first part of a round alone: the warm-up of t
 """
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,22 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempo_storage import ledger
-from tempo_storage.errors import InvalidInputError
+from tempo_storage.adapters import BASE
 from tempo_storage.ledger.models import JobResult
 from tempo_trainer import clock
-from tempo_trainer.algorithm.batch import Rollout
-from tempo_trainer.algorithm.fitness import unfit_reason
 from tempo_trainer.algorithm.within import MIN_MIXED_DRAWS
-from tempo_trainer.errors import StoppedError
 from tempo_trainer.jobs.round_reports import (
     announce,
-    change,
     left_out_reason,
     report_left_out,
     summary_of,
     warn_if_suspicious,
 )
-from tempo_trainer.jobs.running import WARM_UP, RunningJob
+from tempo_trainer.jobs.running import WARM_UP, RunningJob, raise_if_spoiled
+from tempo_trainer.jobs.warm_up import WarmUp, is_complete
 from tempo_trainer.learning.learner import Learner, joined, mixed_draws
 from tempo_trainer.sampling.responses import ResponseSource, Rollouts
 from tempo_trainer.sessions import LeasedSessions
@@ -45,9 +41,7 @@ from tempo_trainer.worker_settings import WorkerSettings
 logger = logging.getLogger("tempo.jobs")
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 5.0  # a question that a user just asked may be on its way to the ledger
-WARM_UP_BATCHES = 4  # held-out batches that measure the critic before and after the warm-up
 MAX_MORE_BATCHES = 8  # held-out batches of an iteration beyond the first
-MAX_DISCARDED = 3  # consecutive discarded steps that pause training
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +63,15 @@ class Rounds:
         if result.checkpoint is not None:
             return result  # its worker died after the gate's decision
         self.learner.restore(job.starting_checkpoint())
-        raise_without_questions(job.sessions)
-        if not job.iterations() and self.learner.e_steps == 0:
+        if reason := reason_to_do_nothing(job.sessions):
+            return self._nothing_changed(job, {}, reason)
+        rows = job.iterations()
+        if not is_complete(rows) and (rows or self.learner.e_steps == 0):
             self._warm_up(job, self.settings.warm_up_steps)
         rows = job.iterations()
         first = rows[-1].position + 1 if rows else WARM_UP + 1
         last = job.row.settings.get("max_steps") or self.settings.iterations_per_round
+        job.progress.begin("sampling", of=last)
         for position in range(first, last + 1):
             job.raise_if_training_stopped()
             self._iterate(job, position, last)
@@ -85,65 +82,30 @@ class Rounds:
         if not any(row.refined for row in rows):
             refusal = rows[-1].metrics.get("refusal") or "the job's events say why"
             reason = f"no M-step was made; the last refusal: {refusal}"
-            return self._unchanged(job, summary_of(rows), reason)
+            return self._nothing_changed(job, summary_of(rows), reason)
         if reason := self._reason_to_wait(job):
             return self._unchanged(job, summary_of(rows), reason)
-        job.set_progress(phase="gating", iteration=last, of=last)
+        job.progress.begin("gating", of=last)
+        job.progress.step(last, responses=self._gate_responses(job))
         return self._decide(job, summary_of(rows))
 
     def _warm_up(self, job: RunningJob, steps: int) -> None:
-        """Make E-steps on fresh labeled rollouts, and commit them together at position 0."""
-        job.set_progress(phase="e_step", iteration=0, of=steps)
         adapter = self.publisher.publish_trial(self.learner)
-        figures: Counter[str] = Counter()
-        before = self.learner.fitness(self._draw("held_out", adapter, figures))
-        for step in range(1, steps + 1):
-            job.raise_if_training_stopped()
-            self.learner.make_e_step(self._draw("train", adapter, figures))
-            job.set_progress(phase="e_step", iteration=step, of=steps)
-            raise_if_spoiled(job, self.learner)
-        held_out = self._draw("held_out", adapter, figures)
-        after = self.learner.fitness(held_out)
-        self.learner.add_held_out(held_out)
-        message = (
-            "the critic's AUROC on held-out questions:"
-            f" {change(before.auroc, after.auroc)};"
-            f" within a question: {change(before.within_auroc, after.within_auroc)}"
-        )
-        unknown = math.isnan(after.within_auroc)
-        if unknown:
-            message = f"{message}; {unfit_reason(after)}"
-        metrics = {
-            "e_steps": steps,
-            "message": message,
-            "auroc_before": before.auroc,
-            "critic_auroc": after.auroc,
-            "critic_within_auroc": after.within_auroc,
-            **figures,
-            **clock.take(),
-        }
-        job.commit(self.learner, WARM_UP, metrics)
-        level = "warning" if unknown else "info"
-        job.add_event("critic.recalibrated", message, metrics, level=level)
-
-    def _draw(self, split: str, adapter: str, figures: Counter[str]) -> list[Rollout]:
-        """Return rollouts for the warm-up; add what they cost to `figures`."""
-        settings = self.settings
-        count = settings.warm_up_questions
-        if split == "held_out":
-            count = WARM_UP_BATCHES * settings.held_out_per_step
-        draw = self.responses.labeled_rollouts(split, count, adapter)
-        figures.update(draw.figures())
-        return draw.rollouts
+        WarmUp(job, self.learner, self.responses, self.settings, adapter).run(steps)
 
     def _iterate(self, job: RunningJob, position: int, last: int) -> None:
         """Sample from the policy as it is, make an EM step, and commit it."""
         settings = self.settings
         responses = self.responses
+        questions = (
+            settings.labeled_per_step + settings.held_out_per_step + settings.unlabeled_per_step
+        )
+        job.progress.step(position, responses=questions * settings.group_size)
         adapter = self.publisher.publish_trial(self.learner)
         labeled = responses.labeled_rollouts("train", settings.labeled_per_step, adapter)
         held_out = self._draw_held_out(job, adapter)
         unlabeled = responses.unlabeled_rollouts(settings.unlabeled_per_step, adapter)
+        job.progress.update(phase="m_step")
         report = self.learner.iterate(
             labeled=labeled.rollouts,
             unlabeled=unlabeled.rollouts,
@@ -212,6 +174,14 @@ class Rounds:
             job.add_event("gate.waits", reason, {}, level="warning")
         return reason
 
+    def _gate_responses(self, job: RunningJob) -> int:
+        """Return how many responses the first look of a test needs at most."""
+        with job.sessions.read() as s:
+            questions = min(ledger.labeled.count(s)["held_out"], self.settings.gate_questions)
+            versions = 2 if ledger.versions.serving(s).version == BASE else 3
+        greedy = 1
+        return versions * questions * (greedy + 2 * self.settings.gate_samples)
+
     def _decide(self, job: RunningJob, summary: dict[str, Any]) -> JobResult:
         """Publish the policy as a candidate, compare it with what serves, promote or reject it."""
         sessions = job.sessions
@@ -238,10 +208,16 @@ class Rounds:
     def run_recalibration(self, job: RunningJob) -> JobResult:
         """Fit the critic to labeled questions, answered by the policy as it is; refine nothing."""
         self.learner.restore(job.starting_checkpoint())
-        if not job.iterations():
+        if not is_complete(job.iterations()):
             self._warm_up(job, job.row.settings.get("max_steps") or self.settings.warm_up_steps)
-        metrics = job.iterations()[0].metrics
-        return self._unchanged(job, metrics, metrics["message"])
+        rows = job.iterations()
+        metrics = rows[-1].metrics
+        e_steps = sum(int(row.metrics["e_steps"]) for row in rows)
+        return self._unchanged(job, metrics | {"e_steps": e_steps}, metrics["message"])
+
+    def _nothing_changed(self, job: RunningJob, report: dict[str, Any], reason: str) -> JobResult:
+        """Return the result of a round that learned nothing; `reason` ends with the remedy."""
+        return self._unchanged(job, report, f"nothing changed: {reason}")
 
     def _unchanged(self, job: RunningJob, report: dict[str, Any], summary: str) -> JobResult:
         """Return the result of a job that made no candidate; the next job goes on from here."""
@@ -253,44 +229,24 @@ class Rounds:
         return JobResult(report=report, checkpoint=checkpoint, sequence=sequence, auroc=auroc)
 
 
-def raise_without_questions(sessions: LeasedSessions) -> None:
-    """Raise InvalidInputError if there are no questions to learn from: no M-step could follow."""
+def reason_to_do_nothing(sessions: LeasedSessions) -> str:
+    """Return why there is nothing to learn from, with the remedy; "" if no M-step is hopeless."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while not (unlabeled := _pool_size(sessions)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     with sessions.read() as s:
         labeled = ledger.labeled.count(s)
     if not unlabeled:
-        raise InvalidInputError(
+        return (
             "no unlabeled question was captured; send questions to the server with "
             "TEMPO_CAPTURE=on, then start the round again"
         )
     if not labeled["train"] or not labeled["held_out"]:
-        raise InvalidInputError(
+        return (
             f"{labeled['train']} labeled questions train the critic and {labeled['held_out']} are "
             "held out; upload a file with more questions"
         )
-
-
-def raise_if_spoiled(job: RunningJob, learner: Learner) -> None:
-    """Pause training and raise StoppedError if the last optimiser steps of a role were discarded.
-
-    More of the same steps would be discarded, too.
-    """
-    for role in (learner.networks.critic, learner.networks.policy):
-        steps = role.optimiser.discarded
-        if steps < MAX_DISCARDED:
-            continue
-        reason = (
-            f"{steps} optimiser steps of the {role.name} in a row had a loss or gradient that is no"
-            f" number; cancel the job, or restart the worker with a lower"
-            f" TEMPO_{role.name.upper()}_LEARNING_RATE, then resume training"
-        )
-        role.optimiser.discarded = 0  # an operator who resumes training gives it three more
-        with job.sessions.write() as s:
-            ledger.training.set_paused(s, True, reason)
-            ledger.events.add(s, "training.spoiled", reason, job_id=job.id, level="error")
-        raise StoppedError(f"training is paused: {reason}")
+    return ""
 
 
 def _pool_size(sessions: LeasedSessions) -> int:

@@ -6,12 +6,13 @@ worker computes again.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Iteration, Job
 from tempo_trainer.errors import StoppedError
+from tempo_trainer.jobs.progress import Progress
 from tempo_trainer.learning import checkpoint
 from tempo_trainer.learning.learner import Learner
 from tempo_trainer.sampling.responses import Rollouts
@@ -19,16 +20,21 @@ from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions.promotion import raise_if_cancelled, raise_if_moved
 
 logger = logging.getLogger("tempo.jobs")
-WARM_UP = 0  # position of the warm-up among the iterations of a job
+WARM_UP = 0  # position of the warm-up among the iterations of a job; its parts stand before it
+MAX_DISCARDED = 3  # consecutive discarded steps that pause training
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunningJob:
     """A job that this worker has claimed; `row` is its row as it was then."""
 
     row: Job
     sessions: LeasedSessions
     should_stop: Callable[[], bool]
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(lambda fields: self.set_progress(**fields))
 
     @property
     def id(self) -> str:
@@ -48,9 +54,9 @@ class RunningJob:
         A pause raises StoppedError. A serving version that changed since the job began raises
         CancelledError.
 
-        Call this between two iterations, where nothing is lost, or between two E-steps of a
-        warm-up, which begins anew. A stopped job returns to the queue, and the worker is free for
-        checks, which no pause stops.
+        Call this between two iterations, or between two E-steps of a warm-up: nothing is lost
+        there. A stopped job returns to the queue, and the worker is free for checks, which no pause
+        stops.
         """
         self.raise_if_stopped()
         with self.sessions.read() as s:
@@ -133,3 +139,24 @@ class RunningJob:
                 ledger.pool.record_draws(s, draw.questions)
             needed = {learner.checkpoint, *ledger.jobs.needed_checkpoints(s)}
         checkpoint.remove(root, old - needed)
+
+
+def raise_if_spoiled(job: RunningJob, learner: Learner) -> None:
+    """Pause training and raise StoppedError if the last optimiser steps of a role were discarded.
+
+    More of the same steps would be discarded, too.
+    """
+    for role in (learner.networks.critic, learner.networks.policy):
+        steps = role.optimiser.discarded
+        if steps < MAX_DISCARDED:
+            continue
+        reason = (
+            f"{steps} optimiser steps of the {role.name} in a row had a loss or gradient that is no"
+            f" number; cancel the job, or restart the worker with a lower"
+            f" TEMPO_{role.name.upper()}_LEARNING_RATE, then resume training"
+        )
+        role.optimiser.discarded = 0  # an operator who resumes training gives it three more
+        with job.sessions.write() as s:
+            ledger.training.set_paused(s, True, reason)
+            ledger.events.add(s, "training.spoiled", reason, job_id=job.id, level="error")
+        raise StoppedError(f"training is paused: {reason}")

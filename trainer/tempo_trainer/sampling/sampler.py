@@ -70,6 +70,8 @@ class Sampler:
         should_stop: Callable[[], bool] = lambda: False,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self.on_responses: Callable[[int, int], None] = lambda count, missing: None
+        """Called with the number of new responses, and of those that `sample` still waits for."""
         self._settings = settings
         self._should_stop = should_stop
         headers = {"X-Tempo-Key": key}
@@ -120,12 +122,15 @@ class Sampler:
         size = max(1, most // n)
         chunks = [prompts[i : i + size] for i in range(0, len(prompts), size)]
         groups: list[list[Sample]] = [[] for _ in prompts]
+        missing = n * len(prompts)
         for start in range(0, n, most):
             count = min(most, n - start)
             complete = partial(self._complete, adapter=adapter, n=count, decoding=decoding)
             replies = self._threads.map(complete, chunks)
             for group, more in zip(groups, (g for reply in replies for g in reply), strict=True):
                 group += more
+                missing -= len(more)
+                self.on_responses(len(more), missing)
         return groups
 
     def take_held_back(self) -> float:

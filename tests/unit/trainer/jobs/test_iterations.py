@@ -137,7 +137,8 @@ def test_a_round_in_which_every_question_is_left_out_ends_unchanged_with_the_rea
         " limit (raise TEMPO_MAX_RESPONSE_TOKENS)"
     )
     refusal = f"no unlabeled response is left: {reason}"
-    assert result.report["summary"] == f"no M-step was made; the last refusal: {refusal}"
+    summary = f"nothing changed: no M-step was made; the last refusal: {refusal}"
+    assert result.report["summary"] == summary
     [event] = events(parts, job, "questions.left_out")
     counts = [row.metrics for row in job.iterations()]
     assert event.data == {

@@ -67,6 +67,14 @@ def test_responses_come_back_in_the_order_of_the_prompts() -> None:
     assert [[s.ids for s in group] for group in groups] == [[(i, 0), (i, 1)] for i in range(7)]
 
 
+def test_each_response_is_announced_with_the_number_of_those_that_are_missing() -> None:
+    announced: list[tuple[int, int]] = []
+    source = sampler(completions, prompts_per_request=2, group_size=2)
+    source.on_responses = lambda count, missing: announced.append((count, missing))
+    source.sample([Prompt(str(i), (i,)) for i in range(2)], adapter="tempo-t1", n=6)
+    assert announced == [(4, 8), (4, 4), (2, 2), (2, 0)]
+
+
 def test_a_request_pins_the_version_the_temperature_and_the_priority() -> None:
     requests: list[httpx.Request] = []
 

@@ -1,0 +1,133 @@
+"""The warm-up: E-steps that fit the critic before the first M-step, or in a recalibration."""
+
+import math
+import time
+from collections import Counter
+from typing import Any
+
+from tempo_storage.ledger.models import Iteration
+from tempo_trainer import clock
+from tempo_trainer.algorithm.batch import Rollout
+from tempo_trainer.algorithm.fitness import unfit_reason
+from tempo_trainer.algorithm.reports import Fitness
+from tempo_trainer.errors import StoppedError
+from tempo_trainer.jobs.round_reports import change, left_out
+from tempo_trainer.jobs.running import WARM_UP, RunningJob, raise_if_spoiled
+from tempo_trainer.learning.learner import Learner
+from tempo_trainer.sampling.responses import ResponseSource
+from tempo_trainer.settings import TrainerSettings
+
+HELD_OUT_BATCHES = 4  # they measure the critic before and after the warm-up
+KEEP_SECONDS = 30.0  # a worker that is killed loses at most the E-steps of this time
+
+
+def is_complete(rows: list[Iteration]) -> bool:
+    """Tell whether a job's committed iterations have the whole warm-up."""
+    return bool(rows) and rows[-1].position >= WARM_UP
+
+
+class WarmUp:
+    """Makes E-steps on fresh labeled rollouts, and commits the last one at position WARM_UP.
+
+    If it is stopped, and every KEEP_SECONDS, it commits the E-steps since the last commit. Their
+    position is the negative number of the E-steps that are missing, where another worker goes on.
+    """
+
+    def __init__(
+        self,
+        job: RunningJob,
+        learner: Learner,
+        responses: ResponseSource,
+        settings: TrainerSettings,
+        adapter: str,
+    ) -> None:
+        self._job = job
+        self._learner = learner
+        self._responses = responses
+        self._settings = settings
+        self._adapter = adapter
+        self._counts: Counter[str] = Counter()  # since the last commit
+        self._before: dict[str, float] = {}
+
+    def run(self, steps: int) -> None:
+        """Make the E-steps out of `steps` that the job has not committed."""
+        rows = self._job.iterations()
+        missing = -rows[-1].position if rows else steps
+        made = sum(int(row.metrics["e_steps"]) for row in rows)
+        self._job.progress.begin("e_step", of=made + missing)
+        if rows:
+            self._before = {
+                name: rows[0].metrics[name] for name in ("auroc_before", "within_before")
+            }
+        else:
+            fitness = self._learner.fitness(self._draw_held_out(0))
+            self._before = {"auroc_before": fitness.auroc, "within_before": fitness.within_auroc}
+        kept_at = time.monotonic()
+        for left in range(missing - 1, -1, -1):
+            self._stop_if_due(left + 1)
+            self._make_step(made + missing - left)
+            if left and time.monotonic() - kept_at >= KEEP_SECONDS:
+                self._commit(-left, {})
+                kept_at = time.monotonic()
+        self._finish(self._draw_held_out(made + missing))
+
+    def _stop_if_due(self, missing: int) -> None:
+        """Commit the E-steps if the worker stops or training is paused."""
+        try:
+            self._job.raise_if_training_stopped()
+        except StoppedError:
+            if self._counts["e_steps"]:
+                self._commit(-missing, {})
+            raise
+
+    def _make_step(self, position: int) -> None:
+        count = self._settings.warm_up_questions
+        self._job.progress.step(position, responses=count * self._settings.group_size)
+        self._learner.make_e_step(self._draw("train", count))
+        self._counts["e_steps"] += 1
+        raise_if_spoiled(self._job, self._learner)
+
+    def _draw_held_out(self, position: int) -> list[Rollout]:
+        count = HELD_OUT_BATCHES * self._settings.held_out_per_step
+        self._job.progress.step(position, responses=count * self._settings.group_size)
+        return self._draw("held_out", count)
+
+    def _draw(self, split: str, count: int) -> list[Rollout]:
+        draw = self._responses.labeled_rollouts(split, count, self._adapter)
+        self._counts.update(draw.figures())
+        return draw.rollouts
+
+    def _finish(self, held_out: list[Rollout]) -> None:
+        """Measure the critic, commit the warm-up, and add an event that says how it went."""
+        after = self._learner.fitness(held_out)
+        self._learner.add_held_out(held_out)
+        message = self._message(after)
+        figures = {
+            "message": message,
+            "critic_auroc": after.auroc,
+            "critic_within_auroc": after.within_auroc,
+        }
+        metrics = self._commit(WARM_UP, figures)
+        level = "warning" if math.isnan(after.within_auroc) else "info"
+        self._job.add_event("critic.recalibrated", message, metrics, level=level)
+
+    def _message(self, after: Fitness) -> str:
+        within = change(self._before["within_before"], after.within_auroc)
+        parts = [
+            "the critic's AUROC on held-out questions:"
+            f" {change(self._before['auroc_before'], after.auroc)}; within a question: {within}"
+        ]
+        if math.isnan(after.within_auroc):
+            parts.append(unfit_reason(after))
+        names = ("too_long", "all_truncated")
+        if counts := left_out(*(self._counts[f"rollouts/{name}"] for name in names)):
+            parts.append(counts)
+        return "; ".join(parts)
+
+    def _commit(self, position: int, figures: dict[str, Any]) -> dict[str, Any]:
+        """Commit the E-steps since the last commit; return their metrics."""
+        counts = {"e_steps": 0} | self._counts
+        metrics = counts | self._before | figures | clock.take()
+        self._job.commit(self._learner, position, metrics)
+        self._counts.clear()
+        return metrics
