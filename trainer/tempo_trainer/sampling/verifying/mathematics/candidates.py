@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from tempo_storage.answers.final_answer import FinalAnswer, Mark, after_phrase, final_answer
 from tempo_storage.answers.numbers import last_number, number_text
-from tempo_trainer.sampling.verifying.mathematics.latex import plain_notation
-from tempo_trainer.sampling.verifying.mathematics.reading import read
-from tempo_trainer.sampling.verifying.mathematics.shapes import Items, Readings, Words
+from tempo_trainer.sampling.verifying.mathematics.notation import plain_notation
+from tempo_trainer.sampling.verifying.mathematics.reader import read
+from tempo_trainer.sampling.verifying.mathematics.shapes import Either, Shape, Text, is_mathematics
 
 MAX_SENTENCE_CHARACTERS = 1000
 FORMULA = re.compile(
@@ -23,38 +23,31 @@ CLAUSE = re.compile(
     r"\s*(?:,\s*(?:not|so|since|because|as|which|where|i\.e\.|and not|or equivalently)\b"
     r"|\b(?:not|because|since|so|which|i\.e\.|for|when|if|where)\b|\s\([A-Za-z]|\.\s|;\s*[A-Za-z]{3,})"
 )
-ELLIPSIS = r"\ldots"
+FONTS_OF_WORDS = re.compile(r"\\(?:text|textbf|mathrm|textrm)\s*\{([^{}]*)\}")
+NUMBER = re.compile(r"\s*[-+]?[$¤]?\d[\d,.]*(?=\s*(?:[A-Za-z,.;!?(]|$))")
 SIGNIFICANT = re.compile(r"\w|\\")
 
 
-def readings_of_response(response: str) -> Readings:
-    """Return the readings of a response's final answer: of its first part that is mathematics."""
-    answer = final_answer(response)
-    words: Readings = ()
-    for text in _parts(answer):
-        readings = read(plain_notation(text))
-        if all(map(is_mathematics, readings)):
-            return readings
-        words += tuple(shape for shape in readings if isinstance(shape, Words))
-    return words
+def read_response(response: str) -> Shape:
+    """Return the shape of a response's final answer: of its first part that is mathematics."""
+    texts: list[Text] = []
+    for text in _parts(final_answer(response)):
+        shape = read(plain_notation(text))
+        if is_mathematics(shape):
+            return shape
+        texts += [shape] if isinstance(shape, Text) else []
+    return Either(tuple(texts))
 
 
-def readings_of_reference(reference: str) -> list[Readings]:
-    """Return the readings of a reference as it stands, and of the answer that it ends with."""
+def read_reference(reference: str) -> Shape:
+    """Return the shape of a reference, or also that of the answer at the end of a sentence."""
     direct = read(plain_notation(reference))
-    if all(map(is_mathematics, direct)):
-        return [direct]
+    if is_mathematics(direct):
+        return direct
     answer = final_answer(reference)
     if answer.mark is Mark.LAST_LINE and not _is_sentence(reference):
-        return [direct]
-    return [direct, readings_of_response(reference)]
-
-
-def is_mathematics(shape: object) -> bool:
-    """Tell whether a shape has no words in it."""
-    if isinstance(shape, Items):
-        return all(is_mathematics(item) for readings in shape.items for item in readings[:1])
-    return not isinstance(shape, Words) or shape.text == ELLIPSIS
+        return direct
+    return Either((direct, read_response(reference)))
 
 
 def _is_sentence(text: str) -> bool:
@@ -62,82 +55,70 @@ def _is_sentence(text: str) -> bool:
 
 
 def _parts(answer: FinalAnswer) -> Iterator[str]:
-    text = answer.text
+    """Yield the parts of an answer that may be its mathematics: the whole, then smaller ones."""
     if answer.is_exact:
-        yield text
-        inner = after_phrase(FONTS_OF_WORDS.sub(r"\1", text))
+        yield answer.text
+        inner = after_phrase(FONTS_OF_WORDS.sub(r"\1", answer.text))
         if inner is not None:
             yield inner.text
-        return
-    text = (
-        text[:MAX_SENTENCE_CHARACTERS]
-        if answer.mark is Mark.PHRASE
-        else text[-MAX_SENTENCE_CHARACTERS:]
-    )
-    if answer.mark is Mark.PHRASE:
-        yield from _of_phrase(text)
+    elif answer.mark is Mark.PHRASE:
+        yield from _of_phrase(answer.text[:MAX_SENTENCE_CHARACTERS])
     else:
-        yield from _of_line(text)
-
-
-FONTS_OF_WORDS = re.compile(r"\\(?:text|textbf|mathrm|textrm)\s*\{([^{}]*)\}")
+        yield from _of_line(answer.text[-MAX_SENTENCE_CHARACTERS:])
 
 
 def _of_phrase(text: str) -> Iterator[str]:
     """Yield the parts of what follows "the answer is": whole, or up to an explanation."""
+    sentence = SENTENCE_END.split(text)[0]
     yield text
-    for sentence in SENTENCE_END.split(text)[:1]:
-        yield sentence
-        if clause := CLAUSE.search(sentence):
-            yield sentence[: clause.start()]
-    formulas = _formulas(text)
-    if formulas and not PROSE.search(FONTS.sub(" ", text[: formulas[0][1]])):
-        yield formulas[0][0]
-    if match := COPULA.fullmatch(SENTENCE_END.split(text)[0]):
+    yield from _clauses(sentence)
+    formulas = list(FORMULA.finditer(text))
+    if formulas and not PROSE.search(FONTS.sub(" ", text[: formulas[0].start()])):
+        yield _content(formulas[0])
+    if match := COPULA.fullmatch(sentence):
         yield match[1]
-    if match := re.match(r"\s*[-+]?[$¤]?\d[\d,.]*(?=\s*(?:[A-Za-z,.;!?(]|$))", text):
+    if match := NUMBER.match(text):
         yield match[0]
 
 
 def _of_line(text: str) -> Iterator[str]:
     """Yield the parts of a last line: its last formula if it is prose, else the whole."""
-    formulas = _formulas(text)
+    formulas = list(FORMULA.finditer(text))
     is_prose = PROSE.search(FORMULA.sub(" ", text)) is not None
     if formulas and (is_prose or len(formulas) == 1):
         yield _last_formulas(text, formulas)
-    *_, sentence = [s for s in SENTENCE_END.split(text) if s and SIGNIFICANT.search(s)] or [""]
-    if is_prose and (match := COPULA.fullmatch(sentence)):
-        yield match[1]
-        if clause := CLAUSE.search(match[1]):
-            yield match[1][: clause.start()]
+    *_, sentence = ["", *(part for part in SENTENCE_END.split(text) if SIGNIFICANT.search(part))]
+    match = COPULA.fullmatch(sentence)
+    if is_prose and match:
+        yield from _clauses(match[1])
     yield text
     yield sentence
-    if match := COPULA.fullmatch(sentence):
+    if match:
         yield match[1]
     plain = re.sub(r"\([^()]*\)", " ", number_text(sentence))
     if " " in sentence.strip() and (number := last_number(plain)) is not None:
         yield plain[number.start : number.end]
 
 
-def _formulas(text: str) -> list[tuple[str, int, int]]:
-    """Return each formula or bold text with its start and end."""
-    return [
-        (next(group for group in match.groups() if group), match.start(), match.end())
-        for match in FORMULA.finditer(text)
-    ]
+def _clauses(sentence: str) -> Iterator[str]:
+    """Yield a sentence, and its part before an explanation."""
+    yield sentence
+    if clause := CLAUSE.search(sentence):
+        yield sentence[: clause.start()]
 
 
-def _last_formulas(text: str, formulas: list[tuple[str, int, int]]) -> str:
+def _content(formula: re.Match[str]) -> str:
+    return next(group for group in formula.groups() if group)
+
+
+def _last_formulas(text: str, formulas: list[re.Match[str]]) -> str:
     """Return the last formula, with those before it in `$6$ or $7$`."""
-    parts = [formulas[-1][0]]
+    parts = [_content(formulas[-1])]
     for earlier, later in zip(reversed(formulas[:-1]), reversed(formulas[1:]), strict=True):
-        joiner = text[earlier[2] : later[1]].strip(" ,")
-        if joiner != "or" and (joiner != "and" or not _name_the_same(earlier[0], later[0])):
+        joiner = text[earlier.end() : later.start()].strip(" ,")
+        # "$a = 2$ and $b = 7$" has its answer at the end; "$x = 2$ and $x = 7$" are two answers.
+        names = {_content(formula).rpartition("=")[0].strip() for formula in (earlier, later)}
+        if joiner != "or" and (joiner != "and" or len(names) > 1):
             break
-        parts.append(earlier[0])
+        parts.append(_content(earlier))
     return ", ".join(reversed(parts))
-
-
-def _name_the_same(left: str, right: str) -> bool:
-    """Tell whether two formulas give values of the same variable, or both of none."""
-    return left.rpartition("=")[0].strip() == right.rpartition("=")[0].strip()

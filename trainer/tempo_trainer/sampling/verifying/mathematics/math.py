@@ -7,18 +7,16 @@ from tempo_storage.answers.final_answer import final_answer
 from tempo_storage.answers.plain_text import one_spaced, plain
 from tempo_trainer.sampling.verifying.choice import letter_of
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
-from tempo_trainer.sampling.verifying.exact import Words as WordsVerifier
-from tempo_trainer.sampling.verifying.mathematics.candidates import (
-    readings_of_reference,
-    readings_of_response,
-)
-from tempo_trainer.sampling.verifying.mathematics.compare import equal_readings
-from tempo_trainer.sampling.verifying.mathematics.reading import DECIMAL_COMMA
-from tempo_trainer.sampling.verifying.mathematics.shapes import Readings, Words
+from tempo_trainer.sampling.verifying.exact import Words
+from tempo_trainer.sampling.verifying.mathematics.candidates import read_reference, read_response
+from tempo_trainer.sampling.verifying.mathematics.compare import equal
+from tempo_trainer.sampling.verifying.mathematics.shapes import Shape, texts_of
 
 MAX_WORDS = 12  # of a reference without mathematics
 OPTION = re.compile(r"\(?([A-J])\)?(?:[.):]\s*(.+))?")
 FONT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}|\$")
+# 1,234 is a number with a thousands separator.
+DECIMAL_COMMA = re.compile(r"([-+]?\d+),(\d{1,2}|\d{4,})")
 LETTERS = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -33,7 +31,7 @@ class Math:
 
     def __init__(self) -> None:
         self._references = lru_cache(maxsize=1024)(_reference)
-        self._words = WordsVerifier()
+        self._words = Words()
 
     def check_reference(self, reference: References) -> str | None:
         """Return an error if a reference is empty, cut off, or a text without an answer."""
@@ -47,39 +45,37 @@ class Math:
             return Verdict(False, None, "no answer")
         if one_spaced(answer) in map(one_spaced, reference):
             return Verdict(True, answer)
-        readings = readings_of_response(response)
-        correct = any(self._is_correct(response, answer, readings, one) for one in reference)
+        shape = read_response(response)
+        correct = any(self._is_correct(response, answer, shape, one) for one in reference)
         return Verdict(correct, answer)
 
-    def _is_correct(self, response: str, answer: str, readings: Readings, reference: str) -> bool:
+    def _is_correct(self, response: str, answer: str, shape: Shape, reference: str) -> bool:
         letter, accepted = self._references(reference)
         if letter and letter_of(response) == letter:
             return True
-        if any(equal_readings(one, readings) for one in accepted):
+        if any(equal(one, shape) for one in accepted):
             return True
-        if all(isinstance(shape, Words) for one in accepted for shape in one):
-            texts = [s.text for one in accepted for s in one if isinstance(s, Words)]
-            texts = [text for text in texts if LETTERS.search(text) and not re.search(r"\d", text)]
-            return bool(texts) and self._words.verify(response, texts, {}).correct
+        texts = [text for one in accepted for text in texts_of(one)]
+        if texts:
+            words = [text for text in texts if LETTERS.search(text) and not re.search(r"\d", text)]
+            return bool(words) and self._words.verify(response, words, {}).correct
         return _is_decimal_comma(answer, reference)
 
 
-def _reference(reference: str) -> tuple[str | None, list[Readings]]:
-    """Return the letter of a reference that is an option, and its readings."""
+def _reference(reference: str) -> tuple[str | None, list[Shape]]:
+    """Return the letter of a reference that is an option, and its shapes."""
     text = FONT.sub(r"\1", plain(reference)).strip()
     option = OPTION.fullmatch(text)
-    readings = readings_of_reference(reference)
+    shapes = [read_reference(reference)]
     if option is None:
-        return None, readings
-    return option[1], readings + (readings_of_reference(option[2]) if option[2] else [])
+        return None, shapes
+    return option[1], shapes + ([read_reference(option[2])] if option[2] else [])
 
 
 def _is_decimal_comma(answer: str, reference: str) -> bool:
     """Tell whether a response writes the reference 3.5 as 3,5."""
     match = DECIMAL_COMMA.fullmatch(plain(answer))
-    if match is None or len(match[2]) == 3:  # 1,234 is a number with a thousands separator
-        return False
-    return f"{match[1]}.{match[2]}" == plain(reference)
+    return match is not None and f"{match[1]}.{match[2]}" == plain(reference)
 
 
 def _is_usable(reference: str) -> bool:
@@ -87,6 +83,4 @@ def _is_usable(reference: str) -> bool:
     text = plain(reference)
     if not re.search(r"\w|\\", text) or text.count("{") != text.count("}"):
         return False
-    readings = readings_of_reference(reference)
-    are_words = all(isinstance(shape, Words) for one in readings for shape in one)
-    return not are_words or len(text.split()) <= MAX_WORDS
+    return not texts_of(read_reference(reference)) or len(text.split()) <= MAX_WORDS

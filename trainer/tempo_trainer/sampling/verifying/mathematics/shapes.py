@@ -1,90 +1,66 @@
-"""The shapes of answers: a number, a list, an interval, an equation, a matrix, or words."""
+"""The shapes of answers: a value, a text, several answers, or a relation."""
 
 from dataclasses import dataclass
+from itertools import chain
 
-from tempo_trainer.sampling.verifying.mathematics.expressions import Tree
-from tempo_trainer.sampling.verifying.mathematics.quantities import Quantity
+from tempo_trainer.sampling.verifying.mathematics.values import Value
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A text that is no mathematics; it is equal to the same text only."""
+class Text:
+    """Words, which are equal to the same words only."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Several answers: a list or a set, or in order a tuple, a row of blanks, or a vector."""
+    """Several answers. Those of a list or a set have no order."""
 
-    items: tuple["Readings", ...]
-    is_ordered: bool
-    bracket: str = ""
-    """The kind of its brackets; `,` for 12,345, which is rather a number."""
-    names: tuple[str, ...] = ()
-    """The variables that the items are the values of, where all have one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """An interval; an end without a tree is infinite."""
-
-    low: Tree | None
-    has_low: bool
-    high: Tree | None
-    has_high: bool
+    items: tuple["Shape", ...]
+    kind: str = ","
+    """The brackets, as in "(]"; else "," (a list), ";" (a row of blanks), ":", "|" (a vector),
+    "1,000" (rather a number), "±", or "mod" (a number and its modulus)."""
+    is_interval: bool = False
+    """Whether it is an interval and no pair, as `1 < x < 2` is; `(1, 2)` may be either."""
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
-    """A union of intervals."""
+class Related:
+    """An equation or an inequality: `sign` stands between `difference` and 0."""
 
-    spans: tuple[Span, ...]
-    variable: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """`left relation right`, where more than a name stands on the left."""
-
-    left: Tree
-    relation: str
-    right: Tree
+    sign: str
+    difference: Value | None
+    name: str = ""
+    value: "Shape | None" = None
+    """The value or the interval of the variable `name`; without a name the result of a sum."""
 
 
 @dataclass(frozen=True, slots=True)
-class Congruence:
-    """A number modulo another."""
+class Either:
+    """Readings of one text, each of which may be meant."""
 
-    value: Tree
-    modulus: int
-
-
-@dataclass(frozen=True, slots=True)
-class Based:
-    """Digits in a base: 1010_2."""
-
-    digits: str
-    base: int
+    readings: tuple["Shape", ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Rows of entries."""
-
-    rows: tuple[tuple["Readings", ...], ...]
-    is_determinant: bool
+Shape = Value | Text | Items | Related | Either
+NOTHING = Text("∅")
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """The value of a variable or a function: x = 5."""
+def is_mathematics(shape: Shape) -> bool:
+    """Tell whether a shape has no words in it."""
+    if isinstance(shape, Items):
+        return all(map(is_mathematics, shape.items))
+    if isinstance(shape, Related):
+        return shape.value is None or is_mathematics(shape.value)
+    if isinstance(shape, Either):
+        return bool(shape.readings) and is_mathematics(shape.readings[0])
+    return not isinstance(shape, Text) or shape.text in ("∅", "…")
 
-    name: str
-    value: "Shape"
 
-
-Shape = (
-    Words | Quantity | Items | Region | Equation | Congruence | Based | Matrix | Named
-)  # fmt: skip
-Readings = tuple[Shape, ...]
+def texts_of(shape: Shape) -> list[str]:
+    """Return the texts of a shape that is nothing but words, else an empty list."""
+    if isinstance(shape, Either):
+        texts = [texts_of(one) for one in shape.readings]
+        return list(chain.from_iterable(texts)) if all(texts) else []
+    return [shape.text] if isinstance(shape, Text) else []

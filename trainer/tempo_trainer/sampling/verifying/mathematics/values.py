@@ -1,362 +1,203 @@
-"""Compute the value of a tree: exact where it is rational, else with 60 digits.
+"""Values of expressions, which mpmath computes with 1,000 digits.
 
-The work is bounded, so nothing hangs: what is too large raises TooLargeError.
+An expression is a function of its variables. Nothing is simplified, and all sizes are bounded, so
+that no value takes long.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 import mpmath
 
-from tempo_trainer.sampling.verifying.mathematics.expressions import Tree, variables
+from tempo_storage.answers.units import Unit
 
-DIGITS = 60
-MAX_BITS = 200_000  # of an exact value
-MAX_STEPS = 40_000
-MAX_WORK = 2 * 10**11  # squares of bits: the greatest common divisor of long numbers is slow
-MAX_TERMS = 2_000
-MAX_EXACT_FACTORIAL = 3_000
-MAX_FACTORIAL = 10**15
-MAX_LOGARITHM = 10**12
-EQUAL_DIGITS = 40
+DIGITS = 1000
+MORE_DIGITS = 60
+MAX_LOGARITHM = 10**12  # of a value
+MAX_EXACT = 3_000  # of a factorial, and of the terms of a series
+MAX_FACTORIAL = 10**12
 POINTS = 3
+# Names that mark an expression, beside the names of its variables.
+BOTH_SIGNS = "±"
+DEGREES = "°"
+BARS = "|"
+SERIES = "∑"
 
 context = mpmath.mp.clone()
-context.dps = DIGITS
-precise = mpmath.mp.clone()
-precise.dps = 4 * DIGITS
-
-Value = Any
-"""A Fraction, or a number of mpmath."""
+Point = Mapping[str, Any]
+Compute = Callable[[Point], Any]
 
 
-class TooLargeError(ArithmeticError):
-    """The value takes too long to compute."""
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An expression as a function of its variables, and its unit if it has one."""
+
+    compute: Compute
+    names: frozenset[str] = frozenset()
+    label: str = ""
+    r"""The text of a variable or a function, as in `x = 5` and `f(x) = 5`."""
+    unit: Unit | None = None
+    decimals: int | None = None
+    """The number of decimals, if it is a decimal number."""
+
+    def number(self) -> Any:
+        """Return the value of an expression without variables; raise KeyError for another one."""
+        with context.workdps(DIGITS):
+            return self.compute({})
+
+    def times(self, factor: Fraction) -> "Value":
+        """Return the value times a number, without a unit."""
+        return Value(
+            lambda at: self.compute(at) * factor.numerator / factor.denominator, self.names
+        )
 
 
-def equal_trees(left: Tree, right: Tree) -> bool:
-    """Tell whether two expressions are equal: as values, or at three points of their variables.
-
-    The points are positive, unless one of the trees has an absolute value.
-    """
-    names = variables(left) | variables(right)
-    if names and variables(left) != variables(right) and not _cancels(left, right):
-        return False
-    signed = _has_abs(left) or _has_abs(right)
-    for number in range(POINTS if names else 1):
-        point = {name: _coordinate(name, number, signed=signed) for name in names}
-        if not _equal_at(left, right, point):
-            return False
-    return True
+def apply(function: Callable[..., Any], *parts: Value) -> Value:
+    """Return the value of a function of values."""
+    names = frozenset[str]().union(*(part.names for part in parts))
+    return Value(lambda at: function(*(part.compute(at) for part in parts)), names)
 
 
-def proportional(left: Tree, right: Tree, *, positive: bool = False) -> bool:
+def bind(value: Value, name: str, number: Compute) -> Value:
+    """Return an expression in which a variable has a fixed value."""
+    return Value(lambda at: value.compute({**at, name: number(at)}), value.names - {name})
+
+
+# Compare ----------------------------------------------------------------------------------------
+
+
+def is_equal(left: Value, right: Value) -> bool:
+    """Tell whether two expressions have the same value at three points of their variables."""
+    pair = apply(_difference, left, right)
+    return all(_vanishes(pair.compute, point) for point in _points(pair.names))
+
+
+def is_proportional(left: Value, right: Value, *, positive: bool = False) -> bool:
     """Tell whether one expression is the other times a constant that is not 0."""
-    if variables(left) != variables(right):
+    ratio = apply(operator.truediv, left, right)
+    first, *others = _points(ratio.names)
+    with context.workdps(DIGITS):
+        constant = ratio.compute(first)
+    if not constant or (positive and not context.re(constant) > 0):
         return False
-    ratios = []
-    for number in range(POINTS + 1):
-        point = {name: _coordinate(name, number, signed=True) for name in variables(left)}
-        above = Evaluation(point, context).value(left)
-        below = Evaluation(point, context).value(right)
-        if not below or not above:
-            return False
-        ratios.append(_divided(above, below))
-    same = all(equal_values(ratios[0], ratio) for ratio in ratios)
-    return same and (not positive or _real(ratios[0]) > 0)
+
+    def deviation(at: Point) -> Any:
+        return _difference(ratio.compute(first), ratio.compute(at))
+
+    return all(_vanishes(deviation, point) for point in others)
 
 
-def equal_values(left: Value, right: Value) -> bool:
-    """Compare exactly, or to 40 digits if one of the values is rounded."""
-    if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return left == right
-    if any(context.isinf(_mp(value)) or context.isnan(_mp(value)) for value in (left, right)):
-        return bool(_mp(left) == _mp(right))
-    size = max(abs(_mp(left)), abs(_mp(right)))
-    return bool(abs(_mp(left) - _mp(right)) <= size * context.mpf(10) ** -EQUAL_DIGITS)
+def _vanishes(compute: Compute, point: Point) -> bool:
+    """Tell whether a difference is 0.
 
-
-def value_of(tree: Tree) -> Value:
-    """Return the value of a tree without variables; raise ArithmeticError if it has none."""
-    return Evaluation({}, context).value(tree)
-
-
-def _equal_at(left: Tree, right: Tree, point: Mapping[str, Fraction]) -> bool:
-    a = Evaluation(point, context).value(left)
-    b = Evaluation(point, context).value(right)
-    if equal_values(a, b):
+    With more digits a rounding error changes, but a difference of the values stays as it is.
+    """
+    with context.workdps(DIGITS):
+        rough = compute(point)
+    if not rough:
         return True
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return False
-    if abs(_mp(a) - _mp(b)) > context.mpf(10) ** -(DIGITS // 2) * (1 + abs(_mp(a))):
-        return False
-    # Nearly equal, as √2·√2 − 2 and 0 are: with more digits a real difference stays.
-    exact_a = Evaluation(point, precise).value(left)
-    exact_b = Evaluation(point, precise).value(right)
-    difference = abs(_in(precise, exact_a) - _in(precise, exact_b))
-    return bool(difference <= precise.mpf(10) ** -(3 * DIGITS))
+    with context.workdps(DIGITS + MORE_DIGITS):
+        return bool(abs(compute(point) - rough) > abs(rough) / 2)
 
 
-def _coordinate(name: str, number: int, *, signed: bool) -> Fraction:
-    digest = hashlib.sha256(f"{name} {number}".encode()).digest()
-    value = Fraction(int.from_bytes(digest[:2], "big") + 7_000, 32_003)
-    return -value if signed and digest[2] % 2 else value
+def _difference(left: Any, right: Any) -> Any:
+    return 0 if left == right else left - right
 
 
-def _has_abs(tree: Any) -> bool:
-    pending = [tree]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, tuple):
-            if len(part) > 1 and part[:2] == ("call", "abs"):
-                return True
-            pending.extend(part)
-    return False
+def _points(names: frozenset[str]) -> Iterator[Point]:
+    """Yield values of the variables, always the same ones; negative ones only with `|x|`."""
+    for number in range(POINTS):
+        sign = -1 if BARS in names and number else 1
+        yield {name: sign * _coordinate(f"{name} {number}") for name in names}
 
 
-def _cancels(left: Tree, right: Tree) -> bool:
-    """Tell whether the names may differ: a variable may cancel, as in x - x."""
-    return bool(variables(left) <= variables(right) or variables(right) <= variables(left))
+def _coordinate(seed: str) -> Any:
+    digest = hashlib.sha256(seed.encode()).digest()
+    return (context.mpf(int.from_bytes(digest[:2], "big")) + 7_000) / 32_768
 
 
-class Evaluation:
-    """Computes values at one point, with a bounded number of steps."""
-
-    def __init__(self, point: Mapping[str, Fraction], mp: Any) -> None:
-        self._point = dict(point)
-        self._mp = mp
-        self._steps = 0
-        self._work = 0
-
-    def value(self, tree: Tree) -> Value:
-        """Return the value of a tree; raise TooLargeError or ZeroDivisionError."""
-        self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise TooLargeError
-        kind = tree[0]
-        if kind == "number":
-            return tree[1]
-        if kind == "variable":
-            if tree[1] not in self._point:
-                raise ArithmeticError(tree[1])
-            return self._point[tree[1]]
-        if kind == "constant":
-            return self._constant(tree[1])
-        if kind == "sum":
-            total: Value = Fraction(0)
-            for part in tree[1]:
-                total = self._bounded(self._add(total, self.value(part)))
-            return total
-        if kind == "product":
-            product: Value = Fraction(1)
-            for part in tree[1]:
-                product = self._bounded(self._times(product, self.value(part)))
-            return product
-        if kind == "power":
-            return self._power(self.value(tree[1]), self.value(tree[2]))
-        if kind == "series":
-            return self._series(*tree[1:])
-        return self._call(tree[1], [self.value(part) for part in tree[2]])
-
-    def _constant(self, name: str) -> Value:
-        mp = self._mp
-        return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1), "infty": mp.inf}[name]
-
-    def _add(self, left: Value, right: Value) -> Value:
-        if isinstance(left, Fraction) and isinstance(right, Fraction):
-            return left + right
-        return self._finite(left) + self._finite(right)
-
-    def _times(self, left: Value, right: Value) -> Value:
-        if isinstance(left, Fraction) and isinstance(right, Fraction):
-            return left * right
-        return self._inexact(left) * self._inexact(right)
-
-    def _power(self, base: Value, exponent: Value) -> Value:
-        if isinstance(base, Fraction) and isinstance(exponent, Fraction):
-            if not base and exponent <= 0:
-                raise ZeroDivisionError
-            if (exact := self._exact_power(base, exponent)) is not None:
-                return exact
-        base = self._inexact(base)
-        exponent = self._inexact(exponent)
-        if base == 0:
-            return Fraction(0)
-        if self._mp.isinf(base) or self._mp.isinf(exponent):
-            raise ArithmeticError("a power of infinity")
-        if abs(exponent) * abs(self._mp.log(base)) > MAX_LOGARITHM:
-            raise TooLargeError
-        return self._mp.power(base, exponent)
-
-    def _exact_power(self, base: Fraction, exponent: Fraction) -> Fraction | None:
-        bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        size = math.log2(max(abs(base.numerator), base.denominator))
-        if abs(exponent.numerator) > MAX_BITS or exponent.denominator > 64:
-            return None
-        if abs(exponent.numerator) * size > MAX_BITS:
-            return None
-        if exponent.denominator == 1:
-            return base**exponent.numerator
-        if base < 0 or bits > 4096:
-            return None
-        roots = [_root(part, exponent.denominator) for part in (base.numerator, base.denominator)]
-        if roots[0] is None or roots[1] is None:
-            return None
-        return Fraction(roots[0], roots[1]) ** exponent.numerator
-
-    def _series(self, kind: str, name: str, first: Tree, last: Tree, term: Tree) -> Value:
-        start = self.value(first)
-        end = self.value(last)
-        if not _is_integer(start) or not _is_integer(end) or end - start > MAX_TERMS:
-            raise TooLargeError
-        result: Value = Fraction(0 if kind == "sum" else 1)
-        join = self._add if kind == "sum" else self._times
-        outer = self._point.get(name)
-        for number in range(int(start), int(end) + 1):
-            self._point[name] = Fraction(number)
-            # The index i is no imaginary unit inside its own sum.
-            value = self.value(_with_index(term, name))
-            result = self._bounded(join(result, value))
-        if outer is None:
-            self._point.pop(name, None)
-        else:
-            self._point[name] = outer
-        return result
-
-    def _call(self, name: str, values: list[Value]) -> Value:
-        if name == "factorial":
-            return self._factorial(values[0])
-        if name == "binom":
-            return self._binomial(*values)
-        if name in ("floor", "ceil"):
-            number = self._inexact(values[0]) if not isinstance(values[0], Fraction) else values[0]
-            if isinstance(number, Fraction):
-                return Fraction(number.__floor__() if name == "floor" else number.__ceil__())
-            return getattr(self._mp, name)(number)
-        if name == "abs":
-            return abs(values[0])
-        if name in ("sqrt", "cbrt"):
-            index = values[1] if len(values) > 1 else Fraction(2 if name == "sqrt" else 3)
-            if not index:
-                raise ZeroDivisionError
-            if name == "cbrt" or index == 3:
-                return self._cube_root(values[0])
-            return self._power(values[0], _divided(Fraction(1), index))
-        return self._function(name, [self._inexact(value) for value in values])
-
-    def _cube_root(self, value: Value) -> Value:
-        if isinstance(value, Fraction) and value < 0:
-            return -self._power(-value, Fraction(1, 3))
-        return self._power(value, Fraction(1, 3))
-
-    def _function(self, name: str, values: list[Any]) -> Value:
-        mp = self._mp
-        if name in ("ln", "log", "lg"):
-            base = values[1] if len(values) > 1 else (mp.mpf(10) if name == "lg" else None)
-            if values[0] == 0 or base in (0, 1):
-                raise ZeroDivisionError
-            result = mp.log(values[0])
-            return result if base is None else result / mp.log(base)
-        if abs(values[0]) > MAX_LOGARITHM:
-            raise TooLargeError
-        return getattr(mp, name)(values[0])
-
-    def _factorial(self, value: Value) -> Value:
-        if abs(value) > MAX_FACTORIAL:
-            raise TooLargeError
-        if _is_integer(value):
-            if value < 0:
-                raise ArithmeticError("a factorial of a negative number")
-            if value <= MAX_EXACT_FACTORIAL:
-                return Fraction(math.factorial(int(value)))
-        return self._mp.gamma(self._inexact(value) + 1)
-
-    def _binomial(self, top: Value, bottom: Value) -> Value:
-        if abs(top) > MAX_FACTORIAL or abs(bottom) > MAX_FACTORIAL:
-            raise TooLargeError
-        if _is_integer(top) and _is_integer(bottom) and 0 <= top <= MAX_EXACT_FACTORIAL:
-            below = int(bottom)
-            if not 0 <= below <= top:
-                return Fraction(0)
-            return Fraction(math.comb(int(top), below))
-        one = self._factorial(top)
-        return _divided(one, self._times(self._factorial(bottom), self._factorial(top - bottom)))
-
-    def _finite(self, value: Value) -> Any:
-        number = self._inexact(value)
-        if self._mp.isinf(number):
-            raise ArithmeticError("a sum with infinity")
-        return number
-
-    def _inexact(self, value: Value) -> Any:
-        return _in(self._mp, value)
-
-    def _bounded(self, value: Value) -> Value:
-        if isinstance(value, Fraction):
-            bits = value.numerator.bit_length() + value.denominator.bit_length()
-            self._work += bits * bits if value.denominator > 1 else bits
-            if self._work > MAX_WORK:
-                raise TooLargeError
-            return self._inexact(value) if bits > MAX_BITS else value
-        return value
+# Compute ----------------------------------------------------------------------------------------
 
 
-def _with_index(tree: Any, name: str) -> Any:
-    """Return the tree of a term in which the constant of this name is the index."""
-    if not isinstance(tree, tuple):
-        return tree
-    if tree == ("constant", name):
-        return ("variable", name)
-    return tuple(_with_index(part, name) for part in tree)
+def total(*terms: Any) -> Any:
+    """Return a sum; raise OverflowError if it is infinite."""
+    value = reduce(operator.add, terms)
+    if context.isinf(value):
+        raise OverflowError("a sum with infinity")
+    return value
 
 
-def _root(value: int, index: int) -> int | None:
-    """Return the integer root, or None if it is not an integer."""
-    if value in (0, 1):
-        return value
-    guess = int(mpmath.mp.clone().root(mpmath.mpf(value), index) + mpmath.mpf("0.5"))
-    if value.bit_length() > 50:
-        guess = _newton_root(value, index)
-    return guess if guess**index == value else None
+def product(*factors: Any) -> Any:
+    """Return a product."""
+    return reduce(operator.mul, factors)
 
 
-def _newton_root(value: int, index: int) -> int:
-    guess = 1 << (value.bit_length() // index + 1)
-    while True:
-        better = ((index - 1) * guess + value // guess ** (index - 1)) // index
-        if better >= guess:
-            return guess
-        guess = better
+def power(base: Any, exponent: Any) -> Any:
+    """Return a power; raise an ArithmeticError if it has no value or is too large."""
+    if not base:
+        if not context.re(exponent) > 0:
+            raise ZeroDivisionError
+        return base
+    if not abs(exponent) * (1 + abs(context.mag(base))) <= MAX_LOGARITHM:
+        raise OverflowError("a power that is too large")
+    return base**exponent
 
 
-def _is_integer(value: Value) -> bool:
-    return isinstance(value, Fraction) and value.denominator == 1
+def root(value: Any, index: Any) -> Any:
+    """Return a root; the cube root of a negative number is real."""
+    if index == 3 and not context.im(value) and value < 0:
+        return -power(-value, 1 / index)
+    return context.sqrt(value) if index == 2 else power(value, 1 / index)
 
 
-def _divided(above: Value, below: Value) -> Value:
-    if isinstance(above, Fraction) and isinstance(below, Fraction):
-        return above / below
-    return _mp(above) / _mp(below)
+def factorial(value: Any) -> Any:
+    """Return `value!`, exactly up to 3,000!."""
+    if not abs(value) <= MAX_FACTORIAL:
+        raise OverflowError("a factorial that is too large")
+    if context.isint(value) and 0 <= value <= MAX_EXACT:
+        return context.mpf(math.factorial(int(value)))
+    return context.gamma(value + 1)
 
 
-def _real(value: Value) -> Any:
-    return value if isinstance(value, Fraction) else _mp(value).real
+def binomial(above: Any, below: Any) -> Any:
+    """Return a binomial coefficient."""
+    return factorial(above) / (factorial(below) * factorial(above - below))
 
 
-def _mp(value: Value) -> Any:
-    return _in(context, value)
+def function(name: str) -> Callable[[Any], Any]:
+    """Return a function such as `sin`, which raises an ArithmeticError for what it cannot take."""
+    compute = abs if name == "abs" else getattr(context, name)
+
+    def bounded(value: Any) -> Any:
+        if name in ("ln", "log10") and not value:
+            raise ZeroDivisionError
+        if not abs(value) <= MAX_LOGARITHM and name not in ("ln", "log10", "abs"):
+            raise OverflowError(name)
+        return compute(value)
+
+    return bounded
 
 
-def _in(mp: Any, value: Value) -> Any:
-    if isinstance(value, Fraction):
-        return _from_integer(mp, value.numerator) / _from_integer(mp, value.denominator)
-    return mp.convert(value)
+def series(
+    join: Callable[[Any, Any], Any], index: str, first: Value, last: Value, term: Value
+) -> Value:
+    """Return a sum or a product over an index; raise OverflowError for one within another."""
+    if SERIES in term.names:
+        raise OverflowError("a series within a series")
 
+    def compute(at: Point) -> Any:
+        start = first.compute(at)
+        length = last.compute(at) - start
+        if not (context.isint(start) and context.isint(length) and 0 <= length < MAX_EXACT):
+            raise OverflowError("a series that is too long")
+        numbers = (start + number for number in range(int(length) + 1))
+        return reduce(join, (term.compute({**at, index: number}) for number in numbers))
 
-def _from_integer(mp: Any, number: int) -> Any:
-    """Return an integer as a number of mpmath, which is slow with long ones: cut them first."""
-    surplus = max(0, number.bit_length() - 4 * mp.prec)
-    return mp.ldexp(mp.mpf(number >> surplus), surplus)
+    names = first.names | last.names | (term.names - {index}) | {SERIES}
+    return Value(compute, names)

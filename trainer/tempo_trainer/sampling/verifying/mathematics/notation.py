@@ -1,0 +1,124 @@
+r"""Write an answer in one plain notation, so that `\dfrac12`, `½` and `1/2` are read alike.
+
+Words stand between ⟦ and ⟧, so that a unit or a name is no product of letters.
+"""
+
+import re
+import unicodedata
+
+from tempo_storage.answers.numbers import MINUS, PLAIN_DIGITS, RAISED, SCALES, VULGAR
+from tempo_storage.answers.plain_text import vocabulary
+from tempo_storage.answers.units import unit_of
+
+MAX_CHARACTERS = 8192
+
+SIGNS = {
+    "√": r"\sqrt ", "∛": r"\cbrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ",
+    "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ",
+    "÷": "/", "≈": r"\approx ", "ℝ": r"\mathbb{R}", "∨": r"\lor ", "…": r"\ldots ", "，": ",",
+    "；": ";", "、": ",", "∑": r"\sum ", "∏": r"\prod ", "∘": "°", "º": "°", "≡": "=", "¢": "⟦¢⟧",
+}  # fmt: skip
+SIGN = re.compile("|".join(SIGNS))
+COMMANDS = {
+    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "leq": r"\le",
+    "tbinom": r"\binom", "geq": r"\ge", "leqslant": r"\le", "geqslant": r"\ge", "neq": r"\ne",
+    "lt": "<", "gt": ">", "varnothing": r"\emptyset", "cdots": r"\ldots", "dots": r"\ldots",
+    "dotsc": r"\ldots", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
+    "vert": "|", "lvert": "|", "rvert": "|", "mid": "|", "times": "*", "cdot": "*", "ast": "*",
+    "div": "/", "colon": ":", "degree": "°", "circ": "°", "arcsin": r"\asin", "arccos": r"\acos",
+    "arctan": r"\atan", "varepsilon": r"\epsilon", "varphi": r"\phi", "simeq": r"\approx",
+    "sim": r"\approx", "equiv": "=", "implies": ",", "Rightarrow": ",", "cup": ",", "lor": ",",
+    "land": ",", "cr": "↵", "langle": "(", "rangle": ")", "Reals": r"\mathbb{R}",
+}  # fmt: skip
+DROPPED = vocabulary(
+    "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits quad qquad bf",
+    "rm it sf tt bfseries nonumber notag boxed fbox mathrm mathbf bm boldsymbol ensuremath",
+)
+FONTS = r"text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|mbox|hbox|emph"
+TEXT = re.compile(rf"\\(?:{FONTS}|operatorname|boldsymbol|bm|underline)\*?\s*\{{([^{{}}]*)\}}")
+FIGURE = re.compile(r"\\(?:vec|hat|bar|overline|triangle|angle|odot|mathcal)\s*\{?([A-Z]\w*)\}?")
+ERASED = re.compile(r"\\(?:[hv]?phantom|tag|label|[hv]space|color|textcolor)\*?\s*\{[^{}]*\}")
+SPACING = re.compile(r"\\[;:!>()\[\]]|\\(?=\s)|[~\u00a0\u2009\u202f]")
+THIN = re.compile(r"(?<=\d)(?:\\,|\{,\}\s?|,\\[!,])(?=\d{3}(?!\d))")
+GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d./])")
+ODD_DOLLAR = re.compile(r"\$(?=\s*[\d.])|(?<=\d)\s*\$")
+COMMAND = re.compile(r"\\([A-Za-z]+)")
+MATRIX = re.compile(
+    r"\\begin\s*\{\s*(?:[pbB]?matrix|array)\s*\}(?:\s*\{[clr|\s]*\})?(.*?)\\end\s*\{\s*\w+\s*\}",
+    re.S,
+)
+JOINED = re.compile(r"\s*,?\s*(?:⟦\W*(?:and|or)\W*⟧|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+INVERSE = re.compile(r"\\?\b(sin|cos|tan)\s*\^\s*(?:\{\s*-\s*1\s*\}|-1)")
+SHORT_FRACTION = re.compile(r"(\\(?:frac|binom))\s*(?:(\d)|(\{[^{}]*\}))\s*(?=\d)(\d)")
+MIXED = re.compile(
+    r"(?<![\w^.}/])(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+\s*/\s*\d+)(?!\s*\^)"
+)
+BARS = re.compile(r"\|([^|]+)\|")
+SCALE = re.compile(rf"(?<=[\d}}])\s*⟦?\b({'|'.join(SCALES)})\b⟧?", re.I)
+POWER_TEN = re.compile(r"(?<=[\d.])\s*[xX]\s*(?=10\s*\^)")
+NOUN = re.compile(r"(?<=[\d)}])(\s*)\(?([A-Za-zΩμ°](?:[A-Za-zΩμ°/^{}\d\s.·*]|(?<=[\^{])-)*)\)?$")
+FUNCTIONS = vocabulary(
+    "sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln lg exp sqrt cbrt abs arcsin",
+    "arccos arctan max min gcd lcm det mod pi",
+)
+
+
+def plain_notation(text: str) -> str:
+    """Return an answer in plain notation; of more than 8,192 characters only the first ones."""
+    text = text[:MAX_CHARACTERS].replace("**", "^")
+    # A double backslash ends a matrix's row; elsewhere it is a backslash that was escaped twice.
+    text = text.replace("\\\\", "↵" if r"\begin{" in text else "\\")
+    text = VULGAR.sub(_vulgar, text)
+    text = RAISED.sub(lambda m: "^{" + m[0].translate(PLAIN_DIGITS) + "}", text)
+    text = SIGN.sub(lambda m: SIGNS[m[0]], text)
+    text = unicodedata.normalize("NFKC", text).translate(MINUS)
+    text = THIN.sub("", ERASED.sub("", text)).replace("{,}", ",").replace(r"\$", "¤")
+    text = SPACING.sub(" ", text).replace(r"\,", " ")
+    if text.count("$") % 2:
+        text = ODD_DOLLAR.sub("¤", text, count=1)
+    text = MATRIX.sub(r"⟨\1⟩", text.replace("$", " "))
+    for _ in range(3):  # \textbf{\text{…}}
+        text = TEXT.sub(_marked, text)
+    return " ".join(_numbers(COMMAND.sub(_command, FIGURE.sub(r"⟦\1⟧", text))).split())
+
+
+def _numbers(text: str) -> str:
+    """Return the text with its numbers, units and lists in plain notation."""
+    text = JOINED.sub(" , ", re.sub(r"\^\s*(?:\{\s*°\s*\}|°)", "°", text))
+    text = INVERSE.sub(r"\\a\1 ", POWER_TEN.sub("*", text))
+    text = re.sub(r"°\s*⟦?([CF])⟧?(?![A-Za-z])", r"⟦°\1⟧", text)
+    text = re.sub(r"\b(\d+)⟦?(?:st|nd|rd|th)⟧?\b", r"\1", text)
+    for _ in range(2):
+        text = SHORT_FRACTION.sub(lambda m: f"{m[1]}{m[3] or '{' + m[2] + '}'}{{{m[4]}}}", text)
+    text = MIXED.sub(r"(\1+\2)", GROUPS.sub(lambda m: m[0].replace(" ", ""), text))
+    text = SCALE.sub(lambda m: f"*10^{{{SCALES[m[1].lower()]}}} ", BARS.sub(r"\\abs{\1}", text))
+    return NOUN.sub(_unit, text.rstrip(" .")).replace(r"\mathbb{R}", r"(-\infty,\infty)")
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    top, _, bottom = unicodedata.normalize("NFKC", match[0]).partition("⁄")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+def _marked(match: re.Match[str]) -> str:
+    content = match[1].strip()
+    if content in FUNCTIONS:
+        return f"\\{content} "
+    if (len(content) < 2 and not match[0].startswith(r"\text{")) or re.search(
+        r"⟦|\\|^[\W\d_]*$", content
+    ):
+        return f" {content} "
+    return f"⟦{content}⟧"
+
+
+def _command(match: re.Match[str]) -> str:
+    name = match[1]
+    return "" if name in DROPPED else COMMANDS.get(name, "\\" + name) + " "
+
+
+def _unit(match: re.Match[str]) -> str:
+    """Return the unit or the noun after a number between ⟦ and ⟧; `2m` stays a product."""
+    space, name = match.groups()
+    is_unit = unit_of(name) is not None and (space or name[1:2].isalpha())
+    is_noun = space and len(name) > 2 and re.fullmatch(r"[A-Za-z][A-Za-z .-]*", name)
+    return f" ⟦{name}⟧" if is_unit or is_noun else match[0]

@@ -1,0 +1,139 @@
+"""Make shapes of lists, intervals, equations and inequalities."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeGuard
+
+from tempo_storage.answers.units import unit_of
+from tempo_trainer.sampling.verifying.mathematics import values
+from tempo_trainer.sampling.verifying.mathematics.shapes import Either, Items, Related, Shape, Text
+from tempo_trainer.sampling.verifying.mathematics.values import Value, context
+
+ZERO = Value(lambda at: context.zero)
+INFINITY = Value(lambda at: context.inf)
+MINUS_INFINITY = Value(lambda at: -context.inf)
+MAX_ITEMS = 64
+
+
+def in_list(shapes: Sequence[Shape], kind: str = ",") -> Shape:
+    """Return a list of shapes, or the shape itself if it is the only one."""
+    items: list[Shape] = []
+    for shape in map(_complete, shapes):
+        items += shape.items if isinstance(shape, Items) and shape.kind == "±" else (shape,)
+    if len(items) > MAX_ITEMS:
+        raise ValueError("too many answers")
+    return items[0] if len(items) == 1 else Items(tuple(items), kind)
+
+
+def in_brackets(items: Sequence[Shape], kind: str) -> Items:
+    """Return a tuple or an interval with these brackets."""
+    if kind in ("()", "[]") and not any(map(_is_infinite, items)):
+        return Items(tuple(items), kind)
+    low, high = items
+    return _interval(low, high, kind)
+
+
+def _complete(shape: Shape) -> Shape:
+    """Return a value with the unit of an angle, and one with ± as two values."""
+    if isinstance(shape, Value) and values.DEGREES in shape.names:
+        bare = values.bind(shape, values.DEGREES, lambda at: 1)
+        shape = replace(bare, unit=unit_of("°"), decimals=shape.decimals)
+    if isinstance(shape, Value) and values.BOTH_SIGNS in shape.names:
+        plus = values.bind(shape, values.BOTH_SIGNS, lambda at: 1)
+        return Items((plus, values.bind(shape, values.BOTH_SIGNS, lambda at: -1)), "±")
+    return shape
+
+
+def _interval(low: Shape, high: Shape, kind: str) -> Items:
+    """Return an interval; an end at infinity is open."""
+    left = "(" if _is_infinite(low) else kind[0]
+    right = ")" if _is_infinite(high) else kind[1]
+    return Items((low, high), left + right, is_interval=True)
+
+
+def is_number(shape: Shape | None) -> TypeGuard[Value]:
+    """Tell whether a shape is a value without variables."""
+    return isinstance(shape, Value) and not shape.names
+
+
+def _is_infinite(shape: Shape) -> bool:
+    return is_number(shape) and bool(context.isinf(shape.number()))
+
+
+def related(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
+    """Return the shape of a chain such as `x = 3 + 4 = 7` or `1 < x < 3`.
+
+    Raises ValueError for one that is no answer, as `5 = 6 = 7`.
+    """
+    if set(signs) <= {"=", r"\approx"}:
+        return _equated(sides, signs)
+    if signs == [r"\in"] and (name := _label(sides[0])):
+        return Related("=", None, name, sides[1])
+    return _inequality(sides, signs)
+
+
+def _label(shape: Shape) -> str:
+    if isinstance(shape, Text):
+        return shape.text
+    return shape.label if isinstance(shape, Value) else ""
+
+
+def _equated(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
+    name = _label(sides[0])
+    results = sides[1:] if name else sides
+    if not all(_agree(left, right) for left, right in pairwise(results)):
+        raise ValueError("sides with different values")
+    readings = [_complete(results[-1])]
+    if r"\approx" in signs:
+        readings += filter(is_number, results[:-1])
+    value = readings[0] if len(readings) == 1 else Either(tuple(readings))
+    if not name and (is_number(sides[0]) or len(sides) > 2):
+        return value
+    is_result = name or (is_number(value) and not values.is_equal(value, ZERO))
+    return Related("=", _difference(sides), name, value if is_result else None)
+
+
+def _difference(sides: Sequence[Shape]) -> Value | None:
+    left, right = sides[:2]
+    if len(sides) > 2 or not isinstance(left, Value) or not isinstance(right, Value):
+        return None
+    return values.apply(operator.sub, left, right)
+
+
+def _agree(left: Shape, right: Shape) -> bool:
+    """Tell whether constant sides have one value, perhaps rounded as in 1/3 = 0.33."""
+    if not is_number(left) or not is_number(right) or values.is_equal(left, right):
+        return True
+    rounded = right.number()
+    return bool(right.decimals and abs(left.number() - rounded) <= abs(rounded) / 50)
+
+
+def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related:
+    """Return an interval with the name of its variable, else only the difference of the sides."""
+    labels = list(map(_label, sides))
+    place = next((index for index, label in enumerate(labels) if label), None)
+    if place is None or len(list(filter(None, labels))) > 1:
+        return Related(signs[0], _difference(sides))
+    if signs == [r"\ne"]:
+        end = sides[1 - place]
+        spans = (_interval(MINUS_INFINITY, end, "()"), _interval(end, INFINITY, "()"))
+        return Related("=", None, labels[place], Items(spans))
+    low: Shape = MINUS_INFINITY
+    high: Shape = INFINITY
+    left = "("
+    right = ")"
+    if len(sides) > 3 or place == 2 or (len(sides) == 3 and place == 0):
+        raise ValueError("no inequality with one variable between two ends")
+    for index, sign in enumerate(signs):
+        is_left = index == place
+        end = sides[index + 1] if is_left else sides[index]
+        is_closed = sign in (r"\le", r"\ge")
+        if (sign in ("<", r"\le")) == is_left:
+            high = end
+            right = "]" if is_closed else ")"
+        else:
+            low = end
+            left = "[" if is_closed else "("
+    return Related("=", None, labels[place], _interval(low, high, left + right))
