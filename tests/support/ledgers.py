@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Adapter, File, Iteration, LabeledExample
 from tempo_storage.ledger.sessions import open_database
-from tempo_storage.question_hash import content_hash
+from tempo_storage.question_hash import content_hash, loose_hash
 
 LEASE_SECONDS = 60.0
 
@@ -80,6 +80,7 @@ def labeled(text: str, split: str = "train", **fields: Any) -> LabeledExample:
     """Return a labeled example for the verifier `exact`."""
     defaults: dict[str, Any] = {
         "content_hash": content_hash(user(text)),
+        "loose_hash": loose_hash(user(text)),
         "file_id": labeled_file().id,
         "messages": user(text),
         "chat_template_kwargs": {},

@@ -7,6 +7,7 @@ import json
 from dataclasses import astuple
 from typing import Any
 
+from ledgers import user
 from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.orm import Session
 
@@ -21,6 +22,7 @@ from tempo_storage.ledger.models import (
     Question,
     ServerProcess,
 )
+from tempo_storage.question_hash import content_hash, loose_hash, old_hash
 
 VERSION_0_1 = ("m001_initial", "m002_lineage", "m003_serving_sequence")
 # The types whose names differ between the two databases.
@@ -97,22 +99,23 @@ def _insert(connection: Connection, table: str, row: dict[str, Any]) -> None:
 
 
 def _question(
-    id: str, content_hash: str, tenant: str, sampling: list[Any] | dict[str, Any]
+    id: str, text: str, tenant: str, sampling: list[Any] | dict[str, Any]
 ) -> dict[str, Any]:
-    question = {"id": id, "content_hash": content_hash, "tenant": tenant, "captured_at": 1.0}
+    hashed = old_hash(user(text))
+    question = {"id": id, "content_hash": hashed, "tenant": tenant, "captured_at": 1.0}
     return question | {
-        "messages": [{"role": "user", "content": "?"}],
+        "messages": user(text),
         "chat_template_kwargs": {},
         "adapter_version": 1,
         "sampling": sampling,
     }
 
 
-def _labeled(content_hash: str, split: str) -> dict[str, Any]:
+def _labeled(text: str, split: str) -> dict[str, Any]:
     return {
-        "content_hash": content_hash,
+        "content_hash": old_hash(user(text)),
         "file_id": "file",
-        "messages": [{"role": "user", "content": "?"}],
+        "messages": user(text),
         "reference": ["1"],
         "verifier": "exact",
         "details": {},
@@ -164,11 +167,15 @@ def _job(id: str, mode: str, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-LEARNED = (("q1", "one", "ann"), ("q2", "one", "bob"), ("pruned", "", ""))
+LEARNED = (
+    *(("q1", "3 × 7", "ann"), ("q2", "3 × 7", "bob")),
+    # The rows of these questions are pruned; a row of the same text is there for the first.
+    *(("pruned", "3 × 7", "ann"), ("alone", "Is x² > 32?", "ann"), ("unknown", "", "")),
+)
 ROWS: dict[str, list[dict[str, Any]]] = {
     "questions": [
-        _question("q1", "one", "ann", {"temperature": 0.5, "top_p": 1, "top_k": -1, "n": 2}),
-        _question("q2", "one", "bob", {"max_tokens": 16, "max_completion_tokens": 8}),
+        _question("q1", "3 × 7", "ann", {"temperature": 0.5, "top_p": 1, "top_k": -1, "n": 2}),
+        _question("q2", "3 × 7", "bob", {"max_tokens": 16, "max_completion_tokens": 8}),
         _question("q3", "three", "bob", {"temperature": "hot", "top_k": 1e9, "max_tokens": 2**40}),
         _question("q4", "four", "bob", ["temperature"]),
         _question("q5", "five", "bob", {}),
@@ -176,18 +183,23 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     # As version 0.1 has split them: one in five, and so few that half would be held out today.
     "labeled_examples": [
         *(
-            _labeled(f"{number:08x}", "held_out" if number % 5 == 0 else "train")
+            _labeled(f"{number} + {number}", "held_out" if number % 5 == 0 else "train")
             for number in range(9)
         )
     ],
     "iterations": [
-        _iteration(1, "a-1", "", ["q1", "pruned", "q1"], m_steps=1),
+        _iteration(1, "a-1", "", ["q1", "unknown", "q1"], m_steps=1),
         _iteration(2, "a-2", "a-1", ["q3"], m_steps=0),
         _iteration(3, "warm-up", "a-2", []),
     ],
     "learned_questions": [
-        {"iteration": 1, "question_id": question_id, "content_hash": content, "tenant": tenant}
-        for question_id, content, tenant in LEARNED
+        {
+            "iteration": 1,
+            "question_id": question_id,
+            "content_hash": old_hash(user(text)) if text else "",
+            "tenant": tenant,
+        }
+        for question_id, text, tenant in LEARNED
     ],
     "adapters": [
         _adapter(1, "a-1", {"gate": "passed", "swept": "beyond 20 versions"}),
@@ -223,14 +235,17 @@ def columns(engine: Engine) -> dict[str, set[str]]:
 
 def facts(engine: Engine) -> dict[str, Any]:
     """Return what the migrated rows say; after a migration it is FACTS."""
-    learned = LearnedQuestion.question_id, LearnedQuestion.content_hash, LearnedQuestion.tenant
+    learned = LearnedQuestion.question_id, LearnedQuestion.loose_hash, LearnedQuestion.tenant
     with Session(engine) as s:
         digest = ledger.labeled.held_out_digest(s)
         return {
             "parents": dict(s.execute(select(Iteration.checkpoint, Iteration.parent)).all()),
             "refined": dict(s.execute(select(Iteration.checkpoint, Iteration.refined)).all()),
             "learned": {tuple(row) for row in s.execute(select(*learned))},
-            "learned from q2": ledger.learned.versions_from(s, "q2"),
+            "learned from": {
+                question: ledger.learned.versions_from(s, question)
+                for question in ("q2", "q3", "What is 3 * 7", "3*7", "Is x² > 32?", "is x² > 32")
+            },
             "lineage": list(s.scalars(select(Adapter.lineage))),
             "swept": dict(s.execute(select(Adapter.version, Adapter.swept)).all()),
             "forced": dict(s.execute(select(Adapter.version, Adapter.forced)).all()),
@@ -240,16 +255,18 @@ def facts(engine: Engine) -> dict[str, Any]:
             "serving": ledger.versions.serving(s).version,
             "sampling": {q.id: _sampling(q) for q in s.scalars(select(Question))},
             "draws": set(s.scalars(select(Question.draws))),
-            "held out": [
-                example.content_hash for example in ledger.labeled.examples(s, "held_out")
-            ],
+            "held out": {
+                (example.content_hash, example.loose_hash)
+                for example in ledger.labeled.examples(s, "held_out")
+            },
+            "content hashes": {row.id: row.content_hash for row in s.scalars(select(Question))},
             "labeled": ledger.labeled.count(s),
             "template arguments": list(s.scalars(select(LabeledExample.chat_template_kwargs))),
             "gate tests": [
                 ledger.gate_tests.count(s, digest),
                 ledger.gate_tests.rounds_since(s, digest),
             ],
-            "next questions": [question.id for question in ledger.pool.next_questions(s, 9)],
+            "next questions": {question.id for question in ledger.pool.next_questions(s, 9)},
             "users' sampling": ledger.pool.users_decoding(s, Decoding(0.6, 0.95, 20)),
         }
 
@@ -261,8 +278,17 @@ def _sampling(question: Question) -> tuple[float | None, ...]:
 FACTS = {
     "parents": {"a-1": "", "a-2": "a-1", "warm-up": "a-2"},
     "refined": {"a-1": True, "a-2": False, "warm-up": False},
-    "learned": set(LEARNED),
-    "learned from q2": [1, 2],
+    "learned": {
+        ("q1", loose_hash(user("3 × 7")), "ann"),
+        ("q2", loose_hash(user("3 × 7")), "bob"),
+        ("pruned", loose_hash(user("3 × 7")), "ann"),
+        ("alone", old_hash(user("Is x² > 32?")), "ann"),
+        ("unknown", "", ""),
+    },
+    "learned from": {
+        **{"q2": [1, 2], "q3": [], "What is 3 * 7": [], "3*7": [1, 2]},
+        **{"Is x² > 32?": [1, 2], "is x² > 32": [1, 2]},
+    },
     "lineage": [{}, {}, {}],
     "swept": {1: True, 2: False, 3: False},
     "forced": {1: False, 2: True, 3: False},
@@ -285,10 +311,16 @@ FACTS = {
         "q5": (None,) * 4,
     },
     "draws": {0},
-    "held out": ["00000000", "00000005"],
+    "held out": {(content_hash(user(text)), loose_hash(user(text))) for text in ("0 + 0", "5 + 5")},
+    "content hashes": {
+        question: content_hash(user(text))
+        for question, text in (
+            *(("q1", "3 × 7"), ("q2", "3 × 7"), ("q3", "three"), ("q4", "four"), ("q5", "five")),
+        )
+    },
     "labeled": {"train": 7, "held_out": 2},
     "template arguments": [{}] * 9,
     "gate tests": [0, 0],
-    "next questions": ["q5", "q4", "q1", "q3"],
+    "next questions": {"q1", "q3", "q4", "q5"},
     "users' sampling": Decoding(0.6, 0.95, 20),
 }

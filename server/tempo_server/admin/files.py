@@ -11,16 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
-from fastapi import File as FormFile
+from fastapi import APIRouter, Form
 from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
 
 from tempo_server.admin import references
-from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery
-from tempo_server.admin.schemas import File, LabeledCounts, Page
+from tempo_server.admin.route import CurrentContext, FilePageQuery, KeyRoute
+from tempo_server.admin.schemas import File, LabeledCounts, Page, Upload
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.directories import fsync
@@ -43,16 +42,13 @@ router = APIRouter(route_class=KeyRoute)
 
 @router.post("/files")
 def create_file(
-    context: CurrentContext,
-    file: Annotated[UploadFile, FormFile()],
-    purpose: Annotated[Literal["fine-tune"], Form()] = "fine-tune",
-    dry_run: Annotated[bool, Form()] = False,
+    context: CurrentContext, form: Annotated[Upload, Form(media_type="multipart/form-data")]
 ) -> File:
     """Store a labeled file. If the same bytes are stored already, return that file.
 
     A dry run checks everything and stores nothing.
     """
-    content = file.file.read(MAX_FILE_BYTES + 1)
+    content = form.file.file.read(MAX_FILE_BYTES + 1)
     parsed = parse(content, references.installed())
     if (same := _same_file(context, parsed.sha256)) is not None:
         with context.sessions() as s:
@@ -61,13 +57,13 @@ def create_file(
     errors = _named(references.check(parsed.examples), parsed)
     checked = replace(parsed, errors=(*parsed.errors, *errors))
     row = rows.File(
-        id="file-dry-run" if dry_run else f"file-{secrets.token_hex(12)}",
-        filename=(file.filename or "labeled.jsonl")[-255:],
+        id="file-dry-run" if form.dry_run else f"file-{secrets.token_hex(12)}",
+        filename=(form.file.filename or "labeled.jsonl")[-255:],
         bytes=checked.bytes,
         sha256=checked.sha256,
         created_at=time.time(),
     )
-    if dry_run or checked.errors:  # with errors it raises here, before anything is written
+    if form.dry_run or checked.errors:  # with errors it raises here, before anything is written
         with context.sessions() as s:
             usable = _usable(s, checked)
             labeled = _describe(s, row, usable)
@@ -77,10 +73,12 @@ def create_file(
 
 
 @router.get("/files")
-def list_files(context: CurrentContext, paging: PageQuery) -> Page[File]:
-    """List the files, newest first."""
+def list_files(context: CurrentContext, paging: FilePageQuery) -> Page[File]:
+    """List the files, newest first unless `order` is asc."""
     with context.sessions() as s:
-        return paging.page([File.model_validate(row) for row in ledger.labeled.files(s)])
+        files = [File.model_validate(row) for row in ledger.labeled.files(s)]
+    files = [file for file in files if paging.purpose in (None, file.purpose)]
+    return paging.page(files[::-1] if paging.order == "asc" else files)
 
 
 @router.get("/files/{file_id}")
@@ -90,7 +88,7 @@ def get_file(context: CurrentContext, file_id: str) -> File:
         return File.model_validate(ledger.labeled.file(s, file_id))
 
 
-@router.get("/files/{file_id}/content")
+@router.get("/files/{file_id}/content", response_class=FileResponse)
 def get_file_content(context: CurrentContext, file_id: str) -> FileResponse:
     """Return a file as it was uploaded."""
     row = get_file(context, file_id)
@@ -128,7 +126,7 @@ def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes
 
 def _describe(s: Session, row: rows.File, usable: ParsedFile) -> LabeledCounts:
     """Write the file's own counts into its row; return the counts after this upload."""
-    splits = ledger.labeled.splits_of_new(s, [e.content_hash for e in usable.examples])
+    splits = ledger.labeled.splits_of_new(s, usable.examples)
     new = Counter(splits.values())
     row.summary = usable.summary() | {"held_out": new["held_out"]}
     stored = ledger.labeled.count(s)
@@ -143,9 +141,9 @@ def _with_counts(file: File, labeled: LabeledCounts) -> File:
 
 def _usable(s: Session, checked: ParsedFile) -> ParsedFile:
     """Return the file without the examples of the ledger; raise LabeledFileError for errors."""
-    hashes = [example.content_hash for example in checked.examples]
-    stored = ledger.labeled.references(s, hashes)
-    usable = reconcile(checked, stored, ledger.pool.asked_hashes(s, hashes))
+    stored = ledger.labeled.references(s, [e.content_hash for e in checked.examples])
+    asked_hashes = ledger.pool.asked_hashes(s, [e.loose_hash for e in checked.examples])
+    usable = reconcile(checked, stored, asked_hashes)
     raise_if_unusable(usable, min_questions=MIN_EXAMPLES)
     return usable
 

@@ -18,7 +18,7 @@ from fastapi import Request
 from tempo_server.capture.question import CapturedQuestion
 from tempo_server.capture.spool import Spool
 from tempo_server.settings import ServerSettings
-from tempo_storage.question_hash import content_hash
+from tempo_storage.question_hash import content_hash, loose_hash
 
 logger = logging.getLogger("vllm.tempo.capture")
 
@@ -93,8 +93,11 @@ class Capture:
             "captured_at": time.time(),
         }
         if self.settings.capture == "hash":
-            record |= {"messages": [], "content_hash": content_hash(question.messages)}
-            return record | {"chat_template_kwargs": {}, "tenant": ""}
+            hashes = {
+                "content_hash": content_hash(question.messages),
+                "loose_hash": loose_hash(question.messages),
+            }
+            return record | hashes | {"messages": [], "chat_template_kwargs": {}, "tenant": ""}
         return record | question.sampling
 
 

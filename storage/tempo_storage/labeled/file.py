@@ -152,7 +152,7 @@ def reconcile(
     """Return the file without the examples that an earlier file has labeled.
 
     `references` has, by content hash, the references in the ledger; another reference for the same
-    question is a line error. `asked_hashes` are those of the questions that users asked.
+    question is a line error. `asked_hashes` are the loose hashes of the questions that users asked.
     """
     stored = [example for example in file.examples if example.content_hash in references]
     new = [example for example in file.examples if example.content_hash not in references]
@@ -163,7 +163,7 @@ def reconcile(
             errors.append(_conflict_error(example, "an earlier file"))
         else:
             warnings.append((example.line, DUPLICATE))
-    warnings += [(example.line, ASKED) for example in new if example.content_hash in asked_hashes]
+    warnings += [(example.line, ASKED) for example in new if example.loose_hash in asked_hashes]
     return replace(file, examples=tuple(new), errors=tuple(errors), warnings=tuple(warnings))
 
 

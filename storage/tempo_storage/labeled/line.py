@@ -26,7 +26,7 @@ from tempo_storage.labeled.fields import (
 )
 from tempo_storage.labeled.options import Options, append_options, letter_of, read_options
 from tempo_storage.labeled.refusal import LineRefusedError, Note, refuse, shortened
-from tempo_storage.question_hash import content_hash
+from tempo_storage.question_hash import content_hash, loose_hash
 
 MAX_TEMPLATE_ARGUMENTS = 32
 MAX_TEMPLATE_BYTES = 4 * 1024
@@ -56,6 +56,7 @@ class Example:
     verifier: str
     details: dict[str, Any]
     content_hash: str
+    loose_hash: str
     chat_template_kwargs: dict[str, Any]
     reference_name: str = REFERENCE.name
     """The field that has the reference, by the name that the file uses."""
@@ -115,6 +116,7 @@ def read_record(
         verifier=_verifier(explicit_verifier, answer, details, verifiers),
         details=details,
         content_hash=content_hash(messages),
+        loose_hash=loose_hash(messages),
         chat_template_kwargs=arguments,
         reference_name=shortened(name or REFERENCE.name),
     )

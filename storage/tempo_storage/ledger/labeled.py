@@ -17,18 +17,33 @@ from tempo_storage.ledger.models import File, FileExample, LabeledExample, Quest
 from tempo_storage.ledger.rows import require
 
 
-def splits_of_new(s: Session, hashes: Collection[str]) -> dict[str, str]:
+def splits_of_new(s: Session, examples: Collection[Example]) -> dict[str, str]:
     """Return the split of each new example by its content hash.
 
-    An example that was deleted returns to its split. The splits of the others depend on the number
-    of stored examples.
+    An example that was deleted returns to its split. Examples with one `_split_key` share a split.
+    The splits of the others depend on the number of stored examples.
     """
     earlier = select(FileExample.content_hash, FileExample.split)
+    hashes = [example.content_hash for example in examples]
     rows = s.execute(earlier.where(FileExample.content_hash.in_(hashes)))
     splits = {content_hash: split for content_hash, split in rows}
     counts = Counter(count(s))
     counts.update(splits.values())
-    return splits | assign(set(hashes) - splits.keys(), **counts)
+    loose_hashes = [example.loose_hash for example in examples]
+    same = select(LabeledExample).where(LabeledExample.loose_hash.in_(loose_hashes))
+    of_key = {_split_key(example): example.split for example in s.scalars(same)}
+    of_key |= {_split_key(e): splits[e.content_hash] for e in examples if e.content_hash in splits}
+    of_key |= assign({_split_key(example) for example in examples} - of_key.keys(), **counts)
+    return {e.content_hash: splits.get(e.content_hash, of_key[_split_key(e)]) for e in examples}
+
+
+def _split_key(example: Example | LabeledExample) -> str:
+    """Return the loose hash of a question of one message, or else the content hash.
+
+    Otherwise the critic would learn from a held-out question in another dress. With a system
+    message or earlier turns the last text may be "Solve the task above." for every question.
+    """
+    return example.loose_hash if len(example.messages) == 1 else example.content_hash
 
 
 def add_file(
@@ -39,11 +54,12 @@ def add_file(
     `duplicates` are the content hashes of its other questions, which are stored already. Call
     `training.lock` first: two uploads at once would both fill the held-out set.
     """
-    splits = splits_of_new(s, [example.content_hash for example in examples])
+    splits = splits_of_new(s, examples)
     s.add(file)
     s.add_all(
         LabeledExample(
             content_hash=example.content_hash,
+            loose_hash=example.loose_hash,
             file_id=file.id,
             messages=example.messages,
             chat_template_kwargs=example.chat_template_kwargs,
@@ -58,8 +74,8 @@ def add_file(
     hashes = LabeledExample.content_hash.in_([*splits, *duplicates])
     rows = s.execute(select(LabeledExample.content_hash, LabeledExample.split).where(hashes))
     s.add_all(FileExample(file_id=file.id, content_hash=h, split=split) for h, split in rows)
-    labeled = select(LabeledExample.content_hash)
-    s.execute(delete(Question).where(Question.content_hash.in_(labeled)))
+    labeled = select(LabeledExample.loose_hash)
+    s.execute(delete(Question).where(Question.loose_hash.in_(labeled)))
 
 
 def files(s: Session) -> list[File]:
@@ -152,6 +168,12 @@ def count(s: Session) -> dict[str, int]:
     """Return the number of labeled examples of each split."""
     rows = s.execute(select(LabeledExample.split, func.count()).group_by(LabeledExample.split))
     return {"train": 0, "held_out": 0} | {split: count for split, count in rows}
+
+
+def loose_hashes(s: Session, hashes: Sequence[str]) -> set[str]:
+    """Return the loose hashes, out of `hashes`, of labeled questions."""
+    query = select(LabeledExample.loose_hash).where(LabeledExample.loose_hash.in_(hashes))
+    return set(s.scalars(query))
 
 
 def references(s: Session, hashes: Sequence[str]) -> dict[str, list[Any]]:

@@ -1,7 +1,7 @@
 """Trace questions to versions and back.
 
 A version learned from all M-steps between the untrained state and its checkpoint. The ledger keeps
-the content hash of each question that an M-step used, so the answer stays known when the question
+the loose hash of each question that an M-step used, so the answer stays known when the question
 itself is pruned or erased.
 """
 
@@ -19,7 +19,7 @@ from tempo_storage.ledger.models import (
     LearnedQuestion,
     Question,
 )
-from tempo_storage.question_hash import content_hash
+from tempo_storage.question_hash import loose_hash, old_hash
 
 
 def record(s: Session, iteration: int, questions: Sequence[Question]) -> None:
@@ -27,17 +27,17 @@ def record(s: Session, iteration: int, questions: Sequence[Question]) -> None:
 
     `questions` are the rows as they were when they were drawn; some may have been erased since.
     """
-    hashes = {question.content_hash for question in questions} - {""}
-    columns = func.min(Question.id), Question.content_hash, Question.tenant
-    same = select(*columns).where(Question.content_hash.in_(hashes))
-    others = s.execute(same.group_by(Question.content_hash, Question.tenant))
-    rows = {question_id: (content, tenant) for question_id, content, tenant in others}
-    rows |= {question.id: (question.content_hash, question.tenant) for question in questions}
+    hashes = {question.loose_hash for question in questions} - {""}
+    columns = func.min(Question.id), Question.loose_hash, Question.tenant
+    same = select(*columns).where(Question.loose_hash.in_(hashes))
+    others = s.execute(same.group_by(Question.loose_hash, Question.tenant))
+    rows = {question_id: (loose, tenant) for question_id, loose, tenant in others}
+    rows |= {question.id: (question.loose_hash, question.tenant) for question in questions}
     s.add_all(
         LearnedQuestion(
-            iteration=iteration, question_id=question_id, content_hash=content, tenant=tenant
+            iteration=iteration, question_id=question_id, loose_hash=loose, tenant=tenant
         )
-        for question_id, (content, tenant) in rows.items()
+        for question_id, (loose, tenant) in rows.items()
     )
 
 
@@ -49,12 +49,17 @@ def question_ids(s: Session, checkpoint: str) -> list[str]:
 
 
 def versions_from(s: Session, question: str) -> list[int]:
-    """Return the versions that learned from a question: its id, its content hash or its text."""
-    hashes = {question, content_hash([{"role": "user", "content": question}])}
-    for id in (Question.id, LearnedQuestion.question_id):
-        hashes |= set(s.scalars(select(id.class_.content_hash).where(id == question)))
+    """Return the versions that learned from a question: its id, one of its hashes or its text.
+
+    The text is that of the user's message alone, in any dress.
+    """
+    messages = [{"role": "user", "content": question}]
+    hashes = {question, loose_hash(messages), old_hash(messages)}
+    is_same = or_(Question.id == question, Question.content_hash == question)
+    hashes |= set(s.scalars(select(Question.loose_hash).where(is_same)))
     same_id = LearnedQuestion.question_id == question
-    return _versions_that_learned(s, same_id, LearnedQuestion.content_hash.in_(hashes - {""}))
+    hashes |= set(s.scalars(select(LearnedQuestion.loose_hash).where(same_id)))
+    return _versions_that_learned(s, same_id, LearnedQuestion.loose_hash.in_(hashes - {""}))
 
 
 def files(s: Session, checkpoint: str) -> list[File]:
@@ -80,7 +85,7 @@ def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
     when nothing is under way.
     """
     theirs = Question.tenant == tenant
-    same = LearnedQuestion.content_hash.in_(select(Question.content_hash).where(theirs))
+    same = LearnedQuestion.loose_hash.in_(select(Question.loose_hash).where(theirs))
     versions = _versions_that_learned(s, LearnedQuestion.tenant == tenant, same)
     count = s.scalar(select(func.count()).select_from(Question).where(theirs)) or 0
     s.execute(delete(Question).where(theirs))

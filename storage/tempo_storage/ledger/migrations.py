@@ -9,6 +9,7 @@ The oldest ledgers that this code brings up to date are those of version 0.1, wh
 was m003_serving_sequence.
 """
 
+import hashlib
 import json
 import sys
 import time
@@ -22,6 +23,7 @@ from tempo_storage.decoding import sampling_arguments
 from tempo_storage.errors import SettingsError, TempoError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.models import Base, Serving, Training
+from tempo_storage.question_hash import content_hash, loose_hash
 from tempo_storage.settings import StorageSettings, checked
 
 Migration = Callable[[sa.Connection], None]
@@ -99,6 +101,39 @@ def m005_judging(connection: sa.Connection) -> None:
     _execute(connection, "ALTER TABLE questions DROP COLUMN sampling")
 
 
+def m006_two_keys(connection: sa.Connection) -> None:
+    """Give each question a strict key and a loose key in place of the one key of version 0.1.
+
+    A row without text keeps its old key as both, because nobody can compute new ones. So does a
+    learned question whose own row is gone. The stored splits stay. The gate's tests stay those of
+    their set of held-out questions, unless that is larger than the set that the gate asks.
+    """
+    _execute(
+        connection,
+        "ALTER TABLE questions ADD COLUMN loose_hash VARCHAR NOT NULL DEFAULT ''",
+        "ALTER TABLE labeled_examples ADD COLUMN loose_hash VARCHAR NOT NULL DEFAULT ''",
+        "ALTER TABLE learned_questions RENAME COLUMN content_hash TO loose_hash",
+        "CREATE INDEX ix_questions_loose_hash ON questions (loose_hash)",
+        "CREATE INDEX ix_labeled_examples_loose_hash ON labeled_examples (loose_hash)",
+        "UPDATE questions SET loose_hash = content_hash",
+    )
+    old_digest = _held_out_digest(connection)
+    _set_hash(connection, "questions", "loose_hash", loose_hash)
+    _set_hash(connection, "labeled_examples", "loose_hash", loose_hash)
+    _execute(
+        connection,
+        "UPDATE learned_questions SET loose_hash = coalesce("
+        "(SELECT loose_hash FROM questions WHERE id = learned_questions.question_id), "
+        "(SELECT min(questions.loose_hash) FROM questions "
+        "WHERE content_hash = learned_questions.loose_hash), loose_hash)",
+    )
+    _set_hash(connection, "questions", "content_hash", content_hash)
+    _set_hash(connection, "labeled_examples", "content_hash", content_hash)
+    gate_tests = sa.table("gate_tests", sa.column("held_out"))
+    same_set = sa.update(gate_tests).where(gate_tests.c.held_out == old_digest)
+    connection.execute(same_set.values(held_out=_held_out_digest(connection)))
+
+
 def m007_deleted_files(connection: sa.Connection) -> None:
     """Add the time of a file's deletion, and the table of the questions that each file labels."""
     _execute(
@@ -125,6 +160,29 @@ def _copy_sampling(connection: sa.Connection) -> None:
         connection.execute(update, values)
 
 
+def _set_hash(
+    connection: sa.Connection, name: str, column: str, hash_of: Callable[[Any], str]
+) -> None:
+    """Compute a hash of each row of a table that has the text of its question."""
+    key = "id" if name == "questions" else "content_hash"
+    table = sa.table(name, *map(sa.column, {key, column, "messages"}))
+    rows = connection.execute(sa.select(table.c[key], sa.cast(table.c.messages, sa.String))).all()
+    texts = [(row, json.loads(text)) for row, text in rows]
+    values = [{"row": row, "hash": hash_of(messages)} for row, messages in texts if messages]
+    if values:
+        update = sa.update(table).where(table.c[key] == sa.bindparam("row"))
+        connection.execute(update.values({column: sa.bindparam("hash")}), values)
+
+
+def _held_out_digest(connection: sa.Connection) -> str:
+    """Return the digest of all held-out examples, as the gate's tests name their set."""
+    columns = sa.column("content_hash"), sa.column("reference", sa.JSON), sa.column("split")
+    table = sa.table("labeled_examples", *columns)
+    held_out = sa.select(*columns[:2]).where(table.c.split == "held_out")
+    rows = sorted(([*row] for row in connection.execute(held_out)), key=lambda row: row[0])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def _object(text: str) -> dict[str, Any]:
     """Return the JSON object in a text; {} where there is none."""
     try:
@@ -148,6 +206,7 @@ MIGRATIONS: list[Migration] = [
     m001_initial,
     m004_decisions_in_columns,
     m005_judging,
+    m006_two_keys,
     m007_deleted_files,
 ]
 

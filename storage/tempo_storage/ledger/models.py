@@ -27,16 +27,18 @@ class Base(DeclarativeBase):
 class Question(Base):
     """An unlabeled question as a user asked it: one row for each request.
 
-    `content_hash` is the same for questions that differ only in form (`question_hash.py`).
-    `messages` is [] where TEMPO_CAPTURE=hash kept the hash only. `tenant` is a hash of the user's
-    API key. `temperature`, `top_p`, `top_k` and `max_tokens` are the request's own arguments; None
-    where it did not set them.
+    Rows with one `content_hash` are one question; those with one `loose_hash` are one question that
+    is dressed differently (`question_hash.py`). The content of a message is a text, or a list of
+    parts with a text each. `messages` is [] where TEMPO_CAPTURE=hash kept the hashes only. `tenant`
+    is a hash of the user's API key. `temperature`, `top_p`, `top_k` and `max_tokens` are the
+    request's own arguments; None where it did not set them.
     """
 
     __tablename__ = "questions"
     __table_args__ = (Index("questions_by_content", "content_hash", "captured_at"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     content_hash: Mapped[str]
+    loose_hash: Mapped[str] = mapped_column(index=True)
     messages: Mapped[Items]
     chat_template_kwargs: Mapped[Data]
     tenant: Mapped[str]
@@ -81,12 +83,14 @@ class FileExample(Base):
 class LabeledExample(Base):
     """A question with its accepted answers (`reference`).
 
-    `split` is train or held_out; it is decided when the example is stored, and never changes.
+    No captured question with the same `loose_hash` is in the unlabeled pool. `split` is train or
+    held_out; it is decided when the example is stored, and never changes.
     `file_id` is the file that labeled it first; FileExample has all files that label it.
     """
 
     __tablename__ = "labeled_examples"
     content_hash: Mapped[str] = mapped_column(primary_key=True)
+    loose_hash: Mapped[str] = mapped_column(index=True)
     file_id: Mapped[str] = mapped_column(index=True)
     messages: Mapped[Items]
     chat_template_kwargs: Mapped[Data]
@@ -169,13 +173,15 @@ class Iteration(Base):
 class LearnedQuestion(Base):
     """A question that an M-step learned from; it stays when the question's own row is deleted.
 
-    `content_hash` and `tenant` are "" where that row was gone before this one was written.
+    `loose_hash` and `tenant` are "" where that row was gone before this one was written. A row that
+    version 0.1 wrote, and whose question was gone before the migration, has `old_hash` in the place
+    of `loose_hash` (`question_hash.py`).
     """
 
     __tablename__ = "learned_questions"
     iteration: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     question_id: Mapped[str] = mapped_column(primary_key=True, index=True)
-    content_hash: Mapped[str] = mapped_column(index=True)
+    loose_hash: Mapped[str] = mapped_column(index=True)
     tenant: Mapped[str] = mapped_column(index=True)
 
 

@@ -2,7 +2,7 @@
 
 The server captures a question, the ledger stores it in the pool, and the trainer calls it an
 unlabeled question. A question counts once, however many users asked it; its rows share a content
-hash.
+hash. A question that is labeled in any dress stays outside: the loose hash tells.
 """
 
 import math
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from tempo_storage.decoding import Decoding, sampling_arguments
 from tempo_storage.ledger import labeled
 from tempo_storage.ledger.models import LabeledExample, Question
-from tempo_storage.question_hash import content_hash
+from tempo_storage.question_hash import content_hash, loose_hash
 
 MAX_DELETED = 500  # rows or questions that one call of `prune` deletes
 RECENT_QUESTIONS = 1000  # distinct questions whose sampling counts as the users'
@@ -33,9 +33,9 @@ def add(s: Session, captured: Sequence[dict[str, Any]]) -> int:
     """
     rows = {record["id"]: _question(record) for record in captured}
     stored_ids = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
-    labeled_hashes = labeled.references(s, [row.content_hash for row in rows.values()])
+    labeled_hashes = labeled.loose_hashes(s, [row.loose_hash for row in rows.values()])
     new_rows = [row for row in rows.values() if row.id not in stored_ids]
-    new = [row for row in new_rows if row.content_hash not in labeled_hashes]
+    new = [row for row in new_rows if row.loose_hash not in labeled_hashes]
     _set_draws(s, new)
     s.add_all(new)
     s.flush()
@@ -46,11 +46,15 @@ def _question(record: dict[str, Any]) -> Question:
     # A record of version 0.1 has the arguments of the request in an object of their own.
     sampling = record.get("sampling")
     fields = sampling if isinstance(sampling, dict) else record
+    messages = record["messages"]
+    # Without text the record has its hashes; one of version 0.1 has the content hash only.
+    content = record.get("content_hash") or content_hash(messages)
     return Question(
         **sampling_arguments(fields),
         id=record["id"],
-        content_hash=record.get("content_hash") or content_hash(record["messages"]),
-        messages=record["messages"],
+        content_hash=content,
+        loose_hash=loose_hash(messages) if messages else record.get("loose_hash") or content,
+        messages=messages,
         chat_template_kwargs=record.get("chat_template_kwargs") or {},
         tenant=record.get("tenant") or "",
         captured_at=record["captured_at"],
@@ -62,6 +66,18 @@ def count(s: Session) -> tuple[int, int]:
     counts = func.count(), func.count(func.distinct(Question.content_hash))
     captured, distinct = s.execute(select(*counts).select_from(Question)).one()
     return captured, distinct
+
+
+def tenants(s: Session) -> list[tuple[str, int, float]]:
+    """Return tenant, number of questions and time of the last one, the largest number first.
+
+    With TEMPO_CAPTURE=hash a question has no tenant.
+    """
+    count = func.count()
+    query = select(Question.tenant, count, func.max(Question.captured_at))
+    query = query.where(Question.tenant != "").group_by(Question.tenant)
+    rows = s.execute(query.order_by(count.desc(), Question.tenant))
+    return [(tenant, number, last) for tenant, number, last in rows]
 
 
 def size(s: Session) -> int:
@@ -164,7 +180,7 @@ def _newest(
 
 
 def _drawable() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    unlabeled = Question.content_hash.not_in(select(LabeledExample.content_hash))
+    unlabeled = Question.loose_hash.not_in(select(LabeledExample.loose_hash))
     return HAS_TEXT, unlabeled
 
 
@@ -193,8 +209,8 @@ def count_new(s: Session, since: float) -> int:
 
 
 def asked_hashes(s: Session, hashes: Sequence[str]) -> set[str]:
-    """Return the hashes, out of `hashes`, of questions that users have asked."""
-    return set(s.scalars(select(Question.content_hash).where(Question.content_hash.in_(hashes))))
+    """Return the loose hashes, out of `hashes`, of questions that users have asked."""
+    return set(s.scalars(select(Question.loose_hash).where(Question.loose_hash.in_(hashes))))
 
 
 def prune(s: Session, keep: int) -> None:

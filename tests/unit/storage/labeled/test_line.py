@@ -95,11 +95,12 @@ def test_an_invalid_answer_is_refused_where_none_is_needed() -> None:
 
 
 @pytest.mark.parametrize("name", ["system", "system_prompt"])
-def test_a_system_prompt_becomes_the_first_message_and_changes_no_identity(name: str) -> None:
+def test_a_system_prompt_becomes_the_first_message_and_makes_another_question(name: str) -> None:
     plain, _ = read({"question": "6*7?", "answer": "42"})
     example, notes = read({"question": "6*7?", "answer": "42", name: "Think."})
     assert example.messages == [{"role": "system", "content": "Think."}, *user("6*7?")]
-    assert example.content_hash == plain.content_hash
+    assert example.content_hash != plain.content_hash
+    assert example.loose_hash == plain.loose_hash
     assert example.details == {}
     assert (name in {note.param for note in notes}) == (name != "system")
 

@@ -107,6 +107,7 @@ def question(text: str, *, at: float, draws: int) -> Question:
     return Question(
         id=text,
         content_hash=text,
+        loose_hash=text,
         messages=[{"role": "user", "content": text}],
         chat_template_kwargs={},
         tenant="",

@@ -1,18 +1,23 @@
 """Migrations: of a new ledger, of that of version 0.1, and of an older one."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import captured
+from ledgers import captured, user
 from old_ledgers import FACTS, VERSION_0_1, columns, create, facts
 from sqlalchemy import Engine, bindparam, text
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
 from tempo_storage.errors import SettingsError
+from tempo_storage.ledger import migrations
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS, migrate
+from tempo_storage.ledger.models import Question
+from tempo_storage.question_hash import old_hash
 
 NAMES = [migration.__name__ for migration in MIGRATIONS]
 
@@ -42,6 +47,36 @@ def test_an_old_ledger_has_the_columns_of_a_new_one(engine: Engine, tmp_path: Pa
     migrate(new)
     assert columns(engine) == columns(new)
     new.dispose()
+
+
+def test_the_gates_tests_of_an_old_ledger_count_for_the_same_held_out_questions(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(engine)
+    with monkeypatch.context() as context:
+        context.setattr(migrations, "MIGRATIONS", MIGRATIONS[:3])
+        migrate(engine)
+    with engine.begin() as connection:
+        held_out = "SELECT content_hash FROM labeled_examples WHERE split = 'held_out'"
+        hashes = sorted(connection.scalars(text(held_out)))
+        old = hashlib.sha256(json.dumps([[h, ["1"]] for h in hashes]).encode()).hexdigest()
+        insertion = "INSERT INTO gate_tests VALUES (:job, 1, :held_out, FALSE, TRUE, 1.0)"
+        for job, digest in (("a", old), ("b", old), ("c", "another set")):
+            connection.execute(text(insertion), {"job": job, "held_out": digest})
+    migrate(engine)
+    with Session(engine) as s:
+        assert ledger.gate_tests.count(s, ledger.labeled.held_out_digest(s)) == 2
+        assert ledger.gate_tests.count(s, "another set") == 1
+
+
+def test_a_question_without_text_keeps_its_old_key_as_both(engine: Engine) -> None:
+    create(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE questions SET messages = '[]' WHERE id = 'q3'"))
+    migrate(engine)
+    with Session(engine) as s:
+        question = s.get_one(Question, "q3")
+        assert question.content_hash == question.loose_hash == old_hash(user("three"))
 
 
 def test_an_old_ledger_takes_new_questions(engine: Engine) -> None:

@@ -28,44 +28,6 @@ def prune(sessions: sessionmaker[Session], keep: int) -> tuple[int, int]:
         return ledger.pool.count(s)
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("What is the capital of France?", "what's  capital of france, please"),
-        ("Hello, can you tell me the capital of France.", "The capital of France"),
-        ("What is 6*7?", "what is 6*7"),
-        ("Ｗhat is 3.5.", "What is 3.5"),
-    ],
-)
-def test_case_punctuation_articles_and_courtesies_make_no_other_question(
-    one: str, other: str
-) -> None:
-    assert of(one) == of(other)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("use 3 10 15 make 15 ?", "use 3 10 15 make 16 ?"),
-        ("What is 3!", "What is 3"),
-        ("What is 3.5", "What is 35"),
-        ("What is 2*(3+4)", "What is 2*3+4"),
-        ("Is it prime", "Is it not prime"),
-        ("Express a in terms of b", "Express b in terms of a"),
-        ("Solve for a: a + b = 1", "Solve for: + b = 1"),
-        ("please", "thanks"),
-    ],
-)
-def test_every_number_sign_and_other_word_makes_another_question(one: str, other: str) -> None:
-    assert of(one) != of(other)
-
-
-def test_a_long_instruction_with_another_item_is_another_question() -> None:
-    # 96 of 98 different 5-grams of words are in both: a Jaccard similarity of 0.98.
-    instruction = " ".join(f"word{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10]}" for i in range(100))
-    assert of(f"{instruction} cat") != of(f"{instruction} dog")
-
-
 def test_a_question_is_drawn_once_and_only_if_its_text_was_kept(
     sessions: sessionmaker[Session],
 ) -> None:
@@ -122,10 +84,49 @@ def test_a_labeled_question_in_other_words_never_enters_the_pool(
     ask(sessions, "capital of France", 1)
     ask(sessions, "what's the capital of France", 2)
     with sessions.begin() as s:
-        hashes = [example.content_hash, "other"]
-        assert ledger.pool.asked_hashes(s, hashes) == {example.content_hash}
+        hashes = [example.loose_hash, "other"]
+        assert ledger.pool.asked_hashes(s, hashes) == {example.loose_hash}
         ledger.labeled.add_file(s, labeled_file(), [example])
     ask(sessions, "What's the capital of France", 3)
     with sessions() as s:
         (question,) = ledger.pool.next_questions(s, 9)
         assert question.content_hash == of("capital of France")[0]
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def test_a_labeled_question_stays_outside_behind_another_system_message_and_in_another_dress(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        ledger.labeled.add_file(s, labeled_file(), [held_out("What is 3 * 7?")])
+    ask(sessions, "", 1, messages=[SYSTEM, *user("Hi! What is 3 × 7")])
+    ask(sessions, "", 2, messages=[*user("Hi"), SYSTEM | {"role": "assistant"}, *user("3*7")])
+    ask(sessions, "what is 3*7, please?", 3)
+    for text in ("What is 3 * 8?", "What is 3 - 7?", "What is 3 + 7?"):
+        ask(sessions, text, float(ord(text[10]) + len(text)))
+    with sessions() as s:
+        texts = {q.messages[-1]["content"] for q in ledger.pool.next_questions(s, 9)}
+    assert texts == {"3*7", "What is 3 * 8?", "What is 3 - 7?", "What is 3 + 7?"}
+
+
+def test_one_text_behind_two_system_messages_makes_two_questions(
+    sessions: sessionmaker[Session],
+) -> None:
+    ask(sessions, "2 + 2", 1)
+    ask(sessions, "", 2, messages=[SYSTEM, *user("2 + 2")])
+    ask(sessions, "", 3, messages=[SYSTEM, *user(" 2 +  2")])
+    with sessions() as s:
+        assert ledger.pool.count(s) == (3, 2)
+        assert len(ledger.pool.next_questions(s, 9)) == 2
+
+
+def test_a_record_of_version_0_1_without_text_has_its_hash_as_both_keys(
+    sessions: sessionmaker[Session],
+) -> None:
+    ask(sessions, "", 1, messages=[], content_hash="old")
+    ask(sessions, "", 2, messages=[], content_hash="strict", loose_hash="loose")
+    with sessions() as s:
+        keys = s.execute(select(Question.content_hash, Question.loose_hash)).all()
+    assert {tuple(row) for row in keys} == {("old", "old"), ("strict", "loose")}

@@ -131,6 +131,7 @@ def test_the_users_sampling_is_read_quickly_from_40_000_rows(sessions: Sessions)
             Question(
                 id=str(n),
                 content_hash=str(n % 20_000),
+                loose_hash=str(n % 20_000),
                 messages=[{"role": "user", "content": str(n)}],
                 chat_template_kwargs={},
                 tenant="",
