@@ -69,15 +69,19 @@ class Operations(Generic[C]):
     async def _call(self, request: Request, kind: type[R]) -> R:
         return _parse(kind, await exchange(self._client, request))
 
-    async def _list(self, path: str, kind: type[R], *, after: str | None = None) -> list[R]:
+    async def _list(self, path: str, kind: type[R], *, until: str | None = None) -> list[R]:
+        """Return all items of a list, or those before the one with the id `until`."""
         items: list[R] = []
+        query: dict[str, str] = {}
         while True:
-            query = {"after": after} if after else {}
             body = await exchange(self._client, get(path, limit=PAGE_SIZE, **query))
-            items += [_parse(kind, item) for item in body["data"]]
+            for item in body["data"]:
+                if until is not None and item.get("id") == until:
+                    return items
+                items.append(_parse(kind, item))
             if not body["has_more"]:
                 return items
-            after = body["data"][-1]["id"]
+            query["after"] = body["data"][-1]["id"]
 
 
 def _parse(kind: type[R], body: dict[str, Any]) -> R:

@@ -11,7 +11,18 @@ from tempo_client._datasets import json_lines
 from tempo_client._methods import Operations, operation
 from tempo_client._protocol import PREFIX, C, Connection, Request, delete, get, post
 from tempo_client.errors import JobFailedError, JobTimeoutError
-from tempo_client.types import Adapter, Event, File, Job, Key, Learned, Status, Training
+from tempo_client.types import (
+    Adapter,
+    Checkpoint,
+    DeletedModel,
+    Event,
+    File,
+    Job,
+    Key,
+    Learned,
+    Status,
+    Training,
+)
 
 Labeled = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
 """Labeled questions: the path of a file or of a `datasets` directory, bytes, or mappings.
@@ -78,9 +89,25 @@ class Jobs(Operations[C]):
         return await self._call(post(f"{JOBS}/{job_id}/cancel", {}, idempotent=True), Job)
 
     @operation
+    async def pause(self, job_id: str) -> Job:
+        """Pause a job after its current step, and with it all training."""
+        return await self._call(post(f"{JOBS}/{job_id}/pause", {}, idempotent=True), Job)
+
+    @operation
+    async def resume(self, job_id: str) -> Job:
+        """Resume a job, and with it all training."""
+        return await self._call(post(f"{JOBS}/{job_id}/resume", {}, idempotent=True), Job)
+
+    @operation
     async def events(self, job_id: str, *, after: str | None = None) -> list[Event]:
         """Return a job's events, oldest first; with `after`, an event's id, only later ones."""
-        return await self._list(f"{JOBS}/{job_id}/events", Event, after=after)
+        events = await self._list(f"{JOBS}/{job_id}/events", Event, until=after)
+        return events[::-1]
+
+    @operation
+    async def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """Return a job's committed iterations with their metrics, newest first."""
+        return await self._list(f"{JOBS}/{job_id}/checkpoints", Checkpoint)
 
     @operation
     async def wait(
@@ -145,6 +172,14 @@ class Adapters(Operations[C]):
         # Without `to` not idempotent: a second one would go back once more.
         request = post("/adapters/rollback", body, idempotent=to is not None)
         return await self._call(request, Adapter)
+
+    @operation
+    async def delete(self, adapter_id: str) -> DeletedModel:
+        """Delete a version's files; it can never serve again.
+
+        Raises ConflictError for a version that serves or to which a rollback may return.
+        """
+        return await self._call(delete(f"/models/{adapter_id}"), DeletedModel)
 
     @operation
     async def list(self) -> list[Adapter]:

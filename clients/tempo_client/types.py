@@ -90,7 +90,11 @@ class JobError(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job(Resource):
-    """A training job: `mode` is `recalibrate` or `round`."""
+    """A training job: `mode` is `recalibrate` or `round`.
+
+    `model` is the name under which vLLM serves the base. `status` is `queued`, `running`, `paused`
+    (queued while training is paused), `succeeded`, `failed` or `cancelled`.
+    """
 
     id: str
     status: str
@@ -105,6 +109,8 @@ class Job(Resource):
     started_at: int | None = None
     progress: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    """Parameters of the request that decide nothing."""
 
     @property
     def is_finished(self) -> bool:
@@ -122,6 +128,29 @@ class Event(Resource):
     type: str
     message: str
     data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Resource):
+    """A committed iteration of a job; `step_number` 0 is the warm-up.
+
+    `fine_tuned_model_checkpoint` is a version's name if the job published one there.
+    """
+
+    id: str
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    step_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletedModel(Resource):
+    """The answer to a version's deletion."""
+
+    id: str
+    deleted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

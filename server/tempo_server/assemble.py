@@ -1,7 +1,8 @@
 """Build the parts of one API process; the plugin calls these functions in order."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tempo_server.capture.spool import Counters
@@ -41,7 +42,13 @@ def check_vllm(vllm_config: Any) -> list[str]:
     return warnings
 
 
-def open_context(base: str, vllm_config: Any, *, warnings: Sequence[str] = ()) -> Context:
+def open_context(
+    base: str,
+    vllm_config: Any,
+    *,
+    served_names: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> Context:
     """Open the stores that the settings name; `base` is vLLM's --model."""
     settings = ServerSettings()
     settings.root.mkdir(parents=True, exist_ok=True)
@@ -55,6 +62,7 @@ def open_context(base: str, vllm_config: Any, *, warnings: Sequence[str] = ()) -
         base=base,
         max_lora_rank=vllm_config.lora_config.max_lora_rank,
         default_decoding=default_decoding(vllm_config.model_config),
+        served_names=tuple(served_names),
         warnings=tuple(warnings),
     )
 
@@ -84,6 +92,21 @@ def new_follower(context: Context, bindings: Bindings, counters: Counters) -> Fo
     max_tokens = engine.vllm_config.model_config.max_model_len - 1
     probe = Probe(context.store, engine_scorer(engine), max_tokens=max_tokens)
     return Follower(context, bindings, probe, counters)
+
+
+@contextlib.contextmanager
+def unmeasured(engine: Any) -> Iterator[None]:
+    """Keep the requests of the start out of vLLM's metrics, which show users' requests."""
+    manager = getattr(engine, "logger_manager", None)
+    if manager is None:  # --disable-log-stats
+        yield
+        return
+    loggers = manager.stat_loggers
+    manager.stat_loggers = []
+    try:
+        yield
+    finally:
+        manager.stat_loggers = loggers
 
 
 async def warm_up(engine: Any) -> None:

@@ -33,10 +33,17 @@ class Context:
     """The highest rank that vLLM loads, by its own --max-lora-rank."""
     default_decoding: Decoding = PLAIN
     """The sampling that vLLM uses where a request sets none."""
+    served_names: tuple[str, ...] = ()
+    """The base's names by vLLM's --served-model-name."""
     warnings: tuple[str, ...] = ()
     """vLLM's flags with which it serves badly, one sentence each."""
     key_scopes: dict[str, list[str]] = field(default_factory=dict)
     """The scopes of each admin key, by the key's sha256, as of the last reading of the ledger."""
+
+    @property
+    def served_name(self) -> str:
+        """The name under which vLLM serves the base."""
+        return self.served_names[0] if self.served_names else self.base
 
     def verify(self, name: str) -> Path:
         """Return the directory of an adapter that this server can serve.

@@ -39,6 +39,7 @@ class TempoPlugin:
         from vllm.version import __version__
 
         from tempo_server import errors
+        from tempo_server.admin import route
         from tempo_server.admin.router import router
         from tempo_server.serving import endpoints
         from tempo_server.settings import ServerSettings
@@ -47,6 +48,7 @@ class TempoPlugin:
         checked(ServerSettings)
         raise_if_too_old("vllm", __version__)
         errors.install(app)
+        route.install(app)
         app.include_router(router)
         endpoints.wrap(app)
 
@@ -59,14 +61,20 @@ class TempoPlugin:
         from tempo_server.serving.endpoints import EndpointContext
 
         warnings = assemble.check_vllm(engine_client.vllm_config)
-        context = assemble.open_context(args.model, engine_client.vllm_config, warnings=warnings)
+        context = assemble.open_context(
+            args.model,
+            engine_client.vllm_config,
+            served_names=args.served_model_name or (),
+            warnings=warnings,
+        )
         settings = context.settings
         keys.ensure_admin_key(context)
         spool = Spool(settings.root / "spool", limit_bytes=settings.spool_bytes)
         bindings = Bindings(context, engine_client, state.openai_serving_models)
         follower = assemble.new_follower(context, bindings, spool.counters)
-        await follower.restore()
-        await assemble.warm_up(engine_client)
+        with assemble.unmeasured(engine_client):
+            await follower.restore()
+            await assemble.warm_up(engine_client)
         self._tasks = [
             asyncio.create_task(follower.run()),
             asyncio.create_task(send_for_ever(spool, context.stream)),

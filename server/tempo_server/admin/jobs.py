@@ -4,12 +4,13 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery
-from tempo_server.admin.schemas import EVENT_PREFIX, Event, Job, JobRequest, Page
+from tempo_server.admin.schemas import EVENT_PREFIX, Checkpoint, Event, Job, JobRequest, Page
 from tempo_server.context import Context
 from tempo_server.errors import JobRunningError
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import ConflictError, InvalidInputError, NotFoundError
+from tempo_storage.ledger import models as rows
 from tempo_storage.valkey.doorbell import ring
 
 MAX_JOBS = 10_000
@@ -33,17 +34,20 @@ def create_job(context: CurrentContext, body: JobRequest) -> Job:
                 "cancel it"
             )
         row = ledger.jobs.queue(s, mode, options, message=f"{mode} is queued")
+        job = _job(context, s, row, adapter=None)
     ring(context.redis, row.id)
-    return Job.of(row, base=context.base, adapter=None)
+    return job
 
 
 @router.get("/fine_tuning/jobs")
 def list_jobs(context: CurrentContext, paging: PageQuery) -> Page[Job]:
     """List the jobs, newest first."""
     with context.sessions() as s:
-        rows = ledger.jobs.find(s, limit=MAX_JOBS)
         adapters = {row.job_id: version_name(row.version) for row in ledger.versions.adapters(s)}
-    jobs = [Job.of(row, base=context.base, adapter=adapters.get(row.id)) for row in rows]
+        jobs = [
+            _job(context, s, row, adapter=adapters.get(row.id))
+            for row in ledger.jobs.find(s, limit=MAX_JOBS)
+        ]
     return paging.page(jobs)
 
 
@@ -53,8 +57,8 @@ def get_job(context: CurrentContext, job_id: str) -> Job:
     with context.sessions() as s:
         row = ledger.jobs.get(s, job_id)
         version = ledger.versions.adapter_of_job(s, job_id)
-    adapter = None if version is None else version_name(version.version)
-    return Job.of(row, base=context.base, adapter=adapter)
+        adapter = None if version is None else version_name(version.version)
+        return _job(context, s, row, adapter=adapter)
 
 
 @router.post("/fine_tuning/jobs/{job_id}/cancel")
@@ -73,19 +77,76 @@ def cancel_job(context: CurrentContext, job_id: str) -> Job:
     return get_job(context, job_id)
 
 
+@router.post("/fine_tuning/jobs/{job_id}/pause")
+def pause_job(context: CurrentContext, job_id: str) -> Job:
+    """Pause a job after its current step, and with it all training; restarts keep the pause.
+
+    One worker trains one job at a time, so no other job starts meanwhile.
+    """
+    with context.sessions.begin() as s:
+        _check_unfinished(ledger.jobs.get(s, job_id, lock=True))
+        modes = ledger.jobs.TRAINING
+        for other in ledger.jobs.find(s, statuses=["running"], modes=modes):
+            if other.id != job_id:
+                raise ConflictError(
+                    f"{other.id} runs, and a pause would stop it, too; pause that job, or all "
+                    "training with `tempo pause`"
+                )
+        ledger.training.set_paused(s, True, f"{job_id} was paused by request")
+    return get_job(context, job_id)
+
+
+@router.post("/fine_tuning/jobs/{job_id}/resume")
+def resume_job(context: CurrentContext, job_id: str) -> Job:
+    """Resume a job, and with it all training."""
+    with context.sessions.begin() as s:
+        _check_unfinished(ledger.jobs.get(s, job_id, lock=True))
+        if ledger.training.get(s).paused:
+            ledger.training.set_paused(s, False)
+    return get_job(context, job_id)
+
+
 @router.get("/fine_tuning/jobs/{job_id}/events")
 def list_events(context: CurrentContext, job_id: str, paging: PageQuery) -> Page[Event]:
-    """List a job's events, oldest first."""
-    after = _event_number(paging.after)
+    """List a job's events, newest first."""
+    before = None if paging.after is None else _event_number(paging.after)
     with context.sessions() as s:
         ledger.jobs.get(s, job_id)
-        rows = ledger.events.find(s, job_id=job_id, after=after, limit=paging.limit + 1)
-        events = [Event.model_validate(row) for row in rows]
+        event_rows = ledger.events.find(
+            s, job_id=job_id, before=before, newest_first=True, limit=paging.limit + 1
+        )
+        events = [Event.model_validate(row) for row in event_rows]
     return Page(data=events[: paging.limit], has_more=len(events) > paging.limit)
 
 
+@router.get("/fine_tuning/jobs/{job_id}/checkpoints")
+def list_checkpoints(context: CurrentContext, job_id: str, paging: PageQuery) -> Page[Checkpoint]:
+    """List a job's committed iterations with their metrics, newest first."""
+    with context.sessions() as s:
+        ledger.jobs.get(s, job_id)
+        version = ledger.versions.adapter_of_job(s, job_id)
+        iterations = ledger.jobs.iterations(s, job_id)[::-1]
+    return paging.page([Checkpoint.of(iteration, version) for iteration in iterations])
+
+
+def _job(context: Context, s: Session, row: rows.Job, *, adapter: str | None) -> Job:
+    """Return a job from its row; a job that waits for the end of a pause shows as paused."""
+    job = Job.of(row, model=context.served_name, adapter=adapter)
+    waits = row.status == "queued" and row.mode in ledger.jobs.TRAINING
+    if waits and ledger.training.get(s).paused:
+        return job.model_copy(update={"status": "paused"})
+    return job
+
+
+def _check_unfinished(row: rows.Job) -> None:
+    if row.status not in ledger.jobs.ACTIVE:
+        raise ConflictError(f"{row.id} has {row.status} already; start another with `tempo round`")
+    if row.mode not in ledger.jobs.TRAINING:
+        raise ConflictError(f"{row.id} is a {row.mode}, which no pause stops; cancel it instead")
+
+
 def _check_model(context: Context, model: str | None) -> None:
-    names = {context.base, *context.settings.alias_names}
+    names = {context.base, *context.served_names, *context.settings.alias_names}
     if model is not None and model not in names:
         raise NotFoundError(f"{model!r} is not trained here; name one of {sorted(names)}")
 
@@ -100,8 +161,8 @@ def _check_data(s: Session, training_file: str | None) -> None:
         )
 
 
-def _event_number(event_id: str | None) -> int:
-    number = (event_id or f"{EVENT_PREFIX}0").removeprefix(EVENT_PREFIX)
+def _event_number(event_id: str) -> int:
+    number = event_id.removeprefix(EVENT_PREFIX)
     if not number.isdecimal() or len(number) > MAX_EVENT_DIGITS:
         raise InvalidInputError(f"{event_id!r} is no event id; give the last event's, or none")
     return int(number)

@@ -10,15 +10,17 @@ import re
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException  # FastAPI's own derives from it
+from starlette.routing import Match
 from starlette.types import Message, Receive
 
 from tempo_server.admin.schemas import Page, Resource
@@ -35,6 +37,16 @@ REQUEST_ID = re.compile(r"[\w-]{1,64}")
 # Scopes of routes, passed as `openapi_extra`.
 READ = {"x-scope": ""}
 PROMOTE = {"x-scope": "promote"}
+# Below these paths, which OpenAI's clients use, an unknown path or method gets their form of error.
+OPENAI_PATHS = ("/tempo/", "/v1/")
+# pydantic's names of errors, and OpenAI's
+ERROR_CODES = {
+    "missing": "missing_field",
+    "extra_forbidden": "unknown_parameter",
+    "less_than_equal": "integer_above_max_value",
+    "greater_than_equal": "integer_below_min_value",
+}
+MAX_SHOWN_CHARACTERS = 100
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Item = TypeVar("Item", bound=Resource)
@@ -53,7 +65,7 @@ class Paging(BaseModel):
     """The page of a list that a request asks for."""
 
     after: str | None = None
-    limit: int = Field(default=20, ge=1, le=100)
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
 
     def page(self, items: Sequence[Item]) -> Page[Item]:
         """Return the `limit` items that follow the one whose id is `after`."""
@@ -65,7 +77,47 @@ class Paging(BaseModel):
         return Page(data=list(items[start:end]), has_more=end < len(items))
 
 
+class FilePaging(Paging):
+    """The page of the list of files; the limits are those of OpenAI's API."""
+
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = None
+
+
 PageQuery = Annotated[Paging, Query()]
+FilePageQuery = Annotated[FilePaging, Query()]
+
+
+def install(app: FastAPI) -> None:
+    """Answer unknown paths and methods below OPENAI_PATHS in OpenAI's form of error."""
+    app.add_exception_handler(HTTPException, _routing_error)
+
+
+async def _routing_error(request: Request, error: Exception) -> Response:
+    """Answer an error of the app's router; all other paths get FastAPI's own answer."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if not path.startswith(OPENAI_PATHS):
+        return await http_exception_handler(request, error)
+    method = request.method
+    if error.status_code == 405:
+        methods = ", ".join(sorted(_methods(request)))
+        message = f"{path} does not take {method}; send {methods}"
+        response = json_error(405, message, "method_not_allowed")
+        response.headers["allow"] = methods
+    else:
+        message = f"there is no route {method} {path}; /openapi.json lists the routes"
+        response = json_error(error.status_code, message, "not_found")
+    response.headers["x-request-id"] = _request_id(request)
+    return response
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods that the app takes on the path of a request."""
+    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
+    matching = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in matching for method in route.methods}
 
 
 class PublicRoute(APIRoute):
@@ -82,6 +134,7 @@ class PublicRoute(APIRoute):
             request_id = _request_id(request)
             try:
                 await self.authorize(await _context(request), request)
+                self._check_parameters(request)
                 response = await handle(Request(request.scope, _bounded(request.receive)))
             except Exception as error:
                 response = _error_response(error, request_id)
@@ -90,6 +143,17 @@ class PublicRoute(APIRoute):
             return response
 
         return answer
+
+    def _check_parameters(self, request: Request) -> None:
+        """Raise RequestValidationError for a query parameter that the route would not honour."""
+        names: set[str] = set()
+        for field in self.dependant.query_params:
+            model_fields = getattr(field.field_info.annotation, "model_fields", None)
+            names |= {field.alias} if model_fields is None else model_fields.keys()
+        unknown = [name for name in request.query_params if name not in names]
+        if unknown:
+            error = {"type": "extra_forbidden", "loc": ("query", unknown[0])}
+            raise RequestValidationError([error])
 
 
 class KeyRoute(PublicRoute):
@@ -155,8 +219,15 @@ def _invalid_request(error: RequestValidationError) -> JSONResponse:
     if first["type"] == "json_invalid":
         return json_error(400, "the body is not valid JSON; send an object", "invalid_json")
     field = ".".join(str(part) for part in first["loc"][1:]) or None
-    code = "missing_field" if first["type"] == "missing" else "invalid_value"
-    return json_error(400, f"{field or 'body'}: {first['msg']}", code, param=field)
+    code = ERROR_CODES.get(first["type"], "invalid_value")
+    if code == "unknown_parameter":
+        message = f"{field}: this server does not know the parameter; leave it out"
+    else:
+        value = (
+            "" if code == "missing_field" else f", not {first['input']!r}"[:MAX_SHOWN_CHARACTERS]
+        )
+        message = f"{field or 'body'}: {first['msg']}{value}"
+    return json_error(400, message, code, param=field)
 
 
 def _line_errors(error: LabeledFileError) -> JSONResponse:

@@ -1,7 +1,9 @@
 """Bodies of the admin API: OpenAI's form of files and jobs, with our own fields below `tempo`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
+from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tempo_server.keys import Scope
@@ -17,7 +19,34 @@ Seconds = Annotated[int, BeforeValidator(int)]
 Version = Annotated[str, BeforeValidator(version_name)]
 
 
-class Page(BaseModel, Generic[Item]):
+class Schema(BaseModel):
+    """A body, with a name of its own in the OpenAPI document.
+
+    vLLM's schemas are in the same document. FastAPI renames two schemas of one name, both ours and
+    vLLM's.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__qualname__ = f"Tempo{cls.__name__}"  # pydantic takes the name from here
+
+
+class Error(Schema):
+    """An error in OpenAI's form; `param` is the field of the request, if one is at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorReply(Schema):
+    """The body of each answer with a status of 400 or more."""
+
+    error: Error
+
+
+class Page(Schema, Generic[Item]):
     """A part of a list; to get the next part, send the last item's id as `after`."""
 
     object: Literal["list"] = "list"
@@ -25,7 +54,7 @@ class Page(BaseModel, Generic[Item]):
     has_more: bool
 
 
-class Row(BaseModel):
+class Row(Schema):
     """A row of the ledger, or a part of one."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -37,7 +66,7 @@ class Resource(Row):
     id: str
 
 
-class LabeledCounts(BaseModel):
+class LabeledCounts(Schema):
     """Counts of all labeled examples by split, and the use of the held-out ones.
 
     `missing` is the number of labels to add before a version is promoted by itself.
@@ -61,7 +90,7 @@ class LabeledCounts(BaseModel):
         )
 
 
-class FileDetails(BaseModel):
+class FileDetails(Schema):
     """The counts of a file's examples, and the warnings about its lines.
 
     `verifiers` has for each verifier the number of questions, and three of them as examples.
@@ -88,10 +117,18 @@ class File(Resource):
     tempo: FileDetails = Field(validation_alias="summary")
 
 
-class Body(BaseModel):
+class Body(Schema):
     """A request's body; the server refuses a field that it does not know."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Upload(Body):
+    """A labeled file to store; a dry run checks it and stores nothing."""
+
+    file: UploadFile
+    purpose: Literal["fine-tune"] = "fine-tune"
+    dry_run: bool = False
 
 
 class JobOptions(Body):
@@ -117,7 +154,7 @@ class JobRequest(Body):
     tempo: JobOptions = JobOptions()
 
 
-class JobError(BaseModel):
+class JobError(Schema):
     """The reason why a job failed."""
 
     code: str
@@ -126,13 +163,17 @@ class JobError(BaseModel):
 
 
 class JobDetails(Row):
-    """A job's progress and its result."""
+    """A job's progress and its result.
+
+    `ignored` names the parameters of the request that decide nothing.
+    """
 
     mode: str
     settings: Json
     progress: Json
     result: Json
     started_at: Seconds | None
+    ignored: list[str] = []
 
 
 class Job(Resource):
@@ -155,21 +196,65 @@ class Job(Resource):
     tempo: JobDetails
 
     @classmethod
-    def of(cls, row: models.Job, *, base: str, adapter: str | None) -> Self:
-        """Return a job from its row; `adapter` is the name of the candidate that it made."""
+    def of(cls, row: models.Job, *, model: str, adapter: str | None) -> Self:
+        """Return a job from its row.
+
+        `model` is the name under which vLLM serves the base, `adapter` that of the candidate that
+        the job made.
+        """
+        training_file = row.settings.get("training_file")
+        details = JobDetails.model_validate(row)
+        details.ignored = ["training_file"] if training_file else []
         return cls(
             id=row.id,
             status=row.status,
             created_at=int(row.created_at),
             finished_at=None if row.finished_at is None else int(row.finished_at),
-            model=base,
+            model=model,
             fine_tuned_model=adapter,
-            training_file=row.settings.get("training_file"),
+            training_file=training_file,
             error=JobError(code="job_failed", message=row.error) if row.error else None,
-            tempo=JobDetails.model_validate(row),
+            tempo=details,
         )
 
 
+class Checkpoint(Resource):
+    """A committed iteration of a job, with its metrics; `step_number` 0 is the warm-up.
+
+    `fine_tuned_model_checkpoint` is the name of the version if the job published one there. It is
+    otherwise the name of a checkpoint from which training can go on, and which vLLM cannot serve.
+    """
+
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: Json
+    step_number: int
+
+    @classmethod
+    def of(cls, row: models.Iteration, version: models.Adapter | None) -> Self:
+        """Return a checkpoint from its row; `version` is the one that its job published."""
+        name = row.checkpoint
+        if version is not None and version.checkpoint == row.checkpoint:
+            name = version_name(version.version)
+        return cls(
+            id=f"ftckpt-{row.number}",
+            created_at=int(row.created_at),
+            fine_tuned_model_checkpoint=name,
+            fine_tuning_job_id=row.job_id,
+            metrics=row.metrics | {"step": row.position},
+            step_number=row.position,
+        )
+
+
+# The errors that OpenAI's clients expect in each answer; only `other_error` can be true here.
+GRADER_ERRORS = (
+    *("formula_parse_error", "invalid_variable_error", "other_error", "sample_parse_error"),
+    *("model_grader_parse_error", "model_grader_refusal_error", "model_grader_server_error"),
+    *("python_grader_runtime_error", "python_grader_server_error"),
+    *("truncated_observation_error", "unresponsive_reward_error"),
+)
 EVENT_PREFIX = "ftevent-"
 EventId = Annotated[str, BeforeValidator(lambda number: f"{EVENT_PREFIX}{number}")]
 
@@ -184,6 +269,84 @@ class Event(Resource):
     type: str
     message: str
     data: Json
+
+
+class StringCheckGrader(Body):
+    """OpenAI's comparison of two texts; both may hold variables such as `{{item.answer}}`."""
+
+    type: Literal["string_check"]
+    name: Text = "string_check"
+    operation: Literal["eq", "ne", "like", "ilike"]
+    input: str
+    reference: str
+
+
+class VerifierGrader(Body):
+    """An installed verifier, the accepted answers, and its metadata."""
+
+    type: Literal["verifier"]
+    name: Text = "verifier"
+    verifier: Text
+    reference: list[str] = []
+    metadata: Json = {}
+
+
+class RefusedGrader(Schema):
+    """A grader of OpenAI that is not used here; the answer says why."""
+
+    type: Literal["text_similarity", "python", "score_model", "label_model", "endpoint", "multi"]
+    name: Text = ""
+
+
+Grader = Annotated[StringCheckGrader | VerifierGrader | RefusedGrader, Field(discriminator="type")]
+
+
+class GraderRequest(Body):
+    """A grader to check."""
+
+    grader: Grader
+
+
+class GraderRunRequest(GraderRequest):
+    """A grader to try on a response, `model_sample`; `item` has the values of its variables."""
+
+    model_sample: str
+    item: Json = {}
+
+
+class ValidGrader(Schema):
+    """A grader that can be used here."""
+
+    grader: Grader
+
+
+class GraderRun(Schema):
+    """The verdict on a response: `reward` is 1 if it is right, else 0.
+
+    `tempo` has the verifier's own words: `extracted` is the answer that it read.
+    """
+
+    reward: float
+    metadata: Json
+    sub_rewards: Json = {}
+    model_grader_token_usage_per_model: Json = {}
+    tempo: Json
+
+    @classmethod
+    def of(cls, grader: Grader, verdict: Mapping[str, Any], *, seconds: float) -> Self:
+        """Return the answer for a verdict."""
+        reward = float(verdict["correct"])
+        errors = dict.fromkeys(GRADER_ERRORS, False) | {"other_error": verdict["failed"]}
+        metadata = {
+            "name": grader.name,
+            "type": grader.type,
+            "errors": errors,
+            "execution_time": seconds,
+            "scores": {grader.name: reward},
+            "sampled_model_name": None,
+            "token_usage": None,
+        }
+        return cls(reward=reward, metadata=metadata, tempo=dict(verdict))
 
 
 class PromoteRequest(Body):
@@ -229,12 +392,41 @@ class QuestionRequest(Body):
     question: Annotated[str, Field(min_length=1, max_length=32768)]
 
 
-class Learned(BaseModel):
+class Model(Resource):
+    """A version in the form of OpenAI's models."""
+
+    object: Literal["model"] = "model"
+    id: Version = Field(validation_alias="version")
+    created: Seconds = Field(default=0, validation_alias="created_at")
+    owned_by: Literal["vllm-tempo"] = "vllm-tempo"
+    parent: Version = BASE_NAME
+
+
+class DeletedModel(Schema):
+    """The answer to a version's deletion."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: bool = True
+
+
+class Learned(Schema):
     """The adapters that learned from questions, and the number of questions that were erased."""
 
     object: Literal["learned"] = "learned"
     adapters: list[str]
     erased: int = 0
+
+
+class Tenant(Resource):
+    """The users of one key, and the number of their questions in the ledger.
+
+    The id is the first 16 hex digits of the sha256 of the Authorization header that they send.
+    """
+
+    object: Literal["tenant"] = "tenant"
+    questions: int
+    last_asked_at: Seconds
 
 
 class KeyRequest(Body):
@@ -279,7 +471,7 @@ class Training(Row):
     new_tests: bool = False
 
 
-class QuestionCounts(BaseModel):
+class QuestionCounts(Schema):
     """Counts of users' questions.
 
     `captured` and `distinct` are in the ledger, `streamed` in Valkey (null while it does not
@@ -307,7 +499,7 @@ class Decoding(Row):
     max_tokens: int | None
 
 
-class Worker(BaseModel):
+class Worker(Schema):
     """The worker that may train. `alive` is false if there is none."""
 
     alive: bool = False
@@ -323,7 +515,7 @@ class ServerProcess(Resource):
     error: str | None
 
 
-class Status(BaseModel):
+class Status(Schema):
     """The state of the whole deployment.
 
     vLLM uses `default_decoding` where a request sets nothing. `users_decoding` has the medians over
@@ -348,7 +540,7 @@ class Status(BaseModel):
     warnings: list[str]
 
 
-class Health(BaseModel):
+class Health(Schema):
     """The answer of the health routes: `checks` tells which parts answer."""
 
     status: Literal["ok", "unavailable"]

@@ -7,9 +7,10 @@ plugin does not wrap.
 """
 
 import asyncio
+import functools
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ class Bindings:
         self._loading = asyncio.Lock()
         self._in_flight: list[str] = []  # the adapter's name of each request
         self._name_base()
+        self.models.load_lora_adapter = self._guarded(self.models.load_lora_adapter)
+        self.models.unload_lora_adapter = self._guarded(self.models.unload_lora_adapter)
 
     @asynccontextmanager
     async def bind(self, model: str | None, *, is_admin: bool) -> AsyncIterator[Binding | None]:
@@ -106,6 +109,11 @@ class Bindings:
     def is_listed(self, model: str) -> bool:
         """Tell whether /v1/models lists a name: it is not an adapter's, or it is public."""
         return NAME.fullmatch(model) is None or model in self._public()
+
+    def parent(self, model: str) -> str | None:
+        """Return the base's name for an alias or an adapter of ours, and None for the base."""
+        is_base = model in self._base_names or not self._is_ours(model)
+        return None if is_base else self._base_names[0]
 
     async def _binding(self, name: str) -> Binding | None:
         if name == BASE_NAME:
@@ -163,9 +171,31 @@ class Bindings:
     def _key(self, name: str) -> str:
         return f"{name}~{self._secret}"
 
+    def _guarded(self, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Return vLLM's function that loads or unloads an adapter; it refuses our names.
+
+        vLLM's routes /v1/load_lora_adapter and /v1/unload_lora_adapter call it. They exist where
+        the operator set VLLM_ALLOW_RUNTIME_LORA_UPDATING.
+        """
+
+        @functools.wraps(function)
+        async def guarded(request: Any, *arguments: Any, **options: Any) -> Any:
+            if self._is_ours(request.lora_name):
+                raise InvalidInputError(
+                    f"lora_name: {request.lora_name!r} is a name of vllm-tempo; choose another"
+                )
+            return await function(request, *arguments, **options)
+
+        return guarded
+
+    def _is_ours(self, name: str) -> bool:
+        return name in self._aliases or NAME.fullmatch(name) is not None
+
     def _name_base(self) -> None:
         from vllm.entrypoints.openai.models.protocol import BaseModelPath
 
+        for name in filter(self._is_ours, self.models.lora_requests):
+            raise InvalidInputError(f"--lora-modules: {name!r} is a name of vllm-tempo; rename it")
         for name in (*self._aliases, BASE_NAME):
             if NAME.fullmatch(name) and name != BASE_NAME:
                 raise InvalidInputError(f"alias {name!r} is an adapter's name; choose another")

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from tempo_server.capture import question
 from tempo_server.capture.capture import Capture, ReadQuestion, is_opted_out
 from tempo_server.context import from_state
-from tempo_server.errors import StartError, error_response
+from tempo_server.errors import StartError, error_response, json_error
 from tempo_server.serving.bindings import Bindings
 from tempo_storage.errors import UnservableAdapterError
 
@@ -69,7 +69,9 @@ def wrap(app: FastAPI) -> None:
         stock = _route(app, path, "POST")
         _replace(app, stock, _bound(stock.endpoint, read_question))
     stock = _route(app, "/v1/models", "GET")
-    _replace(app, stock, _listing(stock.endpoint))
+    listing = _listing(stock.endpoint)
+    _replace(app, stock, listing)
+    app.add_api_route("/v1/models/{model:path}", _model(listing), methods=["GET"])
 
 
 def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
@@ -109,7 +111,10 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
 
 
 def _listing(inner: Endpoint) -> Endpoint:
-    """Return vLLM's list of models without the names that no user may use."""
+    """Return vLLM's list of models without the names that no user may use.
+
+    The base comes first. All names of ours have it as their parent.
+    """
 
     @functools.wraps(inner)
     async def endpoint(*, raw_request: Request) -> Response:
@@ -117,7 +122,24 @@ def _listing(inner: Endpoint) -> Endpoint:
         listing = json.loads(bytes(stock.body))
         bindings = from_state(raw_request, "tempo_endpoints").bindings
         cards = {card["id"]: card for card in listing["data"] if bindings.is_listed(card["id"])}
-        return JSONResponse(listing | {"data": list(cards.values())})
+        for card in cards.values():
+            card["parent"] = card.get("parent") or bindings.parent(card["id"])
+        data = sorted(cards.values(), key=lambda card: card["parent"] is not None)
+        return JSONResponse(listing | {"data": data})
+
+    return endpoint
+
+
+def _model(listing: Endpoint) -> Endpoint:
+    """Return an endpoint that shows one model of the list; vLLM has none."""
+
+    async def endpoint(*, model: str, raw_request: Request) -> Response:
+        response: Response = await listing(raw_request=raw_request)
+        for card in json.loads(bytes(response.body))["data"]:
+            if card["id"] == model:
+                return JSONResponse(card)
+        message = f"the model {model!r} does not exist; GET /v1/models lists the models"
+        return json_error(404, message, "model_not_found", param="model")
 
     return endpoint
 

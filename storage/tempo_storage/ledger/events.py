@@ -1,4 +1,4 @@
-"""Events: the deployment's log for its operator, oldest first."""
+"""Events: the deployment's log for its operator."""
 
 from typing import Any
 
@@ -21,9 +21,18 @@ def add(
     s.add(Event(job_id=job_id, level=level, type=type, message=message, data=data or {}))
 
 
-def find(s: Session, *, job_id: str | None = None, after: int = 0, limit: int = 100) -> list[Event]:
-    """Return the events after number `after`, oldest first, of one job or of all."""
-    query = select(Event).where(Event.number > after).order_by(Event.number).limit(limit)
+def find(
+    s: Session,
+    *,
+    job_id: str | None = None,
+    before: int | None = None,
+    newest_first: bool = False,
+    limit: int = 100,
+) -> list[Event]:
+    """Return events of one job or of all; with `before`, a number, only those before it."""
+    order = Event.number.desc() if newest_first else Event.number
+    query = select(Event).order_by(order).limit(limit)
+    query = query if before is None else query.where(Event.number < before)
     return list(s.scalars(query.where(Event.job_id == job_id) if job_id else query))
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from tempo_storage.adapters import BASE, version_name, version_of
 from tempo_storage.errors import ConflictError, GateRefusedError
 from tempo_storage.ledger import events
-from tempo_storage.ledger.models import Adapter, ServerProcess, Serving
+from tempo_storage.ledger.models import Adapter, Job, ServerProcess, Serving
 from tempo_storage.ledger.rows import require
 
 # The files of the newest candidates stay; the sweep treats older ones like other versions.
@@ -142,15 +142,46 @@ def in_use(s: Session) -> set[int]:
     all that a server process serves or holds. A silent process may still hold a version, so it
     counts until it has been silent for an hour.
     """
+    candidates = adapters(s, statuses=("candidate",))[:CANDIDATES_KEPT]
+    return _needed_to_serve(s).union(row.version for row in candidates)
+
+
+def sweep(s: Session, version: int, *, reason: str) -> None:
+    """Record that a version's files may be deleted: it can never serve again.
+
+    Raises NotFoundError for an unknown version, and ConflictError for the base, a version that is
+    needed to serve, and one whose job has not ended.
+    """
+    locked_pointer(s)
+    if version == BASE:
+        raise ConflictError("tempo-v0 is the base itself; it has no files that can be deleted")
+    row = adapter(s, version)
+    job = s.get(Job, row.job_id)
+    if job is not None and job.status in ("queued", "running"):
+        raise ConflictError(
+            f"{job.id} still decides about tempo-v{version}; wait or cancel the job"
+        )
+    if version in _needed_to_serve(s):
+        raise ConflictError(
+            f"tempo-v{version} serves, a rollback may return to it, or a server process holds it; "
+            "promote other versions first"
+        )
+    if not row.swept:
+        row.swept = True
+        row.report = row.report | {"swept": reason}
+        message = f"tempo-v{version} is deleted: {reason}"
+        events.add(s, "adapter.deleted", message, data={"version": version})
+
+
+def _needed_to_serve(s: Session) -> set[int]:
+    """Return the versions that serve, may serve after a rollback, or are held by a process."""
     pointer = serving(s)
     alive = processes(s, alive_within_seconds=SILENT_SECONDS)
-    candidates = adapters(s, statuses=("candidate",))[:CANDIDATES_KEPT]
     held = [name for process in alive for name in process.held]
     return {
         pointer.version,
         pointer.previous,
         sound_ancestor(s, pointer.version),
-        *(row.version for row in candidates),
         *(process.version for process in alive),
         *(version_of(name) for name in held if "-v" in name),  # not the trials
     }

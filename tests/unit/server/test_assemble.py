@@ -1,11 +1,13 @@
-"""The sampling that vLLM uses where a request sets none, as the status shows it."""
+"""The parts of a process: the sampling that vLLM uses by default, and an unmeasured start."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tempo_server.assemble import default_decoding
+from tempo_server.assemble import default_decoding, unmeasured, warm_up
 from tempo_storage.decoding import PLAIN, Decoding
 
 
@@ -39,3 +41,34 @@ def test_the_defaults_follow_vllms_reading_of_the_generation_config(tmp_path: An
     assert default_decoding(model) == Decoding(0.6, 0.9, 20)
     model.generation_config = "vllm"
     assert default_decoding(model) == Decoding(1.0, 0.9, 0)
+
+
+class FakeEngine:
+    """Records a request in its statistics as vLLM does: by the loggers of that moment."""
+
+    def __init__(self) -> None:
+        self.recorded: list[str] = []
+        self.logger_manager = SimpleNamespace(stat_loggers=[self.recorded.append])
+
+    async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[None]:
+        for record in self.logger_manager.stat_loggers:
+            record(request_id)
+        yield
+
+
+def test_the_requests_of_the_start_do_not_count_in_vllms_metrics() -> None:
+    engine = FakeEngine()
+    with unmeasured(engine):
+        asyncio.run(warm_up(engine))
+    assert engine.recorded == []
+    asyncio.run(warm_up(engine))
+    assert len(engine.recorded) == 2
+
+
+def test_without_statistics_and_after_a_failed_start_nothing_is_lost() -> None:
+    with unmeasured(SimpleNamespace(logger_manager=None)), unmeasured(SimpleNamespace()):
+        pass
+    engine = FakeEngine()
+    with pytest.raises(ZeroDivisionError), unmeasured(engine):
+        raise ZeroDivisionError
+    assert len(engine.logger_manager.stat_loggers) == 1

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from ledgers import candidate, opened
 
 from tempo_server import keys
+from tempo_server.admin import route
 from tempo_server.admin.router import router
 from tempo_server.context import Context
 from tempo_server.settings import ServerSettings
@@ -86,6 +87,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
 def app() -> FastAPI:
     """One app for all tests, because its routes take long to build; each test has a context."""
     app = FastAPI()
+    route.install(app)
     app.include_router(router)
     return app
 

@@ -1,9 +1,11 @@
 """The jobs' routes: a job is queued in the ledger, at most one of each mode."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from ledgers import iteration
 
 from tempo_storage import ledger
 
@@ -83,7 +85,7 @@ def test_cancelling_a_job_twice_changes_it_once(admin: Any, file_id: str) -> Non
         reply = admin("POST", f"{JOBS}/{job_id}/cancel")
         assert (reply.status_code, reply.json()["status"]) == (200, "cancelled")
     types = [e["type"] for e in admin("GET", f"{JOBS}/{job_id}/events").json()["data"]]
-    assert types == ["job.queued", "job.cancelled"]
+    assert types == ["job.cancelled", "job.queued"]
     assert create(admin).status_code == 200
 
 
@@ -104,7 +106,93 @@ def test_a_job_names_the_adapter_that_it_made(admin: Any, file_id: str) -> None:
     assert admin("GET", f"{JOBS}/{job_id}").json()["fine_tuned_model"] == "tempo-v4"
 
 
-def test_events_are_listed_oldest_first_page_by_page(admin: Any, file_id: str) -> None:
+def test_a_job_s_model_is_the_name_under_which_vllm_serves_the_base(
+    admin: Any, file_id: str
+) -> None:
+    names = ("tiny", "small")
+    admin.app.state.tempo = replace(admin.context, served_names=names)
+    for model in (*names, admin.context.base, "tempo"):
+        job = create(admin, model=model).json()
+        assert job["model"] == "tiny"
+        admin("POST", f"{JOBS}/{job['id']}/cancel")
+
+
+def test_a_parameter_that_decides_nothing_is_named_in_the_answer(admin: Any, file_id: str) -> None:
+    assert create(admin).json()["tempo"]["ignored"] == []
+    job = create(admin, "recalibrate", training_file=file_id).json()
+    assert job["tempo"]["ignored"] == ["training_file"]
+
+
+def test_a_paused_job_waits_and_shows_so_until_it_is_resumed(admin: Any, file_id: str) -> None:
+    job_id = create(admin).json()["id"]
+    for _ in range(2):
+        reply = admin("POST", f"{JOBS}/{job_id}/pause")
+        assert (reply.status_code, reply.json()["status"]) == (200, "paused")
+    assert admin("GET", JOBS).json()["data"][0]["status"] == "paused"
+    with admin.context.sessions() as s:
+        assert ledger.jobs.runnable(s) == []
+        assert job_id in ledger.training.get(s).reason
+    for _ in range(2):
+        reply = admin("POST", f"{JOBS}/{job_id}/resume")
+        assert (reply.status_code, reply.json()["status"]) == (200, "queued")
+    with admin.context.sessions() as s:
+        assert [job.id for job in ledger.jobs.runnable(s)] == [job_id]
+
+
+def test_a_running_job_is_running_until_the_worker_has_stopped_it(admin: Any, file_id: str) -> None:
+    job_id = create(admin).json()["id"]
+    with admin.context.sessions.begin() as s:
+        ledger.jobs.get(s, job_id).status = "running"
+    assert admin("POST", f"{JOBS}/{job_id}/pause").json()["status"] == "running"
+    assert admin("GET", "/tempo/v1/status").json()["paused"] is True
+
+
+def test_a_pause_that_would_stop_another_job_is_refused(admin: Any, file_id: str) -> None:
+    running = create(admin).json()["id"]
+    waiting = create(admin, "recalibrate").json()["id"]
+    with admin.context.sessions.begin() as s:
+        ledger.jobs.get(s, running).status = "running"
+    reply = admin("POST", f"{JOBS}/{waiting}/pause")
+    assert (reply.status_code, running in reply.json()["error"]["message"]) == (409, True)
+    assert admin("GET", "/tempo/v1/status").json()["paused"] is False
+
+
+@pytest.mark.parametrize(("mode", "status"), [("round", "succeeded"), ("check", "queued")])
+def test_a_job_that_has_ended_and_a_check_are_not_paused(
+    admin: Any, mode: str, status: str
+) -> None:
+    with admin.context.sessions.begin() as s:
+        ledger.jobs.create(s, "j", mode, {}).status = status
+    for verb in ("pause", "resume"):
+        assert admin("POST", f"{JOBS}/j/{verb}").status_code == 409
+        assert admin("POST", f"{JOBS}/none/{verb}").status_code == 404
+
+
+def test_checkpoints_are_iterations_with_their_metrics_newest_first(
+    admin: Any, file_id: str
+) -> None:
+    job_id = create(admin).json()["id"]
+    with admin.context.sessions.begin() as s:
+        for position in range(3):
+            metrics = {"critic_auroc": position / 10, "loss": float("nan")}
+            s.add(iteration(job_id, position, metrics=metrics))
+    admin.publish(4)
+    with admin.context.sessions.begin() as s:
+        version = ledger.versions.adapter(s, 4)
+        version.job_id = job_id
+        version.checkpoint = f"{job_id}-2"
+    body = admin("GET", f"{JOBS}/{job_id}/checkpoints", params={"limit": 2}).json()
+    newest, older = body["data"]
+    assert body["has_more"] is True
+    assert newest["metrics"] == {"critic_auroc": 0.2, "loss": None, "step": 2}
+    assert (newest["step_number"], newest["fine_tuned_model_checkpoint"]) == (2, "tempo-v4")
+    assert (older["step_number"], older["fine_tuned_model_checkpoint"]) == (1, f"{job_id}-1")
+    rest = admin("GET", f"{JOBS}/{job_id}/checkpoints", params={"after": older["id"]}).json()
+    assert [checkpoint["step_number"] for checkpoint in rest["data"]] == [0]
+    assert admin("GET", f"{JOBS}/none/checkpoints").status_code == 404
+
+
+def test_events_are_listed_newest_first_page_by_page(admin: Any, file_id: str) -> None:
     job_id = create(admin).json()["id"]
     with admin.context.sessions.begin() as s:
         for n in range(4):
@@ -114,7 +202,7 @@ def test_events_are_listed_oldest_first_page_by_page(admin: Any, file_id: str) -
     first = admin("GET", path, params={"limit": 3}).json()
     rest = admin("GET", path, params={"after": first["data"][-1]["id"]}).json()
     messages = [e["message"] for e in first["data"] + rest["data"]]
-    assert messages == ["round is queued", *(f"iteration {n}" for n in range(4))]
+    assert messages == [*(f"iteration {n}" for n in (3, 2, 1, 0)), "round is queued"]
     assert (first["has_more"], rest["has_more"]) == (True, False)
     assert admin("GET", path, params={"after": "x"}).status_code == 400
     assert admin("GET", f"{JOBS}/none/events").status_code == 404

@@ -59,10 +59,21 @@ class Names:
         self.engine = FakeEngine()
         self.store = AdapterStore(root)
         base = SimpleNamespace(name="tiny", model_path=BASE)
-        self.models = SimpleNamespace(base_model_paths=[base], lora_requests={})
+        self.models = SimpleNamespace(
+            base_model_paths=[base],
+            lora_requests={},
+            load_lora_adapter=self._update,
+            unload_lora_adapter=self._update,
+        )
         settings = ServerSettings(data_dir=root, aliases=",".join(aliases))
         context = context_of(settings, store=self.store)
+        self.updated: list[str] = []
         self.bindings = Bindings(context, self.engine, self.models)
+
+    async def _update(self, request: Any) -> str:
+        """Load or unload an operator's own adapter, as vLLM's runtime routes do."""
+        self.updated.append(request.lora_name)
+        return "Success"
 
     def publish(self, *names: str, base: str = BASE, rank: int = 8) -> None:
         """Put adapters into the store."""

@@ -2,11 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tempo_server.serving.bindings import MAX_OTHERS, Binding
+from tempo_server.serving.bindings import MAX_OTHERS, Binding, Bindings
 from tempo_storage.adapters import lora_int_id
 from tempo_storage.errors import (
     AdapterMismatchError,
@@ -77,6 +78,34 @@ def test_the_list_of_models_hides_adapters_that_are_not_public(names: Any) -> No
     listed = ["tiny", "tempo", "operators-own", "tempo-v0", "tempo-v1", "tempo-v2"]
     assert all(names.bindings.is_listed(name) for name in listed)
     assert not any(names.bindings.is_listed(name) for name in ("tempo-v3", "tempo-t1"))
+
+
+def test_the_base_is_the_parent_of_the_aliases_and_of_our_adapters(names: Any) -> None:
+    parents = {
+        name: names.bindings.parent(name) for name in ("tiny", "tempo", "tempo-v0", "tempo-v3")
+    }
+    assert parents == {"tiny": None, "tempo": "tiny", "tempo-v0": "tiny", "tempo-v3": "tiny"}
+    assert names.bindings.parent("operators-own") is None  # vLLM's own card names its parent
+
+
+@pytest.mark.parametrize("route", ["load_lora_adapter", "unload_lora_adapter"])
+def test_vllms_runtime_routes_cannot_take_our_names(names: Any, route: str) -> None:
+    names.serve(1)
+    function = getattr(names.models, route)
+    for name in ("tempo", "tempo-v0", "tempo-v1", "tempo-v9", "tempo-t1"):
+        with pytest.raises(InvalidInputError, match=f"'{name}' is a name of vllm-tempo"):
+            asyncio.run(function(SimpleNamespace(lora_name=name)))
+    assert names.updated == []
+    assert names.answerer("tempo") == "tempo-v1"
+    assert asyncio.run(function(SimpleNamespace(lora_name="operators-own"))) == "Success"
+    assert names.updated == ["operators-own"]
+
+
+@pytest.mark.parametrize("name", ["tempo", "tempo-v1"])
+def test_a_lora_module_of_the_operator_must_not_have_our_name(names: Any, name: str) -> None:
+    names.models.lora_requests = {name: object()}
+    with pytest.raises(InvalidInputError, match=f"--lora-modules: '{name}'"):
+        Bindings(names.bindings.context, names.engine, names.models)
 
 
 # Loading -----------------------------------------------------------------------------------------

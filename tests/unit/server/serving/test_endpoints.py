@@ -44,6 +44,9 @@ class FakeBindings:
     def is_listed(self, model: str) -> bool:
         return not model.startswith("tempo-t")
 
+    def parent(self, model: str) -> str | None:
+        return "tiny" if model.startswith("tempo") else None
+
 
 class FakeCapture:
     """Records the model of each request that it should keep."""
@@ -67,8 +70,10 @@ def stock_app() -> FastAPI:
         return JSONResponse({"model": request.model})
 
     async def models(raw_request: Request) -> JSONResponse:
-        names = ["tiny", "tempo-v7", "tempo-v7", "tempo-t1", "tempo-v7"]
-        return JSONResponse({"object": "list", "data": [{"id": name} for name in names]})
+        names = ["tempo", "tempo-v7", "tiny", "tempo-v7", "tempo-t1", "tempo-v7"]
+        cards = [{"id": name, "parent": None} for name in names]
+        cards.append({"id": "org/own", "parent": "tiny"})
+        return JSONResponse({"object": "list", "data": cards})
 
     for path in endpoints.WRAPPED:
         app.add_api_route(path, chat, methods=["POST"])
@@ -146,8 +151,29 @@ def test_a_damaged_adapter_is_refused_with_the_remedy(app: WrappedApp) -> None:
 
 def test_the_list_of_models_has_each_public_name_once(app: WrappedApp) -> None:
     listing = app.get("/v1/models").json()
-    assert [card["id"] for card in listing["data"]] == ["tiny", "tempo-v7"]
+    names = [card["id"] for card in listing["data"]]
+    assert sorted(names) == ["org/own", "tempo", "tempo-v7", "tiny"]
     assert listing["object"] == "list"
+
+
+def test_the_list_of_models_begins_with_the_base_which_is_the_parent_of_our_names(
+    app: WrappedApp,
+) -> None:
+    cards = app.get("/v1/models").json()["data"]
+    assert [(card["id"], card["parent"]) for card in cards] == [
+        ("tiny", None),
+        ("tempo", "tiny"),
+        ("tempo-v7", "tiny"),
+        ("org/own", "tiny"),
+    ]
+
+
+def test_a_model_of_the_list_is_shown_by_its_name(app: WrappedApp) -> None:
+    for card in app.get("/v1/models").json()["data"]:
+        assert app.get(f"/v1/models/{card['id']}").json() == card
+    for name in ("tempo-t1", "else"):
+        response = app.get(f"/v1/models/{name}")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_fastapi_still_validates_the_body(app: WrappedApp) -> None:
@@ -163,5 +189,5 @@ def test_a_vllm_without_one_of_the_routes_is_refused() -> None:
 def test_while_the_server_starts_its_routes_answer_503(app: WrappedApp) -> None:
     errors.install(app.app)
     del app.app.state.tempo_endpoints
-    for response in (app.chat("tempo"), app.get("/v1/models")):
+    for response in (app.chat("tempo"), app.get("/v1/models"), app.get("/v1/models/tempo")):
         assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")

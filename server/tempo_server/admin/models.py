@@ -1,0 +1,56 @@
+"""Versions in the form of OpenAI's models, so that its clients can list, show and delete them."""
+
+import contextlib
+import logging
+
+from fastapi import APIRouter
+
+from tempo_server.admin.route import PROMOTE, CurrentContext, KeyRoute
+from tempo_server.admin.schemas import DeletedModel, Model, Page
+from tempo_server.context import Context
+from tempo_storage import ledger
+from tempo_storage.adapters import version_name, version_of
+from tempo_storage.errors import NotFoundError
+
+logger = logging.getLogger("vllm.tempo.models")
+
+router = APIRouter(route_class=KeyRoute)
+
+
+@router.get("/models")
+def list_models(context: CurrentContext) -> Page[Model]:
+    """List the versions whose files are there, newest first; the base is the last one."""
+    return Page(data=_models(context), has_more=False)
+
+
+@router.get("/models/{model}")
+def get_model(context: CurrentContext, model: str) -> Model:
+    """Show a version whose files are there."""
+    for candidate in _models(context):
+        if candidate.id == model:
+            return candidate
+    raise NotFoundError(f"there is no model {model!r}; `tempo adapters list` lists the versions")
+
+
+@router.delete("/models/{model}", openapi_extra=PROMOTE)
+def delete_model(context: CurrentContext, model: str) -> DeletedModel:
+    """Delete a version's files; its row stays, and it can never serve again.
+
+    A version that serves, to which a rollback may return, or that a server process still holds is
+    not deleted.
+    """
+    version = version_of(model)
+    with context.sessions.begin() as s:
+        ledger.versions.sweep(s, version, reason="deleted by request")
+    try:
+        with contextlib.suppress(NotFoundError):  # an earlier request, or the trainer, deleted it
+            context.store.remove(model)
+    except OSError as error:  # the trainer's next sweep tries again
+        logger.warning("the files of %s cannot be deleted: %s", model, error)
+    return DeletedModel(id=version_name(version))
+
+
+def _models(context: Context) -> list[Model]:
+    with context.sessions() as s:
+        rows = [row for row in ledger.versions.adapters(s) if not row.swept]
+        return [*map(Model.model_validate, rows), Model.model_validate({"version": 0})]
