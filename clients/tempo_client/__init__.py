@@ -30,7 +30,7 @@ from tempo_client.errors import UnprocessableEntityError as UnprocessableEntityE
 from tempo_client.types import Adapter as Adapter
 from tempo_client.types import Checkpoint as Checkpoint
 from tempo_client.types import Decoding as Decoding
-from tempo_client.types import DeletedModel as DeletedModel
+from tempo_client.types import Deletion as Deletion
 from tempo_client.types import Event as Event
 from tempo_client.types import File as File
 from tempo_client.types import Job as Job

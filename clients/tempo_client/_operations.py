@@ -14,7 +14,7 @@ from tempo_client.errors import JobFailedError, JobTimeoutError
 from tempo_client.types import (
     Adapter,
     Checkpoint,
-    DeletedModel,
+    Deletion,
     Event,
     File,
     Job,
@@ -174,12 +174,12 @@ class Adapters(Operations[C]):
         return await self._call(request, Adapter)
 
     @operation
-    async def delete(self, adapter_id: str) -> DeletedModel:
+    async def delete(self, adapter_id: str) -> Deletion:
         """Delete a version's files; it can never serve again.
 
         Raises ConflictError for a version that serves or to which a rollback may return.
         """
-        return await self._call(delete(f"/models/{adapter_id}"), DeletedModel)
+        return await self._call(delete(f"/models/{adapter_id}"), Deletion)
 
     @operation
     async def list(self) -> list[Adapter]:

@@ -146,8 +146,8 @@ class Checkpoint(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeletedModel(Resource):
-    """The answer to a version's deletion."""
+class Deletion(Resource):
+    """The answer to a deletion."""
 
     id: str
     deleted: bool = True

@@ -97,16 +97,13 @@ def new_follower(context: Context, bindings: Bindings, counters: Counters) -> Fo
 @contextlib.contextmanager
 def unmeasured(engine: Any) -> Iterator[None]:
     """Keep the requests of the start out of vLLM's metrics, which show users' requests."""
+    # There is no manager with --disable-log-stats.
     manager = getattr(engine, "logger_manager", None)
-    if manager is None:  # --disable-log-stats
-        yield
-        return
-    loggers = manager.stat_loggers
-    manager.stat_loggers = []
-    try:
-        yield
-    finally:
-        manager.stat_loggers = loggers
+    loggers: list[Any] = getattr(manager, "stat_loggers", [])
+    stock = [*loggers]
+    loggers.clear()
+    yield
+    loggers.extend(stock)
 
 
 async def warm_up(engine: Any) -> None:

@@ -1,103 +1,137 @@
 """Try a grader on one response, as OpenAI's clients do.
 
 `string_check` is OpenAI's grader. A grader of type `verifier` runs an installed verifier in a
-process of its own. The other graders of OpenAI are refused, each with the reason.
+process of its own. OpenAI's other graders run code or ask a model, and are refused.
 """
 
+import functools
 import json
+import operator
 import re
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 
 from tempo_server.admin import references
-from tempo_server.admin.route import READ, CurrentContext, KeyRoute
-from tempo_server.admin.schemas import (
-    Grader,
-    GraderRequest,
-    GraderRun,
-    GraderRunRequest,
-    RefusedGrader,
-    StringCheckGrader,
-    ValidGrader,
-)
+from tempo_server.admin.route import READ, KeyRoute
+from tempo_server.admin.schemas import Body, Json, Schema, Text
 from tempo_storage.errors import InvalidInputError
 
 router = APIRouter(route_class=KeyRoute)
 
 VARIABLE = re.compile(r"{{\s*((?:item|sample)(?:\.\w+)+)\s*}}")
-REFUSALS = {
-    "python": "the server runs no code of a request; install a verifier of your own",
-    "text_similarity": "a verdict is right or wrong, not a degree; use string_check or a verifier",
-    "multi": "a verdict comes from one grader; name one",
+COMPARISONS: dict[str, Callable[[str, str], bool]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "like": operator.contains,
+    "ilike": lambda text, reference: reference.casefold() in text.casefold(),
 }
+# The errors that OpenAI's clients expect in each answer; only `other_error` can be true here.
+ERRORS = (
+    *("formula_parse_error", "invalid_variable_error", "other_error", "sample_parse_error"),
+    *("model_grader_parse_error", "model_grader_refusal_error", "model_grader_server_error"),
+    *("python_grader_runtime_error", "python_grader_server_error"),
+    *("truncated_observation_error", "unresponsive_reward_error"),
+)
 NO_VERDICT = {
     "correct": False,
-    "extracted": None,
     "reason": "the verifier gave no verdict: it hangs or fails on this response",
     "failed": True,
 }
-NO_MODEL = "verdicts need no other model; use string_check or a verifier"
+
+
+class StringCheck(Body):
+    """OpenAI's comparison of two texts; both may hold variables such as `{{item.answer}}`."""
+
+    type: Literal["string_check"]
+    name: Text = "string_check"
+    operation: Literal["eq", "ne", "like", "ilike"]
+    input: str
+    reference: str
+
+
+class InstalledVerifier(Body):
+    """An installed verifier, its metadata, and the accepted answers, which may hold variables."""
+
+    type: Literal["verifier"]
+    name: Text = "verifier"
+    verifier: Text
+    reference: list[str] = Field(default_factory=list)
+    metadata: Json = Field(default_factory=dict)
+
+
+class GraderRequest(Body):
+    """A grader to check; the answer is the same, or an error."""
+
+    grader: Annotated[StringCheck | InstalledVerifier, Field(discriminator="type")]
+
+
+class GraderRunRequest(GraderRequest):
+    """A grader to try on a response, `model_sample`; `item` has the values of its variables."""
+
+    model_sample: str
+    item: Json = Field(default_factory=dict)
+
+
+class GraderRun(Schema):
+    """The verdict on a response: `reward` is 1 if it is right, else 0; `tempo` says why."""
+
+    reward: float
+    metadata: Json
+    sub_rewards: Json = Field(default_factory=dict)
+    model_grader_token_usage_per_model: Json = Field(default_factory=dict)
+    tempo: Json
 
 
 @router.post("/fine_tuning/alpha/graders/validate", openapi_extra=READ)
-def validate_grader(context: CurrentContext, body: GraderRequest) -> ValidGrader:
+def validate_grader(body: GraderRequest) -> GraderRequest:
     """Check that a grader can be used here."""
-    _check(body.grader)
-    return ValidGrader(grader=body.grader)
+    grader = body.grader
+    names = references.installed()
+    if isinstance(grader, InstalledVerifier) and grader.verifier.partition(":")[0] not in names:
+        raise InvalidInputError(
+            f"grader.verifier: there is no {grader.verifier!r}; installed are {sorted(names)}"
+        )
+    return body
 
 
 @router.post("/fine_tuning/alpha/graders/run", openapi_extra=READ)
-def run_grader(context: CurrentContext, body: GraderRunRequest) -> GraderRun:
+def run_grader(body: GraderRunRequest) -> GraderRun:
     """Compare one response with a reference."""
-    grader = body.grader
-    _check(grader)
-    values = {"item": body.item, "sample": _sample(body.model_sample)}
+    grader = validate_grader(body).grader
     start = time.monotonic()
-    verdict: Mapping[str, Any]
-    if isinstance(grader, StringCheckGrader):
+    verdict = _verdict(body)
+    reward = float(verdict["correct"])
+    metadata = {
+        "name": grader.name,
+        "type": grader.type,
+        "errors": dict.fromkeys(ERRORS, False) | {"other_error": verdict.get("failed", False)},
+        "execution_time": time.monotonic() - start,
+        "scores": {grader.name: reward},
+    }
+    return GraderRun(reward=reward, metadata=metadata, tempo=verdict)
+
+
+def _verdict(body: GraderRunRequest) -> Json:
+    grader = body.grader
+    values = {"item": body.item, "sample": _sample(body.model_sample)}
+    if isinstance(grader, StringCheck):
         text = _filled(grader.input, values)
-        is_right = _string_check(grader.operation, text, _filled(grader.reference, values))
-        verdict = {"correct": is_right, "extracted": text, "reason": "", "failed": False}
-    else:
-        assert not isinstance(grader, RefusedGrader)
-        item = {
-            "verifier": grader.verifier,
-            "response": body.model_sample,
-            "reference": [_filled(answer, values) for answer in grader.reference],
-            "metadata": grader.metadata,
-        }
-        verdict = references.verify([item])[0] or NO_VERDICT
-    return GraderRun.of(grader, verdict, seconds=time.monotonic() - start)
+        reference = _filled(grader.reference, values)
+        return {"correct": COMPARISONS[grader.operation](text, reference), "extracted": text}
+    item = {
+        "verifier": grader.verifier,
+        "response": body.model_sample,
+        "reference": [_filled(answer, values) for answer in grader.reference],
+        "metadata": grader.metadata,
+    }
+    return references.verify([item])[0] or NO_VERDICT
 
 
-def _check(grader: Grader) -> None:
-    """Raise InvalidInputError for a grader that cannot be used here."""
-    if isinstance(grader, RefusedGrader):
-        reason = REFUSALS.get(grader.type, NO_MODEL)
-        raise InvalidInputError(f"grader.type: {grader.type!r} is not used here: {reason}")
-    if not isinstance(grader, StringCheckGrader):
-        names = references.installed()
-        if grader.verifier.partition(":")[0] not in names:
-            raise InvalidInputError(
-                f"grader.verifier: there is no {grader.verifier!r}; installed are {sorted(names)}"
-            )
-
-
-def _string_check(operation: str, text: str, reference: str) -> bool:
-    match operation:
-        case "eq":
-            return text == reference
-        case "ne":
-            return text != reference
-        case "like":
-            return reference in text
-    return reference.casefold() in text.casefold()
-
-
-def _sample(text: str) -> dict[str, Any]:
+def _sample(text: str) -> Json:
     """Return the values of a response; `output_json` is there if it is valid JSON."""
     try:
         return {"output_text": text, "output_json": json.loads(text)}
@@ -109,11 +143,10 @@ def _filled(template: str, values: Mapping[str, Any]) -> str:
     """Return a template with its variables, such as `{{item.answer}}`, replaced by their values."""
 
     def value(match: re.Match[str]) -> str:
-        node: Any = values
-        for name in match[1].split("."):
-            if not isinstance(node, Mapping) or name not in node:
-                raise InvalidInputError(f"{match[0]} has no value; send it in `item`")
-            node = node[name]
+        try:
+            node: Any = functools.reduce(operator.getitem, match[1].split("."), values)
+        except (KeyError, TypeError) as error:
+            raise InvalidInputError(f"{match[0]} has no value; send it in `item`") from error
         return node if isinstance(node, str) else json.dumps(node, ensure_ascii=False)
 
     return VARIABLE.sub(value, template)

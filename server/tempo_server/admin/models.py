@@ -1,18 +1,15 @@
 """Versions in the form of OpenAI's models, so that its clients can list, show and delete them."""
 
 import contextlib
-import logging
 
 from fastapi import APIRouter
 
 from tempo_server.admin.route import PROMOTE, CurrentContext, KeyRoute
-from tempo_server.admin.schemas import DeletedModel, Model, Page
+from tempo_server.admin.schemas import Deletion, Model, Page
 from tempo_server.context import Context
 from tempo_storage import ledger
-from tempo_storage.adapters import version_name, version_of
+from tempo_storage.adapters import version_of
 from tempo_storage.errors import NotFoundError
-
-logger = logging.getLogger("vllm.tempo.models")
 
 router = APIRouter(route_class=KeyRoute)
 
@@ -33,21 +30,17 @@ def get_model(context: CurrentContext, model: str) -> Model:
 
 
 @router.delete("/models/{model}", openapi_extra=PROMOTE)
-def delete_model(context: CurrentContext, model: str) -> DeletedModel:
+def delete_model(context: CurrentContext, model: str) -> Deletion:
     """Delete a version's files; its row stays, and it can never serve again.
 
     A version that serves, to which a rollback may return, or that a server process still holds is
     not deleted.
     """
-    version = version_of(model)
     with context.sessions.begin() as s:
-        ledger.versions.sweep(s, version, reason="deleted by request")
-    try:
-        with contextlib.suppress(NotFoundError):  # an earlier request, or the trainer, deleted it
-            context.store.remove(model)
-    except OSError as error:  # the trainer's next sweep tries again
-        logger.warning("the files of %s cannot be deleted: %s", model, error)
-    return DeletedModel(id=version_name(version))
+        ledger.versions.sweep(s, version_of(model), reason="deleted by request")
+    with contextlib.suppress(NotFoundError):  # an earlier request, or the trainer, deleted it
+        context.store.remove(model)
+    return Deletion(id=model, object="model")
 
 
 def _models(context: Context) -> list[Model]:

@@ -65,10 +65,6 @@ def test_the_requests_of_the_start_do_not_count_in_vllms_metrics() -> None:
     assert len(engine.recorded) == 2
 
 
-def test_without_statistics_and_after_a_failed_start_nothing_is_lost() -> None:
-    with unmeasured(SimpleNamespace(logger_manager=None)), unmeasured(SimpleNamespace()):
+def test_a_server_without_statistics_starts_all_the_same() -> None:
+    with unmeasured(SimpleNamespace(logger_manager=None)):
         pass
-    engine = FakeEngine()
-    with pytest.raises(ZeroDivisionError), unmeasured(engine):
-        raise ZeroDivisionError
-    assert len(engine.logger_manager.stat_loggers) == 1

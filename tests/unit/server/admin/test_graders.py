@@ -75,17 +75,15 @@ def test_a_verifier_that_hangs_gives_no_reward_and_an_error(
 @pytest.mark.parametrize(
     ("grader", "message"),
     [
-        ({"type": "python", "name": "p", "source": "x"}, "runs no code"),
-        ({"type": "text_similarity", "name": "t", "input": "a"}, "not a degree"),
-        ({"type": "score_model", "name": "s", "model": "m"}, "no other model"),
-        ({"type": "multi", "name": "m", "graders": {}}, "one grader"),
+        ({"type": "python", "name": "p", "source": "x"}, "'string_check', 'verifier'"),
+        ({"type": "text_similarity", "name": "t"}, "'string_check', 'verifier'"),
         ({"type": "verifier", "verifier": "none"}, "there is no 'none'; installed are"),
         (CHECK | {"operation": "almost"}, "grader.string_check.operation"),
         (CHECK | {"pass_threshold": 0.5}, "grader.string_check.pass_threshold"),
-        ({"name": "x"}, "type"),
+        ({"name": "x"}, "grader"),
     ],
 )
-def test_a_grader_that_is_not_used_here_is_refused_with_the_reason(
+def test_a_grader_that_is_not_used_here_is_refused_and_the_usable_ones_are_named(
     admin: Any, grader: Any, message: str
 ) -> None:
     for route in ("run", "validate"):
