@@ -251,7 +251,6 @@ def test_a_file_that_cannot_be_read_is_refused(text: str, message: str, tmp_path
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=message):
-        read(str(path))
         Data.load(str(path), str(path))
 
 

@@ -10,8 +10,8 @@ the users' own decoding. It has one or two looks:
 t is the gain divided by its standard error over questions. The second look is made if the first
 leaves the question open: t is at least FUTILE, and the gain is not proven. Both levels together are
 0.05 / MAX_TESTS. So the chance that a set of held-out questions promotes a candidate that is no
-better, in any of its MAX_TESTS tests, is at most 5 % (a Bonferroni bound; `make simulation` measures
-it). Another set starts the count anew.
+better, in any of its MAX_TESTS tests, is at most 5 %. This is a Bonferroni bound, which
+`make simulation` measures. Another set starts the count anew.
 
 A proven gain is not enough. A candidate is refused, too, if the questions cannot show a gain
 (`doubts`), or if it is worse in another respect (`vetoes`). Nothing here asks a model.

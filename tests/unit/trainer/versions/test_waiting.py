@@ -127,8 +127,8 @@ def test_the_fifty_first_test_is_not_made_and_the_reason_has_the_remedies(parts:
     assert reason(parts) == (
         "50 tests were made on these held-out questions, and one more could promote by chance;"
         " upload labeled questions until the gate asks another one (it asks the first"
-        " TEMPO_GATE_QUESTIONS of the held-out ones; about one label in five is held out), promote a"
-        " version by hand, or start anew with `tempo resume --new-tests`"
+        " TEMPO_GATE_QUESTIONS of the held-out ones; about one label in five is held out), promote"
+        " a version by hand, or start anew with `tempo resume --new-tests`"
     )
     for number in range(3):  # no wait ends it
         parts.job(f"a{number}")
