@@ -64,7 +64,7 @@ class InstalledVerifier(Body):
 
 
 class GraderRequest(Body):
-    """A grader to check; the answer is the same, or an error."""
+    """A grader to check."""
 
     grader: Annotated[StringCheck | InstalledVerifier, Field(discriminator="type")]
 
@@ -87,21 +87,22 @@ class GraderRun(Schema):
 
 
 @router.post("/fine_tuning/alpha/graders/validate", openapi_extra=READ)
-def validate_grader(body: GraderRequest) -> GraderRequest:
-    """Check that a grader can be used here."""
+def validate_grader(body: GraderRequest) -> dict[str, Json]:
+    """Check that a grader can be used here, and return it."""
     grader = body.grader
     names = references.installed()
     if isinstance(grader, InstalledVerifier) and grader.verifier.partition(":")[0] not in names:
         raise InvalidInputError(
             f"grader.verifier: there is no {grader.verifier!r}; installed are {sorted(names)}"
         )
-    return body
+    return {"grader": grader.model_dump()}
 
 
 @router.post("/fine_tuning/alpha/graders/run", openapi_extra=READ)
 def run_grader(body: GraderRunRequest) -> GraderRun:
     """Compare one response with a reference."""
-    grader = validate_grader(body).grader
+    validate_grader(body)
+    grader = body.grader
     start = time.monotonic()
     verdict = _verdict(body)
     reward = float(verdict["correct"])

@@ -1,6 +1,5 @@
 """Bodies of the admin API: OpenAI's form of files and jobs, with our own fields below `tempo`."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import UploadFile
@@ -248,13 +247,6 @@ class Checkpoint(Resource):
         )
 
 
-# The errors that OpenAI's clients expect in each answer; only `other_error` can be true here.
-GRADER_ERRORS = (
-    *("formula_parse_error", "invalid_variable_error", "other_error", "sample_parse_error"),
-    *("model_grader_parse_error", "model_grader_refusal_error", "model_grader_server_error"),
-    *("python_grader_runtime_error", "python_grader_server_error"),
-    *("truncated_observation_error", "unresponsive_reward_error"),
-)
 EVENT_PREFIX = "ftevent-"
 EventId = Annotated[str, BeforeValidator(lambda number: f"{EVENT_PREFIX}{number}")]
 
@@ -269,84 +261,6 @@ class Event(Resource):
     type: str
     message: str
     data: Json
-
-
-class StringCheckGrader(Body):
-    """OpenAI's comparison of two texts; both may hold variables such as `{{item.answer}}`."""
-
-    type: Literal["string_check"]
-    name: Text = "string_check"
-    operation: Literal["eq", "ne", "like", "ilike"]
-    input: str
-    reference: str
-
-
-class VerifierGrader(Body):
-    """An installed verifier, the accepted answers, and its metadata."""
-
-    type: Literal["verifier"]
-    name: Text = "verifier"
-    verifier: Text
-    reference: list[str] = []
-    metadata: Json = {}
-
-
-class RefusedGrader(Schema):
-    """A grader of OpenAI that is not used here; the answer says why."""
-
-    type: Literal["text_similarity", "python", "score_model", "label_model", "endpoint", "multi"]
-    name: Text = ""
-
-
-Grader = Annotated[StringCheckGrader | VerifierGrader | RefusedGrader, Field(discriminator="type")]
-
-
-class GraderRequest(Body):
-    """A grader to check."""
-
-    grader: Grader
-
-
-class GraderRunRequest(GraderRequest):
-    """A grader to try on a response, `model_sample`; `item` has the values of its variables."""
-
-    model_sample: str
-    item: Json = {}
-
-
-class ValidGrader(Schema):
-    """A grader that can be used here."""
-
-    grader: Grader
-
-
-class GraderRun(Schema):
-    """The verdict on a response: `reward` is 1 if it is right, else 0.
-
-    `tempo` has the verifier's own words: `extracted` is the answer that it read.
-    """
-
-    reward: float
-    metadata: Json
-    sub_rewards: Json = {}
-    model_grader_token_usage_per_model: Json = {}
-    tempo: Json
-
-    @classmethod
-    def of(cls, grader: Grader, verdict: Mapping[str, Any], *, seconds: float) -> Self:
-        """Return the answer for a verdict."""
-        reward = float(verdict["correct"])
-        errors = dict.fromkeys(GRADER_ERRORS, False) | {"other_error": verdict["failed"]}
-        metadata = {
-            "name": grader.name,
-            "type": grader.type,
-            "errors": errors,
-            "execution_time": seconds,
-            "scores": {grader.name: reward},
-            "sampled_model_name": None,
-            "token_usage": None,
-        }
-        return cls(reward=reward, metadata=metadata, tempo=dict(verdict))
 
 
 class PromoteRequest(Body):
@@ -402,11 +316,11 @@ class Model(Resource):
     parent: Version = BASE_NAME
 
 
-class DeletedModel(Schema):
-    """The answer to a version's deletion."""
+class Deletion(Schema):
+    """The answer to a deletion."""
 
     id: str
-    object: Literal["model"] = "model"
+    object: Literal["model", "file"]
     deleted: bool = True
 
 
