@@ -42,5 +42,6 @@ from tempo_client.types import QuestionCounts as QuestionCounts
 from tempo_client.types import Resource as Resource
 from tempo_client.types import ServerProcess as ServerProcess
 from tempo_client.types import Status as Status
+from tempo_client.types import Tenant as Tenant
 from tempo_client.types import Training as Training
 from tempo_client.types import Worker as Worker

@@ -1,6 +1,5 @@
 """The operations on each resource, written once for both clients."""
 
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tempo_client._datasets import json_lines
+from tempo_client._json_line import json_line, rows_of
 from tempo_client._methods import Operations, operation
 from tempo_client._protocol import PREFIX, C, Connection, Request, delete, get, post
 from tempo_client.errors import JobFailedError, JobTimeoutError
@@ -21,13 +21,15 @@ from tempo_client.types import (
     Key,
     Learned,
     Status,
+    Tenant,
     Training,
 )
 
 Labeled = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
 """Labeled questions: the path of a file or of a `datasets` directory, bytes, or mappings.
 
-A directory needs the extra `files`.
+A directory needs the extra `files`. A pandas DataFrame counts as the mappings of its rows, and
+values of numpy and pandas become those of JSON.
 """
 
 POLL_SECONDS = 1.0
@@ -205,6 +207,11 @@ class Questions(Operations[C]):
         """
         return await self._call(delete("/questions", tenant=tenant), Learned)
 
+    @operation
+    async def tenants(self) -> list[Tenant]:
+        """Return the tenants that have questions in the ledger, the largest first."""
+        return await self._list("/questions/tenants", Tenant)
+
 
 class Keys(Operations[C]):
     """Admin keys. Each key may read; the scopes `train` and `promote` allow changes."""
@@ -295,5 +302,4 @@ def _filename_and_content(labeled: Labeled) -> tuple[str, bytes]:
         return f"{Path(labeled).resolve().name}.jsonl", json_lines(Path(labeled))
     if isinstance(labeled, str | os.PathLike):
         return Path(labeled).name, Path(labeled).read_bytes()
-    lines = (json.dumps(example, ensure_ascii=False, allow_nan=False) for example in labeled)
-    return "labeled.jsonl", "".join(line + "\n" for line in lines).encode()
+    return "labeled.jsonl", "".join(f"{json_line(row)}\n" for row in rows_of(labeled)).encode()

@@ -186,6 +186,18 @@ class Learned(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant(Resource):
+    """The users of one key, and their questions in the ledger.
+
+    `id` is the first 16 hex digits of the SHA-256 of the Authorization header that they send.
+    """
+
+    id: str
+    questions: int = 0
+    last_asked_at: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Key(Resource):
     """An admin key; without scopes it only reads."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tempo_client.cli import gate_report
+from tempo_client.cli import gate_report, progress
 from tempo_client.cli.keys import keys
 from tempo_client.cli.labeled import missing_labels, print_file, shown_gain
 from tempo_client.cli.output import (
@@ -31,7 +31,7 @@ app = typer.Typer(
     name="tempo",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -41,6 +41,7 @@ add_plugins(app, entry_points(group="tempo.commands"))
 for name, group in (("adapters", adapters), ("jobs", jobs), ("keys", keys)):
     app.add_typer(group, name=name, no_args_is_help=True)
 
+Limit = Annotated[int, typer.Option(min=0, help="Number of the newest ones to list; 0: all.")]
 Wait = Annotated[bool, typer.Option(help="Follow the job to its end, or only queue it.")]
 Reason = Annotated[str, typer.Option(help="A reason, recorded with the change.")]
 AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="Such as tempo-v3.")]
@@ -62,8 +63,22 @@ MAX_QUESTIONS_OF_SAMPLING = 1000
 """The server takes the users' sampling from so many distinct questions."""
 
 
+def print_version(is_set: bool) -> None:
+    """Print the version and end the command, if `--version` is set."""
+    if is_set:
+        typer.echo(f"vllm-tempo {version_of('vllm-tempo')}")
+        raise typer.Exit
+
+
 @app.callback()
-def describe() -> None:
+def describe(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """A vLLM server that goes on learning from its users' questions.
 
     Begin with `tempo serve MODEL`, then `tempo recalibrate FILE` with a file of labeled questions.
@@ -200,13 +215,16 @@ def version(as_json: Json = False) -> None:
 
 
 @adapters.command("list")
-def list_adapters(ctx: typer.Context, as_json: Json = False) -> None:
-    """List all versions, newest first; tempo-v0 is the base model."""
+def list_adapters(ctx: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
+    """List versions, newest first; tempo-v0 is the base model."""
     listed = connect(ctx).adapters.list()
+    newest = listed[: limit or None]
     rows = [
-        (a.id, a.status, local_time(a.created_at), gate_report.decision(a.report)) for a in listed
+        (a.id, a.status, local_time(a.created_at), gate_report.decision(a.report)) for a in newest
     ]
-    show(listed, rows, as_json=as_json, columns=("adapter", "status", "made", "gate"))
+    show(newest, rows, as_json=as_json, columns=("adapter", "status", "made", "gate"))
+    if older := len(listed) - len(newest):
+        messages.print(f"{older} older versions are not listed; --limit 0 lists all")
 
 
 @adapters.command("show")
@@ -224,8 +242,9 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Let a version serve users."""
-    adapter = connect(ctx).adapters.promote(adapter_id, force=force, reason=reason)
-    _show_adapter(adapter, as_json=as_json)
+    _show_serving(
+        connect(ctx).adapters.promote(adapter_id, force=force, reason=reason), as_json=as_json
+    )
 
 
 @adapters.command()
@@ -236,8 +255,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Return to a version, by default to the one that served before."""
-    adapter = connect(ctx).adapters.rollback(adapter_id, reason=reason)
-    _show_adapter(adapter, as_json=as_json)
+    _show_serving(connect(ctx).adapters.rollback(adapter_id, reason=reason), as_json=as_json)
 
 
 # Jobs --------------------------------------------------------------------------------------------
@@ -247,7 +265,7 @@ def rollback(
 def list_jobs(ctx: typer.Context, as_json: Json = False) -> None:
     """List all jobs, newest first."""
     listed = connect(ctx).jobs.list()
-    rows = [(job.id, job.mode, job.status, local_time(job.created_at)) for job in listed]
+    rows = [(job.id, job.mode, progress.stage(job), local_time(job.created_at)) for job in listed]
     if not listed:
         messages.print("no jobs yet; `tempo recalibrate FILE` makes one")
     show(listed, rows, as_json=as_json, columns=("job", "mode", "status", "made"))
@@ -315,8 +333,15 @@ def _show_adapter(adapter: Adapter, *, as_json: bool) -> None:
     for name, value in adapter.lineage.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         rows += [(f"{name} {key}".rstrip(), part) for key, part in parts]
-    rows += [("learned from", question_id) for question_id in adapter.question_ids]
+    if count := len(adapter.question_ids):
+        rows.append(("learned from", f"{count} questions; --json has their ids"))
     show(adapter, rows, as_json=as_json)
+
+
+def _show_serving(adapter: Adapter, *, as_json: bool) -> None:
+    """Show in short the version that serves after a promotion or a rollback."""
+    rows = field_rows(adapter, "id", "status", "parent")
+    show(adapter, [*rows, ("gate", gate_report.decision(adapter.report))], as_json=as_json)
     for process in adapter.unacknowledged:
         messages.print(f"tempo: process {process} does not answer with it yet")
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, NoReturn
 
+import httpx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,6 +21,7 @@ from tempo_client import errors
 from tempo_client._client import Tempo
 from tempo_client._credentials import find_base_url
 from tempo_client._operations import POLL_SECONDS
+from tempo_client.cli import progress
 from tempo_client.cli.line_errors import listing
 from tempo_client.types import Job, Resource
 
@@ -29,6 +31,8 @@ UNREACHABLE = 3
 NO_ACCESS = 4
 REJECTED = 5
 INTERRUPTED = 130
+TIMEOUT_SECONDS = 2.0
+LINE_SECONDS = 30.0  # between two lines about one step, where no terminal shows a bar
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
@@ -44,8 +48,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except errors.APIConnectionError:
-            remedy = "start a server with `tempo serve MODEL`, or set TEMPO_BASE_URL"
-            fail(f"{find_base_url()} does not answer; {remedy}", UNREACHABLE)
+            fail_unreachable()
         except errors.BadRequestError as error:
             # The server's own list of refused lines is bounded.
             text, *_ = str(error).split("\n", 1) if error.line_errors else [str(error)]
@@ -55,9 +58,32 @@ class Commands(TyperGroup):
 
 
 def connect(ctx: typer.Context) -> Tempo:
-    """Return a client that is closed when the command ends."""
+    """Return a client that is closed when the command ends.
+
+    A server writes the key when it first starts. So if there is no key and no server either, the
+    missing server is the thing to report.
+    """
     make_client: Callable[[], Tempo] = ctx.obj or Tempo  # tests bring a client of their own
-    return ctx.with_resource(make_client())
+    try:
+        return ctx.with_resource(make_client())
+    except errors.ConfigurationError:
+        if not _answers(find_base_url()):
+            fail_unreachable()
+        raise
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(url, timeout=TIMEOUT_SECONDS)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def fail_unreachable() -> NoReturn:
+    """End the command because no server answers."""
+    remedy = "start a server with `tempo serve MODEL`, or set TEMPO_BASE_URL"
+    fail(f"{find_base_url()} does not answer; {remedy}", UNREACHABLE)
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
@@ -88,9 +114,10 @@ def field_rows(value: Resource, *names: str) -> list[tuple[str, object]]:
 
 
 def show_job(job: Job, *, as_json: bool) -> None:
-    """Show a job's status, and its result or its error."""
-    result = (job.error and job.error.message) or job.result.get("summary", "")
-    show(job, [("job", job.id), ("status", job.status), ("result", result)], as_json=as_json)
+    """Show a job's status, and its progress, its result or its error."""
+    end = (job.error and job.error.message) or job.result.get("summary", "")
+    last = ("result", end) if job.is_finished else ("progress", progress.line(job))
+    show(job, [("job", job.id), ("status", job.status), last], as_json=as_json)
 
 
 def finish(tempo: Tempo, job: Job, *, wait: bool, as_json: bool) -> None:
@@ -120,21 +147,21 @@ def follow(tempo: Tempo, job: Job) -> Job:
 def _follow(tempo: Tempo, job: Job, bar: Progress) -> Job:
     task = bar.add_task(job.mode, total=None)
     last_event = None
-    last_line = ""
+    last_stage = ""
+    printed_at = 0.0
     while True:
         job = tempo.jobs.retrieve(job.id)
         for event in tempo.jobs.events(job.id, after=last_event):
             messages.print(f"{local_time(event.created_at)} {event.message}")
             last_event = event.id
-        iteration = job.progress.get("iteration", 0)
-        total = job.progress.get("of")
-        line = f"{job.mode}: {job.progress.get('phase', job.status)}"
-        if total:
-            line += f" {iteration} of {total}"
-        bar.update(task, description=line, completed=iteration, total=total)
-        if not messages.is_terminal and line != last_line:
+        line = f"{job.mode}: {progress.line(job)}"
+        bar.update(task, description=line, completed=progress.share(job), total=1)
+        stage = progress.stage(job)
+        is_due = stage != last_stage or time.monotonic() - printed_at >= LINE_SECONDS
+        if not messages.is_terminal and is_due:
             messages.print(line)
-        last_line = line
+            printed_at = time.monotonic()
+        last_stage = stage
         if job.is_finished:
             return job
         time.sleep(POLL_SECONDS)

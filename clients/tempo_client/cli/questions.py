@@ -4,10 +4,13 @@ from typing import Annotated
 
 import typer
 
-from tempo_client.cli.output import Json, connect, field_rows, show
+from tempo_client.cli.output import Json, connect, fail, field_rows, local_time, messages, show
+from tempo_client.types import Tenant
 
 Question = Annotated[str, typer.Argument(help="Its id, its content hash or its text.")]
-Tenant = Annotated[str, typer.Argument(help="A hash, as described above.")]
+KeyId = Annotated[str | None, typer.Argument(metavar="[KEY_ID]", help="A key's id.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+ID_DIGITS = 16
 
 SINCE = "; since the servers started"
 MEANINGS = {
@@ -33,15 +36,48 @@ def learned(ctx: typer.Context, question: Question, as_json: Json = False) -> No
     """List the versions that learned from a question."""
     answer = connect(ctx).questions.learned(question)
     show(answer, [(adapter,) for adapter in answer.adapters], as_json=as_json)
+    if not answer.adapters:
+        messages.print("none: no version learned from this question")
 
 
-def erase(ctx: typer.Context, tenant: Tenant, as_json: Json = False) -> None:
+def erase(
+    ctx: typer.Context, key_id: KeyId = None, yes: Yes = False, as_json: Json = False
+) -> None:
     """Erase the questions of a tenant, the users of one key.
 
-    TENANT is the first 16 hex digits of the SHA-256 of the Authorization header that they send.
-    The command prints the number of erased questions, and the versions that learned from them;
-    these versions stay. Questions on the way to the ledger arrive later: run it once more then.
+    Without KEY_ID the command lists the tenants with their numbers of questions. A key's id is the
+    beginning of the SHA-256 of the Authorization header that its users send; its first digits
+    suffice.
+
+    The command asks before it erases, and then prints the number of erased questions, and the
+    versions that learned from them; these versions stay. Questions on the way to the ledger arrive
+    later: run it once more then.
     """
-    answer = connect(ctx).questions.erase(tenant)
+    tempo = connect(ctx)
+    tenants = tempo.questions.tenants()
+    if key_id is None:
+        return _show_tenants(tenants, as_json=as_json)
+    row = _matching(tenants, key_id)
+    if not yes:
+        typer.confirm(f"erase {row.questions} questions of {row.id}?", abort=True, err=True)
+    answer = tempo.questions.erase(row.id)
     rows = [("erased", answer.erased), *(("learned", adapter) for adapter in answer.adapters)]
     show(answer, rows, as_json=as_json)
+
+
+def _show_tenants(tenants: list[Tenant], *, as_json: bool) -> None:
+    rows = [(t.id, t.questions, local_time(t.last_asked_at)) for t in tenants]
+    show(tenants, rows, as_json=as_json, columns=("key id", "questions", "last asked"))
+    if not tenants:
+        messages.print("no question is in the ledger")
+
+
+def _matching(tenants: list[Tenant], key_id: str) -> Tenant:
+    """Return the only tenant whose id begins so; fail where none or several do."""
+    matches = [tenant for tenant in tenants if tenant.id.startswith(key_id.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    if len(key_id) == ID_DIGITS and not matches:  # it may have learned questions only
+        return Tenant(id=key_id.lower())
+    count = f"{len(matches)} tenants have ids" if matches else "no tenant has an id"
+    fail(f"{count} that begin with {key_id}; `tempo erase` lists them")

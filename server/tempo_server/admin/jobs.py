@@ -132,6 +132,8 @@ def list_checkpoints(context: CurrentContext, job_id: str, paging: PageQuery) ->
 def _job(context: Context, s: Session, row: rows.Job, *, adapter: str | None) -> Job:
     """Return a job from its row; a job that waits for the end of a pause shows as paused."""
     job = Job.of(row, model=context.served_name, adapter=adapter)
+    if row.status == "queued":
+        job.tempo.progress = {"phase": "queued", "waits_for": ledger.jobs.waits_for(s, row)}
     waits = row.status == "queued" and row.mode in ledger.jobs.TRAINING
     if waits and ledger.training.get(s).paused:
         return job.model_copy(update={"status": "paused"})

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from tempo_server.admin.route import READ, CurrentContext, KeyRoute
-from tempo_server.admin.schemas import Learned, QuestionRequest
+from tempo_server.admin.route import READ, CurrentContext, KeyRoute, PageQuery
+from tempo_server.admin.schemas import Learned, Page, QuestionRequest, Tenant
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 
 router = APIRouter(route_class=KeyRoute)
-Tenant = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
+TenantId = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
 
 
 @router.post("/questions/learned", openapi_extra=READ)
@@ -23,8 +23,17 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
         return _learned(ledger.learned.versions_from(s, body.question))
 
 
+@router.get("/questions/tenants")
+def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
+    """List the tenants that have questions in the ledger, the largest first."""
+    with context.sessions() as s:
+        rows = ledger.pool.tenants(s)
+    tenants = [Tenant(id=id, questions=n, last_asked_at=int(last)) for id, n, last in rows]
+    return paging.page(tenants)
+
+
 @router.delete("/questions")
-def erase(context: CurrentContext, tenant: Tenant) -> Learned:
+def erase(context: CurrentContext, tenant: TenantId) -> Learned:
     """Erase a tenant's questions, and list the versions that learned from them.
 
     The tenant is the first 16 hex digits of the sha256 of the Authorization header that it sends.

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import events, training
+from tempo_storage.ledger import events, leases, training
 from tempo_storage.ledger.models import Adapter, Event, Iteration, Job, JobResult
 from tempo_storage.ledger.rows import require
 
@@ -54,6 +54,20 @@ def runnable(s: Session) -> list[Job]:
     """Return the queued jobs that may run now, oldest first; during a pause only checks may."""
     modes = ("check",) if training.get(s).paused else ()
     return find(s, statuses=("queued",), modes=modes)[::-1]
+
+
+def waits_for(s: Session, job: Job) -> str:
+    """Return in words what a queued job waits for; "" if a worker takes it at once."""
+    pause = training.get(s)
+    if pause.paused and job.mode in TRAINING:
+        reason = f" ({pause.reason})" if pause.reason else ""
+        return f"training is paused{reason}; `tempo resume` lets it go on"
+    for running in find(s, statuses=("running",), limit=1):
+        return f"{running.id} ({running.mode}) runs"
+    for first in runnable(s)[:1]:
+        if first.id != job.id:
+            return f"{first.id} ({first.mode}) comes first"
+    return "" if leases.current(s) else "no worker runs; `tempo doctor` says more"
 
 
 def delete_old(s: Session, mode: str, *, keep: int) -> None:

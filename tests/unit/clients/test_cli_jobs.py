@@ -10,6 +10,7 @@ from fake_api import EVENT, JOBS, job, page, run
 from typer.testing import CliRunner
 
 import tempo_client
+from tempo_client.cli import output
 from tempo_client.cli.commands import app
 
 FILE = {
@@ -75,14 +76,14 @@ def test_recalibrate_uploads_and_follows_to_the_end(labeled: str) -> None:
     assert verifiers in result.stderr
     assert "\nline 3 and 4 more: again\n" in result.stderr
     assert result.stderr.count("[E] done") == 1
-    assert "round: running 1 of 2\n" in result.stderr
+    assert "round: running 1 of 2\n" in result.stderr  # of a server that names no phase
     assert "no worker runs yet" in result.stderr
 
 
 def test_a_terminal_sees_the_progress(labeled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     state = job(mode="recalibrate", progress={"iteration": 20, "of": 20, "phase": "e_step"})
-    assert "e_step" in run("recalibrate", labeled, answers=following(state)).stderr
+    assert "E-step 20 of 20" in run("recalibrate", labeled, answers=following(state)).stderr
 
 
 def test_json_is_alone_on_stdout(labeled: str) -> None:
@@ -155,12 +156,28 @@ def test_the_exit_code_says_what_kind_of_trouble_it_is(answer: Any, code: int) -
     assert result.stderr.startswith("tempo: ")
 
 
-def test_without_a_key_there_is_no_access() -> None:
+@pytest.mark.parametrize(
+    ("answers", "code", "message"),
+    [
+        (True, 4, "no API key\n"),
+        (
+            False,
+            3,
+            "http://127.0.0.1:8000 does not answer; start a server with `tempo serve MODEL`",
+        ),
+    ],
+)
+def test_without_a_key_there_is_no_access_and_without_a_server_no_server_is_reported(
+    answers: bool, code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def connect() -> tempo_client.Tempo:
         raise tempo_client.ConfigurationError("no API key")
 
+    monkeypatch.delenv("TEMPO_BASE_URL", raising=False)
+    monkeypatch.setattr(output, "_answers", lambda url: answers)
     result = CliRunner().invoke(app, ["status"], obj=connect)
-    assert (result.exit_code, result.stderr) == (4, "tempo: no API key\n")
+    assert result.exit_code == code
+    assert result.stderr.startswith(f"tempo: {message}")
 
 
 def test_each_reason_is_printed_once_with_all_bad_lines(labeled: str) -> None:

@@ -112,7 +112,6 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("pause --reason tests", "POST /tempo/v1/training/pause", {"paused": True}, "paused"),
         ("resume", "POST /tempo/v1/training/resume", {"paused": False}, "paused\tFalse"),
         ("learned 1+1", "POST /tempo/v1/questions/learned", {"adapters": ["tempo-v3"]}, "tempo-v3"),
-        ("erase ab", "DELETE /tempo/v1/questions", {"adapters": ["tempo-v3"]}, "learned\ttempo-v3"),
         ("adapters list", "GET /tempo/v1/adapters", page(ADAPTER), "better by 0.04"),
         ("adapters show tempo-v3", SHOW, ADAPTER, "tempo-v3"),
         ("adapters promote tempo-v3", "POST /tempo/v1/adapters/tempo-v3/promote", ADAPTER, "v3"),
@@ -133,6 +132,32 @@ def test_each_command_shows_the_answer_as_text_and_as_json(
         result = run(*arguments.split(), *option, answers={route: answer})
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout) if option else text in result.stdout
+
+
+def test_the_list_of_versions_has_the_newest_ones_and_says_how_many_are_older() -> None:
+    versions = [ADAPTER | {"id": f"tempo-v{n}", "version": n} for n in range(30, 0, -1)]
+    answers = {"GET /tempo/v1/adapters": page(*versions)}
+    result = run("adapters", "list", answers=answers)
+    ids = [line.partition("\t")[0] for line in result.stdout.splitlines()]
+    assert ids == [f"tempo-v{n}" for n in range(30, 10, -1)]
+    assert result.stderr == "10 older versions are not listed; --limit 0 lists all\n"
+    result = run("adapters", "list", "--limit", "0", answers=answers)
+    assert (len(result.stdout.splitlines()), result.stderr) == (30, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "route"),
+    [
+        (("promote", "tempo-v3"), "POST /tempo/v1/adapters/tempo-v3/promote"),
+        (("rollback",), "POST /tempo/v1/adapters/rollback"),
+    ],
+)
+def test_a_promotion_prints_a_summary_whatever_the_version_learned_from(
+    arguments: tuple[str, ...], route: str
+) -> None:
+    answer = ADAPTER | {"question_ids": [f"q_{n}" for n in range(160)], "lineage": {"code": "x"}}
+    lines = run("adapters", *arguments, answers={route: answer}).stdout.splitlines()
+    assert [line.partition("\t")[0] for line in lines] == ["id", "status", "parent", "gate"]
 
 
 def test_a_process_that_does_not_serve_the_version_yet_is_named() -> None:
@@ -158,7 +183,7 @@ def test_a_version_is_shown_with_its_origin() -> None:
     adapter = ADAPTER | {"lineage": lineage, "question_ids": ["q_1", "q_2"]}
     output = run("adapters", "show", "tempo-v3", answers={SHOW: adapter}).stdout
     assert "checkpoint\tj-4\n" in output
-    assert "code torch\t2.13\nlearned from\tq_1\nlearned from\tq_2\n" in output
+    assert "code torch\t2.13\nlearned from\t2 questions; --json has their ids\n" in output
 
 
 def test_a_version_is_shown_with_the_difference_that_decided() -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,23 @@ def test_help_has_a_whole_sentence_for_each_command() -> None:
     lines = run("--help").stdout.partition("Commands:\n")[2].splitlines()
     assert {line.split()[0] for line in lines} == {*HELP, *COMMANDS, *GROUPS}
     assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("command", ["", "adapters", "adapters list", "round"])
+def test_h_is_short_for_help(command: str) -> None:
+    arguments = command.split()
+    assert run(*arguments, "-h").stdout == run(*arguments, "--help").stdout != ""
+
+
+def test_version_is_an_option_too() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"vllm-tempo {version('vllm-tempo')}\n")
+
+
+def test_a_shell_can_complete_the_commands() -> None:
+    environ = {"_TEMPO_COMPLETE": "complete_bash", "COMP_WORDS": "tempo ad", "COMP_CWORD": "1"}
+    result = CliRunner().invoke(app, [], env=environ, prog_name="tempo")
+    assert result.stdout.split() == ["adapters"]
 
 
 def test_the_table_of_help_lines_names_exactly_our_entry_points() -> None:

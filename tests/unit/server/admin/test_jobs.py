@@ -206,3 +206,22 @@ def test_events_are_listed_newest_first_page_by_page(admin: Any, file_id: str) -
     assert (first["has_more"], rest["has_more"]) == (True, False)
     assert admin("GET", path, params={"after": "x"}).status_code == 400
     assert admin("GET", f"{JOBS}/none/events").status_code == 404
+
+
+def test_a_queued_job_says_what_it_waits_for(admin: Any, file_id: str) -> None:
+    def waits(job: dict[str, Any]) -> str:
+        return str(admin("GET", f"{JOBS}/{job['id']}").json()["tempo"]["progress"]["waits_for"])
+
+    first = create(admin, "recalibrate").json()
+    assert waits(first) == "no worker runs; `tempo doctor` says more"
+    second = create(admin).json()
+    assert waits(second) == f"{first['id']} (recalibrate) comes first"
+    with admin.context.sessions.begin() as s:
+        ledger.leases.acquire(s, "worker", 60)
+        ledger.jobs.get(s, first["id"]).status = "running"
+    assert waits(second) == f"{first['id']} (recalibrate) runs"
+    with admin.context.sessions.begin() as s:
+        ledger.jobs.finish(s, first["id"], "succeeded")
+    assert waits(second) == ""
+    admin("POST", "/tempo/v1/training/pause", json={"reason": "the night"})
+    assert waits(second) == "training is paused (the night); `tempo resume` lets it go on"

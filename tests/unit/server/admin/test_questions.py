@@ -42,3 +42,17 @@ def test_erasing_takes_only_the_hash_of_a_tenant(admin: Any) -> None:
     reply = admin("DELETE", QUESTIONS, params={"tenant": TENANT}).json()
     assert (reply["erased"], reply["adapters"]) == (1, ["tempo-v1"])
     assert admin("GET", "/tempo/v1/status").json()["questions"]["captured"] == 0
+
+
+def test_the_tenants_are_listed_with_their_numbers_of_questions(admin: Any) -> None:
+    with admin.context.sessions.begin() as s:
+        rows = [captured(f"q_{n}", f"{n}+1", tenant="b" * 16) for n in range(2)]
+        rows.append(captured("q_9", "9+9", tenant=TENANT))
+        rows.append(captured("q_h", "0+0", tenant=""))  # TEMPO_CAPTURE=hash knows no tenant
+        ledger.pool.add(s, rows)
+    page = admin("GET", f"{QUESTIONS}/tenants", params={"limit": 1}).json()
+    assert (page["data"][0]["id"], page["data"][0]["questions"]) == ("b" * 16, 2)
+    assert page["has_more"] is True
+    later = {"after": "b" * 16}
+    [other] = admin("GET", f"{QUESTIONS}/tenants", params=later).json()["data"]
+    assert (other["id"], other["questions"]) == (TENANT, 1)
