@@ -13,7 +13,7 @@ from tempo_lab.study import run as study_run
 from tempo_lab.study.lab import Lab
 from tempo_lab.study.measurement import by_question, measure
 from tempo_lab.study.methods import METHODS, tempo, warm_up
-from tempo_lab.study.questions import Data, read
+from tempo_lab.study.questions import Data
 from tempo_lab.study.run import run
 from tempo_lab.tasks import equation
 from tempo_storage.decoding import GREEDY, PLAIN, Decoding
