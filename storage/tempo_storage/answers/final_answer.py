@@ -29,7 +29,9 @@ FINAL_CHANNEL = "<|channel|>final<|message|>"
 CHANNEL = "<|channel|>"
 SPECIAL_TOKEN = re.compile(r"<\|[a-z_]{2,24}\|>|</s>|<eos>|<end_of_turn>|<｜[^｜<>]{2,32}｜>")
 
-ANSWER_TAG = re.compile(r"<(/?)(?:answer|final_answer|final answer|solution)>", re.I)
+_TAG = "<%s(?:answer|final_answer|final answer|solution)>"
+# The tag at the end may be missing.
+ANSWER_TAG = re.compile(rf"{_TAG % ''}((?:(?!{_TAG % '/?'}).)*)", re.I | re.S)
 # A box that repeats the instruction is no answer.
 PLACEHOLDERS = frozenset(
     {"answer", "your answer", "final answer", "your final answer", "the answer", "ans", "...", "…"}
@@ -71,6 +73,7 @@ NO_ANSWER = re.compile(
     r"|given by|found|obtained|clear)\b[\s.!:]*",
     re.I,
 )
+JSON_FIELDS = ("final_answer", "answer", "result", "solution", "output")
 FENCE = re.compile(r"^\s*```[\w+-]*\s*$")
 
 
@@ -152,8 +155,8 @@ def _without_next_question(text: str) -> str:
 
 def _boxed_or_tagged(text: str) -> FinalAnswer | None:
     complete = [box for box in boxes(text) if not _is_placeholder(box.content)]
-    tag = _last_tag(text)
-    if complete and (tag is None or complete[-1].start > tag[0]):
+    *_, tag = [None, *(match for match in ANSWER_TAG.finditer(text) if match[1].strip())]
+    if complete and (tag is None or complete[-1].start > tag.start()):
         return FinalAnswer(_joined(text, complete), Mark.BOX)
     if tag is not None:
         return _inside_tag(tag[1])
@@ -176,21 +179,6 @@ def _joined(text: str, complete: list[Box]) -> str:
     return ", ".join(reversed(parts))
 
 
-def _last_tag(text: str) -> tuple[int, str] | None:
-    """Return the start and the content of the last `<answer>`; its end may be missing."""
-    opening = None
-    last = None
-    for match in ANSWER_TAG.finditer(text):
-        if not match[1]:
-            opening = match
-        elif opening is not None:
-            last = (opening.start(), text[opening.end() : match.start()])
-            opening = None
-    if opening is not None and last is None:
-        last = (opening.start(), text[opening.end() :])
-    return last
-
-
 def _inside_tag(content: str) -> FinalAnswer:
     """Return the answer of `<answer>`, which may hold a sentence with a mark of its own."""
     complete = boxes(content)
@@ -209,8 +197,7 @@ def _in_json(text: str) -> FinalAnswer | None:
     except (ValueError, RecursionError):
         return None
     fields = {str(name).casefold(): field for name, field in value.items()}
-    names = [n for n in ("final_answer", "answer", "result", "solution", "output") if n in fields]
-    field = fields[names[0]] if names else None
+    field = next((fields[name] for name in JSON_FIELDS if name in fields), None)
     if not isinstance(field, str | int | float):
         return None
     return FinalAnswer(field if isinstance(field, str) else json.dumps(field), Mark.JSON)

@@ -43,6 +43,9 @@ NUMBER = re.compile(
     r"(?P<percent>\s*\\?%|\s*percent\b)?(?:\s*(?P<scale>thousand|million|billion|trillion)\b)?",
     re.I,
 )
+NOT = re.compile(r"(?:\bnot|n't|\bnever)\s+\Z", re.I)
+COMMAS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}")
 SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 # Signs that join two numbers to a range, a calculation or a list, none of which is one number.
 JOINS = re.compile(
@@ -91,22 +94,21 @@ def only_number(text: str) -> Number | None:
 
 def first_number(text: str) -> Number | None:
     """Return the first number of a plain text; None if it is part of a range or a calculation."""
-    numbers = numbers_in(text)
+    numbers = _affirmed(text)
     return numbers[0] if numbers and not _is_joined(text, numbers[0]) else None
 
 
 def last_number(text: str) -> Number | None:
     """Return the last number of a plain text; None if it is part of a range or a calculation."""
-    numbers = numbers_in(text)
+    numbers = _affirmed(text)
     if not numbers or (len(numbers) > 1 and _is_joined(text, numbers[-2])):
         return None
     return numbers[-1]
 
 
-def number(text: str) -> Fraction | None:
-    """Return the last number in a text, which may have thousands separators or be a fraction."""
-    numbers = numbers_in(number_text(text))
-    return numbers[-1].values[0] if numbers else None
+def _affirmed(text: str) -> list[Number]:
+    """Return the numbers of a plain text that do not stand after "not"."""
+    return [n for n in numbers_in(text) if not NOT.search(text[max(0, n.start - 12) : n.start])]
 
 
 def _is_joined(text: str, number: Number) -> bool:
@@ -114,49 +116,38 @@ def _is_joined(text: str, number: Number) -> bool:
 
 
 def _number(match: re.Match[str]) -> Number | None:
-    values: tuple[Fraction, ...]
-    sign = -1 if (match["sign"] or "").startswith("-") else 1
     if match["whole"]:
         bottom = int(match["bottom"])
-        fraction = Fraction(int(match["top"]), bottom) if bottom else None
-        values = () if fraction is None else (int(match["whole"]) + fraction,)
+        values = (int(match["whole"]) + Fraction(int(match["top"]), bottom),) if bottom else ()
     else:
         values = _values(match)
     if not values:
         return None
-    scale = 10 ** SCALES[match["scale"].lower()] if match["scale"] else 1
-    values = tuple(sign * value * scale for value in values)
+    factor = 10 ** SCALES.get((match["scale"] or "").lower(), 0)
+    factor = -factor if (match["sign"] or "").startswith("-") else factor
+    values = tuple(value * factor for value in values)
     return Number(values, match["percent"] is not None, match.start(), match.end())
 
 
 def _values(match: re.Match[str]) -> tuple[Fraction, ...]:
-    if len(match["number"]) > MAX_DIGITS:
+    """Return the values that a match may mean; none for a number that is too large."""
+    exponent = int(match["exponent"] or 0)
+    power = int(match["power"] or 1)
+    divisor = Fraction((match["divisor"] or "1").replace(",", "").rstrip("."))
+    if len(match["number"]) > MAX_DIGITS or abs(exponent) > MAX_DIGITS or not divisor:
         return ()
     values = _readings(match["number"])
-    if match["exponent"]:
-        exponent = int(match["exponent"])
-        if abs(exponent) > MAX_DIGITS:
-            return ()
-        values = (values[0] * Fraction(10) ** exponent,)
-    if match["power"]:
-        exponent = int(match["power"])
-        bits = abs(exponent) * max(1, values[0].numerator.bit_length())
-        if bits > 4 * MAX_DIGITS or (exponent < 0 and not values[0]):
-            return ()
-        values = (values[0] ** exponent,)
-    if match["divisor"]:
-        divisor = Fraction(match["divisor"].replace(",", "").rstrip(".") or 0)
-        values = (values[0] / divisor,) if divisor else ()
-    return values
+    bits = abs(power) * max(1, values[0].numerator.bit_length())
+    if bits > 4 * MAX_DIGITS or (power < 0 and not values[0]):
+        return ()
+    return tuple((value * Fraction(10) ** exponent) ** power / divisor for value in values)
 
 
 def _readings(digits: str) -> tuple[Fraction, ...]:
     """Return the value of digits with separators; two values where the point may separate both."""
-    if re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", digits):
+    if COMMAS.fullmatch(digits):
         return (Fraction(digits.replace(",", "")),)
-    if re.fullmatch(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}", digits):
+    if POINTS.fullmatch(digits):
         return (Fraction(digits.replace(".", "").replace(",", ".")),)
     value = Fraction(digits.replace(",", ".").rstrip(".") or 0)
-    if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", digits):
-        return value, value * 1000
-    return (value,)
+    return (value, value * 1000) if re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", digits) else (value,)

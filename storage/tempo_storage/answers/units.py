@@ -3,76 +3,40 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 
-POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
-# A unit of a dimension, its size in the dimension's first unit, and its spellings.
-_TABLE = """
-length 1 m meter meters metre metres
-length 1/100 cm centimeter centimeters centimetre centimetres
-length 1/1000 mm millimeter millimeters millimetre millimetres
-length 1/1000000 μm um micrometer micrometers micron microns
-length 1/1000000000 nm nanometer nanometers
-length 1/10 dm decimeter decimeters
-length 1000 km kilometer kilometers kilometre kilometres
-length 127/5000 inch inches in
-length 381/1250 ft foot feet
-length 1143/1250 yd yard yards
-length 201168/125 mi mile miles
-mass 1 kg kilogram kilograms kilo kilos
-mass 1/1000 g gram grams gramme grammes
-mass 1/1000000 mg milligram milligrams
-mass 1000 t ton tons tonne tonnes
-mass 45359237/100000000 lb lbs pound pounds
-mass 45359237/1600000000 oz ounce ounces
-time 1 s sec secs second seconds
-time 60 min mins minute minutes
-time 3600 h hr hrs hour hours
-time 86400 d day days
-time 604800 week weeks wk wks
-time 1/1000 ms millisecond milliseconds
-month 1 month months
-year 1 yr yrs year years
-volume 1 L l liter liters litre litres
-volume 1/1000 mL ml milliliter milliliters
-volume 1000000 gallon gallons gal
-volume 2000000 cup cups
-volume 3000000 quart quarts pint pints
-money 1 dollar dollars usd $ ¤
-money 1/100 cent cents ¢
-euro 1 euro euros eur €
-pounds 1 gbp £
-yen 1 yen jpy ¥
-rupee 1 rupee rupees inr rs ₹
-yuan 1 yuan rmb cny
-angle 1 ° degree degrees deg
-radian 1 rad radian radians
-celsius 1 °C celsius
-fahrenheit 1 °F fahrenheit
-kelvin 1 K kelvin kelvins
-force 1 N newton newtons
-force 1000 kN
-energy 1 J joule joules
-energy 1000 kJ kilojoule kilojoules
-energy 1602176634/10000000000000000000000000000 eV
-calorie 1 cal calorie calories
-power 1 W watt watts
-power 1000 kW kilowatt kilowatts
-voltage 1 V volt volts
-current 1 A amp amps ampere amperes
-charge 1 C coulomb coulombs
-resistance 1 Ω ohm ohms
-pressure 1 Pa pascal pascals
-pressure 1000 kPa
-pressure 101325 atm
-frequency 1 Hz hertz
-frequency 1000 kHz
-frequency 1000000 MHz
-amount 1 mol mole moles
-molar 1 M
-percent 1/100 % percent
-speed 1 mph
-ph 1 kph kmh
-"""
+# Dimensions, and for each its units with their sizes. Names of more than two letters have a plural.
+_UNITS = {
+    "length": "1 m meter metre; 127/5000 in inch inches; 381/1250 ft foot feet; 1143/1250 yd yard;"
+    " 201168/125 mi mile; 1/1000000 micron",
+    "mass": "1/1000 g gram gramme; 1 kilo; 1000 t ton tonne; 45359237/100000000 lb lbs pound;"
+    " 45359237/1600000000 oz ounce",
+    "time": "1 s sec second; 60 min minute; 3600 h hr hrs hour; 86400 d day; 604800 wk wks week",
+    "calendar": "1 month; 12 yr yrs year",
+    "length^3": "1/1000 L l liter litre; 3785411784/1000000000000 gal gallon;"
+    " 946352946/1000000000000 quart; 473176473/1000000000000 pint; 2365882365/10000000000000 cup",
+    "money": "1 dollar usd $ ¤; 1/100 cent ¢",
+    "angle": "1 ° degree deg",
+    "energy": "1 J joule; 1602176634/10000000000000000000000000000 eV; 3600 Wh",
+    "pressure": "1 Pa pascal; 101325 atm",
+    "percent": "1/100 % percent",
+}
+# Units without a conversion to another one.
+_OTHERS = (
+    "euro eur €|gbp £|yen jpy ¥|rupee inr rs ₹|yuan rmb cny|rad radian|°C celsius|°F fahrenheit"
+    "|K kelvin|N newton|cal calorie|W watt|V volt|A amp ampere|C coulomb|Ω ohm|Hz hertz|mol mole|M"
+)
+_PREFIXES = {
+    "k kilo": 1000, "c centi": Fraction(1, 100), "m milli": Fraction(1, 1000), "M mega": 10**6,
+    "μ u micro": Fraction(1, 10**6), "n nano": Fraction(1, 10**9), "d deci": Fraction(1, 10),
+    "G giga": 10**9,
+}  # fmt: skip
+_PREFIXED = (
+    "m meter metre g gram gramme s second L l liter litre J joule eV Wh Pa pascal N newton W watt"
+    " cal calorie V volt A amp ampere Ω ohm Hz hertz mol mole"
+)
+_ALIASES = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +48,19 @@ class Unit:
 
 
 def _base_units() -> dict[str, tuple[str, Fraction]]:
-    table = {}
-    for line in _TABLE.strip().splitlines():
-        dimension, size, *names = line.split()
-        for name in names:
-            table[name] = (dimension, Fraction(size))
-    return table
+    units: dict[str, tuple[str, Fraction]] = {}
+    for names in _OTHERS.split("|"):
+        units |= dict.fromkeys(names.split(), (names.split()[0], Fraction(1)))
+    for dimension, line in _UNITS.items():
+        for unit in line.split(";"):
+            size, *names_of_unit = unit.split()
+            units |= dict.fromkeys(names_of_unit, (dimension, Fraction(size)))
+    for (prefixes, factor), name in product(_PREFIXES.items(), _PREFIXED.split()):
+        dimension, size_of_unit = units[name]
+        for prefix in prefixes.split():
+            if (len(prefix) > 1) == (len(name) > 3):  # kilometer and km, but not kmeter
+                units.setdefault(prefix + name, (dimension, factor * size_of_unit))
+    return units | {name + "s": unit for name, unit in units.items() if len(name) > 2}
 
 
 BASE_UNITS = _base_units()
@@ -102,6 +73,7 @@ _PART = re.compile(
 
 def unit_of(text: str) -> Unit | None:
     """Return the unit that a text names (`cm^2`, `km/h`, `square meters`); None for other text."""
+    text = _ALIASES.get(text, text)
     dimensions: dict[str, int] = {}
     size = Fraction(1)
     position = 0
@@ -110,9 +82,10 @@ def unit_of(text: str) -> Unit | None:
         base = part and _base_unit(part["name"].replace(" ", ""))
         if part is None or base is None or len(dimensions) > 4:
             return None
-        power = int(part["power"] or 0) or POWERS.get(part["after"] or "", 1)
-        power *= POWERS.get((part["shape"] or "").strip(" ."), 1) * (-1 if part["over"] else 1)
-        dimensions[base[0]] = dimensions.get(base[0], 0) + power
+        power = int(part["power"] or 0) or _POWERS.get(part["after"] or "", 1)
+        power *= _POWERS.get((part["shape"] or "").strip(" ."), 1) * (-1 if part["over"] else 1)
+        name, _, exponent = base[0].partition("^")
+        dimensions[name] = dimensions.get(name, 0) + power * int(exponent or 1)
         size *= base[1] ** power
         position = part.end()
     kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))

@@ -10,6 +10,7 @@ them. vLLM cannot pause a running request. `requests_in_flight` bounds these, an
 queues in vLLM stands behind users by its priority.
 """
 
+import json
 import logging
 import re
 import threading
@@ -84,7 +85,7 @@ class Sampler:
             transport=transport,
         )
         self._threads = ThreadPoolExecutor(settings.requests_in_flight, "sampler")
-        self._prompts: dict[str, Prompt | None] = {}
+        self._prompts: dict[str, tuple[int, ...] | None] = {}
         self._lock = threading.Lock()
         self._queue_read_at = -QUEUE_SECONDS
         self._queue_length = 0.0
@@ -96,18 +97,21 @@ class Sampler:
         self._client.close()
 
     def prompts(self, questions: Sequence[Any]) -> list[Prompt]:
-        """Return the questions as the server tokenises them; it tokenises equal contents once.
+        """Return the questions as the server tokenises them; it tokenises equal messages once.
 
         A question is a row with `content_hash`, `messages` and `chat_template_kwargs`. A question
         that leaves no room for a response of `max_response_tokens` is left out.
         """
         if len(self._prompts) > MAX_CACHED_PROMPTS:
             self._prompts.clear()
-        missing = {q.content_hash: q for q in questions if q.content_hash not in self._prompts}
-        prompts = self._threads.map(self._tokenize, missing.values())
-        self._prompts.update(zip(missing, prompts, strict=True))
-        cached = (self._prompts[question.content_hash] for question in questions)
-        return [prompt for prompt in cached if prompt is not None]
+        # Questions with one content hash may still render to different prompts: white space.
+        bodies = [tokenize_body(question) for question in questions]
+        missing = dict.fromkeys(body for body in bodies if body not in self._prompts)
+        self._prompts.update(zip(missing, self._threads.map(self._tokenize, missing), strict=True))
+        cached = [
+            (q.content_hash, self._prompts[b]) for q, b in zip(questions, bodies, strict=True)
+        ]
+        return [Prompt(content_hash, ids) for content_hash, ids in cached if ids is not None]
 
     def sample(
         self, prompts: Sequence[Prompt], *, adapter: str, n: int, decoding: Decoding = PLAIN
@@ -140,13 +144,8 @@ class Sampler:
             self._held_back = 0.0
         return seconds
 
-    def _tokenize(self, question: Any) -> Prompt | None:
-        body = {
-            "messages": question.messages,
-            "add_generation_prompt": True,
-            "chat_template_kwargs": getattr(question, "chat_template_kwargs", None) or None,
-        }
-        reply = self._post("/tokenize", body)
+    def _tokenize(self, body: str) -> tuple[int, ...] | None:
+        reply = self._post("/tokenize", json.loads(body))
         ids = tuple(reply["tokens"])
         room = reply["max_model_len"]
         longest = self._settings.max_response_tokens
@@ -162,7 +161,7 @@ class Sampler:
                 *(len(ids), longest, room),
             )
             return None
-        return Prompt(question.content_hash, ids)
+        return ids
 
     def _complete(
         self, prompts: Sequence[Prompt], *, adapter: str, n: int, decoding: Decoding
@@ -243,6 +242,16 @@ class Sampler:
                     f"{self._settings.patience_seconds:.0f} s ({reason}); is vLLM running"
                 )
             time.sleep(RETRY_SECONDS)
+
+
+def tokenize_body(question: Any) -> str:
+    """Return the request by which vLLM tokenises a question, as JSON."""
+    body = {
+        "messages": question.messages,
+        "add_generation_prompt": True,
+        "chat_template_kwargs": getattr(question, "chat_template_kwargs", None) or None,
+    }
+    return json.dumps(body)
 
 
 def _sample(choice: dict[str, Any]) -> Sample:

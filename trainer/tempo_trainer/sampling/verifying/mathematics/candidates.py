@@ -25,6 +25,7 @@ CLAUSE = re.compile(
 )
 FONTS_OF_WORDS = re.compile(r"\\(?:text|textbf|mathrm|textrm)\s*\{([^{}]*)\}")
 NUMBER = re.compile(r"\s*[-+]?[$¤]?\d[\d,.]*(?=\s*(?:[A-Za-z,.;!?(]|$))")
+LEAD = re.compile(r"\s*(?:so|thus|hence|then|therefore|and|we (?:get|have|find))\b,?\s*", re.I)
 SIGNIFICANT = re.compile(r"\w|\\")
 
 
@@ -88,6 +89,7 @@ def _of_line(text: str) -> Iterator[str]:
     if formulas and (is_prose or len(formulas) == 1):
         yield _last_formulas(text, formulas)
     *_, sentence = ["", *(part for part in SENTENCE_END.split(text) if SIGNIFICANT.search(part))]
+    sentence = LEAD.sub("", sentence)
     match = COPULA.fullmatch(sentence)
     if is_prose and match:
         yield from _clauses(match[1])

@@ -43,6 +43,8 @@ def _equal(reference: Shape, response: Shape) -> bool:
         return _equal_items(reference, response)
     if isinstance(reference, Value) and isinstance(response, Value):
         return _equal_values(reference, response)
+    if isinstance(response, Items) and response.kind == "," and isinstance(reference, Value):
+        return all(equal(reference, item) for item in response.items)
     if isinstance(reference, Items) and isinstance(response, Value):
         return reference.kind == "mod" and _is_congruent(reference, response)
     return isinstance(reference, Text) and reference == response and bool(reference.text)

@@ -56,7 +56,11 @@ MIXED = re.compile(
 BARS = re.compile(r"\|([^|]+)\|")
 SCALE = re.compile(rf"(?<=[\d}}])\s*⟦?\b({'|'.join(SCALES)})\b⟧?", re.I)
 POWER_TEN = re.compile(r"(?<=[\d.])\s*[xX]\s*(?=10\s*\^)")
-NOUN = re.compile(r"(?<=[\d)}])(\s*)\(?([A-Za-zΩμ°](?:[A-Za-zΩμ°/^{}\d\s.·*]|(?<=[\^{])-)*)\)?$")
+REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?")
+REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\overline\s*\{(\d+)\}")
+NOUN = re.compile(
+    r"(?:(?<=[\d)}])|(?<=\\pi))(\s*)[({]?([A-Za-zΩμ°](?:[A-Za-zΩμ°/^{}\d\s.·*]|(?<=[\^{])-)*)[)}]?$"
+)
 FUNCTIONS = vocabulary(
     "sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln lg exp sqrt cbrt abs arcsin",
     "arccos arctan max min gcd lcm det mod pi",
@@ -76,6 +80,7 @@ def plain_notation(text: str) -> str:
     text = SPACING.sub(" ", text).replace(r"\,", " ")
     if text.count("$") % 2:
         text = ODD_DOLLAR.sub("¤", text, count=1)
+    text = REPEATING.sub(_repeating, text)
     text = MATRIX.sub(r"⟨\1⟩", text.replace("$", " "))
     for _ in range(3):  # \textbf{\text{…}}
         text = TEXT.sub(_marked, text)
@@ -92,12 +97,19 @@ def _numbers(text: str) -> str:
         text = SHORT_FRACTION.sub(lambda m: f"{m[1]}{m[3] or '{' + m[2] + '}'}{{{m[4]}}}", text)
     text = MIXED.sub(r"(\1+\2)", GROUPS.sub(lambda m: m[0].replace(" ", ""), text))
     text = SCALE.sub(lambda m: f"*10^{{{SCALES[m[1].lower()]}}} ", BARS.sub(r"\\abs{\1}", text))
-    return NOUN.sub(_unit, text.rstrip(" .")).replace(r"\mathbb{R}", r"(-\infty,\infty)")
+    text = REALS.sub(lambda _: r"(-\infty,\infty)", text)
+    return NOUN.sub(_unit, text.rstrip(" ."))
 
 
 def _vulgar(match: re.Match[str]) -> str:
     top, _, bottom = unicodedata.normalize("NFKC", match[0]).partition("⁄")
     return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+def _repeating(match: re.Match[str]) -> str:
+    whole, digits, period = match.groups()
+    below = (10 ** len(period) - 1) * 10 ** len(digits)
+    return rf"({whole or 0}.{digits or 0}+\frac{{{period}}}{{{below}}})"
 
 
 def _marked(match: re.Match[str]) -> str:

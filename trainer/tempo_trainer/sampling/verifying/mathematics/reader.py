@@ -19,6 +19,8 @@ from tempo_trainer.sampling.verifying.mathematics.shapes import NOTHING, Either,
 from tempo_trainer.sampling.verifying.mathematics.values import Value, apply, context
 
 MAX_SIGNS = 2000
+# Neither x2 nor 4 5 is a product.
+ADJACENT = re.compile(r"(?<![\\A-Za-z])(?!(?<=\d)[eE])[A-Za-z]\s*\d|(?<![_\d.])[\d.]+\s+\.?\d")
 LONG_NUMBER = re.compile(r"\d{900}|\d[eE][-+]?\d{6}")
 MAX_LETTERS = 3  # a longer run of letters is a word, not a product; so are these
 SHORT_WORDS = vocabulary(
@@ -77,7 +79,8 @@ def _number_or_list(text: str) -> Shape | None:
 
 
 def _parsed(text: str) -> Shape | None:
-    if len(text) > MAX_SIGNS or LONG_NUMBER.search(text) or any(map(_is_word, WORD.findall(text))):
+    is_large = len(text) > MAX_SIGNS or LONG_NUMBER.search(text)
+    if is_large or ADJACENT.search(text) or any(map(_is_word, WORD.findall(text))):
         return None
     try:
         shape: Any = PARSER.parse(text)
@@ -109,6 +112,7 @@ class Reader(Transformer[Any, Shape]):
     inverse = _operation(lambda below: 1 / below)
     power = _operation(values.power)
     factorial = _operation(values.factorial)
+    double_factorial = _operation(context.fac2)
     fraction = _operation(operator.truediv)
     binomial = _operation(values.binomial)
     floor = _operation(context.floor)

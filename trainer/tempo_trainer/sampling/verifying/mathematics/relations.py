@@ -77,10 +77,15 @@ def related(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
 def _label(shape: Shape) -> str:
     if isinstance(shape, Text):
         return shape.text
+    if isinstance(shape, Items):
+        labels = list(map(_label, shape.items))
+        return f"({','.join(labels)})" if all(labels) else ""
     return shape.label if isinstance(shape, Value) else ""
 
 
 def _equated(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
+    if _label(sides[-1]) and not _label(sides[0]):
+        sides = sides[::-1]
     name = _label(sides[0])
     results = sides[1:] if name else sides
     if not all(_agree(left, right) for left, right in pairwise(results)):

@@ -18,6 +18,7 @@ import mpmath
 from tempo_storage.answers.units import Unit
 
 DIGITS = 1000
+DIGITS_AT_POINT = 100  # of an expression with variables
 MORE_DIGITS = 60
 MAX_LOGARITHM = 10**12  # of a value
 MAX_EXACT = 3_000  # of a factorial, and of the terms of a series
@@ -82,7 +83,7 @@ def is_proportional(left: Value, right: Value, *, positive: bool = False) -> boo
     """Tell whether one expression is the other times a constant that is not 0."""
     ratio = apply(operator.truediv, left, right)
     first, *others = _points(ratio.names)
-    with context.workdps(DIGITS):
+    with context.workdps(DIGITS_AT_POINT):
         constant = ratio.compute(first)
     if not constant or (positive and not context.re(constant) > 0):
         return False
@@ -98,11 +99,12 @@ def _vanishes(compute: Compute, point: Point) -> bool:
 
     With more digits a rounding error changes, but a difference of the values stays as it is.
     """
-    with context.workdps(DIGITS):
+    digits = DIGITS_AT_POINT if point else DIGITS
+    with context.workdps(digits):
         rough = compute(point)
     if not rough:
         return True
-    with context.workdps(DIGITS + MORE_DIGITS):
+    with context.workdps(digits + MORE_DIGITS):
         return bool(abs(compute(point) - rough) > abs(rough) / 2)
 
 
@@ -119,7 +121,7 @@ def _points(names: frozenset[str]) -> Iterator[Point]:
 
 def _coordinate(seed: str) -> Any:
     digest = hashlib.sha256(seed.encode()).digest()
-    return (context.mpf(int.from_bytes(digest[:2], "big")) + 7_000) / 32_768
+    return (context.mpf(int.from_bytes(digest[:2], "big")) + 70_000) / 32_768
 
 
 # Compute ----------------------------------------------------------------------------------------
@@ -162,6 +164,8 @@ def factorial(value: Any) -> Any:
         raise OverflowError("a factorial that is too large")
     if context.isint(value) and 0 <= value <= MAX_EXACT:
         return context.mpf(math.factorial(int(value)))
+    if not context.isint(2 * value) and context.dps > DIGITS_AT_POINT + MORE_DIGITS:
+        raise OverflowError("a factorial that takes too long")
     return context.gamma(value + 1)
 
 
