@@ -1,7 +1,8 @@
 """Rollouts, and the padded tensors made of them: prompt and response in one row, padded right.
 
 Causal attention never looks to the right. So padding changes no state that is read, and no
-attention mask is needed. Token ids are those that vLLM sampled: nothing is tokenised again.
+attention mask is needed. `shared_prefix.py` has the layout in which a draw's prompt is computed
+once. Token ids are those that vLLM sampled: nothing is tokenised again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tempo_storage.errors import TempoError
 from tempo_trainer.algorithm.objective import positions
+
+LARGEST_SHARE = 0.8
+"""Prompts are computed once per draw if that leaves at most this share of the tokens. With more of
+them the two calls of attention cost more than they save."""
 
 
 class EmptyBatchError(TempoError, ValueError):
@@ -104,13 +109,26 @@ class Batch:
         names = [f.name for f in fields(self)]
         return Batch(**{n: _stack(getattr(self, n), getattr(renumbered, n)) for n in names})
 
+    def shares_prompts(self) -> bool:
+        """Tell whether it is cheaper to compute the prompt of each draw once, not in each row."""
+        responses = self.mask.sum(1)  # (B,)
+        prompts = self.attention.sum(1) - responses  # (B,)
+        once = _largest_of_group(prompts, self.group).sum() + responses.sum()
+        return bool(once <= LARGEST_SHARE * self.attention.sum())
+
     def micro_batches(self, max_tokens: int) -> Iterator[tuple[Tensor, Batch]]:
         """Yield row numbers and rows, long rows first, at most `max_tokens` padded tokens at once.
 
-        The cut depends on lengths alone: two passes over one batch are cut alike.
+        The rows of a draw stay together if they share their prompt. The cut depends on lengths
+        alone: two passes over one batch are cut alike.
         """
         lengths = self.attention.sum(1)
         order = torch.argsort(lengths, descending=True, stable=True)
+        if self.shares_prompts():
+            draws = self.group.unique(return_inverse=True)[1]  # (B,)
+            order = order[torch.argsort(draws[order], stable=True)]
+            longest = _largest_of_group(lengths, self.group)[draws[order]]
+            order = order[torch.argsort(longest, descending=True, stable=True)]
         start = 0
         while start < len(order):
             count = max(1, max_tokens // int(lengths[order[start]]))
@@ -145,6 +163,12 @@ def forward_no_grad(forward: Callable[[Batch], Tensor], batch: Batch, max_tokens
 def _pad(rows: Sequence[Sequence[int]] | Sequence[Sequence[float]], value: float) -> Tensor:
     tensors = [torch.tensor(list(row)) for row in rows]
     return pad_sequence(tensors, batch_first=True, padding_value=value)
+
+
+def _largest_of_group(x: Tensor, group: Tensor) -> Tensor:
+    """Return the largest x (B,) of each group, in the order of the groups' numbers."""
+    numbers, draws = group.unique(return_inverse=True)
+    return torch.zeros(len(numbers), dtype=x.dtype).scatter_reduce(0, draws, x, "amax")
 
 
 def _question_number(content_hash: str) -> int:

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tempo_storage.errors import TempoError
+from tempo_trainer.algorithm import shared_prefix
 from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.heads import ValueHead, token_logprobs
 from tempo_trainer.algorithm.optimiser import Groups, Optimiser
+from tempo_trainer.algorithm.shared_prefix import Layout
 from tempo_trainer.settings import TrainerSettings
 
 POLICY = "policy"
@@ -60,6 +62,7 @@ class Networks:
         self._precision: torch.dtype = base.dtype
         self._rounds = base.dtype == torch.bfloat16
         self._active: str | None = None
+        self._shares_prompts = shared_prefix.enable(base)
         self.device: torch.device = base.device
         self.pad_id = int(base.config.pad_token_id or 0)
         with torch.random.fork_rng(devices=[]):
@@ -114,10 +117,14 @@ class Networks:
 
     def states(self, batch: Batch, adapter: str | None) -> Float[Tensor, "N H"]:
         """Return the last layer's state before each of the N response tokens, row after row."""
-        length = batch.ids.shape[1]
-        rows = torch.arange(len(batch))[:, None] * length  # (B, 1)
-        index = (batch.positions + rows)[batch.mask.bool()].to(self.device)  # (N,)
-        hidden = self._hidden(batch.ids.to(self.device), adapter)
+        if self._shares_prompts and batch.shares_prompts():
+            layout = Layout.of(batch).to(self.device)
+            index = layout.before  # (N,)
+            hidden = self._pass(adapter, **layout.arguments())
+        else:
+            rows = torch.arange(len(batch))[:, None] * batch.ids.shape[1]  # (B, 1)
+            index = (batch.positions + rows)[batch.mask.bool()].to(self.device)  # (N,)
+            hidden = self._hidden(batch.ids.to(self.device), adapter)
         if hidden.requires_grad:
             hidden.register_hook(lambda _: self._raise_if_other_adapter(adapter))
         states: Tensor = hidden.flatten(0, 1).index_select(0, index)
@@ -174,14 +181,16 @@ class Networks:
     def _hidden(
         self, ids: Int[Tensor, "B S"], adapter: str | None, cache: Any = None
     ) -> Float[Tensor, "B S H"]:
+        use_cache = cache is not None
+        return self._pass(adapter, input_ids=ids, past_key_values=cache, use_cache=use_cache)
+
+    def _pass(self, adapter: str | None, **arguments: Any) -> Tensor:
         # Adapters are float32; under autocast the pass rounds them as vLLM's bfloat16 copy is.
         with (
             self.active(adapter) if adapter else nullcontext(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounds),
         ):
-            hidden: Tensor = self._backbone(
-                input_ids=ids, past_key_values=cache, use_cache=cache is not None
-            ).last_hidden_state
+            hidden: Tensor = self._backbone(**arguments).last_hidden_state
         return hidden
 
     def _switch(self, adapter: str | None) -> None:
