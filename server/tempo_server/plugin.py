@@ -41,6 +41,7 @@ class TempoPlugin:
         from tempo_server import errors
         from tempo_server.admin import route
         from tempo_server.admin.router import router
+        from tempo_server.capture import rendering
         from tempo_server.serving import endpoints
         from tempo_server.settings import ServerSettings
         from tempo_storage.settings import checked
@@ -51,15 +52,18 @@ class TempoPlugin:
         route.install(app)
         app.include_router(router)
         endpoints.wrap(app)
+        rendering.add_no_second_bos()
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Serve the promoted version, start the background tasks, then fill `app.state`."""
         from tempo_server import assemble, keys
+        from tempo_server.capture import rendering
         from tempo_server.capture.capture import Capture
         from tempo_server.capture.spool import Spool, send_for_ever
         from tempo_server.serving.bindings import Bindings
         from tempo_server.serving.endpoints import EndpointContext
 
+        await rendering.check(state)
         warnings = assemble.check_vllm(engine_client.vllm_config)
         context = assemble.open_context(
             args.model,

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 
+from tempo_storage import question_hash
+
 ARRIVAL_SECONDS = 10.0
 SETTLE_SECONDS = 0.5  # in which a question that is captured twice would arrive again
 CHAT = "/v1/chat/completions"
@@ -45,7 +47,7 @@ def take_questions(server: Any) -> list[dict[str, Any]]:
 
 def text_of(question: dict[str, Any]) -> str:
     """Return the text of a question's last message."""
-    return str(question["messages"][-1]["content"])
+    return question_hash.text_of(question["messages"][-1]["content"])
 
 
 def wait_for_questions(server: Any, texts: set[str]) -> list[dict[str, Any]]:

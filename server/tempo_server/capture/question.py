@@ -9,7 +9,9 @@
 A reader returns None for a request that it cannot read as such messages; the plugin counts it as
 skipped. These are requests with more than text (tools, images, reasoning in the history), with
 fields that change how the messages render, with a history that only vLLM knows
-(`previous_response_id`), or with a last message that is not a user's.
+(`previous_response_id`), or with a last message that is blank or not a user's. A request that
+forces the form of its answer (`response_format`, `structured_outputs`) is skipped, too: the prompt
+does not say the form, so other answers to the same prompt would be compared with another task.
 """
 
 from collections.abc import Iterable
@@ -17,18 +19,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempo_storage.decoding import sampling_arguments
+from tempo_storage.labeled.line import RENDERER_ARGUMENTS
+from tempo_storage.question_hash import text_of
 
-Message = dict[str, str]
+Message = dict[str, Any]  # its content is a text, or a list of text parts
 
 ROLES = ("system", "developer", "user", "assistant")
 TEXT_PARTS = ("text", "input_text", "output_text")
-MORE_THAN_TEXT = ("tool_calls", "function_call", "audio", "reasoning", "reasoning_content")
+ITEM_FIELDS = ("type", "id", "status")  # of an item of /v1/responses; no template gets them
 # Fields that add to the prompt beside the messages, or change how the messages render.
 OTHER_CHAT_PROMPT = (
     *("tools", "documents", "chat_template", "continue_final_message"),
-    *("add_special_tokens", "truncate_prompt_tokens"),
+    *("add_special_tokens", "truncate_prompt_tokens", "kv_transfer_params"),
 )
-OTHER_RESPONSES_PROMPT = ("tools", "previous_response_id", "previous_input_messages", "prompt")
+OTHER_RESPONSES_PROMPT = (
+    *("tools", "previous_response_id", "previous_input_messages", "prompt", "kv_transfer_params"),
+)
+# vLLM ignores those of its older releases, but they say what the user expects.
+STRUCTURED = (
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+)
 # Start of a text block that Claude Code adds; vLLM removes it from the prompt.
 ATTRIBUTION = "x-anthropic-billing-header"
 
@@ -97,23 +107,41 @@ def _question(
     read = [message for message in every if message is not None]
     if len(read) < len(every) or not read or read[-1]["role"] != "user":
         return None
+    if not text_of(read[-1]["content"]).strip() or _is_structured(request):
+        return None
     # vLLM itself derives these two template arguments from the effort.
     derived = {"reasoning_effort": effort, "enable_thinking": effort != "none"} if effort else {}
     fields = vars(request)  # reading a deprecated field as an attribute warns each time
+    arguments = fields.get("chat_template_kwargs") or {}
+    if not RENDERER_ARGUMENTS.isdisjoint(arguments):
+        return None
     return CapturedQuestion(
         messages=read,
-        template_arguments=derived | (fields.get("chat_template_kwargs") or {}),
+        template_arguments=derived | arguments,
         sampling=sampling_arguments(fields),
     )
+
+
+def _is_structured(request: Any) -> bool:
+    """Tell whether the request forces the form of its answer: JSON, a pattern, a choice."""
+    if any(getattr(request, name, None) for name in STRUCTURED):
+        return True
+    holders = (("response_format", ""), ("text", "format"), ("output_config", "format"))
+    for name, part in holders:
+        form = getattr(request, name, None)
+        form = getattr(form, part, None) if part else form
+        if form is not None and getattr(form, "type", "text") != "text":
+            return True
+    return False
 
 
 def _text_message(message: Any) -> Message | None:
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         return None
-    if any(message.get(name) for name in MORE_THAN_TEXT):
-        return None
-    text = _text(message.get("content"))
-    return None if text is None else {"role": message["role"], "content": text}
+    if any(value for name, value in message.items() if name not in ("role", "content")):
+        return None  # a template may render any of them: name, tool_calls, reasoning
+    content = _content(message.get("content"))
+    return None if content is None else {"role": message["role"], "content": content}
 
 
 def _response_item(item: Any) -> Message | None:
@@ -123,7 +151,7 @@ def _response_item(item: Any) -> Message | None:
     content = fields.get("content")
     if fields.get("role") == "assistant" and isinstance(content, list) and len(content) > 1:
         return None  # vLLM renders only the first of its parts
-    return _text_message(fields)
+    return _text_message({k: v for k, v in fields.items() if k not in ITEM_FIELDS})
 
 
 def _anthropic_message(message: Any) -> Message | None:
@@ -131,7 +159,8 @@ def _anthropic_message(message: Any) -> Message | None:
         return {"role": message.role, "content": message.content}
     if not all(block.type == "text" and block.text for block in message.content):
         return None
-    return {"role": message.role, "content": "\n".join(block.text for block in message.content)}
+    content = _content([{"type": "text", "text": block.text} for block in message.content])
+    return None if content is None else {"role": message.role, "content": content}
 
 
 def _system_text(system: Any) -> str | None:
@@ -141,11 +170,18 @@ def _system_text(system: Any) -> str | None:
     return "".join(text for text in texts if not text.startswith(ATTRIBUTION))
 
 
-def _text(content: Any) -> str | None:
-    """Return the text of a message's content; None if a part of it is not text."""
+def _content(content: Any) -> str | list[dict[str, str]] | None:
+    """Return a message's content; None if it is empty or a part of it is not text.
+
+    Several parts stay apart: some chat templates get the list and join the parts by rules of their
+    own, and for the others vLLM joins them by line ends. /tokenize does the same.
+    """
     if isinstance(content, str):
         return content
-    parts: list[Any] = content if isinstance(content, list) else [None]
+    parts: list[Any] = content if isinstance(content, list) else []
     if not all(isinstance(part, dict) and part.get("type") in TEXT_PARTS for part in parts):
         return None
-    return "\n".join(part["text"] for part in parts)  # as vLLM joins them
+    texts = [{"type": "text", "text": part["text"]} for part in parts]
+    if len(texts) == 1:
+        return str(texts[0]["text"])
+    return texts or None

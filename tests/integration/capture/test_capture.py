@@ -4,14 +4,18 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from traffic import ask, take_questions, text_of, wait_for_questions
 
+from tempo_trainer.sampling.sampler import tokenize_body
+
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 
 REQUESTS = 15
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,6 +51,21 @@ def test_a_question_in_text_parts_is_captured_when_its_answer_is_streamed(server
     request = {"messages": [{"role": "user", "content": parts}], "stream": True}
     ask(server, "", **request)
     assert [text_of(q) for q in wait_for_questions(server, {"use 4\n5 6"})] == ["use 4\n5 6"]
+
+
+@pytest.mark.parametrize("system", [[], [{"role": "system", "content": "use 1 2"}]])
+def test_the_prompt_of_a_captured_chat_is_the_one_that_vllm_answered(
+    server: Any, system: list[Any]
+) -> None:
+    parts = [{"type": "text", "text": text} for text in ("use 4", "5 6 make 15 ?")]
+    messages = [*system, {"role": "user", "content": parts}]
+    request = {"model": "tempo", "messages": messages, "max_tokens": 1, "return_token_ids": True}
+    ids = server.http.post("/v1/chat/completions", json=request).json()["prompt_token_ids"]
+    (question,) = wait_for_questions(server, {"use 4\n5 6 make 15 ?"})
+    row = SimpleNamespace(**question)
+    reply = server.http.post("/tokenize", content=tokenize_body(row), headers=JSON).json()
+    assert reply["tokens"] == ids
+    assert len(ids) > 8
 
 
 def test_no_file_holds_a_question_that_opted_out_was_the_worker_s_or_failed(server: Any) -> None:

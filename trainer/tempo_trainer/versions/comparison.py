@@ -10,6 +10,7 @@ from tempo_storage.adapters import BASE
 from tempo_storage.decoding import Decoding
 from tempo_storage.labeled.split import MIN_HELD_OUT, missing_labels, smallest_gain
 from tempo_storage.ledger.models import LabeledExample
+from tempo_storage.question_hash import text_of
 from tempo_trainer.sampling.responses import ResponseSource
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.versions import gate
@@ -92,9 +93,7 @@ def _missing(fitting: int, held_out: int, labels: int) -> list[str]:
         remedy = f"upload {labels} more labeled questions"
     elif held_out < MIN_HELD_OUT:
         remedy = f"raise TEMPO_GATE_QUESTIONS to {MIN_HELD_OUT}"
-    return [
-        f"{fitting} held-out questions are asked, too few for a promotion by itself; {remedy}"
-    ]
+    return [f"{fitting} held-out questions are asked, too few for a promotion by itself; {remedy}"]
 
 
 def _unlike(like: float) -> list[str]:
@@ -108,9 +107,9 @@ def _unlike(like: float) -> list[str]:
     ]
 
 
-def _questions(chats: Iterable[Sequence[Mapping[str, str]]]) -> list[str]:
+def _questions(chats: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return the last message of each chat, which is the user's."""
-    return [messages[-1]["content"] for messages in chats]
+    return [text_of(messages[-1]["content"]) for messages in chats]
 
 
 def report(decision: gate.Decision, decoding: Decoding) -> dict[str, Any]:

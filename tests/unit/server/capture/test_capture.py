@@ -15,7 +15,7 @@ from tempo_server.capture.capture import Capture
 from tempo_server.capture.spool import Counters, Spool
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
-from tempo_storage.question_hash import content_hash
+from tempo_storage.question_hash import content_hash, loose_hash
 
 MESSAGES = user("use 3 10 15 make 45 ?")
 SAMPLING: dict[str, Any] = dict.fromkeys(("temperature", "top_p", "top_k", "max_tokens"))
@@ -68,11 +68,13 @@ def test_a_question_is_kept_with_its_arguments_and_the_hash_of_its_tenant(tmp_pa
     assert "user" not in record["tenant"]
 
 
-def test_text_parts_are_joined_as_vllm_joins_them(tmp_path: Path) -> None:
+def test_text_parts_stay_apart_and_one_part_is_a_text(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     captured = Captured(tmp_path)
     captured.keep(messages=[{"role": "user", "content": parts}])
-    assert captured.records()[0]["messages"] == user("a\nb")
+    captured.keep(messages=[{"role": "user", "content": parts[:1]}])
+    messages = [record["messages"] for record in captured.records()]
+    assert messages == [[{"role": "user", "content": parts}], user("a")]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,12 @@ def test_text_parts_are_joined_as_vllm_joins_them(tmp_path: Path) -> None:
         {"tools": [{}]},
         {"chat_template": "{{ 1 }}"},
         {"messages": [{"role": "assistant", "content": "", "reasoning": "hm"}, *MESSAGES]},
+        {"messages": [{"role": "user", "name": "Ann", "content": "2 + 2"}]},
+        {"messages": user(" \n")},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 2}]},
+        {"messages": [{"role": "user", "content": []}]},
+        {"chat_template_kwargs": {"tools": []}},
+        {"kv_transfer_params": {"remote": 1}},
     ],
 )
 def test_a_request_with_more_than_a_user_s_text_is_skipped_and_counted(
@@ -112,6 +120,7 @@ def test_capture_hash_keeps_no_text_and_no_tenant(tmp_path: Path) -> None:
     captured.keep(temperature=0.5, headers={"authorization": "Bearer user"})
     (record,) = captured.records()
     assert record["content_hash"] == content_hash(MESSAGES)
+    assert record["loose_hash"] == loose_hash(MESSAGES)
     assert "45" not in json.dumps(record["messages"])
     assert (record["messages"], record["chat_template_kwargs"], record["tenant"]) == ([], {}, "")
     assert record.keys().isdisjoint(SAMPLING)

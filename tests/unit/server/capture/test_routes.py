@@ -205,7 +205,8 @@ def test_text_parts_are_read_as_text(app: CapturingApp, path: str, parts: tuple[
         plain = [{k: v for k, v in item.items() if k != "type"} for item in history]
         app.post(path, messages=plain)
     (question,) = app.records()
-    assert [m["content"] for m in question["messages"]] == ["a", "b", "c\nd"]
+    last = [{"type": "text", "text": text} for text in ("c", "d")]
+    assert [m["content"] for m in question["messages"]] == ["a", "b", last]
 
 
 FUNCTION = {"name": "f", "parameters": {"type": "object"}}
@@ -213,6 +214,8 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
 RESULT = {"type": "function_call_output", "call_id": "c", "output": "3"}
 THOUGHT = {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "hm"}]}
 IMAGE = {"type": "input_image", "image_url": "data:,", "detail": "auto"}
+SCHEMA = {"type": "object"}
+FORM = {"name": "answer", "schema": SCHEMA}
 OPEN = {"type": "message", "role": "user", "status": "in_progress"}
 
 
@@ -236,6 +239,17 @@ OPEN = {"type": "message", "role": "user", "status": "in_progress"}
         ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}),
         ("/v1/messages", {"system": "x" * 40_000}),
         ("/v1/completions", {"prompt": [1, 2, 3]}),
+        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}),
+        ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": FORM}}),
+        ("/v1/chat/completions", {"structured_outputs": {"regex": "[0-9]+"}}),
+        ("/v1/chat/completions", {"guided_choice": ["yes", "no"]}),
+        ("/v1/chat/completions", {"messages": user("  ")}),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema", **FORM}}}),
+        ("/v1/responses", {"structured_outputs": {"choice": ["yes", "no"]}}),
+        ("/v1/responses", {"input": "\n"}),
+        ("/v1/messages", {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}),
+        ("/v1/messages", {"messages": user("\u2003")}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": []}]}),
     ],
 )
 def test_a_question_that_the_trainer_could_not_ask_again_is_answered_skipped_and_counted(
@@ -245,6 +259,23 @@ def test_a_question_that_the_trainer_could_not_ask_again_is_answered_skipped_and
     assert response.status_code == 200, response.text
     assert app.counters == Counters(skipped=1)
     assert app.records() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"response_format": {"type": "text"}}),
+        ("/v1/responses", {"text": {"format": {"type": "text"}}}),
+        ("/v1/responses", {"text": {"verbosity": "low"}}),
+        ("/v1/messages", {"output_config": {"effort": "low"}}),
+        ("/v1/chat/completions", {"messages": [{"annotations": [], **MESSAGES[0]}]}),
+    ],
+)
+def test_a_request_for_plain_text_is_captured(
+    app: CapturingApp, path: str, fields: dict[str, Any]
+) -> None:
+    assert app.post(path, **fields).status_code == 200
+    assert [question["messages"] for question in app.records()] == [MESSAGES]
 
 
 def test_the_key_of_anthropic_s_clients_tells_tenants_apart(app: CapturingApp) -> None:
