@@ -27,7 +27,7 @@ from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.em import advantage_signal, em_step, recalibrate, refine
 from tempo_trainer.algorithm.objective import group_advantages
 from tempo_trainer.algorithm.reports import figures
-from tempo_trainer.jobs.rounds import WARM_UP_BATCHES
+from tempo_trainer.jobs.warm_up import HELD_OUT_BATCHES
 
 Figures = dict[str, Any]
 
@@ -40,7 +40,7 @@ def warm_up(lab: Lab) -> None:
     settings = lab.settings
     for _ in range(settings.warm_up_steps):
         recalibrate(lab.networks.critic, [lab.labeled(settings.warm_up_questions)], settings)
-    lab.window = [lab.labeled(WARM_UP_BATCHES * settings.held_out_per_step, deck="held_out")]
+    lab.window = [lab.labeled(HELD_OUT_BATCHES * settings.held_out_per_step, deck="held_out")]
 
 
 def tempo(lab: Lab) -> Figures:
