@@ -176,8 +176,12 @@ def _set_hash(
 
 def _held_out_digest(connection: sa.Connection) -> str:
     """Return the digest of all held-out examples, as the gate's tests name their set."""
-    names = map(sa.column, ("content_hash", "split"))
-    table = sa.table("labeled_examples", *names, sa.column("reference", sa.JSON))
+    table = sa.table(
+        "labeled_examples",
+        sa.column("content_hash"),
+        sa.column("split"),
+        sa.column("reference", sa.JSON),
+    )
     examples = sa.select(table.c.content_hash, table.c.reference)
     held_out = examples.where(table.c.split == "held_out")
     rows = sorted(([*row] for row in connection.execute(held_out)), key=lambda row: row[0])

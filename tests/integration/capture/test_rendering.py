@@ -106,7 +106,7 @@ def requests() -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the script prints for all requests."""
+    """Return the prompts that the script prints for all requests."""
     run = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("models"))],
         input=json.dumps({"templates": TEMPLATES, "requests": requests()}),
