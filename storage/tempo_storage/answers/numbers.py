@@ -116,6 +116,7 @@ def _is_joined(text: str, number: Number) -> bool:
 
 
 def _number(match: re.Match[str]) -> Number | None:
+    values: tuple[Fraction, ...]
     if match["whole"]:
         bottom = int(match["bottom"])
         values = (int(match["whole"]) + Fraction(int(match["top"]), bottom),) if bottom else ()

@@ -13,6 +13,7 @@ FONT = re.compile(
 TAG = re.compile(
     r"</?(?:b|i|u|p|br|em|strong|code|span|answer|final_answer|mark|sub|sup)\s*/?>", re.I
 )
+BULLET = re.compile(r"^[-•]\s+(?=[^\W\d_])")
 SPACE_AROUND = re.compile(r"\s*([,;:/])\s*")
 ENDS = ".。,;:، \t\n"
 WORDS_END = ENDS + "!！"  # in mathematics it is a factorial
@@ -29,7 +30,7 @@ def plain(text: str, ends: str = ENDS) -> str:
     Only wrappers around the whole answer and punctuation at its end are taken away. Case and
     Unicode stay.
     """
-    text = TAG.sub(" ", text).strip()
+    text = BULLET.sub("", TAG.sub(" ", text).strip())
     for _ in range(MAX_WRAPPERS):
         inner = _without_wrapper(text, ends)
         if inner == text:

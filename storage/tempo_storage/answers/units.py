@@ -26,7 +26,7 @@ _OTHERS = (
     "euro eur €|gbp £|yen jpy ¥|rupee inr rs ₹|yuan rmb cny|rad radian|°C celsius|°F fahrenheit"
     "|K kelvin|N newton|cal calorie|W watt|V volt|A amp ampere|C coulomb|Ω ohm|Hz hertz|mol mole|M"
 )
-_PREFIXES = {
+_PREFIXES: dict[str, int | Fraction] = {
     "k kilo": 1000, "c centi": Fraction(1, 100), "m milli": Fraction(1, 1000), "M mega": 10**6,
     "μ u micro": Fraction(1, 10**6), "n nano": Fraction(1, 10**9), "d deci": Fraction(1, 10),
     "G giga": 10**9,

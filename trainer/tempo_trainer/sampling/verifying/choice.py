@@ -58,7 +58,7 @@ LONE = re.compile(
 )
 CONCLUDED = re.compile(
     r"(?:(?i:\b(?:it's|it is|(?:must|would|should) be|go with|choose|pick|select|so|hence|thus"
-    r"|therefore|but)\s+)|选\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|$))",
+    r"|therefore|but),?\s+)|选\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|$))",
     re.M,
 )
 PRAISED = re.compile(
@@ -107,9 +107,10 @@ def letter_of(response: str) -> str | None:
 
 def _letter(response: str, options: Mapping[str, str]) -> str | None:
     answer = final_answer(response)
+    text = FONT.sub(" ", visible(response)[-MAX_CHARACTERS:]).replace("。", ".")
     if answer.is_exact:
-        return _leading_letter(answer.text) or _by_text(answer.text, options)
-    text = FONT.sub(" ", visible(response)[-MAX_CHARACTERS:])
+        letter = _leading_letter(answer.text) or _by_text(answer.text, options)
+        return letter or _named(text)
     if not ANSWER.search(text):
         return _by_text(answer.text, options) or _lone(text, answer)
     return (

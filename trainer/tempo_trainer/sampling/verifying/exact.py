@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 
-from tempo_storage.answers.final_answer import FinalAnswer, Mark, final_answer
+from tempo_storage.answers.final_answer import FinalAnswer, Mark, final_answer, visible
 from tempo_storage.answers.number_words import NUMBER_WORDS
 from tempo_storage.answers.numbers import only_number
 from tempo_storage.answers.plain_text import folded
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
 
 MAX_SENTENCE_CHARACTERS = 1000
+MAX_LINE_CHARACTERS = 60
 # "The argument is valid." names "valid".
 COPULA = re.compile(
     r".*\b(?:(?:is|are|was|were)\s+\w+\s+(?:in|by|at|on)|is|are|was|were|be|by|called|named)\b:?\s+"
@@ -27,6 +28,7 @@ HEDGE = re.compile(
     r"|\bcorrection\b|\bon second thought\b"
 )
 ARTICLE = re.compile(r"^(?:the|a|an)\s+(?=\S)")
+DOTTED = re.compile(r"(?<=\b\w)\.(?=\w\b)")  # U.S. is US
 NO_WORD = re.compile(r"[^\w\s%$€£+#&.-]|(?<!\d)[.-]|[.-](?!\d)|_")
 
 
@@ -66,7 +68,7 @@ class Words:
         """Compare the words of the final answer."""
         answer = final_answer(response)
         accepted = {_words(one) for one in reference} - {""}
-        texts = list(_readings(answer))
+        texts = [*_readings(answer), _before_explanation(response, answer)]
         correct = any(_words(text) in accepted for text in texts) or (
             not answer.is_exact
             and any(_leading_words(text, answer.mark) in accepted for text in texts)
@@ -84,6 +86,15 @@ def _readings(answer: FinalAnswer) -> Iterator[str]:
             yield match[1]
 
 
+def _before_explanation(response: str, answer: FinalAnswer) -> str:
+    """Return the first of several lines, unless those below it may take the answer back."""
+    first, _, rest = visible(response).partition("\n")
+    is_short = len(first) <= MAX_LINE_CHARACTERS and not HEDGE.search(
+        rest[-MAX_SENTENCE_CHARACTERS:].casefold()
+    )
+    return first if answer.mark is Mark.LAST_LINE and is_short else ""
+
+
 def _leading_words(text: str, mark: Mark) -> str | None:
     """Return the words before the first clause: of "Paris, because it …" they are "paris".
 
@@ -99,7 +110,7 @@ def _leading_words(text: str, mark: Mark) -> str | None:
 
 def _words(text: str) -> str:
     """Return the words of a text without article and punctuation, figures as digits."""
-    text = folded(text)
+    text = DOTTED.sub("", folded(text))
     if not (bare := " ".join(NO_WORD.sub(" ", text).split())):
         return text
     text = ARTICLE.sub("", bare)

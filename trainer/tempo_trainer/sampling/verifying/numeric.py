@@ -15,7 +15,9 @@ from tempo_storage.answers.numbers import (
 )
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
 
-DEFAULT_TOLERANCE = Fraction(1, 10**6)
+# Six significant digits are enough, but at most six decimals count.
+DEFAULT_TOLERANCE = Fraction(5, 10**6)
+DEFAULT_DISTANCE = Fraction(1, 10**6)
 FLOAT_TOLERANCE = Fraction(1, 10**12)  # the rounding of 64-bit numbers in JSON
 ZERO = Fraction(1, 10**9)  # a reference of 0 has no relative distance
 
@@ -27,15 +29,15 @@ SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?](?=\s+\D)")
 class Numeric:
     """The answer is a number within `metadata["tolerance"]`, relative to the reference.
 
-    Without a tolerance a number is equal within a millionth, and at most within 0.000001; integers
-    are equal only if they are the same.
+    Without a tolerance a number is equal if its first six digits are, and at most within 0.000001;
+    integers are equal only if they are the same.
     """
 
     name = "numeric"
 
     def check_reference(self, reference: References) -> str | None:
         """Return an error if a reference has no number."""
-        faulty = [one for one in reference if not _reference_numbers(one)]
+        faulty = [one for one in reference if _number_of(final_answer(one)) is None]
         return f"no number in {faulty[0]!r}" if faulty else None
 
     def check_question(self, reference: References, metadata: Metadata) -> str | None:
@@ -51,8 +53,8 @@ class Numeric:
         if number is None:
             return Verdict(False, None, "no number")
         tolerance = _tolerance(metadata.get("tolerance"))
-        accepted = [other for one in reference for other in _reference_numbers(one)]
-        correct = any(_is_close(number, other, tolerance) for other in accepted)
+        accepted = [_number_of(final_answer(one)) for one in reference]
+        correct = any(other and _is_close(number, other, tolerance) for other in accepted)
         return Verdict(correct, _shown(number.values[0]))
 
 
@@ -72,12 +74,6 @@ def _after_equals(text: str) -> str:
     sentence = SENTENCE_END.split(text)[0] if "=" in text else text
     after = sentence.rpartition("=")[2]
     return after if "=" in sentence and numbers_in(after) else text
-
-
-def _reference_numbers(reference: str) -> list[Number]:
-    """Return the number of a reference, as a response with this text has it."""
-    number = _number_of(final_answer(reference))
-    return [] if number is None else [number]
 
 
 def _tolerance(value: Any) -> Fraction | None:
@@ -102,23 +98,21 @@ def _is_close(number: Number, reference: Number, tolerance: Fraction | None) -> 
 
 def _distance_is_small(value: Fraction, reference: Fraction, tolerance: Fraction | None) -> bool:
     distance = abs(value - reference)
+    size = abs(reference)
     if not distance or (not reference and distance <= ZERO):
         return True
     if tolerance is not None:
-        return distance <= tolerance * abs(reference)
+        return distance <= tolerance * size
     if value.denominator == reference.denominator == 1:
         return False
-    size = abs(reference)
-    return distance <= max(DEFAULT_TOLERANCE * min(Fraction(1), size), FLOAT_TOLERANCE * size)
+    return distance <= max(min(DEFAULT_TOLERANCE * size, DEFAULT_DISTANCE), FLOAT_TOLERANCE * size)
 
 
 def _shown(value: Fraction) -> str:
     """Return the number as decimal digits; integers are exact."""
-    return str(value.numerator) if value.denominator == 1 else repr(_as_float(value))
-
-
-def _as_float(value: Fraction) -> float:
+    if value.denominator == 1:
+        return str(value.numerator)
     try:
-        return float(value)
+        return repr(float(value))
     except OverflowError:
-        return math.inf
+        return "inf"

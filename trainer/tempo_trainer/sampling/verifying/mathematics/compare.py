@@ -20,7 +20,7 @@ FLOAT_TOLERANCE = 1e-14
 CONSTANT_OF_INTEGRATION = "C"
 PERCENT = unit_of("%")
 ANGLE = unit_of("°")
-SWAPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+SWAPPED = {"LESS": "GREATER", "GREATER": "LESS", "AT_MOST": "AT_LEAST", "AT_LEAST": "AT_MOST"}
 ORDERED_KINDS = frozenset({"()", "[]", "(]", "[)", ";", ":", "|", "mod"})
 
 

@@ -10,56 +10,41 @@ from tempo_storage.answers.numbers import MINUS, PLAIN_DIGITS, RAISED, SCALES, V
 from tempo_storage.answers.plain_text import vocabulary
 from tempo_storage.answers.units import unit_of
 
-MAX_CHARACTERS = 8192
+MAX_CHARACTERS = 4096
 
-SIGNS = {
-    "√": r"\sqrt ", "∛": r"\cbrt ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ",
-    "≠": r"\ne ", "∪": r"\cup ", "∈": r"\in ", "∅": r"\emptyset ", "±": r"\pm ", "∓": r"\mp ",
-    "÷": "/", "≈": r"\approx ", "ℝ": r"\mathbb{R}", "∨": r"\lor ", "…": r"\ldots ", "，": ",",
-    "；": ";", "、": ",", "∑": r"\sum ", "∏": r"\prod ", "∘": "°", "º": "°", "≡": "=", "¢": "⟦¢⟧",
-}  # fmt: skip
-SIGN = re.compile("|".join(SIGNS))
-COMMANDS = {
-    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "leq": r"\le",
-    "tbinom": r"\binom", "geq": r"\ge", "leqslant": r"\le", "geqslant": r"\ge", "neq": r"\ne",
-    "lt": "<", "gt": ">", "varnothing": r"\emptyset", "cdots": r"\ldots", "dots": r"\ldots",
-    "dotsc": r"\ldots", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
-    "vert": "|", "lvert": "|", "rvert": "|", "mid": "|", "times": "*", "cdot": "*", "ast": "*",
-    "div": "/", "colon": ":", "degree": "°", "circ": "°", "arcsin": r"\asin", "arccos": r"\acos",
-    "arctan": r"\atan", "varepsilon": r"\epsilon", "varphi": r"\phi", "simeq": r"\approx",
-    "sim": r"\approx", "equiv": "=", "implies": ",", "Rightarrow": ",", "cup": ",", "lor": ",",
-    "land": ",", "cr": "↵", "langle": "(", "rangle": ")", "Reals": r"\mathbb{R}",
-}  # fmt: skip
-DROPPED = vocabulary(
-    "left right big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle limits quad qquad bf",
-    "rm it sf tt bfseries nonumber notag boxed fbox mathrm mathbf bm boldsymbol ensuremath",
+DROPPED = re.compile(
+    r"\\(?:left|right|[bB]igg?[lr]?|(?:display|text)style|limits|q?quad|bf|rm|it|sf|tt|bfseries"
+    r"|nonumber|notag|boxed|fbox|mathrm|mathbf|bm|boldsymbol|ensuremath)(?![A-Za-z])"
 )
+VERTICAL = re.compile(r"\\(?:[lr]?vert|mid)(?![A-Za-z])")
+DEGREES = re.compile(r"\^?\s*(?:\{\s*(?:\\circ|°)\s*\}|(?:\\circ|\\degree)(?![A-Za-z])|[°∘º])")
 FONTS = r"text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|mbox|hbox|emph"
-TEXT = re.compile(rf"\\(?:{FONTS}|operatorname|boldsymbol|bm|underline)\*?\s*\{{([^{{}}]*)\}}")
+TEXT = re.compile(
+    rf"\\(?:{FONTS}|operatorname|boldsymbol|bm|underline)\*?\s*\{{((?:[^{{}}]|\{{[^{{}}]{{0,8}}\}}){{0,200}})\}}"
+)
 FIGURE = re.compile(r"\\(?:vec|hat|bar|overline|triangle|angle|odot|mathcal)\s*\{?([A-Z]\w*)\}?")
 ERASED = re.compile(r"\\(?:[hv]?phantom|tag|label|[hv]space|color|textcolor)\*?\s*\{[^{}]*\}")
 SPACING = re.compile(r"\\[;:!>()\[\]]|\\(?=\s)|[~\u00a0\u2009\u202f]")
 THIN = re.compile(r"(?<=\d)(?:\\,|\{,\}\s?|,\\[!,])(?=\d{3}(?!\d))")
 GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d./])")
 ODD_DOLLAR = re.compile(r"\$(?=\s*[\d.])|(?<=\d)\s*\$")
-COMMAND = re.compile(r"\\([A-Za-z]+)")
 MATRIX = re.compile(
     r"\\begin\s*\{\s*(?:[pbB]?matrix|array)\s*\}(?:\s*\{[clr|\s]*\})?(.*?)\\end\s*\{\s*\w+\s*\}",
     re.S,
 )
-JOINED = re.compile(r"\s*,?\s*(?:⟦\W*(?:and|or)\W*⟧|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+JOINED = re.compile(r"\s*,?\s*(?:⟦\W{0,4}(?:and|or)\W{0,4}⟧|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
 INVERSE = re.compile(r"\\?\b(sin|cos|tan)\s*\^\s*(?:\{\s*-\s*1\s*\}|-1)")
-SHORT_FRACTION = re.compile(r"(\\(?:frac|binom))\s*(?:(\d)|(\{[^{}]*\}))\s*(?=\d)(\d)")
+SHORT_FRACTION = re.compile(r"(\\[dtc]?(?:frac|binom))\s*(?:(\d)|(\{[^{}]*\}))\s*(?=\d)(\d)")
 MIXED = re.compile(
-    r"(?<![\w^.}/])(\d+)\s*(\\frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+\s*/\s*\d+)(?!\s*\^)"
+    r"(?<![\w^.}/])(\d+)\s*(\\[dtc]?frac\s*\{\d+\}\s*\{\d+\}|(?<=\s)\d+\s*/\s*\d+)(?!\s*\^)"
 )
 BARS = re.compile(r"\|([^|]+)\|")
 SCALE = re.compile(rf"(?<=[\d}}])\s*⟦?\b({'|'.join(SCALES)})\b⟧?", re.I)
 POWER_TEN = re.compile(r"(?<=[\d.])\s*[xX]\s*(?=10\s*\^)")
-REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?")
+REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?|ℝ|\\Reals(?![A-Za-z])")
 REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\overline\s*\{(\d+)\}")
 NOUN = re.compile(
-    r"(?:(?<=[\d)}])|(?<=\\pi))(\s*)[({]?([A-Za-zΩμ°](?:[A-Za-zΩμ°/^{}\d\s.·*]|(?<=[\^{])-)*)[)}]?$"
+    r"(?:(?<=[\d)}π])|(?<=\\pi))(\s*)[({]?([A-Za-zΩμ°](?:[A-Za-zΩμ°/^{}\d\s.·*]|(?<=[\^{])-)*)[)}]?$"
 )
 FUNCTIONS = vocabulary(
     "sin cos tan cot sec csc asin acos atan sinh cosh tanh log ln lg exp sqrt cbrt abs arcsin",
@@ -68,28 +53,29 @@ FUNCTIONS = vocabulary(
 
 
 def plain_notation(text: str) -> str:
-    """Return an answer in plain notation; of more than 8,192 characters only the first ones."""
+    """Return an answer in plain notation; of more than 4,096 characters only the first ones."""
     text = text[:MAX_CHARACTERS].replace("**", "^")
     # A double backslash ends a matrix's row; elsewhere it is a backslash that was escaped twice.
     text = text.replace("\\\\", "↵" if r"\begin{" in text else "\\")
     text = VULGAR.sub(_vulgar, text)
     text = RAISED.sub(lambda m: "^{" + m[0].translate(PLAIN_DIGITS) + "}", text)
-    text = SIGN.sub(lambda m: SIGNS[m[0]], text)
+    text = REALS.sub(lambda _: r"(-\infty,\infty)", text)
     text = unicodedata.normalize("NFKC", text).translate(MINUS)
     text = THIN.sub("", ERASED.sub("", text)).replace("{,}", ",").replace(r"\$", "¤")
     text = SPACING.sub(" ", text).replace(r"\,", " ")
     if text.count("$") % 2:
         text = ODD_DOLLAR.sub("¤", text, count=1)
     text = REPEATING.sub(_repeating, text)
-    text = MATRIX.sub(r"⟨\1⟩", text.replace("$", " "))
+    text = MATRIX.sub(r"⟪\1⟫", text.replace("$", " "))
     for _ in range(3):  # \textbf{\text{…}}
         text = TEXT.sub(_marked, text)
-    return " ".join(_numbers(COMMAND.sub(_command, FIGURE.sub(r"⟦\1⟧", text))).split())
+    text = DROPPED.sub("", FIGURE.sub(r"⟦\1⟧", text))
+    return " ".join(_numbers(DEGREES.sub("°", VERTICAL.sub("|", text))).split())
 
 
 def _numbers(text: str) -> str:
     """Return the text with its numbers, units and lists in plain notation."""
-    text = JOINED.sub(" , ", re.sub(r"\^\s*(?:\{\s*°\s*\}|°)", "°", text))
+    text = JOINED.sub(" , ", text)
     text = INVERSE.sub(r"\\a\1 ", POWER_TEN.sub("*", text))
     text = re.sub(r"°\s*⟦?([CF])⟧?(?![A-Za-z])", r"⟦°\1⟧", text)
     text = re.sub(r"\b(\d+)⟦?(?:st|nd|rd|th)⟧?\b", r"\1", text)
@@ -97,7 +83,6 @@ def _numbers(text: str) -> str:
         text = SHORT_FRACTION.sub(lambda m: f"{m[1]}{m[3] or '{' + m[2] + '}'}{{{m[4]}}}", text)
     text = MIXED.sub(r"(\1+\2)", GROUPS.sub(lambda m: m[0].replace(" ", ""), text))
     text = SCALE.sub(lambda m: f"*10^{{{SCALES[m[1].lower()]}}} ", BARS.sub(r"\\abs{\1}", text))
-    text = REALS.sub(lambda _: r"(-\infty,\infty)", text)
     return NOUN.sub(_unit, text.rstrip(" ."))
 
 
@@ -121,11 +106,6 @@ def _marked(match: re.Match[str]) -> str:
     ):
         return f" {content} "
     return f"⟦{content}⟧"
-
-
-def _command(match: re.Match[str]) -> str:
-    name = match[1]
-    return "" if name in DROPPED else COMMANDS.get(name, "\\" + name) + " "
 
 
 def _unit(match: re.Match[str]) -> str:

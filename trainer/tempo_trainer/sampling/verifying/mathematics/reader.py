@@ -39,9 +39,18 @@ BUILDER = re.compile(r"\\\{\s*\(?[\w,\s]+\)?\s*(?:\\in\s*[^|:]*)?[|:]\s*(?P<cond
 THERE_IS = re.compile(r"^(?:there (?:is|are|exists?)|it has|the equation has|has) ")
 NO_ANSWERS = frozenset(
     {"no solution", "no solutions", "no real solution", "no real solutions", "empty set"}
-    | {"the empty set", r"\emptyset", r"\{\}", r"\{ \}", "{}", "none exist", "no such values exist"}
+    | {
+        "the empty set",
+        r"\emptyset",
+        r"\varnothing",
+        "∅",
+        r"\{\}",
+        r"\{ \}",
+        "{}",
+        "none exist",
+        "no such values exist",
+    }
 )
-SIGNS = {"<=": r"\le", ">=": r"\ge"}
 LIBRARY_NAMES = {"log": "ln", "lg": "log10"}
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "pi": lambda: +context.pi,
@@ -49,6 +58,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "i": lambda: context.mpc(0, 1),
     "infty": lambda: context.inf,
 }
+CONSTANTS |= {"π": CONSTANTS["pi"], "∞": CONSTANTS["infty"]}
 BOTH = Value(lambda at: at[values.BOTH_SIGNS], frozenset({values.BOTH_SIGNS}))
 ANGLE = Value(lambda at: at[values.DEGREES], frozenset({values.DEGREES}))
 
@@ -125,7 +135,7 @@ class Reader(Transformer[Any, Shape]):
         return Value(lambda at: context.mpf(str(digits)), decimals=decimals)
 
     def name(self, name: str) -> Value:
-        label = re.sub(r"[\s{}\\]", "", name)
+        label = re.sub(r"[\s{}\\]|var", "", name)
         return Value(lambda at: at[label], frozenset({label}), label)
 
     def constant(self, name: str) -> Value:
@@ -145,7 +155,7 @@ class Reader(Transformer[Any, Shape]):
         return replace(apply(operator.neg, _value(value)), decimals=_value(value).decimals)
 
     def both(self, sign: str, value: Shape) -> Value:
-        factor = _value(value) if sign == r"\pm" else self.negative("-", value)
+        factor = _value(value) if sign in ("±", r"\pm") else self.negative("-", value)
         return self.product(BOTH, factor)
 
     def degrees(self, value: Shape) -> Value:
@@ -159,12 +169,12 @@ class Reader(Transformer[Any, Shape]):
 
     def root(self, name: str, value: Shape) -> Value:
         match = re.search(r"\[\s*(\w+)\s*\]", name)
-        degree = match[1] if match else "3" if "cbrt" in name else "2"
+        degree = match[1] if match else "3" if name in ("∛", r"\cbrt", "cbrt") else "2"
         index = self.number(degree) if degree.isdigit() else self.name(degree)
         return apply(values.root, _value(value), index)
 
     def call(self, name: str, value: Shape) -> Value:
-        name = name.strip("\\ ")
+        name = name.strip("\\ ").replace("arc", "a")
         argument = values.bind(_value(value), values.DEGREES, lambda at: context.pi / 180)
         result = apply(values.function(LIBRARY_NAMES.get(name, name)), argument)
         return replace(result, names=result.names | {values.BARS}) if name == "abs" else result
@@ -175,8 +185,10 @@ class Reader(Transformer[Any, Shape]):
     def logarithm(self, _: str, base: Shape, value: Shape) -> Value:
         return self.fraction(self.call("ln", value), self.call("ln", base))
 
-    def series(self, name: str, index: str, first: Shape, last: Shape, term: Shape) -> Value:
-        join = operator.add if "sum" in name else operator.mul
+    def series(
+        self, name: str, index: str, _: str, first: Shape, last: Shape, term: Shape
+    ) -> Value:
+        join = operator.mul if name.startswith(("∏", r"\prod")) else operator.add
         ends = (_value(first), _value(last))
         return values.series(join, index.strip("\\ "), *ends, _value(term))
 
@@ -211,12 +223,10 @@ class Reader(Transformer[Any, Shape]):
     def row(self, *shapes: Shape) -> Shape:
         return relations.in_list(shapes, ";")
 
-    def braces(self, shape: Shape) -> Shape:
-        return shape
-
     def brackets(self, opening: str, shape: Shape, closing: str) -> Shape:
         if isinstance(shape, Items) and shape.kind in (",", ";"):
-            return relations.in_brackets(shape.items, opening + closing)
+            kind = f"{opening}{closing}".replace(r"\langle", "(").replace(r"\rangle", ")")
+            return relations.in_brackets(shape.items, kind)
         if isinstance(shape, Value) and shape.label:
             return replace(shape, label=f"({shape.label})")
         return shape
@@ -231,16 +241,15 @@ class Reader(Transformer[Any, Shape]):
         return Items(tuple(line.items[0] if is_column else line for line in lines), "|")
 
     def words(self, text: str) -> Text:
-        return Text("…" if text == r"\ldots" else folded(text.strip("⟦⟧")))
+        return Text(folded(text.strip("⟦⟧")))
+
+    def dots(self, _: str) -> Text:
+        return Text("…")
 
     # Relations -----------------------------------------------------------------------------------
 
-    def result(self, shape: Shape) -> Shape:
-        return shape
-
     def chain(self, *parts: Any) -> Shape:
-        signs = [SIGNS.get(sign, str(sign)) for sign in parts[1::2]]
-        return relations.related(parts[::2], signs)
+        return relations.related(parts[::2], [sign.type for sign in parts[1::2]])
 
 
 PARSER = Lark(

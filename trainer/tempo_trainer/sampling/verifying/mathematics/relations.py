@@ -67,10 +67,10 @@ def related(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
 
     Raises ValueError for one that is no answer, as `5 = 6 = 7`.
     """
-    if set(signs) <= {"=", r"\approx"}:
+    if set(signs) <= {"EQUAL", "NEARLY"}:
         return _equated(sides, signs)
-    if signs == [r"\in"] and (name := _label(sides[0])):
-        return Related("=", None, name, sides[1])
+    if list(signs) == ["IN"] and (name := _label(sides[0])):
+        return Related("EQUAL", None, name, sides[1])
     return _inequality(sides, signs)
 
 
@@ -91,13 +91,13 @@ def _equated(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
     if not all(_agree(left, right) for left, right in pairwise(results)):
         raise ValueError("sides with different values")
     readings = [_complete(results[-1])]
-    if r"\approx" in signs:
+    if "NEARLY" in signs:
         readings += filter(is_number, results[:-1])
     value = readings[0] if len(readings) == 1 else Either(tuple(readings))
     if not name and (is_number(sides[0]) or len(sides) > 2):
         return value
     is_result = name or (is_number(value) and not values.is_equal(value, ZERO))
-    return Related("=", _difference(sides), name, value if is_result else None)
+    return Related("EQUAL", _difference(sides), name, value if is_result else None)
 
 
 def _difference(sides: Sequence[Shape]) -> Value | None:
@@ -121,10 +121,10 @@ def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related:
     place = next((index for index, label in enumerate(labels) if label), None)
     if place is None or len(list(filter(None, labels))) > 1:
         return Related(signs[0], _difference(sides))
-    if signs == [r"\ne"]:
+    if list(signs) == ["UNEQUAL"]:
         end = sides[1 - place]
         spans = (_interval(MINUS_INFINITY, end, "()"), _interval(end, INFINITY, "()"))
-        return Related("=", None, labels[place], Items(spans))
+        return Related("EQUAL", None, labels[place], Items(spans))
     low: Shape = MINUS_INFINITY
     high: Shape = INFINITY
     left = "("
@@ -134,11 +134,11 @@ def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related:
     for index, sign in enumerate(signs):
         is_left = index == place
         end = sides[index + 1] if is_left else sides[index]
-        is_closed = sign in (r"\le", r"\ge")
-        if (sign in ("<", r"\le")) == is_left:
+        is_closed = sign in ("AT_MOST", "AT_LEAST")
+        if (sign in ("LESS", "AT_MOST")) == is_left:
             high = end
             right = "]" if is_closed else ")"
         else:
             low = end
             left = "[" if is_closed else "("
-    return Related("=", None, labels[place], _interval(low, high, left + right))
+    return Related("EQUAL", None, labels[place], _interval(low, high, left + right))

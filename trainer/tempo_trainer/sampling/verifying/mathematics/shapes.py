@@ -27,7 +27,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Related:
-    """An equation or an inequality: `sign` stands between `difference` and 0."""
+    """An equation or an inequality: `sign`, a name of the grammar, relates `difference` to 0."""
 
     sign: str
     difference: Value | None
