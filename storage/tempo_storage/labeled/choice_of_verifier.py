@@ -8,6 +8,7 @@ from typing import Any
 from tempo_storage.answers.numbers import only_number
 from tempo_storage.answers.plain_text import plain
 from tempo_storage.answers.units import unit_of
+from tempo_storage.labeled.refusal import refuse
 
 OPTION_NAMES = ("options", "choices")
 
@@ -32,21 +33,44 @@ MATH_WORDS = frozenset(
         " gcd lcm mod det and or",
     )
 )
+# Graders of OpenAI that no verifier replaces.
+GRADER_REASONS = {
+    "text_similarity": "only its exact part is a verdict, with pass_threshold 1",
+    "python": "it runs code of the file",
+    "multi": "it joins several scores",
+    "score_model": "it asks another model",
+    "label_model": "it asks another model",
+}
+REMEDY = "remove it and name a verifier, or use string_check"
 LATEX = re.compile(r"\\[A-Za-z]+")
 
 
 def choose_verifier(reference: Sequence[str], details: Mapping[str, Any]) -> str:
-    """Return `choice`, `numeric`, `math`, `json_equal` or `words`.
+    """Return `choice`, `numeric`, `math`, `json_equal` or `words`; raise LineRefusedError.
 
-    A question with options is a choice. Otherwise the references decide: numbers are compared as
-    numbers, mathematics as mathematics, JSON as JSON, and all else as words.
+    A line with one of OpenAI's graders gets the verifier that does the same. A question with
+    options is a choice. Otherwise the references decide: numbers are compared as numbers,
+    mathematics as mathematics, JSON as JSON, and all else as words.
     """
+    if isinstance(grader := details.get("grader"), dict):
+        return _of_grader(grader)
     if any(details.get(name) for name in OPTION_NAMES):
         return "choice"
     kinds = {_kind(plain(one)) for one in reference}
     if len(kinds) == 1:
         return kinds.pop()
     return "math" if kinds == {"numeric", "math"} else "words"
+
+
+def _of_grader(grader: Mapping[str, Any]) -> str:
+    """Return the verifier for one of OpenAI's graders; raise LineRefusedError for another one."""
+    kind = grader.get("type")
+    if kind == "string_check":
+        return "string_check"
+    if kind == "text_similarity" and grader.get("pass_threshold") == 1:
+        return "exact"
+    reason = GRADER_REASONS.get(str(kind), "it is unknown here")
+    refuse("unusable_grader", f"the grader {kind!r}: {reason}; {REMEDY}", "grader", grader)
 
 
 def _kind(text: str) -> str:

@@ -29,26 +29,12 @@ from tempo_trainer.sampling.verifying.exact import Exact, Words
 from tempo_trainer.sampling.verifying.mathematics.math import Math
 from tempo_trainer.sampling.verifying.numeric import Numeric
 from tempo_trainer.sampling.verifying.reasoning_gym import ReasoningGym
-from tempo_trainer.sampling.verifying.structured import JsonEqual, Regex
+from tempo_trainer.sampling.verifying.structured import JsonEqual, Regex, StringCheck
 
 __all__ = [
-    "Choice",
-    "Exact",
-    "JsonEqual",
-    "Math",
-    "Metadata",
-    "Numeric",
-    "ReasoningGym",
-    "References",
-    "Regex",
-    "Verdict",
-    "Verifier",
-    "Words",
-    "answer",
-    "load",
-    "main",
-    "names",
-]
+    "Choice", "Exact", "JsonEqual", "Math", "Metadata", "Numeric", "ReasoningGym", "References",
+    "Regex", "StringCheck", "Verdict", "Verifier", "Words", "answer", "load", "main", "names",
+]  # fmt: skip
 
 GROUP = "tempo.verifiers"
 MEMORY_BYTES = 2 << 30  # address space, not resident

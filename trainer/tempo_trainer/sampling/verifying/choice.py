@@ -8,6 +8,7 @@ from typing import Any
 from tempo_storage.answers.final_answer import FinalAnswer, Mark, final_answer, visible
 from tempo_storage.answers.plain_text import folded, plain
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
+from tempo_trainer.sampling.verifying.exact import readings
 
 MAX_CHARACTERS = 4096
 OPTION_NAMES = ("options", "choices")
@@ -15,11 +16,10 @@ OPTION_NAMES = ("options", "choices")
 LETTER = re.compile(r"\W*([A-Za-z])\W*")
 # A letter at the start of an answer: (C), [C], C., C), C: or a letter alone.
 START = re.compile(
-    r"[\s*_\"'`$\\]*"
-    r"(?:\((?P<round>[A-Za-z])\)|\[(?P<square>[A-Za-z])\]|(?P<mark>[A-Za-z])(?:[.):]|(?=\s*$))"
-    r"|(?P<bare>[A-Z])(?=[\W_]))(?![\w'’])"
+    r"[\s*_\"'`$\\]*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])(?:[.):]|(?=\s*$))"
+    r"|(?P<bare>[A-Z])(?=[\W_])|([b-hj-z])(?=\s*[.,;!]\s))(?![\w'’])",
+    re.M,
 )
-LOWER = re.compile(r"\s*([b-hj-z])(?=\s*(?:[.,;!]\s|[.,;!]?$))", re.M)
 FONT = re.compile(
     r"\\(?:text|textbf|mathrm|mathbf|textrm|boldsymbol|bf|rm|boxed|fbox)\b\s*"
     r"|[{}$*_`~\"“”#]|\\[()\[\], ;!]"
@@ -61,6 +61,7 @@ CONCLUDED = re.compile(
     r"|therefore|but),?\s+)|选\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|$))",
     re.M,
 )
+# "B is the correct answer".
 PRAISED = re.compile(
     r"(?<![\w'’])([A-Z])\)?(?= (?:is|must be) (?:the )?(?:correct|right|best|true|answer)\b)"
 )
@@ -109,12 +110,11 @@ def _letter(response: str, options: Mapping[str, str]) -> str | None:
     answer = final_answer(response)
     text = FONT.sub(" ", visible(response)[-MAX_CHARACTERS:]).replace("。", ".")
     if answer.is_exact:
-        letter = _leading_letter(answer.text) or _by_text(answer.text, options)
-        return letter or _named(text)
+        return _leading_letter(answer.text) or _by_text(answer, options) or _named(text)
     if not ANSWER.search(text):
-        return _by_text(answer.text, options) or _lone(text, answer)
+        return _by_text(answer, options) or _named(text) or _last(CONCLUDED, text) or _lone(text)
     return (
-        _named(text) or _by_text(answer.text, options) or _last(CONCLUDED, text) or _praised(text)
+        _named(text) or _by_text(answer, options) or _last(CONCLUDED, text) or _last(PRAISED, text)
     )
 
 
@@ -122,11 +122,9 @@ def _leading_letter(text: str) -> str | None:
     """Return the letter of a box: `C`, `(C) 12`, `C. 12 apples`, `Answer: C`."""
     text = FONT.sub(" ", text).strip()
     match = START.match(text)
-    if match is None and (named := _named(text)):
-        return named
-    if match is None or (match["bare"] and not AFTER_LETTER.match(text, match.end())):
-        return None
-    return None if OTHER_LETTER.match(text, match.end()) else _of(match)
+    if match is None:
+        return _named(text)
+    return _of(match) if _is_choice(match, text) else None
 
 
 def _named(text: str) -> str | None:
@@ -150,78 +148,60 @@ def _named(text: str) -> str | None:
 def _after_filler(text: str) -> tuple[str, int] | None:
     """Return the letter that follows words without meaning, and its end."""
     filler = FILLER.match(text)
-    start = filler.end() if filler else 0
-    match = START.match(text, start)
-    if match is None:
-        lower = LOWER.match(text, start)
-        return (lower[1].upper(), lower.end()) if lower else None
-    if match["bare"] and not AFTER_LETTER.match(text, match.end()):
-        return None
-    if OTHER_LETTER.match(text, match.end()):
+    match = START.match(text, filler.end() if filler else 0)
+    if match is None or not _is_choice(match, text):
         return None
     return _of(match), match.end()
+
+
+def _is_choice(match: re.Match[str], text: str) -> bool:
+    """Tell whether a letter is no word of a sentence, and not one of several letters."""
+    if match["bare"] and not AFTER_LETTER.match(text, match.end()):
+        return False
+    return not OTHER_LETTER.match(text, match.end())
 
 
 def _of(match: re.Match[str]) -> str:
     return next(group for group in match.groups() if group).upper()
 
 
-def _lone(text: str, answer: FinalAnswer) -> str | None:
+def _lone(text: str) -> str | None:
     """Return the last letter that stands alone; None where the text lists several options."""
-    if answer.mark is Mark.LAST_LINE and (named := _named(text)):
-        return named
     first, _, rest = text.strip().partition("\n")
-    if concluded := _last(CONCLUDED, text):
-        return concluded
-    letters = ["".join(groups) for groups in LONE.findall(rest or first)]
+    letters = list(LONE.finditer(rest or first))
     if (led := LED.match(first)) and not (rest and letters):
         return led[1].upper() if len(LISTED.findall(text)) < 2 else None
-    letters = letters or ["".join(groups) for groups in LONE.findall(first)]
-    return letters[-1].upper() if letters else _praised(text)
-
-
-def _praised(text: str) -> str | None:
-    """Return the last letter that is called right: "B is the correct answer"."""
-    return _last(PRAISED, text)
+    letters = letters or list(LONE.finditer(first))
+    return _of(letters[-1]) if letters else _last(PRAISED, text)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
-    letters = pattern.findall(text)
-    return str(letters[-1]) if letters else None
+    return next(reversed(pattern.findall(text)), None)
 
 
-def _by_text(text: str, options: Mapping[str, str]) -> str | None:
-    """Return the letter of the only option that has this text."""
-    answer = folded(text)
-    letters = [letter for letter, option in options.items() if option == answer]
+def _by_text(answer: FinalAnswer, options: Mapping[str, str]) -> str | None:
+    """Return the letter of the only option that has the text of the answer."""
+    texts = set(map(folded, readings(answer)))
+    letters = [letter for letter, option in options.items() if option in texts]
     return letters[0] if len(letters) == 1 else None
 
 
 def _options(metadata: Metadata) -> dict[str, str]:
     """Return the folded texts of the options by their letters."""
-    value = next((metadata[name] for name in OPTION_NAMES if metadata.get(name)), None)
-    return {letter: folded(str(text)) for letter, text in _pairs(value) if folded(str(text))}
-
-
-def _pairs(value: Any) -> list[tuple[str, Any]]:
-    """Return letters with texts of a list, of {"A": …}, or of {"label": […], "text": […]}."""
+    value: Any = next((metadata[name] for name in OPTION_NAMES if metadata.get(name)), [])
+    if isinstance(value, dict) and isinstance(value.get("text"), list):  # {"label": […], …}
+        value = dict(zip(value.get("label", string.ascii_uppercase), value["text"], strict=False))
     if isinstance(value, list):
-        return list(zip(string.ascii_uppercase, value, strict=False))
-    if not isinstance(value, dict):
-        return []
-    if isinstance(value.get("text"), list):
-        labels = value.get("label") or value.get("labels") or string.ascii_uppercase
-        return [(str(a).upper(), b) for a, b in zip(labels, value["text"], strict=False)]
-    return [(str(name).upper(), text) for name, text in value.items()]
+        value = dict(zip(string.ascii_uppercase, value, strict=False))
+    return {str(letter).upper(): folded(str(text)) for letter, text in value.items()}
 
 
 def _reference_letter(reference: str, options: Mapping[str, str]) -> str | None:
     """Return the letter of a reference, which may be a letter, `C. text` or an option's text."""
-    text = plain(reference)
-    if match := LETTER.fullmatch(FONT.sub("", text)):
-        letter = match[1].upper()
-        return letter if not options or letter in options else _by_text(text, options)
-    if by_text := _by_text(text, options):
-        return by_text
-    match = re.match(r"\W*([A-Z])[.):]\s", FONT.sub("", text))
-    return match[1] if match else None
+    text = FONT.sub("", plain(reference))
+    match = LETTER.fullmatch(text)
+    if match and (not options or match[1].upper() in options):
+        return match[1].upper()
+    by_text = _by_text(FinalAnswer(plain(reference), Mark.BOX), options)
+    marked = None if match else re.match(r"\W*([A-Z])[.):]\s", text)
+    return by_text or (marked[1] if marked else None)

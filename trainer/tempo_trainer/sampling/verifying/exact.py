@@ -45,7 +45,7 @@ class Exact:
         """Compare the final answer; without a mark, also the end of "… is valid."."""
         answer = final_answer(response)
         accepted = set(map(folded, reference)) - {""}
-        correct = any(folded(text) in accepted for text in _readings(answer))
+        correct = any(folded(text) in accepted for text in readings(answer))
         return Verdict(correct, answer.text or None)
 
 
@@ -68,7 +68,7 @@ class Words:
         """Compare the words of the final answer."""
         answer = final_answer(response)
         accepted = {_words(one) for one in reference} - {""}
-        texts = [*_readings(answer), _before_explanation(response, answer)]
+        texts = [*readings(answer), _before_explanation(response, answer)]
         correct = any(_words(text) in accepted for text in texts) or (
             not answer.is_exact
             and any(_leading_words(text, answer.mark) in accepted for text in texts)
@@ -76,7 +76,7 @@ class Words:
         return Verdict(correct, answer.text or None)
 
 
-def _readings(answer: FinalAnswer) -> Iterator[str]:
+def readings(answer: FinalAnswer) -> Iterator[str]:
     """Yield the texts that may be the answer."""
     yield answer.text
     if answer.mark is Mark.LAST_LINE and len(answer.text) <= MAX_SENTENCE_CHARACTERS:

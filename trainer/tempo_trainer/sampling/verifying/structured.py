@@ -1,4 +1,4 @@
-"""The verifiers `json_equal` and `regex`."""
+"""The verifiers `json_equal`, `regex` and `string_check`."""
 
 import json
 import re
@@ -9,6 +9,8 @@ from tempo_storage.answers.plain_text import plain
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
 
 MAX_JSON_CHARACTERS = 32_768
+OPERATIONS = ("eq", "ne", "like", "ilike")
+OPERATION_LIST = "eq, ne, like or ilike"
 FENCED = re.compile(r"```(?:json|JSON)?\s*\n(.*?)```", re.DOTALL)
 
 
@@ -56,6 +58,47 @@ class Regex:
             re.fullmatch(pattern, text) for pattern in reference for text in texts
         )
         return Verdict(correct, answer or None)
+
+
+class StringCheck:
+    """OpenAI's grader of this name; `metadata["grader"]` or the metadata has its operation.
+
+    `eq` and `ne` compare the response, or its final answer, with the references; `like` and `ilike`
+    look for a reference in the response, `ilike` in any case.
+    """
+
+    name = "string_check"
+
+    def check_reference(self, reference: References) -> str | None:
+        """Return an error if a reference is empty."""
+        return self.check_question(reference, {})
+
+    def check_question(self, reference: References, metadata: Metadata) -> str | None:
+        """Return an error if a reference is empty, or the operation is unknown."""
+        if not all(one.strip() for one in reference):
+            return "an empty reference matches nothing"
+        operation = _operation(metadata)
+        return (
+            None if operation in OPERATIONS else f"operation {operation!r}; give {OPERATION_LIST}"
+        )
+
+    def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
+        """Apply the operation."""
+        text = visible(response)
+        answer = final_answer(response).text
+        is_same = any(one.strip() in (text, answer) for one in reference)
+        correct = {
+            "eq": is_same,
+            "ne": bool(text and reference) and not is_same,
+            "like": any(one in text for one in reference),
+            "ilike": any(one.casefold() in text.casefold() for one in reference),
+        }
+        return Verdict(correct[_operation(metadata)], answer or None)
+
+
+def _operation(metadata: Metadata) -> str:
+    grader = metadata.get("grader")
+    return str((grader if isinstance(grader, dict) else metadata).get("operation", "eq"))
 
 
 def _json_of(response: str) -> tuple[Any] | None:

@@ -1,5 +1,9 @@
 """A verifier refuses references that it could not compare, and faulty metadata."""
 
+import sys
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from tempo_trainer.sampling.verifiers import (
@@ -10,6 +14,7 @@ from tempo_trainer.sampling.verifiers import (
     Numeric,
     ReasoningGym,
     Regex,
+    StringCheck,
     Words,
     _check,
     load,
@@ -69,14 +74,14 @@ def test_two_options_with_the_same_text_are_told_apart_by_their_letters_only() -
     assert Choice().verify("The answer is A.", ["A"], options).correct
 
 
-@pytest.mark.parametrize("text", ["", " ", r"\frac{1}{2", "--", "one " * 13])
-def test_mathematics_refuses_empty_cut_off_and_long_texts(text: str) -> None:
-    assert Math().check_reference(["1", text]) is not None
+def test_mathematics_refuses_empty_cut_off_and_long_texts() -> None:
+    for text in ("", " ", r"\frac{1}{2", "--", "one " * 13):
+        assert Math().check_reference(["1", text]) is not None, text
 
 
-@pytest.mark.parametrize("text", ["7", r"\frac12", "Yes", "no solution", "May 5", r"\{1, 2\}"])
-def test_mathematics_accepts_expressions_and_a_few_words(text: str) -> None:
-    assert Math().check_reference([text]) is None
+def test_mathematics_accepts_expressions_and_a_few_words() -> None:
+    for text in ("7", r"\frac12", "Yes", "no solution", "May 5", r"\{1, 2\}", r"\lim_{x\to 0} x"):
+        assert Math().check_reference([text]) is None, text
 
 
 def test_a_worked_reference_is_read_as_its_final_answer() -> None:
@@ -99,11 +104,35 @@ def test_texts_and_json_are_refused_where_they_hold_no_answer() -> None:
     assert JsonEqual().check_reference(['{"a": 1}', "{a: 1}"]) == "'{a: 1}' is not JSON"
 
 
-def test_a_task_of_reasoning_gym_is_named_after_a_colon() -> None:
+def test_a_task_of_reasoning_gym_is_named_after_a_colon_and_needs_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert ReasoningGym().check_reference(["1"]) == "name the task, as in reasoning_gym:chain_sum"
-    assert "install vllm-tempo[reasoning-gym]" in (
-        ReasoningGym("chain_sum").check_reference(["1"]) or "install vllm-tempo[reasoning-gym]"
-    )
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    error = ReasoningGym("chain_sum").check_reference(["1"])
+    assert error == "install vllm-tempo[reasoning-gym] for the verifier reasoning_gym"
+
+
+def test_the_full_score_of_a_task_of_reasoning_gym_is_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def score(answer: str, entry: dict[str, Any]) -> float:
+        return 1.0 if answer == entry["answer"] and entry["metadata"] == {"n": 1} else 0.5
+
+    package = SimpleNamespace(get_score_answer_fn={"chain_sum": score}.__getitem__)
+    monkeypatch.setitem(sys.modules, "reasoning_gym", package)
+    verifier = ReasoningGym("chain_sum")
+    assert verifier.check_reference(["7"]) is None
+    assert verifier.verify(r"\boxed{7}", ["7"], {"n": 1}).correct
+    assert not verifier.verify(r"\boxed{8}", ["7"], {"n": 1}).correct
+
+
+@pytest.mark.parametrize("metadata", [{"operation": "eval"}, {"grader": {"operation": "is"}}])
+def test_an_unknown_operation_of_a_string_check_is_refused(metadata: dict[str, Any]) -> None:
+    error = StringCheck().check_question(["Paris"], metadata)
+    assert error is not None
+    assert error.endswith("give eq, ne, like or ilike")
+    assert StringCheck().check_question(["Paris"], {}) is None
 
 
 def test_a_check_of_a_line_looks_at_its_metadata_and_names_unknown_verifiers() -> None:

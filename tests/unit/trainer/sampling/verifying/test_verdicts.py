@@ -1,6 +1,7 @@
 """Verdicts on answers from public bug reports and data sets, and on generated answers."""
 
 import json
+from typing import Any
 
 import pytest
 from generated_answers import GENERATORS, Pair, pairs
@@ -13,40 +14,48 @@ from tempo_trainer.sampling.verifiers import (
     Math,
     Numeric,
     Regex,
+    StringCheck,
     Verifier,
     Words,
 )
 from tempo_trainer.sampling.verifying.equal_text import equal_text
 
-PAIRS = 1_100  # right ones, and as many wrong ones
+PAIRS = 1_000  # right ones, and as many wrong ones
 VERIFIERS: dict[str, Verifier] = {
     verifier.name: verifier
     for verifier in (Math(), Numeric(), Choice(), Exact(), Words(), JsonEqual(), Regex())
 }
-CASE_LINES = CASES.read_text().splitlines()
+# The first file holds the cases of bug reports; the second one answers of the same kinds.
+FILES = (CASES, CASES.with_name("neighbours.jsonl"))
 
 
-@pytest.mark.parametrize("line", CASE_LINES, ids=range(len(CASE_LINES)))
-def test_an_answer_from_a_bug_report_gets_the_right_verdict(line: str) -> None:
-    case = json.loads(line)
-    reference = case["reference"]
-    accepted = reference if isinstance(reference, list) else [reference]
-    verifier = VERIFIERS[case["verifier"]]
-    verdict = verifier.verify(case["response"], accepted, case["metadata"])
-    assert verdict.correct is case["correct"], case
+def cases(verifier: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for file in FILES for line in file.read_text().splitlines()]
+    for line in lines:
+        reference = line["reference"]
+        line["reference"] = reference if isinstance(reference, list) else [reference]
+    return [line for line in lines if line["verifier"] == verifier]
 
 
-@pytest.mark.parametrize("line", CASE_LINES, ids=range(len(CASE_LINES)))
-def test_no_wrong_answer_is_right_before_its_verifier_is_asked(line: str) -> None:
-    case = json.loads(line)
-    reference = case["reference"]
-    accepted = reference if isinstance(reference, list) else [reference]
-    if not case["correct"]:
-        assert equal_text(case["verifier"], case["response"], accepted) is None
+@pytest.mark.parametrize("name", ["math", "numeric", "choice", "exact", "words"])
+def test_answers_from_bug_reports_and_answers_like_them_get_the_right_verdicts(name: str) -> None:
+    def verdict(case: dict[str, Any]) -> bool:
+        arguments = (case["response"], case["reference"], case["metadata"])
+        return VERIFIERS[name].verify(*arguments).correct
+
+    assert len(cases(name)) >= 28
+    assert [case for case in cases(name) if verdict(case) is not case["correct"]] == []
+
+
+@pytest.mark.parametrize("name", ["math", "numeric", "choice", "exact", "words"])
+def test_no_wrong_answer_is_right_before_its_verifier_is_asked(name: str) -> None:
+    wrong = [case for case in cases(name) if not case["correct"]]
+    early = [equal_text(name, case["response"], case["reference"]) for case in wrong]
+    assert early == [None] * len(wrong)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_equal_forms_are_right_and_changed_ones_are_wrong(name: str) -> None:
+def test_two_thousand_equal_forms_are_right_and_changed_ones_wrong(name: str) -> None:
     generated = list(pairs(name, PAIRS))
     assert len(generated) >= 2_000
     assert [pair for pair in generated if _is_correct(name, pair) is not pair.correct] == []
@@ -78,3 +87,24 @@ def test_without_a_reference_the_answer_is_read_and_counts_as_incorrect(name: st
     verdict = VERIFIERS[name].verify(response, [], {})
     assert not verdict.correct
     assert verdict.extracted is not None or verdict.reason == "no number"
+
+
+def test_a_string_check_does_what_openai_s_grader_of_this_name_does() -> None:
+    def is_correct(operation: str, response: str) -> bool:
+        grader = {"type": "string_check", "operation": operation}
+        verdict = StringCheck().verify(response, ["Paris"], {"grader": grader})
+        assert verdict == StringCheck().verify(response, ["Paris"], {"operation": operation})
+        return verdict.correct
+
+    responses = ("Paris", "It is Paris.", "paris", r"\boxed{Paris}", "<think>Paris</think>Oslo", "")
+    assert {
+        operation: [is_correct(operation, one) for one in responses] for operation in OPERATIONS
+    } == {
+        "eq": [True, False, False, True, False, False],
+        "ne": [False, True, True, False, True, False],
+        "like": [True, True, False, True, False, False],
+        "ilike": [True, True, True, True, False, False],
+    }
+
+
+OPERATIONS = ("eq", "ne", "like", "ilike")

@@ -32,7 +32,7 @@ MATRIX = re.compile(
     r"\\begin\s*\{\s*(?:[pbB]?matrix|array)\s*\}(?:\s*\{[clr|\s]*\})?(.*?)\\end\s*\{\s*\w+\s*\}",
     re.S,
 )
-JOINED = re.compile(r"\s*,?\s*(?:⟦\W{0,4}(?:and|or)\W{0,4}⟧|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
+JOINED = re.compile(r"\s*,?\s*(?:⟦\W{0,4}(?:and|or)\W{0,4}⟧|(?<![A-Za-z\\])(?:and|or)\b)\s*")
 INVERSE = re.compile(r"\\?\b(sin|cos|tan)\s*\^\s*(?:\{\s*-\s*1\s*\}|-1)")
 SHORT_FRACTION = re.compile(r"(\\[dtc]?(?:frac|binom))\s*(?:(\d)|(\{[^{}]*\}))\s*(?=\d)(\d)")
 MIXED = re.compile(
