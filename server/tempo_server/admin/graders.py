@@ -98,9 +98,9 @@ def validate_grader(body: GraderRequest) -> dict[str, Json]:
     return {"grader": grader.model_dump()}
 
 
-@router.post("/fine_tuning/alpha/graders/run", openapi_extra=READ)
+@router.post("/fine_tuning/alpha/graders/run")
 def run_grader(body: GraderRunRequest) -> GraderRun:
-    """Compare one response with a reference."""
+    """Compare one response with a reference; this may start a process."""
     validate_grader(body)
     grader = body.grader
     start = time.monotonic()
@@ -136,7 +136,7 @@ def _sample(text: str) -> Json:
     """Return the values of a response; `output_json` is there if it is valid JSON."""
     try:
         return {"output_text": text, "output_json": json.loads(text)}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"output_text": text}
 
 

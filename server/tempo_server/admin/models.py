@@ -8,7 +8,7 @@ from tempo_server.admin.route import PROMOTE, CurrentContext, KeyRoute
 from tempo_server.admin.schemas import Deletion, Model, Page
 from tempo_server.context import Context
 from tempo_storage import ledger
-from tempo_storage.adapters import version_of
+from tempo_storage.adapters import version_name, version_of
 from tempo_storage.errors import NotFoundError
 
 router = APIRouter(route_class=KeyRoute)
@@ -36,11 +36,13 @@ def delete_model(context: CurrentContext, model: str) -> Deletion:
     A version that serves, to which a rollback may return, or that a server process still holds is
     not deleted.
     """
+    version = version_of(model)
+    name = version_name(version)
     with context.sessions.begin() as s:
-        ledger.versions.sweep(s, version_of(model), reason="deleted by request")
+        ledger.versions.sweep(s, version, reason="deleted by request")
     with contextlib.suppress(NotFoundError):  # an earlier request, or the trainer, deleted it
-        context.store.remove(model)
-    return Deletion(id=model, object="model")
+        context.store.remove(name)
+    return Deletion(id=name, object="model")
 
 
 def _models(context: Context) -> list[Model]:

@@ -134,7 +134,6 @@ class PublicRoute(APIRoute):
             request_id = _request_id(request)
             try:
                 await self.authorize(await _context(request), request)
-                self._check_parameters(request)
                 response = await handle(Request(request.scope, _bounded(request.receive)))
             except Exception as error:
                 response = _error_response(error, request_id)
@@ -143,17 +142,6 @@ class PublicRoute(APIRoute):
             return response
 
         return answer
-
-    def _check_parameters(self, request: Request) -> None:
-        """Raise RequestValidationError for a query parameter that the route would not honour."""
-        names: set[str] = set()
-        for field in self.dependant.query_params:
-            model_fields = getattr(field.field_info.annotation, "model_fields", None)
-            names |= {field.alias} if model_fields is None else model_fields.keys()
-        unknown = [name for name in request.query_params if name not in names]
-        if unknown:
-            error = {"type": "extra_forbidden", "loc": ("query", unknown[0])}
-            raise RequestValidationError([error])
 
 
 class KeyRoute(PublicRoute):
@@ -169,10 +157,24 @@ class KeyRoute(PublicRoute):
         return str((self.openapi_extra or {}).get("x-scope", default))
 
     async def authorize(self, context: Context, request: Request) -> None:
-        """Raise AuthenticationError or InsufficientScopeError unless the key has the scope."""
+        """Raise AuthenticationError or InsufficientScopeError unless the key has the scope.
+
+        Raises RequestValidationError for a query parameter that the route would not honour.
+        """
         key = bearer(request.headers.get("authorization"))
         if not has_scope(context, key, self.scope):  # another process may have added it
             await run_in_threadpool(check_scope, context, key, self.scope)
+        self._check_parameters(request)
+
+    def _check_parameters(self, request: Request) -> None:
+        names: set[str] = set()
+        for field in self.dependant.query_params:
+            model_fields = getattr(field.field_info.annotation, "model_fields", None)
+            names |= {field.alias} if model_fields is None else model_fields.keys()
+        unknown = [name for name in request.query_params if name not in names]
+        if unknown:
+            error = {"type": "extra_forbidden", "loc": ("query", unknown[0])}
+            raise RequestValidationError([error])
 
 
 def _bounded(receive: Receive) -> Receive:

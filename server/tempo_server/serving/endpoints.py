@@ -135,6 +135,8 @@ def _model(listing: Endpoint) -> Endpoint:
 
     async def endpoint(*, model: str, raw_request: Request) -> Response:
         response: Response = await listing(raw_request=raw_request)
+        if not model:  # /v1/models/
+            return response
         for card in json.loads(bytes(response.body))["data"]:
             if card["id"] == model:
                 return JSONResponse(card)

@@ -99,6 +99,11 @@ def test_a_grader_that_can_be_used_is_returned_by_the_check(admin: Any) -> None:
     assert admin("POST", f"{GRADERS}/validate", json={"grader": MATH}).status_code == 200
 
 
+@pytest.mark.parametrize("sample", ["not JSON", "[" * 100_000, "1" * 10_000])
+def test_a_response_that_is_no_json_is_a_text_all_the_same(admin: Any, sample: str) -> None:
+    assert run(admin, CHECK, sample, answer=sample).json()["reward"] == 1.0
+
+
 def test_a_variable_without_a_value_is_named(admin: Any) -> None:
     reply = run(admin, CHECK, "Paris")
     assert (reply.status_code, "{{ item.answer }}" in reply.text) == (400, True)

@@ -35,6 +35,12 @@ def test_deleting_a_version_deletes_its_files_and_keeps_its_row(admin: Any) -> N
     assert types.count("adapter.deleted") == 1
 
 
+def test_a_version_s_number_may_have_leading_zeros(admin: Any) -> None:
+    admin.publish(1)
+    assert admin("DELETE", f"{MODELS}/tempo-v001").json()["id"] == "tempo-v1"
+    assert admin.context.store.names() == []
+
+
 def test_versions_that_are_needed_and_the_base_are_not_deleted(admin: Any) -> None:
     for version in (1, 2, 3, 4):
         admin.publish(version)

@@ -93,6 +93,11 @@ def test_a_query_parameter_that_nobody_honours_is_refused(
     assert admin("GET", "/tempo/v1/status").json()["paused"] is False
 
 
+def test_health_checks_may_have_any_parameter(admin: Any) -> None:
+    for path in ("/tempo/healthz", "/tempo/readyz"):
+        assert admin("GET", f"{path}?time=1").status_code == 200
+
+
 def test_a_form_field_that_nobody_honours_is_refused(admin: Any, labeled: bytes) -> None:
     data = {"purpose": "fine-tune", "expires_after[seconds]": "3600"}
     reply = admin("POST", FILES, files={"file": ("x.jsonl", labeled)}, data=data)

@@ -171,6 +171,7 @@ def test_the_list_of_models_begins_with_the_base_which_is_the_parent_of_our_name
 def test_a_model_of_the_list_is_shown_by_its_name(app: WrappedApp) -> None:
     for card in app.get("/v1/models").json()["data"]:
         assert app.get(f"/v1/models/{card['id']}").json() == card
+    assert app.get("/v1/models/").json() == app.get("/v1/models").json()
     for name in ("tempo-t1", "else"):
         response = app.get(f"/v1/models/{name}")
         assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
