@@ -6,14 +6,16 @@ models want smaller steps. "Ours" is a choice of this project.
 """
 
 import logging
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from tempo_storage.settings import StorageSettings
 
 logger = logging.getLogger("vllm.tempo.settings")  # the server's process reads these settings, too
 Estimator = Literal["em_token", "em"]
+DEVICES = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 def _refuse_removed_estimator(value: Any) -> Any:
@@ -21,6 +23,12 @@ def _refuse_removed_estimator(value: Any) -> Any:
         raise ValueError(
             "version 0.2 removed em_gae; set em_token, which is em_gae at a decay of 1"
         )
+    return value
+
+
+def _check_device(value: str) -> str:
+    if not DEVICES.fullmatch(value):
+        raise ValueError("set auto, cpu, cuda or cuda:N, such as cuda:1")
     return value
 
 
@@ -142,7 +150,7 @@ class TrainerSettings(StorageSettings):
     longer passes alone."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, a third more work."""
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_check_device)] = "auto"
     """Device that the trainer computes on: auto, cpu, cuda or cuda:N. `auto` is the GPU if there is
     one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -17,7 +18,12 @@ from tempo_storage.errors import TempoError
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 STEADY_SECONDS = 60.0
 TICK_SECONDS = 0.2
+MAX_FAILED_STARTS = 2  # of a child that was never ready: its arguments are wrong, or its machine
 LOG_LINES = 20
+ERROR_LINES = 10
+MAX_CHARACTERS = 300  # of an error's line
+# The last line of a traceback, with the process and the place in the code that vLLM puts before it.
+ERROR = re.compile(r"^(?:\(\S+ pid=\d+\) ERROR .*?\] )?([A-Za-z_.]+(?:Error|Exception): .*)")
 USAGE = 2  # argparse's exit code: the same arguments would fail again
 
 
@@ -30,7 +36,8 @@ class Child:
     """A process under supervision.
 
     It is started again after `pauses` seconds, a longer pause for each end in a row. An end after
-    `steady_seconds` of service starts the row anew.
+    `steady_seconds` of service starts the row anew. A child that was never ready is given up after
+    `failed_starts` starts.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Child:
     stop_seconds: float = 10.0
     pauses: Sequence[float] = PAUSES_SECONDS
     steady_seconds: float = STEADY_SECONDS
+    failed_starts: int = MAX_FAILED_STARTS
     ready_at: float | None = field(default=None, init=False)
     """The time at which it first was ready after its last start; None before."""
 
@@ -48,7 +56,9 @@ class Child:
         self._popen: subprocess.Popen[str] | None = None
         self._ends_in_a_row = 0
         self._next_start = 0.0
+        self._was_ready = False
         self._last_lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._errors: deque[str] = deque(maxlen=ERROR_LINES)
 
     def tick(self) -> None:
         """Start it if it is time, or notice that it is ready or has ended.
@@ -63,6 +73,7 @@ class Child:
             self._plan_restart(self._popen.returncode, now)
         elif self.ready_at is None and self.is_ready():
             self.ready_at = now
+            self._was_ready = True
 
     def stop(self) -> None:
         """End it with SIGTERM, after `stop_seconds` with SIGKILL, and its children with SIGKILL."""
@@ -76,6 +87,7 @@ class Child:
         self._clean_up()
 
     def _start(self) -> None:
+        self._errors.clear()
         self._popen = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -96,13 +108,21 @@ class Child:
         self._ends_in_a_row = 1 if was_steady else self._ends_in_a_row + 1
         is_wrong_usage = code == USAGE and self.ready_at is None
         self._clean_up()
-        if is_wrong_usage or self._ends_in_a_row > len(self.pauses):
+        starts = len(self.pauses) + 1
+        if not self._was_ready:
+            starts = min(starts, self.failed_starts)
+        if is_wrong_usage or self._ends_in_a_row >= starts:
             times = "" if is_wrong_usage else f", {self._ends_in_a_row} times in a row"
-            lines = "\n".join(self._last_lines)
-            raise ChildError(f"{self.name} ended with {code}{times}; its last lines:\n{lines}")
+            raise ChildError(f"{self.name} ended with {code}{times}; {self._reasons()}")
         pause = self.pauses[self._ends_in_a_row - 1]
         self._next_start = now + pause
         print_line(self.name, f"ended with {code}, starts again in {pause:g} s")
+
+    def _reasons(self) -> str:
+        """Return the errors of its last start, each once; else its last lines."""
+        if self._errors:
+            return "\n".join(["its errors:", *dict.fromkeys(self._errors)])
+        return "\n".join(["its last lines:", *self._last_lines])
 
     def _clean_up(self) -> None:
         assert self._popen is not None
@@ -117,6 +137,8 @@ class Child:
         with output:
             for line in output:
                 self._last_lines.append(line.rstrip())
+                if error := ERROR.match(line):
+                    self._errors.append(error.group(1)[:MAX_CHARACTERS])
                 print_line(self.name, line.rstrip())
 
 

@@ -20,6 +20,8 @@ import vllm
 from torch._dynamo import config as dynamo
 from vllm.platforms import current_platform
 
+from tempo_server.cpu_lora.startup import limit_kv_cache, reuse_compiled_models
+
 logger = logging.getLogger("vllm.tempo.cpu_lora")
 
 VERSION = "0.32."
@@ -62,6 +64,7 @@ def install(platform: Any, version: str) -> None:
         return
     platform.get_punica_wrapper = classmethod(lambda _: DENSE)
     platform.check_and_update_config = _with_compilation(platform.check_and_update_config)
+    reuse_compiled_models()
     logger.info("dense CPU LoRA replaces %s", STOCK)
 
 
@@ -84,6 +87,8 @@ def mismatch(platform: Any, version: str) -> str | None:
 def _with_compilation(check: Any) -> Any:
     """Return the platform's check without its only rule about LoRA, which turns compilation off.
 
+    The check also sizes the KV cache.
+
     The rule stays for fully sharded layers, which vLLM's own operators serve, and where nothing is
     compiled, because there it picks the better kernels.
     """
@@ -96,5 +101,6 @@ def _with_compilation(check: Any) -> Any:
             check(vllm_config)
         finally:
             vllm_config.lora_config = lora
+        limit_kv_cache(vllm_config)
 
     return classmethod(check_and_update_config)

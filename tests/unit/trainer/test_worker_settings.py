@@ -20,6 +20,8 @@ def test_the_control_s_sign_can_be_set_from_outside(monkeypatch: pytest.MonkeyPa
     [
         ("TEMPO_REWARD_SIGN", "2", "TEMPO_REWARD_SIGN is 2; Input should be 1 or -1"),
         ("TEMPO_GROUP_SIZE", "1", "TEMPO_GROUP_SIZE is '1'; .* greater than or equal to 2"),
+        ("TEMPO_DEVICE", "gpu", "TEMPO_DEVICE is 'gpu'; set auto, cpu, cuda or cuda:N"),
+        ("TEMPO_DEVICE", "cuda:x", "TEMPO_DEVICE is 'cuda:x'; set auto"),
         ("TEMPO_GRUOP_SIZE", "8", "unknown setting TEMPO_GRUOP_SIZE; did you mean"),
     ],
 )
@@ -29,6 +31,12 @@ def test_a_bad_variable_is_refused_by_name(
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=message):
         checked(WorkerSettings)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_a_device_of_torch_is_accepted(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setenv("TEMPO_DEVICE", device)
+    assert checked(WorkerSettings).device == device
 
 
 def test_a_key_file_may_be_in_the_home_directory(

@@ -16,6 +16,7 @@ from tempo_lab.study.questions import Data
 from tempo_lab.study.sampling import users_decoding
 from tempo_lab.study.served import served_model
 from tempo_storage.errors import TempoError
+from tempo_trainer.algorithm.loading import check_base
 from tempo_trainer.settings import TrainerSettings
 
 DEFAULT_MAX_TOKENS = 256  # of a small model's response
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Data.load(options["labeled"], options["unlabeled"], options["unseen"])
         if options["sampler"] == "vllm":
             served_model(specs[0].worker_settings(), options["model"])
+        check_base(options["model"])
         return study({out: specs}, processes=processes)
     except (TempoError, OSError) as error:
         console.print(f"study failed: {error}", style="red")

@@ -26,6 +26,7 @@ from tempo_storage.errors import TempoError
 from tempo_trainer.algorithm import shared_prefix
 from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.heads import ValueHead, token_logprobs
+from tempo_trainer.algorithm.loading import UnsupportedModelError, loading_errors
 from tempo_trainer.algorithm.optimiser import Groups, Optimiser
 from tempo_trainer.algorithm.shared_prefix import Layout
 from tempo_trainer.settings import TrainerSettings
@@ -36,10 +37,6 @@ CRITIC = "critic"
 
 class AdapterSwitchError(TempoError, RuntimeError):
     """A backward pass ran while the other adapter was active, so its gradients would be lost."""
-
-
-class UnsupportedModelError(TempoError, ValueError):
-    """Hidden states and lm_head do not give the base model's own log-probabilities."""
 
 
 class StateMismatchError(TempoError, ValueError):
@@ -74,16 +71,20 @@ class Networks:
 
     @classmethod
     def load(cls, model_dir: str | Path, settings: TrainerSettings) -> "Networks":
-        """Load the base from a directory or the local cache, and add fresh adapters."""
+        """Load the base from a directory or the local cache, and add fresh adapters.
+
+        Raises UnsupportedModelError for a base that transformers cannot load.
+        """
         device = settings.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = settings.dtype
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
-        base = AutoModelForCausalLM.from_pretrained(
-            str(model_dir), dtype=getattr(torch, dtype), attn_implementation="sdpa"
-        )
+        with loading_errors(model_dir):
+            base = AutoModelForCausalLM.from_pretrained(
+                str(model_dir), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            )
         return cls(base.to(device), settings)
 
     @contextmanager

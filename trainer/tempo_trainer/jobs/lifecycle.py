@@ -141,6 +141,9 @@ class Jobs:
             self._requeue(job_id, str(error), counts=True)
             return
         detail = str(error) if isinstance(error, TempoError) else traceback.format_exc()
+        if isinstance(error, ModuleNotFoundError):
+            packages = "'vllm-tempo[trainer]'"
+            detail = f"{error.name} is missing where the worker runs; pip install {packages}"
         logger.error("job %s: failed: %s", job_id, detail)
         self._finish(job_id, "failed", error=detail)
 

@@ -64,18 +64,46 @@ def test_a_child_that_ends_is_started_again_after_a_pause(
     )
     lives = tmp_path / "lives"
     lives.write_text("")
-    child = Child("server", python(script, str(lives)), pauses=QUICK)
+    child = Child("server", python(script, str(lives)), pauses=QUICK, failed_starts=9)
     tick_until(child, lambda: lives.read_text() == "xxx" and child.ready_at is not None)
     child.stop()
     lines = [line for line in capsys.readouterr().out.splitlines() if "again" in line]
     assert lines == [f"server | ended with 0, starts again in {pause} s" for pause in QUICK[:2]]
 
 
-def test_five_quick_ends_in_a_row_are_an_error_that_has_the_last_lines() -> None:
-    child = Child("server", python("print('no memory'); raise SystemExit(3)"), pauses=QUICK)
+def test_a_child_that_was_ready_is_given_up_after_five_ends_in_a_row() -> None:
+    script = "import time; print('no memory'); time.sleep(0.1); raise SystemExit(3)"
+    child = Child("server", python(script), pauses=QUICK)
     with pytest.raises(ChildError, match=r"ended with 3, 5 times in a row.*\n.*no memory"):
         tick_until(child, never)
     assert PAUSES_SECONDS == (1.0, 2.0, 4.0, 8.0)
+
+
+def test_a_child_that_was_never_ready_is_given_up_after_its_second_start() -> None:
+    child = Child("server", python("raise SystemExit(3)"), is_ready=never, pauses=QUICK)
+    with pytest.raises(ChildError, match="server ended with 3, 2 times in a row"):
+        tick_until(child, never)
+
+
+def test_the_errors_of_a_child_stand_on_one_screen_each_once() -> None:
+    script = """
+place = "(Worker pid=7) ERROR 11-30 09:41:59 [executor.py:1063] "
+print(place + "    raise ValueError(", place + "ValueError: No block size for 16", sep="\\n")
+print(place + "ValueError: No block size for 16")
+print("WARNING This may cause OSError: [Errno 24]")
+for number in range(1000):
+    print("  File x.py, line", number)
+print("RuntimeError: the engine failed")
+raise SystemExit(1)
+"""
+    child = Child("server", python(script), is_ready=never, pauses=QUICK)
+    with pytest.raises(ChildError) as failure:
+        tick_until(child, never)
+    assert str(failure.value).splitlines() == [
+        "server ended with 1, 2 times in a row; its errors:",
+        "ValueError: No block size for 16",
+        "RuntimeError: the engine failed",
+    ]
 
 
 def test_a_steady_child_is_started_again_however_often_it_ended(

@@ -18,7 +18,15 @@ SLOTS, RANK, WIDTH = 5, 16, 32
 SLICES = (32, 16, 16)
 ADAPTER_OF_SLOT = [11, None, 12, None, 13]
 PREFILL = [11] * 5 + [0] * 3 + [12] * 4 + [11] * 2
+NO_MODEL = {"model_config": None, "cache_config": None}
 DECODE = [11, 0, 12, 13, 0, 11]
+
+
+@pytest.fixture(autouse=True)
+def _same_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo the repair of torch's loader that `install` makes."""
+    stock = torch.compiler.load_compiled_function
+    monkeypatch.setattr(torch.compiler, "load_compiled_function", stock)
 
 
 class CPU:
@@ -214,7 +222,7 @@ def test_a_model_with_lora_is_compiled_unless_it_is_sharded_or_nothing_is_compil
 ) -> None:
     platform = type("Platform", (CPU,), {})
     lora = SimpleNamespace(fully_sharded_loras=sharded)
-    config = SimpleNamespace(lora_config=lora, compiled=None)
+    config = SimpleNamespace(lora_config=lora, compiled=None, **NO_MODEL)
     platform.check_and_update_config(config)
     assert not config.compiled
     install(platform, "0.32.0")
@@ -226,9 +234,9 @@ def test_a_model_with_lora_is_compiled_unless_it_is_sharded_or_nothing_is_compil
 def test_a_model_without_lora_is_compiled_as_before() -> None:
     platform = type("Platform", (CPU,), {})
     install(platform, "0.32.0")
-    config = SimpleNamespace(lora_config=None, compiled=None)
+    config = SimpleNamespace(lora_config=None, compiled=None, **NO_MODEL)
     platform.check_and_update_config(config)
-    assert config == SimpleNamespace(lora_config=None, compiled=True)
+    assert config == SimpleNamespace(lora_config=None, compiled=True, **NO_MODEL)
 
 
 def test_registering_a_second_time_logs_nothing(

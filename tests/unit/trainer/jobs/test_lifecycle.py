@@ -135,6 +135,15 @@ def test_bad_input_fails_with_its_message_and_a_bug_with_its_traceback(
     assert "Traceback" in (status(queued)[2] or "")
 
 
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    queued: sessionmaker[Session],
+) -> None:
+    error = ModuleNotFoundError("No module named 'peft'", name="peft")
+    jobs(queued, raising(error)).run("j")
+    message = "peft is missing where the worker runs; pip install 'vllm-tempo[trainer]'"
+    assert status(queued) == ("failed", 1, message)
+
+
 def test_a_dead_worker_s_job_is_queued_again_and_a_poison_job_fails(
     queued: sessionmaker[Session],
 ) -> None:

@@ -1,0 +1,59 @@
+"""Two repairs of vLLM's start on a CPU: the KV cache's size, and the reuse of compiled code."""
+
+import logging
+import os
+from typing import Any
+
+import torch
+
+logger = logging.getLogger("vllm.tempo.cpu_lora")
+KV_SEQUENCES = 8  # of the greatest length, or more of the usual ones: one CPU answers no more
+
+
+def limit_kv_cache(vllm_config: Any) -> None:
+    """Give the KV cache room for KV_SEQUENCES of the greatest length, and not all of the share.
+
+    By default vLLM fills --gpu-memory-utilization of the machine's memory, which is no device's own
+    here: other programs need it. An operator's own size stays, and so does vLLM's where the room
+    would take more than half of that share.
+    """
+    cache = vllm_config.cache_config
+    model = vllm_config.model_config
+    if model is None or cache.kv_cache_memory_bytes is not None:
+        return
+    size = KV_SEQUENCES * model.max_model_len * _bytes_of_token(vllm_config)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > cache.gpu_memory_utilization * machine / 2:
+        return
+    cache.kv_cache_memory_bytes = size
+    logger.info(
+        "the KV cache has %.2f GiB, room for %d sequences of %d tokens; "
+        "--kv-cache-memory-bytes sets another size",
+        *(size / (1 << 30), KV_SEQUENCES, model.max_model_len),
+    )
+
+
+def _bytes_of_token(vllm_config: Any) -> int:
+    """Return the bytes of a token's keys and values in all layers."""
+    model = vllm_config.model_config
+    parallel = vllm_config.parallel_config
+    values = 2 * model.get_num_kv_heads(parallel) * model.get_head_size()
+    return int(values * model.get_num_layers(parallel) * model.dtype.itemsize)
+
+
+def reuse_compiled_models() -> None:
+    """Let vLLM 0.32 load the code that an earlier start compiled, instead of compiling it again.
+
+    vLLM calls `finalize_loading` on the loaded function. On a CPU torch itself compiles the whole
+    model, and torch's function has no such method, so that vLLM takes the file for broken.
+    """
+    stock = torch.compiler.load_compiled_function
+
+    def load_compiled_function(*arguments: Any, **options: Any) -> Any:
+        loaded: Any = stock(*arguments, **options)
+        compiled = loaded._artifacts.compiled_fn
+        if not hasattr(compiled, "finalize_loading"):
+            compiled.finalize_loading = lambda _: None
+        return loaded
+
+    torch.compiler.load_compiled_function = load_compiled_function

@@ -1,0 +1,78 @@
+"""On a CPU the KV cache takes what the model needs, and compiled code is loaded again."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tempo_server.cpu_lora import startup
+
+GIB = 1 << 30
+
+
+def config(*, layers: int = 30, length: int = 8192, size: int | None = None) -> Any:
+    """Return vLLM's configuration of a model with three KV heads of 64 values in bfloat16."""
+    model = SimpleNamespace(
+        max_model_len=length,
+        dtype=torch.bfloat16,
+        get_num_kv_heads=lambda parallel: 3,
+        get_head_size=lambda: 64,
+        get_num_layers=lambda parallel: layers,
+    )
+    cache = SimpleNamespace(kv_cache_memory_bytes=size, gpu_memory_utilization=0.5)
+    return SimpleNamespace(model_config=model, cache_config=cache, parallel_config=None)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 24 GiB of memory."""
+    values = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 24 * GIB // 4096}
+    monkeypatch.setattr(startup.os, "sysconf", values.__getitem__)
+
+
+def test_the_kv_cache_has_room_for_eight_sequences_of_the_greatest_length() -> None:
+    vllm_config = config()
+    startup.limit_kv_cache(vllm_config)
+    # Keys and values of 30 layers: 23,040 bytes a token.
+    assert vllm_config.cache_config.kv_cache_memory_bytes == 8 * 8192 * 23_040
+
+
+@pytest.mark.parametrize(
+    "vllm_config",
+    [
+        pytest.param(config(size=GIB), id="an operator's own size"),
+        pytest.param(config(layers=300), id="more than half of the share"),
+        pytest.param(
+            SimpleNamespace(model_config=None, cache_config=SimpleNamespace()), id="no model"
+        ),
+    ],
+)
+def test_a_kv_cache_of_another_size_stays(vllm_config: Any) -> None:
+    before = vars(vllm_config.cache_config).copy()
+    startup.limit_kv_cache(vllm_config)
+    assert vars(vllm_config.cache_config) == before
+
+
+def test_a_loaded_function_of_torch_has_the_method_that_vllm_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compiled() -> str:
+        return "compiled"
+
+    loaded = SimpleNamespace(_artifacts=SimpleNamespace(compiled_fn=compiled))
+    stock = torch.compiler.load_compiled_function
+    monkeypatch.setattr(torch.compiler, "load_compiled_function", lambda file, f_globals: loaded)
+    startup.reuse_compiled_models()
+    assert torch.compiler.load_compiled_function("file", f_globals={}) is loaded
+    assert compiled.finalize_loading(None) is None  # type: ignore[attr-defined]
+    assert stock is not torch.compiler.load_compiled_function
+
+
+def test_a_function_of_vllm_keeps_its_own_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = SimpleNamespace(finalize_loading="vLLM's own")
+    loaded = SimpleNamespace(_artifacts=SimpleNamespace(compiled_fn=own))
+    monkeypatch.setattr(torch.compiler, "load_compiled_function", lambda file: loaded)
+    startup.reuse_compiled_models()
+    torch.compiler.load_compiled_function("file")
+    assert own.finalize_loading == "vLLM's own"
