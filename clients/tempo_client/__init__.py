@@ -36,6 +36,7 @@ from tempo_client.types import File as File
 from tempo_client.types import Job as Job
 from tempo_client.types import JobError as JobError
 from tempo_client.types import Key as Key
+from tempo_client.types import Label as Label
 from tempo_client.types import LabeledCounts as LabeledCounts
 from tempo_client.types import Learned as Learned
 from tempo_client.types import QuestionCounts as QuestionCounts
@@ -44,4 +45,5 @@ from tempo_client.types import ServerProcess as ServerProcess
 from tempo_client.types import Status as Status
 from tempo_client.types import Tenant as Tenant
 from tempo_client.types import Training as Training
+from tempo_client.types import Verdicts as Verdicts
 from tempo_client.types import Worker as Worker

@@ -69,10 +69,12 @@ class Operations(Generic[C]):
     async def _call(self, request: Request, kind: type[R]) -> R:
         return _parse(kind, await exchange(self._client, request))
 
-    async def _list(self, path: str, kind: type[R], *, until: str | None = None) -> list[R]:
+    async def _list(
+        self, path: str, kind: type[R], *, until: str | None = None, **filters: str
+    ) -> list[R]:
         """Return all items of a list, or those before the one with the id `until`."""
         items: list[R] = []
-        query: dict[str, str] = {}
+        query = dict(filters)
         while True:
             body = await exchange(self._client, get(path, limit=PAGE_SIZE, **query))
             for item in body["data"]:

@@ -9,7 +9,7 @@ from typing import Any
 from tempo_client._datasets import json_lines
 from tempo_client._json_line import json_line, rows_of
 from tempo_client._methods import Operations, operation
-from tempo_client._protocol import PREFIX, C, Connection, Request, delete, get, post
+from tempo_client._protocol import PREFIX, C, Connection, Request, delete, get, post, put
 from tempo_client.errors import JobFailedError, JobTimeoutError
 from tempo_client.types import (
     Adapter,
@@ -19,10 +19,12 @@ from tempo_client.types import (
     File,
     Job,
     Key,
+    Label,
     Learned,
     Status,
     Tenant,
     Training,
+    Verdicts,
 )
 
 Labeled = str | os.PathLike[str] | bytes | Iterable[Mapping[str, Any]]
@@ -62,6 +64,43 @@ class Files(Operations[C]):
     async def list(self) -> list[File]:
         """Return all files, newest first."""
         return await self._list("/files", File)
+
+    @operation
+    async def delete(self, file_id: str) -> Deletion:
+        """Delete a file with its questions, except those that another file labels, too."""
+        return await self._call(delete(f"/files/{file_id}"), Deletion)
+
+
+class Labels(Operations[C]):
+    """Labeled questions one by one. An id is a content hash, or a beginning that is unique."""
+
+    @operation
+    async def replace(self, label_id: str, answer: Any, *, verifier: str | None = None) -> Label:
+        """Replace a question's answer, or its list of equally right ones; its split stays.
+
+        Raises BadRequestError for an answer that the verifier cannot read.
+        """
+        body = {"answer": answer, "verifier": verifier}
+        return await self._call(put(f"/labels/{label_id}", body), Label)
+
+    @operation
+    async def remove(self, label_id: str) -> Deletion:
+        """Remove a label; nothing trains on it or is measured by it any more."""
+        return await self._call(delete(f"/labels/{label_id}"), Deletion)
+
+    @operation
+    async def verify(self, responses: Mapping[str, Iterable[str]]) -> Verdicts:
+        """Verify responses to labeled questions, given by the label's id."""
+        body = {label_id: [*texts] for label_id, texts in responses.items()}
+        request = post("/labels/verdicts", {"responses": body}, idempotent=True)
+        return await self._call(request, Verdicts)
+
+    @operation
+    async def list(self, *, split: str | None = None, file: str | None = None) -> list[Label]:
+        """Return all labels, or those of a split and of a file."""
+        filters = {"split": split, "file": file}
+        chosen = {name: value for name, value in filters.items() if value is not None}
+        return await self._list("/labels", Label, **chosen)
 
 
 class Jobs(Operations[C]):
@@ -264,6 +303,7 @@ class Deployment(Operations[C], Connection[C]):
         super().__init__(self)
         self._max_retries = max_retries
         self.files = Files(self)
+        self.labels = Labels(self)
         self.jobs = Jobs(self)
         self.adapters = Adapters(self)
         self.questions = Questions(self)

@@ -94,6 +94,11 @@ def post(path: str, body: Mapping[str, Any], *, idempotent: bool = False) -> Req
     return Request("POST", PREFIX + path, {"json": body}, idempotent=idempotent)
 
 
+def put(path: str, body: Mapping[str, Any]) -> Request:
+    """Return a PUT of a JSON body below the prefix; it is idempotent because it sets a state."""
+    return Request("PUT", PREFIX + path, {"json": body}, idempotent=True)
+
+
 def delete(path: str, **query: str) -> Request:
     """Return a DELETE below the prefix; it is idempotent because a second one deletes nothing."""
     return Request("DELETE", PREFIX + path, {"params": query}, idempotent=True)

@@ -80,6 +80,31 @@ class File(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Label(Resource):
+    """A labeled question with its accepted answers; `split` is `train` or `held_out`."""
+
+    id: str
+    split: str
+    messages: list[dict[str, Any]]
+    reference_answer: list[Any]
+    verifier: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> dict[str, Any]:
+        """Return the label as a line of a labeled file."""
+        names = ("messages", "reference_answer", "verifier", "metadata", "chat_template_kwargs")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdicts(Resource):
+    """By a label's id, for each response whether it is right; None where its verifier failed."""
+
+    verdicts: dict[str, list[bool | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobError(Resource):
     """The reason why a job failed."""
 
@@ -151,6 +176,10 @@ class Deletion(Resource):
 
     id: str
     deleted: bool = True
+    examples: int = 0
+    """Of a file or a label: the number of labeled questions that went with it."""
+    adapters: list[str] = field(default_factory=list)
+    """Of a file or a label: the versions that learned from them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

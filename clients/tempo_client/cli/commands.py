@@ -11,6 +11,7 @@ import typer
 from tempo_client.cli import gate_report, progress
 from tempo_client.cli.keys import keys
 from tempo_client.cli.labeled import missing_labels, print_file, shown_gain
+from tempo_client.cli.labels import labels
 from tempo_client.cli.output import (
     Commands,
     Json,
@@ -38,7 +39,8 @@ app = typer.Typer(
 adapters = typer.Typer(help="List, show, promote and roll back adapter versions.")
 jobs = typer.Typer(help="List, show and cancel training jobs, and read their events.")
 add_plugins(app, entry_points(group="tempo.commands"))
-for name, group in (("adapters", adapters), ("jobs", jobs), ("keys", keys)):
+GROUPS = {"adapters": adapters, "jobs": jobs, "keys": keys, "labels": labels}
+for name, group in GROUPS.items():
     app.add_typer(group, name=name, no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option(min=0, help="Number of the newest ones to list; 0: all.")]

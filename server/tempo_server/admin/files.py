@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 
 from tempo_server.admin import references
 from tempo_server.admin.route import CurrentContext, FilePageQuery, KeyRoute
-from tempo_server.admin.schemas import File, LabeledCounts, Page, Upload
+from tempo_server.admin.schemas import Deletion, File, LabeledCounts, Page, Upload
 from tempo_server.context import Context
 from tempo_storage import ledger
+from tempo_storage.adapters import version_name
 from tempo_storage.directories import fsync
 from tempo_storage.errors import NotFoundError
 from tempo_storage.labeled.fields import REFERENCE
@@ -44,17 +45,19 @@ router = APIRouter(route_class=KeyRoute)
 def create_file(
     context: CurrentContext, form: Annotated[Upload, Form(media_type="multipart/form-data")]
 ) -> File:
-    """Store a labeled file. If the same bytes are stored already, return that file.
+    """Store a labeled file. If all of it is stored already, return the file of the same bytes.
 
     A dry run checks everything and stores nothing.
     """
     content = form.file.file.read(MAX_FILE_BYTES + 1)
     parsed = parse(content, references.installed())
-    if (same := _same_file(context, parsed.sha256)) is not None:
-        with context.sessions() as s:
+    with context.sessions() as s:
+        new = _without_stored(s, parsed)
+        same = next((f for f in ledger.labeled.files(s) if f.sha256 == parsed.sha256), None)
+        if same is not None and not new.examples and not new.errors:
             labeled = LabeledCounts.of(**ledger.labeled.count(s))
-        return _with_counts(File.model_validate(same), labeled)
-    errors = _named(references.check(parsed.examples), parsed)
+            return _with_counts(File.model_validate(same), labeled)
+    errors = _named(references.check(new.examples), parsed)
     checked = replace(parsed, errors=(*parsed.errors, *errors))
     row = rows.File(
         id="file-dry-run" if form.dry_run else f"file-{secrets.token_hex(12)}",
@@ -86,6 +89,23 @@ def get_file(context: CurrentContext, file_id: str) -> File:
     """Show one file."""
     with context.sessions() as s:
         return File.model_validate(ledger.labeled.file(s, file_id))
+
+
+@router.delete("/files/{file_id}")
+def delete_file(context: CurrentContext, file_id: str) -> Deletion:
+    """Delete a file with its examples, except those that another file labels, too.
+
+    Nothing trains on them or is measured by them any more, but a step under way ends with them.
+    """
+    with context.sessions.begin() as s:
+        ledger.training.lock(s)
+        row, examples = ledger.labeled.delete_file(s, file_id)
+        versions = ledger.learned.versions_from_files(s, [row])
+        message = f"file {row.id} ({row.filename}) was deleted with {examples} labeled questions"
+        ledger.events.add(s, "file.deleted", message, data={"file": row.id, "versions": versions})
+    (context.settings.files_dir / row.id).unlink(missing_ok=True)
+    adapters = [version_name(version) for version in versions]
+    return Deletion(id=row.id, object="file", examples=examples, adapters=adapters)
 
 
 @router.get("/files/{file_id}/content", response_class=FileResponse)
@@ -120,7 +140,8 @@ def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes
         ledger.training.lock(s)
         usable = _usable(s, checked)
         labeled = _describe(s, row, usable)
-        ledger.labeled.add_file(s, row, usable.examples)
+        hashes = [example.content_hash for example in checked.examples]
+        ledger.labeled.add_file(s, row, usable.examples, hashes)
     return labeled
 
 
@@ -141,16 +162,16 @@ def _with_counts(file: File, labeled: LabeledCounts) -> File:
 
 def _usable(s: Session, checked: ParsedFile) -> ParsedFile:
     """Return the file without the examples of the ledger; raise LabeledFileError for errors."""
-    stored = ledger.labeled.references(s, [e.content_hash for e in checked.examples])
-    asked_hashes = ledger.pool.asked_hashes(s, [e.loose_hash for e in checked.examples])
-    usable = reconcile(checked, stored, asked_hashes)
+    usable = _without_stored(s, checked)
     raise_if_unusable(usable, min_questions=MIN_EXAMPLES)
     return usable
 
 
-def _same_file(context: Context, sha256: str) -> rows.File | None:
-    with context.sessions() as s:
-        return next((row for row in ledger.labeled.files(s) if row.sha256 == sha256), None)
+def _without_stored(s: Session, parsed: ParsedFile) -> ParsedFile:
+    """Return the file without the examples of the ledger."""
+    stored = ledger.labeled.references(s, [e.content_hash for e in parsed.examples])
+    asked_hashes = ledger.pool.asked_hashes(s, [e.loose_hash for e in parsed.examples])
+    return reconcile(parsed, stored, asked_hashes)
 
 
 @contextlib.contextmanager

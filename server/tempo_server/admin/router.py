@@ -5,7 +5,17 @@ from typing import Any
 from fastapi import APIRouter, Security
 from fastapi.security import HTTPBearer
 
-from tempo_server.admin import adapters, files, graders, jobs, keys, models, questions, status
+from tempo_server.admin import (
+    adapters,
+    files,
+    graders,
+    jobs,
+    keys,
+    labels,
+    models,
+    questions,
+    status,
+)
 from tempo_server.admin.schemas import ErrorReply
 
 # For the OpenAPI document. With `default` FastAPI does not list the 422 that we never send.
@@ -20,7 +30,7 @@ KEY = Security(HTTPBearer(auto_error=False, scheme_name="TempoKey"))
 
 router = APIRouter(prefix="/tempo")
 router.include_router(status.health_router, tags=["tempo"])
-for module in (files, jobs, graders, adapters, models, questions, keys, status):
+for module in (files, labels, jobs, graders, adapters, models, questions, keys, status):
     router.include_router(
         module.router, prefix="/v1", tags=["tempo"], dependencies=[KEY], responses=ERRORS
     )

@@ -317,11 +317,17 @@ class Model(Resource):
 
 
 class Deletion(Schema):
-    """The answer to a deletion."""
+    """The answer to a deletion.
+
+    For a file and a label, `examples` is the number of labeled questions that went with it, and
+    `adapters` are the versions that learned from them.
+    """
 
     id: str
-    object: Literal["model", "file"]
+    object: Literal["model", "file", "label"]
     deleted: bool = True
+    examples: int = 0
+    adapters: list[str] = []
 
 
 class Learned(Schema):

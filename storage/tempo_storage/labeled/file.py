@@ -160,7 +160,10 @@ def reconcile(
     warnings = list(file.warnings)
     for example in stored:
         if _conflicts(example, references[example.content_hash]):
-            errors.append(_conflict_error(example, "an earlier file"))
+            remedy = (
+                f"keep one, or correct that with `tempo labels replace {example.content_hash[:12]}`"
+            )
+            errors.append(_conflict_error(example, "an earlier file", remedy))
         else:
             warnings.append((example.line, DUPLICATE))
     warnings += [(example.line, ASKED) for example in new if example.loose_hash in asked_hashes]
@@ -193,8 +196,8 @@ def _conflicts(example: Example, reference: Sequence[Any]) -> bool:
     return set(reference) != set(example.reference)
 
 
-def _conflict_error(example: Example, place: str) -> LineError:
-    message = f"{place} has this question with another reference; keep one"
+def _conflict_error(example: Example, place: str, remedy: str = "keep one") -> LineError:
+    message = f"{place} has this question with another reference; {remedy}"
     value = shown(example.reference)
     name = example.reference_name
     return LineError(example.line, "conflicting_reference", name, message, value)

@@ -108,6 +108,12 @@ def delete_file(s: Session, file_id: str) -> tuple[File, int]:
     return row, examples
 
 
+def files_with(s: Session, content_hash: str) -> list[File]:
+    """Return the files that label a question, also deleted ones."""
+    query = select(File).join(FileExample, FileExample.file_id == File.id)
+    return list(s.scalars(query.where(FileExample.content_hash == content_hash)))
+
+
 def example(s: Session, name: str) -> LabeledExample:
     """Return one example by its content hash, or by the beginning of it; raise NotFoundError."""
     same = LabeledExample.content_hash.startswith(name, autoescape=True)
@@ -127,7 +133,7 @@ def page(
     return list(s.scalars(query.order_by(LabeledExample.content_hash).limit(limit)))
 
 
-def _hashes_of(file_id: str) -> Select[tuple[str]]:
+def _hashes_of(file_id: str) -> Select[str]:
     return select(FileExample.content_hash).where(FileExample.file_id == file_id)
 
 

@@ -5,7 +5,7 @@ the loose hash of each question that an M-step used, so the answer stays known w
 itself is pruned or erased.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
@@ -72,9 +72,9 @@ def files(s: Session, checkpoint: str) -> list[File]:
     return [file for file in every if not iterations.isdisjoint(_iterations_with(s, file))]
 
 
-def versions_from_file(s: Session, file: File) -> list[int]:
-    """Return the versions that learned from a labeled file."""
-    return _versions_after(s, _iterations_with(s, file))
+def versions_from_files(s: Session, files: Iterable[File]) -> list[int]:
+    """Return the versions that learned from any of these labeled files."""
+    return _versions_after(s, set().union(*(_iterations_with(s, file) for file in files)))
 
 
 def erase(s: Session, tenant: str) -> tuple[int, list[int]]:

@@ -16,6 +16,7 @@ from fake_api import STATUS, run
 from typer.testing import CliRunner
 
 from tempo_client.cli.commands import adapters, app, jobs, keys
+from tempo_client.cli.labels import labels
 from tempo_client.cli.plugins import HELP, add_plugins
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +31,7 @@ GROUPS = {
     "adapters": {"list", "show", "promote", "rollback"},
     "jobs": {"list", "show", "cancel", "events"},
     "keys": {"list", "create", "revoke"},
+    "labels": {"list", "files", "remove", "replace", "export", "check"},
 }
 OTHERS = """
 def main(arguments):
@@ -49,9 +51,10 @@ def python(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_every_command_of_the_sdk_has_json() -> None:
+    groups = {"": app, "adapters ": adapters, "jobs ": jobs, "keys ": keys, "labels ": labels}
     names = {
         f"{prefix}{command.name or getattr(command.callback, '__name__', '')}"
-        for prefix, group in (("", app), ("adapters ", adapters), ("jobs ", jobs), ("keys ", keys))
+        for prefix, group in groups.items()
         for command in group.registered_commands
         if command.add_help_option
     }

@@ -39,7 +39,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert signatures(Tempo).keys() == signatures(AsyncTempo).keys()
     with client({}) as blocking:
         asynchronous = AsyncTempo("http://tempo", api_key="tk_x")
-        for name in ("files", "jobs", "adapters", "questions", "keys", "training"):
+        for name in ("files", "labels", "jobs", "adapters", "questions", "keys", "training"):
             kinds = [type(getattr(tempo, name)) for tempo in (blocking, asynchronous)]
             assert signatures(kinds[0]) == signatures(kinds[1])
 

@@ -14,6 +14,7 @@ from typing import Any
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.file import parse, raise_if_unusable
 from tempo_storage.labeled.split import assign
+from tempo_storage.question_hash import loose_hash
 from tempo_trainer.sampling import verifiers
 
 FORM = '{"question": "…", "answer": "…"}'
@@ -30,6 +31,11 @@ class Question:
     metadata: Mapping[str, Any]
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the chat template that renders the question."""
+
+    @property
+    def loose_hash(self) -> str:
+        """The key by which questions in other dress are the same."""
+        return loose_hash(self.messages)
 
 
 Answers = Mapping[str, Sequence[str]]
@@ -79,17 +85,19 @@ class Data:
         """
         with_labels = read(labeled, needs_answers=True)
         with_labels.raise_unless_answered(labeled, f"; write {FORM} on each line")
-        splits = assign([q.id for q in with_labels.questions], train=0, held_out=0)
-        train = with_labels.where(lambda q: splits[q.id] == "train")
-        held_out = with_labels.where(lambda q: splits[q.id] == "held_out")
-        adapted = read(unlabeled).where(lambda q: q.id not in with_labels.answers)
+        splits = assign({q.loose_hash for q in with_labels.questions}, train=0, held_out=0)
+        train = with_labels.where(lambda q: splits[q.loose_hash] == "train")
+        held_out = with_labels.where(lambda q: splits[q.loose_hash] == "held_out")
+        adapted = read(unlabeled).where(lambda q: q.loose_hash not in splits)
         for part, purpose in ((train, "train on"), (held_out, "hold out"), (adapted, "adapt to")):
             if not part.questions:
                 raise InvalidInputError(
                     f"{labeled} and {unlabeled} have no question to {purpose}; add some"
                 )
-        used = {*with_labels.answers, *(q.id for q in adapted.questions)}
-        others = read(unseen).where(lambda q: q.id not in used) if unseen else QuestionSet((), {})
+        used = {*splits, *(q.loose_hash for q in adapted.questions)}
+        others = QuestionSet((), {})
+        if unseen:
+            others = read(unseen).where(lambda q: q.loose_hash not in used)
         if adapted.answers:
             adapted.raise_unless_answered(unlabeled, ALL_OR_NONE)
         if unseen:

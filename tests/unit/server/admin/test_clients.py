@@ -22,6 +22,8 @@ from tempo_trainer.sampling.server import served_model
 from tempo_trainer.worker_settings import WorkerSettings
 
 V1 = "/tempo/v1"
+# Arguments of the SDK's methods; all others are "x".
+ARGUMENTS: dict[str, Any] = {"labeled": b"{}", "responses": {}}
 # Fields that only OpenAI's client reads.
 FOR_OPENAI_ONLY = {
     "hyperparameters",
@@ -72,13 +74,13 @@ def test_every_route_has_a_method_of_the_sdk_and_every_method_has_its_route(admi
         return httpx.Response(200, json={"data": [], "has_more": False})
 
     with Tempo("http://tempo", api_key="k", transport=httpx.MockTransport(answer)) as tempo:
-        groups = (tempo.files, tempo.jobs, tempo.adapters, tempo.questions, tempo.keys)
-        for group in (tempo, *groups, tempo.training):
+        groups = (tempo.files, tempo.labels, tempo.jobs, tempo.adapters, tempo.questions)
+        for group in (tempo, *groups, tempo.keys, tempo.training):
             for _, method in inspect.getmembers(group, inspect.isfunction):
                 parameters = inspect.signature(method).parameters.values()
                 names = [p.name for p in parameters if p.default is p.empty]
                 with contextlib.suppress(tempo_client.APIError):  # the answer is often no such one
-                    method(*(b"{}" if name == "labeled" else "x" for name in names))
+                    method(*(ARGUMENTS.get(name, "x") for name in names))
     paths = {path: routes for path, routes in admin.app.openapi()["paths"].items() if V1 in path}
     api = {(m.upper(), re.sub(r"\{\w+\}", "x", path)) for path in paths for m in paths[path]}
     assert api == requests | ROUTES_FOR_OPENAI_ONLY
@@ -100,6 +102,7 @@ def test_the_sdk_knows_every_field_that_the_server_returns(
     file = tempo.files.create(labeled)
     job = tempo.jobs.create("round", max_steps=2)
     key = tempo.keys.create("ci", scopes=["train"])
+    label = tempo.labels.list()[0]
     resources: list[types.Resource] = [
         file,
         tempo.files.retrieve(file.id),
@@ -112,6 +115,9 @@ def test_the_sdk_knows_every_field_that_the_server_returns(
         *tempo.keys.list(),
         tempo.keys.delete(key.id),
         tempo.status(),
+        tempo.labels.replace(label.id, "b"),
+        tempo.labels.verify({label.id: ["b"]}),
+        tempo.labels.remove(label.id),
         tempo.training.pause("x"),
         tempo.training.resume(new_tests=True),
     ]

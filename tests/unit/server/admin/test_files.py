@@ -222,15 +222,27 @@ def test_a_captured_question_that_is_labeled_leaves_the_unlabeled_pool(
         assert ledger.pool.count(s) == (0, 0)
 
 
-def test_a_labeled_question_with_a_courtesy_is_still_the_same_question(
+def test_a_labeled_question_in_other_spaces_is_still_the_same_question(
+    admin: Any, labeled: bytes
+) -> None:
+    admin.upload(labeled)
+    again = admin.upload(labeled.replace(b" + ", b"  +\\t")).json()
+    assert (again["tempo"]["examples"], again["tempo"]["duplicates"]) == (0, 12)
+    reply = admin.upload(labeled.replace(b" + ", b"  + ").replace(b'"22"', b'"23"'))
+    assert reply.json()["error"]["line_errors"][0]["code"] == "conflicting_reference"
+    assert stored(admin.context)[:2] == (2, 12)
+
+
+def test_a_labeled_question_with_a_courtesy_is_another_one_of_the_same_split(
     admin: Any, labeled: bytes
 ) -> None:
     admin.upload(labeled)
     again = admin.upload(labeled.replace(b' ?"', b' ? please"')).json()
-    assert (again["tempo"]["examples"], again["tempo"]["duplicates"]) == (0, 12)
-    reply = admin.upload(labeled.replace(b' ?"', b' ? please"').replace(b'"22"', b'"23"'))
-    assert reply.json()["error"]["line_errors"][0]["code"] == "conflicting_reference"
-    assert stored(admin.context)[:2] == (2, 12)
+    assert (again["tempo"]["examples"], again["tempo"]["duplicates"]) == (12, 0)
+    with admin.context.sessions() as s:
+        held_out = ledger.labeled.held_out(s, limit=99)
+    questions = [example.messages[-1]["content"] for example in held_out]
+    assert len({text.removesuffix(" please") for text in questions}) == len(questions) / 2 == 6
 
 
 def test_a_dry_run_checks_everything_and_stores_nothing(admin: Any, labeled: bytes) -> None:

@@ -17,7 +17,7 @@ from tempo_storage.labeled.line import Example
 def examples(*references_of: tuple[str, str]) -> list[Example]:
     """Return an example for each pair of a verifier and a reference."""
     return [
-        Example(n, user(f"q{n}"), [reference], verifier, {}, "0" * 64, {})
+        Example(n, user(f"q{n}"), [reference], verifier, {}, "0" * 64, "0" * 64, {})
         for n, (verifier, reference) in enumerate(references_of, start=1)
     ]
 

@@ -45,7 +45,8 @@ def test_a_version_learned_from_the_files_that_were_there_while_its_jobs_ran(
             "c-1": ["whole time", "last"],
             "": [],
         }
-        versions = {id: ledger.learned.versions_from_file(s, s.get_one(File, id)) for id in times}
+        files = {id: [s.get_one(File, id)] for id in times}
+        versions = {id: ledger.learned.versions_from_files(s, files[id]) for id in times}
         assert versions == {
             "whole time": [10, 30, 50],
             "between jobs": [],

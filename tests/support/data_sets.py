@@ -1,0 +1,155 @@
+"""Rows of public data sets in their own fields, and the example that each row is meant to be."""
+
+from typing import Any
+
+from ledgers import user
+
+ASSISTANT = {"role": "assistant", "content": "Add them.\n\\boxed{7}"}
+# Each with question, references and verifier.
+ROWS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
+    "AIME": ({"ID": "2024-I-1", "Problem": "q", "Answer": 204}, "q", ["204"], "numeric"),
+    "MATH-500": (
+        {"problem": "q", "solution": r"so $\boxed{x}$", "answer": "x^2", "unique_id": "test/1"},
+        "q",
+        ["x^2"],
+        "math",
+    ),
+    "OpenR1": (
+        {"problem": "q", "solution": "...", "answer": "7", "generations": ["a"], "messages": None},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "Alpaca": (
+        {"instruction": "Add.", "input": "3 and 4", "output": "7"},
+        "Add.\n\n3 and 4",
+        ["7"],
+        "numeric",
+    ),
+    "BIG-Bench Hard": ({"input": "Is it so?", "target": "yes"}, "Is it so?", ["yes"], "words"),
+    "ShareGPT": (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "7"}]},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "OpenAI fine-tuning": (
+        {"messages": [*user("q"), ASSISTANT | {"weight": 1, "refusal": None}]},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "OpenAI preferences": (
+        {
+            "input": {"messages": user("q"), "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [ASSISTANT],
+            "non_preferred_output": [{"role": "assistant", "content": "8"}],
+        },
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "preferences": (
+        {"prompt": "q", "chosen": [*user("q"), ASSISTANT], "rejected": [*user("q"), ASSISTANT]},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "SVAMP": (
+        {"Body": "3 cats and 4 cats.", "Question": "How many?", "Answer": 7.0, "Equation": "3+4"},
+        "3 cats and 4 cats.\n\nHow many?",
+        ["7.0"],
+        "numeric",
+    ),
+    "SQuAD": (
+        {
+            "context": "In Rome.",
+            "question": "q",
+            "answers": {"text": ["Rome", "Rome"], "answer_start": [3, 3]},
+        },
+        "In Rome.\n\nq",
+        ["Rome"],
+        "words",
+    ),
+    "TriviaQA": (
+        {"question": "q", "answer": {"value": "Rome", "aliases": ["Roma"], "type": "City"}},
+        "q",
+        ["Rome", "Roma"],
+        "words",
+    ),
+    "BoolQ": (
+        {"question": "q", "passage": "p", "answer": False},
+        "p\n\nq",
+        ["no", "false"],
+        "words",
+    ),
+    "SciQ": (
+        {"question": "q", "correct_answer": "water", "distractor1": "air", "support": "water"},
+        "q",
+        ["water"],
+        "words",
+    ),
+    "GPQA": (
+        {"Question": "q", "Correct Answer": "10 m", "Incorrect Answer 1": "9 m"},
+        "q",
+        ["10 m"],
+        "math",
+    ),
+    "RACE": (
+        {"article": "a", "question": "q", "options": ["x", "y"], "answer": "B"},
+        "a\n\nq\nA. x\nB. y",
+        ["B"],
+        "choice",
+    ),
+    "MedMCQA": (
+        {"question": "q", "opa": "x", "opb": "y", "opc": "z", "opd": "w", "cop": 2, "exp": "..."},
+        "q\nA. x\nB. y\nC. z\nD. w",
+        ["C"],
+        "choice",
+    ),
+    "MedQA": (
+        {"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"},
+        "q\nA. x\nB. y",
+        ["B"],
+        "choice",
+    ),
+    "HellaSwag": (
+        {"question": "q", "endings": ["x", "y", "z"], "label": "2"},
+        "q\nA. x\nB. y\nC. z",
+        ["C"],
+        "choice",
+    ),
+    "WinoGrande": (
+        {"question": "q", "option1": "x", "option2": "y", "answer": "1"},
+        "q\nA. x\nB. y",
+        ["A"],
+        "choice",
+    ),
+    "several answers at once": (
+        {"question": "q", "final_answer": ["1", "-1"], "is_multiple_answer": True},
+        "q",
+        ["1, -1"],
+        "math",
+    ),
+    "an object as answer": (
+        {"question": "q", "answer": {"city": "Rome", "age": 7}},
+        "q",
+        ['{"age": 7, "city": "Rome"}'],
+        "json_equal",
+    ),
+    "parts of a text": (
+        {
+            "messages": user([{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]),
+            "answer": "7",
+        },
+        "a\nb",
+        ["7"],
+        "numeric",
+    ),
+    "paragraphs": (
+        {"question": "q", "context": ["a", " b "], "answer": "Rome"},
+        "a\n\nb\n\nq",
+        ["Rome"],
+        "words",
+    ),
+}
