@@ -125,7 +125,8 @@ def list_checkpoints(context: CurrentContext, job_id: str, paging: PageQuery) ->
     with context.sessions() as s:
         ledger.jobs.get(s, job_id)
         version = ledger.versions.adapter_of_job(s, job_id)
-        iterations = ledger.jobs.iterations(s, job_id)[::-1]
+        # A part of a warm-up has a negative position.
+        iterations = [row for row in ledger.jobs.iterations(s, job_id) if row.position >= 0][::-1]
     return paging.page([Checkpoint.of(iteration, version) for iteration in iterations])
 
 
