@@ -1,7 +1,7 @@
 """Try a grader on one response, as OpenAI's clients do.
 
-`string_check` is OpenAI's grader. A grader of type `verifier` runs an installed verifier in a
-process of its own. OpenAI's other graders run code or ask a model, and are refused.
+A grader gives the verdict that it would give on a labeled line that names it. A grader of type
+`verifier` is any installed verifier. The verifier runs in a process of its own.
 """
 
 import functools
@@ -9,26 +9,22 @@ import json
 import operator
 import re
 import time
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tempo_server.admin import references
 from tempo_server.admin.route import READ, KeyRoute
 from tempo_server.admin.schemas import Body, Json, Schema, Text
 from tempo_storage.errors import InvalidInputError
+from tempo_storage.labeled.choice_of_verifier import choose_verifier
+from tempo_storage.labeled.refusal import LineRefusedError
 
 router = APIRouter(route_class=KeyRoute)
 
 VARIABLE = re.compile(r"{{\s*((?:item|sample)(?:\.\w+)+)\s*}}")
-COMPARISONS: dict[str, Callable[[str, str], bool]] = {
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "like": operator.contains,
-    "ilike": lambda text, reference: reference.casefold() in text.casefold(),
-}
 # The errors that OpenAI's clients expect in each answer; only `other_error` can be true here.
 ERRORS = (
     *("formula_parse_error", "invalid_variable_error", "other_error", "sample_parse_error"),
@@ -36,37 +32,34 @@ ERRORS = (
     *("python_grader_runtime_error", "python_grader_server_error"),
     *("truncated_observation_error", "unresponsive_reward_error"),
 )
-NO_VERDICT = {
+NO_VERDICT: Json = {
     "correct": False,
     "reason": "the verifier gave no verdict: it hangs or fails on this response",
     "failed": True,
 }
 
 
-class StringCheck(Body):
-    """OpenAI's comparison of two texts; both may hold variables such as `{{item.answer}}`."""
+class Grader(Schema):
+    """One of OpenAI's graders, or an installed verifier with its metadata.
 
-    type: Literal["string_check"]
-    name: Text = "string_check"
-    operation: Literal["eq", "ne", "like", "ilike"]
-    input: str
-    reference: str
+    `input` and the references may hold variables, such as `{{item.answer}}`.
+    """
 
+    model_config = ConfigDict(extra="allow")  # each of OpenAI's graders has fields of its own
 
-class InstalledVerifier(Body):
-    """An installed verifier, its metadata, and the accepted answers, which may hold variables."""
-
-    type: Literal["verifier"]
-    name: Text = "verifier"
-    verifier: Text
-    reference: list[str] = Field(default_factory=list)
+    type: Text
+    name: Text = "grader"
+    input: str = "{{sample.output_text}}"
+    reference: str | list[str] = Field(default_factory=list)
+    operation: Literal["eq", "ne", "like", "ilike"] | None = None
+    verifier: Text = ""
     metadata: Json = Field(default_factory=dict)
 
 
 class GraderRequest(Body):
     """A grader to check."""
 
-    grader: Annotated[StringCheck | InstalledVerifier, Field(discriminator="type")]
+    grader: Grader
 
 
 class GraderRunRequest(GraderRequest):
@@ -89,47 +82,48 @@ class GraderRun(Schema):
 @router.post("/fine_tuning/alpha/graders/validate", openapi_extra=READ)
 def validate_grader(body: GraderRequest) -> dict[str, Json]:
     """Check that a grader can be used here, and return it."""
-    grader = body.grader
-    names = references.installed()
-    if isinstance(grader, InstalledVerifier) and grader.verifier.partition(":")[0] not in names:
-        raise InvalidInputError(
-            f"grader.verifier: there is no {grader.verifier!r}; installed are {sorted(names)}"
-        )
-    return {"grader": grader.model_dump()}
+    _verifier(body.grader)
+    return {"grader": body.grader.model_dump(exclude_unset=True)}
 
 
 @router.post("/fine_tuning/alpha/graders/run")
 def run_grader(body: GraderRunRequest) -> GraderRun:
-    """Compare one response with a reference; this may start a process."""
-    validate_grader(body)
+    """Compare one response with a reference in a process of its own."""
     grader = body.grader
+    values = {"item": body.item, "sample": _sample(body.model_sample)}
+    answers = [grader.reference] if isinstance(grader.reference, str) else grader.reference
+    question = {
+        "verifier": _verifier(grader),
+        "response": _filled(grader.input, values),
+        "reference": [_filled(answer, values) for answer in answers],
+        "metadata": {"grader": grader.model_dump(), **grader.metadata},
+    }
     start = time.monotonic()
-    verdict = _verdict(body)
+    verdict = references.verify([question])[0] or NO_VERDICT
     reward = float(verdict["correct"])
     metadata = {
         "name": grader.name,
         "type": grader.type,
-        "errors": dict.fromkeys(ERRORS, False) | {"other_error": verdict.get("failed", False)},
+        "errors": dict.fromkeys(ERRORS, False) | {"other_error": verdict["failed"]},
         "execution_time": time.monotonic() - start,
         "scores": {grader.name: reward},
     }
     return GraderRun(reward=reward, metadata=metadata, tempo=verdict)
 
 
-def _verdict(body: GraderRunRequest) -> Json:
-    grader = body.grader
-    values = {"item": body.item, "sample": _sample(body.model_sample)}
-    if isinstance(grader, StringCheck):
-        text = _filled(grader.input, values)
-        reference = _filled(grader.reference, values)
-        return {"correct": COMPARISONS[grader.operation](text, reference), "extracted": text}
-    item = {
-        "verifier": grader.verifier,
-        "response": body.model_sample,
-        "reference": [_filled(answer, values) for answer in grader.reference],
-        "metadata": grader.metadata,
-    }
-    return references.verify([item])[0] or NO_VERDICT
+def _verifier(grader: Grader) -> str:
+    """Return the verifier that does a grader's work; raise InvalidInputError if there is none."""
+    if grader.type != "verifier":
+        try:
+            return choose_verifier((), {"grader": grader.model_dump()})
+        except LineRefusedError as error:
+            raise InvalidInputError(f"grader.type: {error}") from error
+    names = references.installed()
+    if grader.verifier.partition(":")[0] not in names:
+        raise InvalidInputError(
+            f"grader.verifier: there is no {grader.verifier!r}; installed are {sorted(names)}"
+        )
+    return grader.verifier
 
 
 def _sample(text: str) -> Json:

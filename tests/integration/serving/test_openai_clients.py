@@ -8,6 +8,10 @@ from typing import Any
 import openai
 import pytest
 from adapters import write_lora
+from ledgers import candidate, sqlite_ledger
+
+from tempo_storage import ledger
+from tempo_storage.adapters import AdapterStore
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 
@@ -21,13 +25,15 @@ COUNTS = re.compile(
 
 @pytest.fixture(scope="module")
 def own_server(
-    serve: Any, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, make_version_of: Any
+    serve: Any, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, make_adapter: Any
 ) -> Iterator[Any]:
-    """A server with vLLM's runtime routes, started again after a version was promoted."""
-    env = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
-    with serve(tiny_base, tmp_path_factory.mktemp("data"), env=env) as server:
-        server.promote(make_version_of(server, seed=3, scale=1.0))
-        server.restart(env=env)
+    """A server with vLLM's runtime routes that finds a promoted version when it starts."""
+    data_dir = tmp_path_factory.mktemp("data")
+    manifest = make_adapter(AdapterStore(data_dir / "adapters"), "tempo-v1", seed=3, scale=1.0)
+    with sqlite_ledger(data_dir) as sessions, sessions.begin() as s:
+        s.add(candidate(1, bytes=manifest.bytes))
+        ledger.versions.promote(s, 1)
+    with serve(tiny_base, data_dir, env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}) as server:
         yield server
 
 
@@ -41,7 +47,7 @@ def test_the_requests_of_a_start_do_not_count_in_the_metrics(own_server: Any) ->
     own_server.client.chat.completions.create(
         model="tempo", messages=[{"role": "user", "content": "1 + 1"}], max_tokens=2
     )
-    assert 0.0 not in counts()
+    assert any(counts())
 
 
 def test_models_are_listed_after_the_base_with_it_as_their_parent(own_server: Any) -> None:

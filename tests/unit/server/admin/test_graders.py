@@ -19,36 +19,9 @@ def run(admin: Any, grader: Any, sample: str, **item: Any) -> Any:
     return admin("POST", f"{GRADERS}/run", json=body)
 
 
-@pytest.mark.parametrize(
-    ("operation", "sample", "reward"),
-    [
-        ("eq", "Paris", 1.0),
-        ("eq", "paris", 0.0),
-        ("eq", "Paris.", 0.0),
-        ("ne", "Paris", 0.0),
-        ("ne", "Rome", 1.0),
-        ("like", "It is Paris.", 1.0),
-        ("like", "It is paris.", 0.0),
-        ("ilike", "It is PARIS.", 1.0),
-        ("ilike", "Rome", 0.0),
-    ],
-)
-def test_a_string_check_compares_as_openai_s_does(
-    admin: Any, operation: str, sample: str, reward: float
-) -> None:
-    body = run(admin, CHECK | {"operation": operation}, sample, answer="Paris").json()
-    assert (body["reward"], body["metadata"]["scores"]) == (reward, {"equal": reward})
-    assert not any(body["metadata"]["errors"].values())
-
-
-def test_a_template_reads_nested_values_and_a_response_that_is_json(admin: Any) -> None:
-    grader = CHECK | {"input": "{{sample.output_json.a.b}}", "reference": "{{item.x.y}}"}
-    assert run(admin, grader, '{"a": {"b": 3}}', x={"y": 3}).json()["reward"] == 1.0
-
-
-def test_an_installed_verifier_gives_its_verdict_on_a_response(
-    admin: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The questions that verifiers were asked; each verdict is right."""
     asked: list[Any] = []
 
     def verify(items: Any) -> Any:
@@ -56,11 +29,41 @@ def test_an_installed_verifier_gives_its_verdict_on_a_response(
         return [{"correct": True, "extracted": "1/2", "reason": "equal", "failed": False}]
 
     monkeypatch.setattr(references, "verify", verify)
-    body = run(admin, MATH, "it is 0.5", answer="1/2").json()
+    return asked
+
+
+def test_a_grader_of_openai_gives_the_verdict_of_the_real_verifier(admin: Any) -> None:
+    for sample, reward in (("it is PARIS.", 1.0), ("Rome", 0.0)):
+        body = run(admin, CHECK | {"operation": "ilike"}, sample, answer="Paris").json()
+        assert (body["reward"], body["metadata"]["scores"]) == (reward, {"equal": reward})
+        assert not any(body["metadata"]["errors"].values())
+
+
+def test_a_grader_runs_as_on_a_labeled_line_that_names_it(admin: Any, questions: list[Any]) -> None:
+    assert run(admin, CHECK, "Paris", answer="Paris").json()["reward"] == 1.0
+    (question,) = questions
+    assert question["verifier"] == "string_check"
+    assert (question["response"], question["reference"]) == ("Paris", ["Paris"])
+    assert question["metadata"]["grader"]["operation"] == "eq"
+
+
+def test_a_template_reads_nested_values_and_a_response_that_is_json(
+    admin: Any, questions: list[Any]
+) -> None:
+    grader = CHECK | {"input": "{{sample.output_json.a.b}}", "reference": "{{item.x.y}}"}
+    assert run(admin, grader, '{"a": {"b": 3}}', x={"y": 3}).status_code == 200
+    assert (questions[0]["response"], questions[0]["reference"]) == ("3", ["3"])
+
+
+def test_an_installed_verifier_gives_its_verdict_on_a_response(
+    admin: Any, questions: list[Any]
+) -> None:
+    grader = MATH | {"metadata": {"tolerance": 0.1}}
+    body = run(admin, grader, "it is 0.5", answer="1/2").json()
     assert (body["reward"], body["tempo"]["extracted"]) == (1.0, "1/2")
-    assert asked == [
-        {"verifier": "math", "response": "it is 0.5", "reference": ["1/2"], "metadata": {}}
-    ]
+    (question,) = questions
+    assert (question["verifier"], question["reference"]) == ("math", ["1/2"])
+    assert (question["response"], question["metadata"]["tolerance"]) == ("it is 0.5", 0.1)
 
 
 def test_a_verifier_that_hangs_gives_no_reward_and_an_error(
@@ -75,15 +78,16 @@ def test_a_verifier_that_hangs_gives_no_reward_and_an_error(
 @pytest.mark.parametrize(
     ("grader", "message"),
     [
-        ({"type": "python", "name": "p", "source": "x"}, "'string_check', 'verifier'"),
-        ({"type": "text_similarity", "name": "t"}, "'string_check', 'verifier'"),
+        ({"type": "python", "name": "p", "source": "x"}, "it runs code of the file"),
+        ({"type": "text_similarity", "name": "t"}, "only its exact part"),
+        ({"type": "score_model", "name": "s", "model": "m"}, "it asks another model"),
+        ({"type": "new"}, "the grader 'new': it is unknown here"),
         ({"type": "verifier", "verifier": "none"}, "there is no 'none'; installed are"),
-        (CHECK | {"operation": "almost"}, "grader.string_check.operation"),
-        (CHECK | {"pass_threshold": 0.5}, "grader.string_check.pass_threshold"),
+        (CHECK | {"operation": "almost"}, "grader.operation"),
         ({"name": "x"}, "grader"),
     ],
 )
-def test_a_grader_that_is_not_used_here_is_refused_and_the_usable_ones_are_named(
+def test_a_grader_that_is_not_used_here_is_refused_with_the_reason(
     admin: Any, grader: Any, message: str
 ) -> None:
     for route in ("run", "validate"):
@@ -100,8 +104,11 @@ def test_a_grader_that_can_be_used_is_returned_by_the_check(admin: Any) -> None:
 
 
 @pytest.mark.parametrize("sample", ["not JSON", "[" * 100_000, "1" * 10_000])
-def test_a_response_that_is_no_json_is_a_text_all_the_same(admin: Any, sample: str) -> None:
-    assert run(admin, CHECK, sample, answer=sample).json()["reward"] == 1.0
+def test_a_response_that_is_no_json_is_a_text_all_the_same(
+    admin: Any, questions: list[Any], sample: str
+) -> None:
+    assert run(admin, CHECK, sample, answer=sample).status_code == 200
+    assert questions[0]["response"] == sample
 
 
 def test_a_variable_without_a_value_is_named(admin: Any) -> None:

@@ -93,5 +93,5 @@ def test_openai_s_official_client_tries_graders(admin: Any, address: str) -> Non
             assert graders.run(grader=grader, model_sample=right, item=item).reward == 1.0
             run = graders.run(grader=grader, model_sample=wrong, item=item)
             assert (run.reward, run.metadata.errors.other_error) == (0.0, False)
-        with pytest.raises(openai.BadRequestError, match="string_check"):
+        with pytest.raises(openai.BadRequestError, match="it runs code"):
             graders.run(grader={"type": "python", "name": "p", "source": ""}, model_sample="x")
