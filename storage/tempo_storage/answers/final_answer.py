@@ -43,7 +43,7 @@ JOINER = re.compile(
     r"[\s$\\()\[\],;.:*]*(?P<word>,|;|\bor\b|\band\b|\\text\s*\{\s*(?:or|and)\s*\}|\\lor|&)"
     rf"[\s$\\()\[\],;:*]*(?:{NAME}\s*=\s*)?[\s$\\()\[\]*]*"
 )
-HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.M)
+HASHES = re.compile(r"(?:^|(?<=[.!?]\s))[ \t]*####[ \t]*(\S.*)$", re.M)
 HEADING = re.compile(
     r"\W*(?:step|part|case|solution|explanation|conclusion|approach|method|verification|check|note"
     r"|summary|final|answer|reasoning|analysis|given|calculation|understand|problem|question)\b"
@@ -74,7 +74,7 @@ NO_ANSWER = re.compile(
     re.I,
 )
 JSON_FIELDS = ("final_answer", "answer", "result", "solution", "output")
-FENCE = re.compile(r"^\s*```[\w+-]*\s*$")
+FENCE = re.compile(r"^\s*(?:```[\w+-]*|[-*_=]{3,})\s*$")
 
 
 class Mark(StrEnum):

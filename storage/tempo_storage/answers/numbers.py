@@ -19,7 +19,7 @@ RAISED = re.compile(f"[{SUPERSCRIPTS}]+")
 MINUS = str.maketrans({c: "-" for c in "−–—‐‑‒﹣－"} | {"×": "*", "·": "*", "⋅": "*", "⁄": "/"})
 CURRENCY = re.compile(r"\\?\$|[€£¥₹₽₩¢]")
 SPACES = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|[;:! ~])|[~\u00a0\u2009\u202f]")
-THIN = re.compile(r"(?<=\d)(?:\\,|\{,\}\s*|,\\[!,]\s*)(?=\d{3}(?!\d))")
+THIN = re.compile(r"(?<=\d)(?:\\,|\{,\}\s*|,\\[!,]\s*|['’])(?=\d{3}(?!\d))")
 SPACED_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d./])")
 FONT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textrm|mbox|operatorname)\s*\{([^{}]{0,200})\}")
 FRACTION = re.compile(

@@ -5,10 +5,16 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from tempo_storage.answers.final_answer import FinalAnswer, Mark, final_answer, visible
+from tempo_storage.answers.final_answer import (
+    ANSWER_WORD,
+    FinalAnswer,
+    Mark,
+    final_answer,
+    visible,
+)
 from tempo_storage.answers.plain_text import folded, plain
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
-from tempo_trainer.sampling.verifying.exact import readings
+from tempo_trainer.sampling.verifying.exact import leading_words, readings
 
 MAX_CHARACTERS = 4096
 OPTION_NAMES = ("options", "choices")
@@ -25,8 +31,7 @@ FONT = re.compile(
     r"|[{}$*_`~\"“”#]|\\[()\[\], ;!]"
 )
 ANSWER = re.compile(
-    r"\b(?:answer|ans)\b|答案|答え|정답"
-    r"|\b(?:correct|right|best|final|my|appropriate|true)\s+"
+    rf"{ANSWER_WORD}|\b(?:correct|right|best|final|my|appropriate|true)\s+"
     r"(?:option|choice|statement|letter|one)\b",
     re.I,
 )
@@ -57,7 +62,7 @@ LONE = re.compile(
     re.M,
 )
 CONCLUDED = re.compile(
-    r"(?:(?i:\b(?:it's|it is|(?:must|would|should) be|go with|choose|pick|select|so|hence|thus"
+    r"(?:(?i:\b(?:it's|it is|(?:must|would|should) be|go with|choose|pick|select|say|so|hence|thus"
     r"|therefore|but),?\s+)|选\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|$))",
     re.M,
 )
@@ -181,7 +186,7 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
 
 def _by_text(answer: FinalAnswer, options: Mapping[str, str]) -> str | None:
     """Return the letter of the only option that has the text of the answer."""
-    texts = set(map(folded, readings(answer)))
+    texts = {*map(folded, readings(answer)), leading_words(answer.text, answer.mark)}
     letters = [letter for letter, option in options.items() if option in texts]
     return letters[0] if len(letters) == 1 else None
 

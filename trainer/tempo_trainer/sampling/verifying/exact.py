@@ -13,7 +13,7 @@ MAX_SENTENCE_CHARACTERS = 1000
 MAX_LINE_CHARACTERS = 60
 # "The argument is valid." names "valid".
 COPULA = re.compile(
-    r".*\b(?:(?:is|are|was|were)\s+\w+\s+(?:in|by|at|on)|is|are|was|were|be|by|called|named)\b:?\s+"
+    r".*\b(?:[Ii]t['’]s|(?:is|are|was|were)\s+\w+\s+(?:in|by|at|on)|is|are|was|were|be|by|called|named)\b:?\s+"
     r"(.+)",
     re.DOTALL,
 )
@@ -28,7 +28,7 @@ HEDGE = re.compile(
     r"|\bcorrection\b|\bon second thought\b"
 )
 ARTICLE = re.compile(r"^(?:the|a|an)\s+(?=\S)")
-DOTTED = re.compile(r"(?<=\b\w)\.(?=\w\b)")  # U.S. is US
+DOTTED = re.compile(r"(?<=\b[^\W\d])\.(?=[^\W\d]\b)")  # U.S. is US
 NO_WORD = re.compile(r"[^\w\s%$€£+#&.-]|(?<!\d)[.-]|[.-](?!\d)|_")
 
 
@@ -71,7 +71,7 @@ class Words:
         texts = [*readings(answer), _before_explanation(response, answer)]
         correct = any(_words(text) in accepted for text in texts) or (
             not answer.is_exact
-            and any(_leading_words(text, answer.mark) in accepted for text in texts)
+            and any(leading_words(text, answer.mark) in accepted for text in texts)
         )
         return Verdict(correct, answer.text or None)
 
@@ -95,7 +95,7 @@ def _before_explanation(response: str, answer: FinalAnswer) -> str:
     return first if answer.mark is Mark.LAST_LINE and is_short else ""
 
 
-def _leading_words(text: str, mark: Mark) -> str | None:
+def leading_words(text: str, mark: Mark) -> str | None:
     """Return the words before the first clause: of "Paris, because it …" they are "paris".
 
     In an unmarked answer the subject counts, too: "Paris is the capital of France."

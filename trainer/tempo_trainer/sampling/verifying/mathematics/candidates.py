@@ -25,7 +25,12 @@ CLAUSE = re.compile(
 )
 FONTS_OF_WORDS = re.compile(r"\\(?:text|textbf|mathrm|textrm)\s*\{([^{}]*)\}")
 NUMBER = re.compile(r"\s*[-+]?[$¤]?\d[\d,.]*(?=\s*(?:[A-Za-z,.;!?(]|$))")
-LEAD = re.compile(r"\s*(?:so|thus|hence|then|therefore|and|we (?:get|have|find))\b,?\s*", re.I)
+LEAD = re.compile(
+    r"(?:.*\b(?:so|thus|hence|therefore)\b|(?:then|we (?:get|have|find))\b),?\s+", re.I
+)
+# A remark after the answer: "is 2/3, which is about 0.667".
+REMARK = re.compile(r",\s*(?:which|that is|i\.e\.|or (?:about|approximately))\b.*", re.DOTALL)
+OPTION = re.compile(r"\(?[A-J][.)]\s+(?=\S)")
 SIGNIFICANT = re.compile(r"\w|\\")
 
 
@@ -72,6 +77,8 @@ def _of_phrase(text: str) -> Iterator[str]:
     """Yield the parts of what follows "the answer is": whole, or up to an explanation."""
     sentence = SENTENCE_END.split(text)[0]
     yield text
+    if option := OPTION.match(text):
+        yield text[option.end() :]
     yield from _clauses(sentence)
     formulas = list(FORMULA.finditer(text))
     if formulas and not PROSE.search(FONTS.sub(" ", text[: formulas[0].start()])):
@@ -89,7 +96,8 @@ def _of_line(text: str) -> Iterator[str]:
     if formulas and (is_prose or len(formulas) == 1):
         yield _last_formulas(text, formulas)
     *_, sentence = ["", *(part for part in SENTENCE_END.split(text) if SIGNIFICANT.search(part))]
-    sentence = LEAD.sub("", sentence)
+    sentence = REMARK.sub("", sentence)
+    sentence = sentence[lead.end() :] if (lead := LEAD.match(sentence)) else sentence
     match = COPULA.fullmatch(sentence)
     if is_prose and match:
         yield from _clauses(match[1])

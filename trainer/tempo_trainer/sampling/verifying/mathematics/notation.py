@@ -6,7 +6,7 @@ Words stand between ⟦ and ⟧, so that a unit or a name is no product of lette
 import re
 import unicodedata
 
-from tempo_storage.answers.numbers import MINUS, PLAIN_DIGITS, RAISED, SCALES, VULGAR
+from tempo_storage.answers.numbers import MINUS, PLAIN_DIGITS, RAISED, SCALES, THIN, VULGAR
 from tempo_storage.answers.plain_text import vocabulary
 from tempo_storage.answers.units import unit_of
 
@@ -25,13 +25,14 @@ TEXT = re.compile(
 FIGURE = re.compile(r"\\(?:vec|hat|bar|overline|triangle|angle|odot|mathcal)\s*\{?([A-Z]\w*)\}?")
 ERASED = re.compile(r"\\(?:[hv]?phantom|tag|label|[hv]space|color|textcolor)\*?\s*\{[^{}]*\}")
 SPACING = re.compile(r"\\[;:!>()\[\]]|\\(?=\s)|[~\u00a0\u2009\u202f]")
-THIN = re.compile(r"(?<=\d)(?:\\,|\{,\}\s?|,\\[!,])(?=\d{3}(?!\d))")
 GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d./])")
 ODD_DOLLAR = re.compile(r"\$(?=\s*[\d.])|(?<=\d)\s*\$")
 MATRIX = re.compile(
     r"\\begin\s*\{\s*(?:[pbB]?matrix|array)\s*\}(?:\s*\{[clr|\s]*\})?(.*?)\\end\s*\{\s*\w+\s*\}",
     re.S,
 )
+SYSTEM = re.compile(r"\\begin\s*\{(?:cases|aligned|gathered)\}(.*?)\\end\s*\{\w+\}", re.S)
+NAME = re.compile(r"^\s*(?!(?:sin|cos|tan|log|ln)\b)([A-Za-z][A-Za-z ]{2,40}?)\s*(?==)")
 JOINED = re.compile(r"\s*,?\s*(?:⟦\W{0,4}(?:and|or)\W{0,4}⟧|(?<![A-Za-z\\])(?:and|or)\b)\s*")
 INVERSE = re.compile(r"\\?\b(sin|cos|tan)\s*\^\s*(?:\{\s*-\s*1\s*\}|-1)")
 SHORT_FRACTION = re.compile(r"(\\[dtc]?(?:frac|binom))\s*(?:(\d)|(\{[^{}]*\}))\s*(?=\d)(\d)")
@@ -60,12 +61,13 @@ def plain_notation(text: str) -> str:
     text = VULGAR.sub(_vulgar, text)
     text = RAISED.sub(lambda m: "^{" + m[0].translate(PLAIN_DIGITS) + "}", text)
     text = REALS.sub(lambda _: r"(-\infty,\infty)", text)
-    text = unicodedata.normalize("NFKC", text).translate(MINUS)
+    text = unicodedata.normalize("NFKC", text).translate(MINUS).replace("...", r"\ldots ")
     text = THIN.sub("", ERASED.sub("", text)).replace("{,}", ",").replace(r"\$", "¤")
     text = SPACING.sub(" ", text).replace(r"\,", " ")
     if text.count("$") % 2:
         text = ODD_DOLLAR.sub("¤", text, count=1)
     text = REPEATING.sub(_repeating, text)
+    text = SYSTEM.sub(lambda m: re.sub("↵", ",", m[1]).replace("&", " "), text)
     text = MATRIX.sub(r"⟪\1⟫", text.replace("$", " "))
     for _ in range(3):  # \textbf{\text{…}}
         text = TEXT.sub(_marked, text)
@@ -75,7 +77,7 @@ def plain_notation(text: str) -> str:
 
 def _numbers(text: str) -> str:
     """Return the text with its numbers, units and lists in plain notation."""
-    text = JOINED.sub(" , ", text)
+    text = NAME.sub(r"⟦\1⟧", JOINED.sub(" , ", text))
     text = INVERSE.sub(r"\\a\1 ", POWER_TEN.sub("*", text))
     text = re.sub(r"°\s*⟦?([CF])⟧?(?![A-Za-z])", r"⟦°\1⟧", text)
     text = re.sub(r"\b(\d+)⟦?(?:st|nd|rd|th)⟧?\b", r"\1", text)
@@ -101,6 +103,8 @@ def _marked(match: re.Match[str]) -> str:
     content = match[1].strip()
     if content in FUNCTIONS:
         return f"\\{content} "
+    if re.match(r"[-+]?\d", content):
+        return f" {content} "
     if (len(content) < 2 and not match[0].startswith(r"\text{")) or re.search(
         r"⟦|\\|^[\W\d_]*$", content
     ):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from importlib.resources import files
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ SHORT_WORDS = vocabulary(
     "at by it we he be as if on an my up us do go day men yes non end sum max min gcd lcm",
 )
 FUNCTIONS = vocabulary(
-    "sin cos tan cot sec csc asin acos atan sinh cosh tanh log exp sqrt cbrt abs"
+    "sin cos tan cot sec csc asin acos atan sinh cosh tanh log exp sqrt cbrt abs infty infinity"
 )
 WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}(?![^⟦]*⟧)")
 LETTERS = re.compile(r"(?!pi$)[A-Za-z ]{2,}")
@@ -58,7 +59,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "i": lambda: context.mpc(0, 1),
     "infty": lambda: context.inf,
 }
-CONSTANTS |= {"π": CONSTANTS["pi"], "∞": CONSTANTS["infty"]}
+CONSTANTS |= {"π": CONSTANTS["pi"]} | dict.fromkeys(["∞", "infinity"], CONSTANTS["infty"])
 BOTH = Value(lambda at: at[values.BOTH_SIGNS], frozenset({values.BOTH_SIGNS}))
 ANGLE = Value(lambda at: at[values.DEGREES], frozenset({values.DEGREES}))
 
@@ -72,6 +73,7 @@ def read(text: str) -> Shape:
     if (number := NUMBER_WORDS.get(words.replace("-", " "))) is not None:
         return Value(lambda at: context.mpf(number.numerator) / number.denominator)
     if RANGE_OR_TIME.fullmatch(text) or LETTERS.fullmatch(text):
+        words = re.sub(r"([ap])\.m\b", r"\1m", words)
         return Text(re.sub(r"\s*([-:])\s*", r"\1", words))
     if match := BUILDER.fullmatch(text):
         return read(match["condition"])
@@ -93,7 +95,7 @@ def _parsed(text: str) -> Shape | None:
     if is_large or ADJACENT.search(text) or any(map(_is_word, WORD.findall(text))):
         return None
     try:
-        shape: Any = PARSER.parse(text)
+        shape: Any = _parser().parse(text)
     except (LarkError, ArithmeticError, TypeError, ValueError, KeyError, RecursionError):
         return None
     return cast(Shape, shape)
@@ -146,7 +148,8 @@ class Reader(Transformer[Any, Shape]):
         product = apply(values.product, *map(_value, factors))
         labels = [_value(factor).label for factor in factors]
         is_call = len(labels) == 2 and labels[0] and labels[1].startswith("(")
-        return replace(product, label="".join(labels) if is_call else "")
+        is_segment = len(labels) == 2 and all(label.isupper() for label in labels)
+        return replace(product, label="".join(labels) if is_call or is_segment else "")
 
     def positive(self, _: str, value: Shape) -> Value:
         return replace(_value(value), label="")
@@ -252,6 +255,8 @@ class Reader(Transformer[Any, Shape]):
         return relations.related(parts[::2], [sign.type for sign in parts[1::2]])
 
 
-PARSER = Lark(
-    files(__package__).joinpath("answer.lark").read_text(), parser="lalr", transformer=Reader()
-)
+@cache
+def _parser() -> Lark:
+    """Return the parser; making it takes half a second, which only those who read answers spend."""
+    grammar = files(__package__).joinpath("answer.lark").read_text()
+    return Lark(grammar, parser="lalr", transformer=Reader())
