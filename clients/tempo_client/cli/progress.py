@@ -10,6 +10,7 @@ STEPS = {
     "checking": "check, question",
 }
 GATE = "gating"
+STAGES = {GATE: "gate", "loading": "loading the model"}
 
 
 def stage(job: Job) -> str:
@@ -17,8 +18,8 @@ def stage(job: Job) -> str:
     progress = job.progress
     if reason := progress.get("waits_for"):
         return f"{job.status}, waits: {reason}"
-    if progress.get("phase") == GATE:
-        return "gate"
+    if progress.get("phase") in STAGES:
+        return STAGES[progress["phase"]]
     if not progress.get("of"):
         return job.status
     name = STEPS.get(progress.get("phase", ""), job.status)

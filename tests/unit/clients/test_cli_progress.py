@@ -31,6 +31,7 @@ def running(**fields: Any) -> Job:
         ),
         (SAMPLING | {"phase": "gating"}, "gate, sampling 120 of 448 responses"),
         ({"phase": "checking", "iteration": 8, "of": 64}, "check, question 8 of 64"),
+        ({"phase": "loading"}, "loading the model"),
         ({"iteration": 1, "of": 2}, "running 1 of 2"),
         ({}, "running"),
     ],

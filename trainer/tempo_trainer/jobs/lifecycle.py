@@ -116,6 +116,7 @@ class Jobs:
             if job.serving_sequence is None:
                 job.serving_sequence = ledger.versions.serving(s).sequence
             job.status = "running"
+            job.progress = {"phase": "loading"}
             job.attempts += 1
             job.started_at = job.started_at or time.time()
             message = f"{job.mode}, attempt {job.attempts}"
