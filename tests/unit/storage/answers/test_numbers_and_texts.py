@@ -18,6 +18,7 @@ from tempo_storage.answers.units import unit_of
         (r"2\frac{1}{2}", Fraction(5, 2)), ("½", Fraction(1, 2)), ("6.02e23", 602 * 10**21),
         (r"6.02 \times 10^{23}", 602 * 10**21), ("10³", 1000), ("1.5 million", 1_500_000),
         ("1.234.567", 1234567), ("1.234,5", Fraction("1234.5")), ("3,5", Fraction("3.5")),
+        ("1'000", 1000),
     ],
 )  # fmt: skip
 def test_a_number_is_read_in_each_notation(text: str, value: Fraction) -> None:
@@ -71,4 +72,8 @@ def test_units_have_powers_quotients_and_sizes() -> None:
     assert kilometre.dimensions == metre.dimensions
     assert kilometre.size == 1000 * metre.size
     assert unit_of("apples") is None
+    for left, right in [("mph", "miles per hour"), ("kPa", "kilopascals"), ("m s^{-1}", "m/s")]:
+        assert unit_of(left) == unit_of(right) is not None
+    assert unit_of("litre") == unit_of("dm^3")
+    assert [word for word in ("cats", "pies", "gas", "pens", "at", "as") if unit_of(word)] == []
     assert unit_of("cm") != unit_of("cm^2")

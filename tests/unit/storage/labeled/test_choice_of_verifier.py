@@ -3,6 +3,7 @@
 import pytest
 
 from tempo_storage.labeled.choice_of_verifier import choose_verifier
+from tempo_storage.labeled.refusal import LineRefusedError
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,30 @@ def test_several_references_are_compared_in_the_way_that_suits_all() -> None:
     assert choose_verifier(["7", "x+1"], {}) == "math"
     assert choose_verifier(["7", "seven dwarfs"], {}) == "words"
     assert choose_verifier(["Paris", "City of Light"], {}) == "words"
+
+
+def test_a_grader_of_openai_is_the_verifier_that_does_the_same() -> None:
+    for grader, verifier in [
+        ({"type": "string_check", "operation": "like"}, "string_check"),
+        ({"type": "text_similarity", "pass_threshold": 1.0}, "exact"),
+    ]:
+        assert choose_verifier(["7"], {"grader": grader}) == verifier
+
+
+@pytest.mark.parametrize(
+    ("grader", "reason"),
+    [
+        ({"type": "python", "source": "def grade(): …"}, "it runs code of the file"),
+        ({"type": "score_model"}, "it asks another model"),
+        ({"type": "multi"}, "it joins several scores"),
+        ({"type": "text_similarity", "pass_threshold": 0.8}, "pass_threshold 1"),
+        ({"type": "odd"}, "it is unknown here"),
+    ],
+)
+def test_a_grader_that_gives_no_verdict_is_refused_with_the_reason(
+    grader: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(LineRefusedError, match=reason) as raised:
+        choose_verifier(["7"], {"grader": grader})
+    assert raised.value.param == "grader"
+    assert "or use string_check" in str(raised.value)
