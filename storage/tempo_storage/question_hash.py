@@ -49,23 +49,28 @@ SIGNS = str.maketrans(
     | dict.fromkeys("“”„«»", '"')
     | dict.fromkeys("‘’", "'")
     | dict.fromkeys("¿¡。、", " ")
+    | {ord("؟"): "?", ord("،"): ",", ord("؛"): ";"}
     | dict.fromkeys("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", "")  # not visible
 )
 SPACED_OPERATOR = re.compile(r" ([-+*/=<>^%·]) ")
-# At the ends of sentences and clauses, but not in numbers and formulas: 3! and 3.5 have a meaning.
-PUNCTUATION = re.compile(r"(?<=[^\W\d_]{2})[.,;:!?]+(?=\s|$)|(?<=[\w)\]}%°'\"$!])[.?]+(?=\s|$)")
+# At the ends of sentences and clauses, but not in numbers and formulas: 3!, 3.5 and 0.9... have a
+# meaning.
+PUNCTUATION = re.compile(
+    r"(?<=[^\W\d_]{2})[.,;:!?]+(?=\s|$)|(?<=[\w)\]}%°'\"$!])(?:\.?\?+|\.)(?=\s|$)"
+)
 CONTRACTED_IS = re.compile(r"\b(what|who|where|how|when|that|it|there)'s\b")
 LEADING_COURTESY = re.compile(
     r"(?:(?:hi|hello|hey)(?: there)?|dear assistant|good (?:morning|afternoon|evening|day)|ok|okay"
-    r"|excuse me|sorry|question|q:|please|pls|kindly|thanks|thank you|(?:can|could|would|will) you"
-    r"|tell me|help me(?: with)?|i(?: woul|')d like to know|i want to know|do you know) "
+    r"|excuse me|sorry|(?:quick )?question|q:|please|pls|kindly|thanks|thank you"
+    r"|(?:can|could|would|will) you|tell me|help me(?: with)?|i(?: woul|')d like to know"
+    r"|i want to know|do you know) "
 )
 TRAILING_COURTESIES = (  # a longer one before its own end
     *(" please", " pls", " many thanks", " thanks", " thank you", " thx", " cheers"),
     *(" thank you very much", " thank you so much", " in advance", " answer", " a:"),
     *(" let's think step by step", " think step by step", " /think", " /no_think"),
 )
-QUOTES = ("'", '"', "`")
+QUOTES = ("**", "'", '"', "`")
 ARTICLES = re.compile(r"\b(?:an?|the) (?=[^\W\d_]{2})")
 
 # The key of version 0.1. It joined 3² and 32, and knew fewer courtesies.
@@ -147,9 +152,11 @@ def _folded(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """Return a text without the quotation marks around the whole of it."""
-    is_quoted = len(text) > 1 and text[0] in QUOTES and text[-1] == text[0]
-    return text[1:-1].strip() if is_quoted else text
+    """Return a text without the quotation marks, or the asterisks, around the whole of it."""
+    for mark in QUOTES:
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            return text[len(mark) : -len(mark)].strip()
+    return text
 
 
 def _without_courtesies(text: str) -> str:

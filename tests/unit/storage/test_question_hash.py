@@ -51,6 +51,9 @@ def test_a_text_in_parts_is_the_text_of_its_lines() -> None:
         ("Question: What is 6*7?\nAnswer:", "“What is 6*7?”"),
         ("What is 6*7? Let's think step by step.", "What is 6*7 /no_think"),
         ("¿Cuál es la capital?", "cuál es la capital"),
+        ("ما هو؟", "ما هو"),
+        ("Hey there, quick question: what is 6*7???", "**What is 6*7?**"),
+        ("WHAT IS 3!?", "What is 3!"),
     ],
 )
 def test_the_loose_key_sees_through_case_courtesies_articles_and_punctuation(
@@ -74,7 +77,21 @@ MATHEMATICS = (
     *("-3 * 7", "3 * -7", "3² * 7", "32 * 7", "3 * 7!", "3 * 7%", "|3 * 7|", "√3 * 7", "3 * 7°"),
     *("3½ * 7", "31/2 * 7", "3 * 7 km", "3 * 7 m", "$3 * 7", "€3 * 7", "3 ± 7", "3 ∪ 7", "3 ∩ 7"),
     *("log₂8", "log28", "x²y", "x²ʸ", "x₂", "x2", "x^2", "f'(x)", "f(x)", "3 * 7π", "∞", "¬3", "3"),
-    *("5'", "5''", "3 ∈ A", "3 ∉ A", "3 -7", "3 → 7", "3 ⋅ 7", "7 * 3", "3 * 7 not"),
+    *(
+        "0.9",
+        "0.9...",
+        "{3}",
+        "3:",
+        "5'",
+        "5''",
+        "3 ∈ A",
+        "3 ∉ A",
+        "3 -7",
+        "3 → 7",
+        "3 ⋅ 7",
+        "7 * 3",
+        "3 * 7 not",
+    ),
 )
 
 
