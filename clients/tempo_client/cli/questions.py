@@ -79,5 +79,5 @@ def _matching(tenants: list[Tenant], key_id: str) -> Tenant:
         return matches[0]
     if len(key_id) == ID_DIGITS and not matches:  # it may have learned questions only
         return Tenant(id=key_id.lower())
-    count = f"{len(matches)} tenants have ids" if matches else "no tenant has an id"
-    fail(f"{count} that begin with {key_id}; `tempo erase` lists them")
+    ids = f"the ids of {len(matches)} tenants begin" if matches else "no tenant's id begins"
+    fail(f"{ids} with {key_id}; `tempo erase` lists them")

@@ -60,8 +60,8 @@ def test_yes_erases_at_once() -> None:
 @pytest.mark.parametrize(
     ("key_id", "reason"),
     [
-        ("a", "2 tenants have ids that begin with a; `tempo erase` lists them"),
-        ("f", "no tenant has an id that begin"),
+        ("a", "the ids of 2 tenants begin with a; `tempo erase` lists them"),
+        ("f", "no tenant's id begins with f; `tempo erase` lists them"),
     ],
 )
 def test_a_beginning_must_name_one_tenant(key_id: str, reason: str) -> None:

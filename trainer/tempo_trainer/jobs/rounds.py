@@ -175,12 +175,12 @@ class Rounds:
         return reason
 
     def _gate_responses(self, job: RunningJob) -> int:
-        """Return how many responses the first look of a test needs at most."""
+        """Return how many responses a test needs, if its first look suffices."""
         with job.sessions.read() as s:
             questions = min(ledger.labeled.count(s)["held_out"], self.settings.gate_questions)
             versions = 2 if ledger.versions.serving(s).version == BASE else 3
         greedy = 1
-        return versions * questions * (greedy + 2 * self.settings.gate_samples)
+        return versions * questions * (greedy + self.settings.gate_samples)
 
     def _decide(self, job: RunningJob, summary: dict[str, Any]) -> JobResult:
         """Publish the policy as a candidate, compare it with what serves, promote or reject it."""
