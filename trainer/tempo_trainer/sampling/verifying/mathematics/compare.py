@@ -92,7 +92,8 @@ def _is_rounding(decimal: Value, exact: Value) -> bool:
     value = decimal.number()
     if decimal.decimals is None or not value:
         return False
-    digits = decimal.decimals + int(context.floor(context.log10(abs(value)))) + 1
+    with context.workdps(FLOAT_DIGITS):
+        digits = decimal.decimals + int(context.floor(context.log10(abs(value)))) + 1
     distance = abs(exact.number() - value)
     if digits >= FLOAT_DIGITS and distance <= abs(value) * FLOAT_TOLERANCE:
         return True

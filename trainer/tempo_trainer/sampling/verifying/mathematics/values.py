@@ -31,6 +31,7 @@ BARS = "|"
 SERIES = "∑"
 
 context = mpmath.mp.clone()
+context.dps = DIGITS
 Point = Mapping[str, Any]
 Compute = Callable[[Point], Any]
 
@@ -49,8 +50,7 @@ class Value:
 
     def number(self) -> Any:
         """Return the value of an expression without variables; raise KeyError for another one."""
-        with context.workdps(DIGITS):
-            return self.compute({})
+        return self.compute({})
 
     def times(self, factor: Fraction) -> "Value":
         """Return the value times a number, without a unit."""
