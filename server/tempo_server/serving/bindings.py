@@ -111,7 +111,7 @@ class Bindings:
         return NAME.fullmatch(model) is None or model in self._public()
 
     def parent(self, model: str) -> str | None:
-        """Return the base's name for an alias or an adapter of ours, and None for the base."""
+        """Return the base's name for an alias or an adapter of ours, and None for other names."""
         is_base = model in self._base_names or not self._is_ours(model)
         return None if is_base else self._base_names[0]
 
@@ -194,8 +194,11 @@ class Bindings:
     def _name_base(self) -> None:
         from vllm.entrypoints.openai.models.protocol import BaseModelPath
 
-        for name in filter(self._is_ours, self.models.lora_requests):
-            raise InvalidInputError(f"--lora-modules: {name!r} is a name of vllm-tempo; rename it")
+        ours = [name for name in self.models.lora_requests if self._is_ours(name)]
+        if ours:
+            raise InvalidInputError(
+                f"--lora-modules: {ours[0]!r} is a name of vllm-tempo; choose another"
+            )
         for name in (*self._aliases, BASE_NAME):
             if NAME.fullmatch(name) and name != BASE_NAME:
                 raise InvalidInputError(f"alias {name!r} is an adapter's name; choose another")

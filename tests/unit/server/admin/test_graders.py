@@ -33,10 +33,9 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_grader_of_openai_gives_the_verdict_of_the_real_verifier(admin: Any) -> None:
-    for sample, reward in (("it is PARIS.", 1.0), ("Rome", 0.0)):
-        body = run(admin, CHECK | {"operation": "ilike"}, sample, answer="Paris").json()
-        assert (body["reward"], body["metadata"]["scores"]) == (reward, {"equal": reward})
-        assert not any(body["metadata"]["errors"].values())
+    body = run(admin, CHECK | {"operation": "ne"}, "Paris", answer="Paris").json()
+    assert (body["reward"], body["metadata"]["scores"]) == (0.0, {"equal": 0.0})
+    assert not any(body["metadata"]["errors"].values())
 
 
 def test_a_grader_runs_as_on_a_labeled_line_that_names_it(admin: Any, questions: list[Any]) -> None:

@@ -88,10 +88,8 @@ def test_openai_s_official_client_tries_graders(admin: Any, address: str) -> Non
         validated = graders.validate(grader=check).grader
         assert validated is not None
         assert validated.type == "string_check"
-        for grader, right, wrong in ((check, "PARIS!", "Rome"), (exact, "Paris", "Rome")):
-            item = {"answer": "Paris"}
-            assert graders.run(grader=grader, model_sample=right, item=item).reward == 1.0
-            run = graders.run(grader=grader, model_sample=wrong, item=item)
-            assert (run.reward, run.metadata.errors.other_error) == (0.0, False)
+        for grader, sample, reward in ((check, "PARIS!", 1.0), (exact, "Rome", 0.0)):
+            run = graders.run(grader=grader, model_sample=sample, item={"answer": "Paris"})
+            assert (run.reward, run.metadata.errors.other_error) == (reward, False)
         with pytest.raises(openai.BadRequestError, match="it runs code"):
             graders.run(grader={"type": "python", "name": "p", "source": ""}, model_sample="x")
