@@ -95,20 +95,19 @@ def install(app: FastAPI) -> None:
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """Answer an error of the app's router; all other paths get FastAPI's own answer."""
+    """Answer an error of the app's router; other errors and paths get FastAPI's own answer."""
     assert isinstance(error, HTTPException)
     path = request.url.path
-    if not path.startswith(OPENAI_PATHS):
+    methods = ", ".join(sorted(_methods(request)))
+    if not path.startswith(OPENAI_PATHS) or error.status_code != (405 if methods else 404):
         return await http_exception_handler(request, error)
-    method = request.method
-    if error.status_code == 405:
-        methods = ", ".join(sorted(_methods(request)))
-        message = f"{path} does not take {method}; send {methods}"
+    if methods:
+        message = f"{path} does not take {request.method}; send {methods}"
         response = json_error(405, message, "method_not_allowed")
         response.headers["allow"] = methods
     else:
-        message = f"there is no route {method} {path}; /openapi.json lists the routes"
-        response = json_error(error.status_code, message, "not_found")
+        message = f"there is no route {request.method} {path}; /openapi.json lists the routes"
+        response = json_error(404, message, "not_found")
     response.headers["x-request-id"] = _request_id(request)
     return response
 

@@ -3,6 +3,11 @@
 from typing import Any
 
 import pytest
+from asgi import send
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from tempo_server.admin import route
 
 JOBS = "/tempo/v1/fine_tuning/jobs"
 FILES = "/tempo/v1/files"
@@ -38,6 +43,19 @@ def test_a_wrong_method_names_all_methods_of_the_path(admin: Any) -> None:
 
 def test_other_paths_keep_the_server_s_own_answer(admin: Any) -> None:
     assert admin("GET", "/nothing").json() == {"detail": "Not Found"}
+
+
+@pytest.mark.parametrize("status", [404, 415])
+def test_an_error_of_a_route_itself_keeps_its_own_answer(status: int) -> None:
+    app = FastAPI()
+    route.install(app)
+
+    @app.get("/v1/thing")
+    def fail() -> None:
+        raise HTTPException(status, "the thing is gone")
+
+    reply = send(app, "GET", "/v1/thing")
+    assert (reply.status_code, reply.json()) == (status, {"detail": "the thing is gone"})
 
 
 @pytest.mark.parametrize(
