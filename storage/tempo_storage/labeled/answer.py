@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempo_storage.answers.final_answer import Mark, final_answer
-from tempo_storage.labeled.fields import ANSWERS, REFERENCE, SOLUTIONS, same_name
+from tempo_storage.labeled.fields import ANSWERS, REFERENCE, SOLUTIONS, Entry
 from tempo_storage.labeled.refusal import refuse
 from tempo_storage.labeled.strict_json import as_text
 
+EMPTY = "an empty answer; write one or remove the line"
 MAX_REFERENCE_CHARACTERS = 2_048
 MAX_REFERENCES = 64
 MAX_ANSWER_WORDS = 40  # more of them are a solution
@@ -35,22 +36,24 @@ class Answer:
     """Whether the answer is a JSON object, which is compared as JSON."""
 
 
-def read_answer(value: Any, name: str, *, has_verifier: bool) -> Answer:
-    """Return the accepted answers in the field `name`; raise LineRefusedError if it has none.
+def read_answer(entry: Entry, *, has_verifier: bool) -> Answer:
+    """Return the accepted answers in a field; raise LineRefusedError if it has none.
 
     `reference_answer` is kept as it is. In the other fields the text may be a worked solution, of
     which the final answer counts. `has_verifier` says that the line names a verifier: it may take
     any text as a reference.
     """
-    if isinstance(value, bool) and any(same_name(name, alias) for alias in BOOLEAN_NAMES):
+    name = entry.name
+    value = entry.value
+    if isinstance(value, bool) and entry.alias in BOOLEAN_NAMES:
         return Answer(BOOLEANS[value])
-    if isinstance(value, dict) and _entry(value) is None:
+    if isinstance(value, dict) and _answer_entry(value) is None:
         text = json.dumps(value, ensure_ascii=False, sort_keys=True)
         return Answer(_bounded([text], name, value), is_object=True)
     texts = _texts(value, name)
     if name == REFERENCE.name:
         return Answer(_bounded(texts, name, value))
-    answers = [_extracted(text, name, has_verifier=has_verifier) for text in texts]
+    answers = [_extracted(text, entry, has_verifier=has_verifier) for text in texts]
     if not has_verifier and any(answer.casefold() in NO_ANSWERS for answer in answers):
         message = "no answer that a response could be compared with; remove the line"
         refuse("no_answer", message, name, value)
@@ -60,9 +63,9 @@ def read_answer(value: Any, name: str, *, has_verifier: bool) -> Answer:
 def _texts(value: Any, name: str) -> list[str]:
     """Return the texts of a value; numbers as they are written."""
     if isinstance(value, dict):
-        entry = _entry(value)
-        aliases = [one for key in ALIASES for one in value.get(key) or [] if isinstance(one, str)]
-        return [*_texts(value[entry], f"{name}.{entry}"), *aliases]
+        key = _answer_entry(value)
+        aliases = [one for name in ALIASES for one in value.get(name) or [] if isinstance(one, str)]
+        return [*_texts(value[key], f"{name}.{key}"), *aliases]
     items = value if isinstance(value, list) else [value]
     if items and all(isinstance(item, dict) and "content" in item for item in items):
         items = [items[-1]["content"]]  # the answer of a preferred chat
@@ -72,7 +75,7 @@ def _texts(value: Any, name: str) -> list[str]:
     return [as_text(item) for item in items]
 
 
-def _entry(value: dict[str, Any]) -> str | None:
+def _answer_entry(value: dict[str, Any]) -> str | None:
     """Return the name of the entry that has the answer, where an object surely has one."""
     entries = [entry for entry in ENTRIES if value.get(entry) is not None]
     is_sure = len(value) == 1 or any(
@@ -81,7 +84,7 @@ def _entry(value: dict[str, Any]) -> str | None:
     return entries[0] if entries and is_sure else None
 
 
-def _extracted(text: str, name: str, *, has_verifier: bool) -> str:
+def _extracted(text: str, entry: Entry, *, has_verifier: bool) -> str:
     """Return the final answer of a solution; another text as it is."""
     final = final_answer(text)
     if final.mark is not Mark.LAST_LINE:
@@ -89,12 +92,12 @@ def _extracted(text: str, name: str, *, has_verifier: bool) -> str:
     bare = text.strip()
     if len(bare) > 2 and bare[0] == bare[-1] == "$" and "$" not in bare[1:-1]:
         return bare[1:-1]
-    is_solution = any(same_name(name, alias) for alias in SOLUTIONS)
+    is_solution = entry.alias in SOLUTIONS
     max_words = MAX_SHORT_WORDS if is_solution else MAX_ANSWER_WORDS
     is_long = len(bare.split(maxsplit=max_words)) > max_words
     if not has_verifier and (is_long or (is_solution and SENTENCES.search(bare))):
         message = r"a solution without a final answer; put it into \boxed{}, or add 'answer'"
-        refuse("no_final_answer", message, name, text)
+        refuse("no_final_answer", message, entry.name, text)
     return text
 
 
@@ -102,12 +105,14 @@ def _bounded(texts: list[str], name: str, value: Any) -> list[str]:
     distinct = list(dict.fromkeys(texts))
     if isinstance(value, dict):  # the aliases of TriviaQA are many; the first ones are the best
         distinct = distinct[:MAX_REFERENCES]
+    characters = max(map(len, distinct), default=0)
+    problem = ""
     if not 1 <= len(distinct) <= MAX_REFERENCES:
-        message = f"{len(distinct)} accepted answers; give 1 to {MAX_REFERENCES}"
-        refuse("invalid_reference", message, name, value)
-    if not all(text.strip() for text in distinct):
-        refuse("invalid_reference", "an empty answer; write one or remove the line", name, value)
-    if (characters := max(map(len, distinct))) > MAX_REFERENCE_CHARACTERS:
-        message = f"{characters:,} characters; give at most {MAX_REFERENCE_CHARACTERS:,}"
-        refuse("invalid_reference", message, name, value)
+        problem = f"{len(distinct)} accepted answers; give 1 to {MAX_REFERENCES}"
+    elif not all(text.strip() for text in distinct):
+        problem = EMPTY
+    elif characters > MAX_REFERENCE_CHARACTERS:
+        problem = f"{characters:,} characters; give at most {MAX_REFERENCE_CHARACTERS:,}"
+    if problem:
+        refuse("invalid_reference", problem, name, value)
     return distinct

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tempo_storage.labeled.fields import Entry
 from tempo_storage.labeled.refusal import Note, refuse
 
 MAX_MESSAGES = 32
@@ -58,19 +59,19 @@ def refuse_long(messages: list[dict[str, str]], name: str) -> None:
         refuse("invalid_messages", message, name, messages[-1]["content"])
 
 
-def system_message(value: Any, name: str, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def system_message(entry: Entry, messages: list[dict[str, str]]) -> list[dict[str, str]]:
     """Return the message of a line's system prompt; [] for an empty text."""
+    value = entry.value
+    problem = ""
     if not isinstance(value, str):
-        refuse("invalid_system", "a system message is text; write one text", name, value)
-    if len(value) > MAX_TEXT_CHARACTERS:
-        message = f"{len(value):,} characters; give at most {MAX_TEXT_CHARACTERS:,}"
-        refuse("invalid_system", message, name, value)
-    if not value.strip():
-        return []
-    if any(message["role"] == "system" for message in messages):
-        message = "the messages have a system message already; remove one of the two"
-        refuse("invalid_system", message, name, value)
-    return [{"role": "system", "content": value}]
+        problem = "a system message is text; write one text"
+    elif len(value) > MAX_TEXT_CHARACTERS:
+        problem = f"{len(value):,} characters; give at most {MAX_TEXT_CHARACTERS:,}"
+    elif value.strip() and any(message["role"] == "system" for message in messages):
+        problem = "the messages have a system message already; remove one of the two"
+    if problem:
+        refuse("invalid_system", problem, entry.name, value)
+    return [{"role": "system", "content": value}] if value.strip() else []
 
 
 def _message(item: Any, name: str) -> dict[str, str]:

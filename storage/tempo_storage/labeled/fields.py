@@ -9,7 +9,6 @@ Names are compared without case, spaces, hyphens and underscores: `Correct Answe
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -83,71 +82,65 @@ UNUSABLE = re.compile(
 TOOLS = ("tools", "functions")
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A field of a line: its name as the line spells it, the alias that it is, and its value."""
+
+    name: str
+    alias: str
+    value: Any
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the value is blank, or a list or an object without entries."""
+        return is_empty(self.value)
+
+
 class Record:
     """The fields of one line, which are found by each of their aliases."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
+        self._values = dict(fields)
+        for name, value in fields.items():
+            if isinstance(value, dict):
+                self._values |= {f"{name}.{entry}": value[entry] for entry in value}
         self._names: dict[str, str] = {}
-        for name in fields:
+        for name in self._values:
             self._names.setdefault(_plain(name), name)
 
-    def find(self, field: Field) -> str | None:
-        """Return the alias of a field as the line spells it; None if the line lacks the field.
+    def find(self, field: Field) -> Entry | None:
+        """Return the first alias of a field that has a value; null is none.
 
         Empty values count only if no alias has another value.
         """
-        names = self.find_all(field.aliases)
-        first = names[0] if names else None
-        return next((name for name in names if not is_empty(self.get(name))), first)
+        entries = self.find_all(field.aliases)
+        first = entries[0] if entries else None
+        return next((entry for entry in entries if not entry.is_empty), first)
 
-    def find_all(self, aliases: tuple[str, ...]) -> list[str]:
-        """Return all of these aliases that are not null, as the line spells them."""
-        names = [self._spelled(alias) for alias in aliases]
-        return [name for name in names if name is not None and self.get(name) is not None]
-
-    def get(self, name: str) -> Any:
-        """Return the value under a name of `find`."""
-        if name in self.fields:
-            return self.fields[name]
-        top, _, rest = name.partition(".")
-        return self.fields[top][rest]
+    def find_all(self, aliases: tuple[str, ...]) -> list[Entry]:
+        """Return all of these aliases that are not null."""
+        names = {
+            alias: alias if alias in self._values else self._names.get(_plain_alias(alias))
+            for alias in aliases
+        }
+        entries = [Entry(name, alias, self._values[name]) for alias, name in names.items() if name]
+        return [entry for entry in entries if entry.value is not None]
 
     def rest(self, names: set[str]) -> dict[str, Any]:
         """Return the fields that have none of these names, sorted."""
         used = names | {name.partition(".")[0] for name in names}
         return {name: self.fields[name] for name in sorted(self.fields.keys() - used)}
 
-    def _spelled(self, alias: str) -> str | None:
-        if alias in self.fields:
-            return alias
-        top, rest = _parts(alias)
-        name = self._names.get(top)
-        if name is None or not rest:
-            return name
-        value = self.fields[name]
-        return f"{name}.{rest}" if isinstance(value, Mapping) and rest in value else None
-
 
 def is_empty(value: Any) -> bool:
     """Tell whether a value is null, blank, or a list or an object without entries."""
-    return (
-        value is None
-        or value == []
-        or value == {}
-        or (isinstance(value, str) and not value.strip())
-    )
+    return value in (None, [], {}) or (isinstance(value, str) and not value.strip())
 
 
 def is_unusable(name: str) -> bool:
     """Tell whether a field of this name has a picture, a sound or a film."""
     return UNUSABLE.fullmatch(_plain(name)) is not None
-
-
-def same_name(name: str, alias: str) -> bool:
-    """Tell whether two names differ in case and separators at most."""
-    top, rest = _parts(alias)
-    return _plain(name) == (f"{top}.{rest}" if rest else top)
 
 
 def markdown() -> str:
@@ -160,10 +153,8 @@ def markdown() -> str:
 
 
 @cache  # of the aliases of the table, which are few
-def _parts(alias: str) -> tuple[str, str]:
-    """Return the plain name of a field, and the name of an entry in it or ""."""
-    top, _, rest = alias.partition(".")
-    return _plain(top), rest
+def _plain_alias(alias: str) -> str:
+    return _plain(alias)
 
 
 def _plain(name: str) -> str:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tempo_storage.errors import InvalidInputError, TooLargeError
-from tempo_storage.labeled.formats import encoding_note, read_rows
+from tempo_storage.labeled.formats import read_rows
 from tempo_storage.labeled.line import Example, read_record
 from tempo_storage.labeled.refusal import LineRefusedError, Note, shortened, shown
 from tempo_storage.labeled.split import MIN_LABELED
@@ -111,8 +111,7 @@ def parse(
         raise TooLargeError(TOO_LARGE)
     examples: dict[str, Example] = {}
     errors: list[LineError] = []
-    encoding = encoding_note(content)
-    warnings = [] if encoding is None else [(1, encoding)]
+    warnings: list[tuple[int, Note]] = []
     for count, row in enumerate(read_rows(content), start=1):
         if count > MAX_LINES:
             raise TooLargeError(TOO_LARGE)
@@ -205,25 +204,17 @@ def _conflict_error(example: Example, place: str, remedy: str = "keep one") -> L
 
 def _by_verifier(examples: Iterable[Example]) -> tuple[dict[str, Any], ...]:
     """Return count and first examples of each verifier, those of the most examples first."""
-    groups: dict[str, list[Example]] = {}
+    groups: dict[str, dict[str, Any]] = {}
     for example in examples:
-        groups.setdefault(example.verifier, []).append(example)
-    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    return tuple(
-        {
-            "verifier": name,
-            "count": len(group),
-            "examples": [
-                {
-                    "line": example.line,
-                    "question": shortened(example.messages[-1]["content"]),
-                    "reference": [shortened(one) for one in example.reference[:3]],
-                }
-                for example in group[:EXAMPLES_PER_VERIFIER]
-            ],
-        }
-        for name, group in ordered
-    )
+        empty = {"verifier": example.verifier, "count": 0, "examples": []}
+        group = groups.setdefault(example.verifier, empty)
+        group["count"] += 1
+        if group["count"] <= EXAMPLES_PER_VERIFIER:
+            question = shortened(example.messages[-1]["content"])
+            reference = [shortened(one) for one in example.reference[:EXAMPLES_PER_VERIFIER]]
+            shown_example = {"line": example.line, "question": question, "reference": reference}
+            group["examples"].append(shown_example)
+    return tuple(sorted(groups.values(), key=lambda group: -group["count"]))
 
 
 def _listing(errors: Iterable[LineError]) -> list[str]:

@@ -2,32 +2,19 @@
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import Any
 
-from tempo_storage.labeled.answer import Answer, read_answer
+from tempo_storage.labeled import fields
+from tempo_storage.labeled.answer import EMPTY, Answer, read_answer
 from tempo_storage.labeled.chat import Chat, read_chat, refuse_long, system_message
 from tempo_storage.labeled.choice_of_verifier import choose_verifier
-from tempo_storage.labeled.fields import (
-    CONTEXT,
-    ID,
-    METADATA,
-    QUESTION,
-    REFERENCE,
-    SYSTEM,
-    TEMPLATE,
-    TOOLS,
-    VERIFIER,
-    Field,
-    Record,
-    is_empty,
-    is_unusable,
-    same_name,
-)
+from tempo_storage.labeled.fields import Entry, Field, Record
 from tempo_storage.labeled.options import Options, append_options, letter_of, read_options
 from tempo_storage.labeled.refusal import LineRefusedError, Note, refuse, shortened
 from tempo_storage.question_hash import content_hash, loose_hash
 
+MAX_SHOWN_FIELDS = 8
 MAX_TEMPLATE_ARGUMENTS = 32
 MAX_TEMPLATE_BYTES = 4 * 1024
 DEFAULT_VERIFIER = "math"  # of a question without an answer
@@ -58,36 +45,45 @@ class Example:
     content_hash: str
     loose_hash: str
     chat_template_kwargs: dict[str, Any]
-    reference_name: str = REFERENCE.name
+    reference_name: str = fields.REFERENCE.name
     """The field that has the reference, by the name that the file uses."""
 
 
 class Line:
     """One row while it is read: its record, the names of the fields that are used, and notes."""
 
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.record = Record(fields)
+    def __init__(self, record: Record) -> None:
+        self.record = record
         self.names: set[str] = set()
         self.notes: list[Note] = []
 
-    def find(self, field: Field) -> str | None:
-        """Return the name of a field that is not used yet, and note an alias."""
-        name = self.record.find(field)
-        if name is None or name in self.names:
+    def find(self, field: Field) -> Entry | None:
+        """Return a field that is not used yet, and note an alias."""
+        entry = self.record.find(field)
+        if entry is None or entry.name in self.names:
             return None
-        self.names.add(name)
-        if not same_name(name, field.name):
-            self.notes.append(Note("alias", f"{name!r} is read as {field.name!r}", name))
-        return name
+        self.names.add(entry.name)
+        if entry.alias != field.name:
+            self.note("alias", f"{entry.name!r} is read as {field.name!r}", entry.name)
+        return entry
 
     def value(self, field: Field) -> Any:
-        """Return the value of a field that has no alias; None if the line lacks it."""
-        name = self.find(field)
-        return None if name is None else self.record.get(name)
+        """Return the value of a field; None if the line lacks it."""
+        entry = self.find(field)
+        return None if entry is None else entry.value
+
+    def note(self, code: str, message: str, name: str) -> None:
+        """Remark on a field of the line."""
+        self.notes.append(Note(code, message, name))
+
+    @property
+    def shown_names(self) -> str:
+        """The names of the line's first fields, for messages."""
+        return shortened(", ".join([*self.record.fields][:MAX_SHOWN_FIELDS]) or "none")
 
 
 def read_record(
-    fields: dict[str, Any],
+    record: dict[str, Any],
     number: int,
     *,
     verifiers: Collection[str],
@@ -98,149 +94,132 @@ def read_record(
     `number` is the row's line in the file. `verifiers` are the names of the installed ones. Without
     `needs_reference` the row may have a question and no answer.
     """
-    line = Line(fields)
-    _refuse_unusable(fields)
-    chat, question_name = _question(line)
-    explicit_verifier = line.value(VERIFIER)
+    line = Line(Record(record))
+    _refuse_unusable(record)
+    question, chat = _question(line)
+    named_verifier = line.value(fields.VERIFIER)
     options = read_options(line.record)
-    answer, name = _answer(
-        line, chat, question_name, options, explicit_verifier, needs_reference=needs_reference
-    )
-    messages = _messages(line, chat, question_name, options)
-    arguments = _template_arguments(line.value(TEMPLATE))
+    entry = _answer_entry(line, question, chat)
+    if entry is None and needs_reference:
+        message = f"no answer (fields: {line.shown_names}); add 'answer'"
+        refuse("missing_reference", message, fields.REFERENCE.name)
+    answer = Answer([])
+    if entry is not None and options is not None and named_verifier in (None, CHOICE):
+        answer = _letter(entry, options)
+    elif entry is not None:
+        answer = read_answer(entry, has_verifier=named_verifier is not None)
+    messages = _messages(line, question, chat, options)
+    arguments = _template_arguments(line.value(fields.TEMPLATE))
     details = _details(line, options)
     example = Example(
         line=number,
         messages=messages,
         reference=answer.texts,
-        verifier=_verifier(explicit_verifier, answer, details, verifiers),
+        verifier=_verifier(named_verifier, answer, details, verifiers),
         details=details,
         content_hash=content_hash(messages),
         loose_hash=loose_hash(messages),
         chat_template_kwargs=arguments,
-        reference_name=shortened(name or REFERENCE.name),
+        reference_name=shortened(fields.REFERENCE.name if entry is None else entry.name),
     )
-    if answer.is_extracted:
-        line.notes.append(Note("worked_solution", "the reference is its final answer", name))
+    if entry is not None and answer.is_extracted:
+        line.note("worked_solution", "the reference is its final answer", entry.name)
     return example, line.notes
 
 
-def _refuse_unusable(fields: dict[str, Any]) -> None:
-    for name, value in fields.items():
-        if is_empty(value):
-            continue
-        if is_unusable(name):
-            message = "a picture, sound or film belongs to the question, which must be text"
-            refuse("unusable_field", f"{message}; remove the line", name, value)
-        if name in TOOLS:
-            message = "the question needs tools, which cannot be called; remove the line"
-            refuse("unusable_field", message, name, value)
+def _refuse_unusable(record: dict[str, Any]) -> None:
+    for name, value in record.items():
+        problem = "the question needs tools, which cannot be called" if name in fields.TOOLS else ""
+        if fields.is_unusable(name):
+            problem = "a picture, sound or film belongs to the question, which must be text"
+        if problem and not fields.is_empty(value):
+            refuse("unusable_field", f"{problem}; remove the line", name, value)
 
 
 # Question ----------------------------------------------------------------------------------------
 
 
-def _question(line: Line) -> tuple[Chat, str]:
-    name = line.find(QUESTION)
-    if name is None:
-        lists = [n for n, value in line.record.fields.items() if _is_list_of_objects(value)]
-        if lists:
-            message = "no question, but a list of objects; write that list alone as a JSON array"
-            refuse("missing_messages", message, lists[0])
-        names = ", ".join(list(line.record.fields)[:8])
-        message = f"no question (fields: {shortened(names) or 'none'}); add 'question'"
-        refuse("missing_messages", message, QUESTION.name)
-    chat = read_chat(line.record.get(name), name)
+def _question(line: Line) -> tuple[Entry, Chat]:
+    """Return the field that has the question, and its messages."""
+    entry = line.find(fields.QUESTION)
+    if entry is None:
+        for name, value in line.record.fields.items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                message = "no question, but a list of objects; write that list alone as an array"
+                refuse("missing_messages", message, name)
+        message = f"no question (fields: {line.shown_names}); add 'question'"
+        refuse("missing_messages", message, fields.QUESTION.name)
+    chat = read_chat(entry.value, entry.name)
     line.notes += chat.notes
-    return chat, name
-
-
-def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    return entry, chat
 
 
 def _messages(
-    line: Line, chat: Chat, question_name: str, options: Options | None
+    line: Line, question: Entry, chat: Chat, options: Options | None
 ) -> list[dict[str, str]]:
     """Return the messages with context, options and system prompt."""
     *earlier, last = chat.messages
     text = last["content"]
-    if isinstance(line.record.get(question_name), str):
+    if isinstance(question.value, str):
         text = _with_context(line, text)
     if options is not None:
         text = append_options(text, options)
         line.names.update(options.names)
-        line.notes.append(Note("options", "the options are part of the question", options.names[0]))
+        line.note("options", "the options are part of the question", options.names[0])
     messages = [*earlier, {"role": "user", "content": text}]
-    refuse_long(messages, question_name)
-    system_name = line.find(SYSTEM)
-    if system_name is None:
-        return messages
-    return [*system_message(line.record.get(system_name), system_name, messages), *messages]
+    refuse_long(messages, question.name)
+    system = line.find(fields.SYSTEM)
+    return messages if system is None else [*system_message(system, messages), *messages]
 
 
 def _with_context(line: Line, question: str) -> str:
-    name = line.find(CONTEXT)
-    if name is None:
+    entry = line.find(fields.CONTEXT)
+    if entry is None:
         return question
-    value = line.record.get(name)
-    parts = value if isinstance(value, list) else [value]
+    parts = entry.value if isinstance(entry.value, list) else [entry.value]
     if not all(isinstance(part, str) for part in parts):
         message = "a context is a text or a list of texts; write it as one"
-        refuse("invalid_context", message, name, value)
+        refuse("invalid_context", message, entry.name, entry.value)
     context = "\n\n".join(part.strip() for part in parts if part.strip())
     if not context or context in question:
         return question
-    if same_name(name, "input"):  # Alpaca: the instruction first, then its input
-        line.notes.append(Note("context", "the input stands after the question", name))
+    if entry.alias == "input":  # Alpaca: the instruction first, then its input
+        line.note("context", "the input stands after the question", entry.name)
         return f"{question}\n\n{context}"
-    line.notes.append(Note("context", "the context stands before the question", name))
+    line.note("context", "the context stands before the question", entry.name)
     return f"{context}\n\n{question}"
 
 
 # Answer ------------------------------------------------------------------------------------------
 
 
-def _answer(
-    line: Line,
-    chat: Chat,
-    question_name: str,
-    options: Options | None,
-    verifier: Any,
-    *,
-    needs_reference: bool,
-) -> tuple[Answer, str | None]:
-    """Return the accepted answers and the field that has them; the letter of a choice."""
-    name = line.find(REFERENCE)
-    value = None if name is None else line.record.get(name)
-    if is_empty(value) and chat.answer is not None:
-        name, value = f"{question_name}.content", chat.answer
-    if name is None:
-        if needs_reference:
-            names = shortened(", ".join(list(line.record.fields)[:8]))
-            message = f"no answer (fields: {names}); add 'answer'"
-            refuse("missing_reference", message, REFERENCE.name)
-        return Answer([]), None
-    if is_empty(value):
-        refuse("invalid_reference", "an empty answer; write one or remove the line", name, value)
-    if line.record.fields.get("is_multiple_answer") is True and isinstance(value, list):
-        value = ", ".join(map(str, value))  # OlympiadBench: all of them together are the answer
-    if options is not None and verifier in (None, CHOICE):
-        return _letter(value, options, name), name
-    return read_answer(value, name, has_verifier=verifier is not None), name
+def _answer_entry(line: Line, question: Entry, chat: Chat) -> Entry | None:
+    """Return the field that has the answer, which may be the end of the chat; None for none."""
+    entry = line.find(fields.REFERENCE)
+    if chat.answer is not None and (entry is None or entry.is_empty):
+        entry = Entry(f"{question.name}.content", question.alias, chat.answer)
+    if entry is None:
+        return None
+    if entry.is_empty:
+        refuse("invalid_reference", EMPTY, entry.name, entry.value)
+    if line.record.fields.get("is_multiple_answer") is True and isinstance(entry.value, list):
+        # OlympiadBench: all of them together are the answer.
+        entry = replace(entry, value=", ".join(map(str, entry.value)))
+    return entry
 
 
-def _letter(value: Any, options: Options, name: str) -> Answer:
+def _letter(entry: Entry, options: Options) -> Answer:
     """Return the letter of the right option, which may stand at the end of a solution."""
     try:
-        return Answer([letter_of(value, options, name)])
+        return Answer([letter_of(entry, options)])
     except LineRefusedError:
-        if not isinstance(value, str):
+        if not isinstance(entry.value, str):
             raise
-        answer = read_answer(value, name, has_verifier=True)
+        answer = read_answer(entry, has_verifier=True)
         if not answer.is_extracted:
             raise
-        return Answer([letter_of(answer.texts[0], options, name)], is_extracted=True)
+        final = replace(entry, value=answer.texts[0])
+        return Answer([letter_of(final, options)], is_extracted=True)
 
 
 def _verifier(
@@ -262,34 +241,32 @@ def _verifier(
 
 def _details(line: Line, options: Options | None) -> dict[str, Any]:
     """Return the metadata, the line's id and all fields that have no meaning here."""
-    metadata = line.value(METADATA) or {}
+    metadata = line.value(fields.METADATA) or {}
     if not isinstance(metadata, dict):
         refuse("invalid_metadata", "metadata is an object; write one", "metadata", metadata)
-    line_id = line.value(ID)
+    line_id = line.value(fields.ID)
     unknown = line.record.rest(line.names)
-    line.notes += [Note("unknown_field", "kept under metadata", shortened(n)) for n in unknown]
+    for name in unknown:
+        line.note("unknown_field", "kept under metadata", shortened(name))
     named = {"id": str(line_id)} if line_id is not None else {}
     return unknown | metadata | named | ({"options": options.texts} if options else {})
 
 
 def _template_arguments(value: Any) -> dict[str, Any]:
     """Return the arguments of the chat template, small enough to go into each request."""
+    problem = ""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        _refuse_arguments("the arguments are an object; write one", value)
-    if len(value) > MAX_TEMPLATE_ARGUMENTS:
-        _refuse_arguments(f"{len(value)} arguments; give at most {MAX_TEMPLATE_ARGUMENTS}", value)
-    for name, argument in value.items():
-        if name in RENDERER_ARGUMENTS:
-            _refuse_arguments(f"{name!r} is no argument of a template; remove it", value)
-        if isinstance(argument, dict | list):
-            message = f"{shortened(name)!r} is text, a number, true, false or null; write one"
-            _refuse_arguments(message, argument)
-    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_TEMPLATE_BYTES:
-        _refuse_arguments("longer than 4 KiB in all; shorten it", value)
-    return value
-
-
-def _refuse_arguments(message: str, value: Any) -> NoReturn:
-    refuse("invalid_chat_template_kwargs", message, "chat_template_kwargs", value)
+        problem = "the arguments are an object; write one"
+    elif len(value) > MAX_TEMPLATE_ARGUMENTS:
+        problem = f"{len(value)} arguments; give at most {MAX_TEMPLATE_ARGUMENTS}"
+    elif reserved := RENDERER_ARGUMENTS & value.keys():
+        problem = f"{min(reserved)!r} is no argument of a template; remove it"
+    elif any(isinstance(argument, dict | list) for argument in value.values()):
+        problem = "an argument is text, a number, true, false or null; write one"
+    elif len(json.dumps(value, ensure_ascii=False).encode()) > MAX_TEMPLATE_BYTES:
+        problem = "longer than 4 KiB in all; shorten it"
+    if problem:
+        refuse("invalid_chat_template_kwargs", problem, fields.TEMPLATE.name, value)
+    return dict(value)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from tempo_storage.labeled.fields import OPTIONS, Record, is_empty
+from tempo_storage.labeled.fields import OPTIONS, Entry, Record, is_empty
 from tempo_storage.labeled.refusal import refuse
 from tempo_storage.labeled.strict_json import UntypedText, as_text
 
@@ -39,16 +39,16 @@ class Options:
 
 def read_options(record: Record) -> Options | None:
     """Return the options of a line, if it has any; raise LineRefusedError for odd ones."""
-    name = record.find(OPTIONS)
-    if name is None or is_empty(record.get(name)):
+    entry = record.find(OPTIONS)
+    if entry is None or entry.is_empty:
         return _columns(record)
-    value = record.get(name)
-    labels, texts = _labels_and_texts(value)
+    labels, texts = _labels_and_texts(entry.value)
     if not 2 <= len(texts) <= MAX_OPTIONS or not all(_is_text(text) for text in texts):
-        refuse("invalid_options", f"no options to choose from; {LIST_REMEDY}", name, value)
+        message = f"no options to choose from; {LIST_REMEDY}"
+        refuse("invalid_options", message, entry.name, entry.value)
     are_numbers = not any(isinstance(text, str) for text in texts)
     texts, labels = _without_marks([as_text(text).strip() for text in texts], labels)
-    return Options(texts, labels, (name,), are_numbers)
+    return Options(texts, labels, (entry.name,), are_numbers)
 
 
 def append_options(question: str, options: Options) -> str:
@@ -63,26 +63,26 @@ def append_options(question: str, options: Options) -> str:
     return question
 
 
-def letter_of(answer: Any, options: Options, name: str) -> str:
+def letter_of(entry: Entry, options: Options) -> str:
     """Return the letter of the right option; raise LineRefusedError if it is not clear.
 
     The answer is a label, an option's text, both, or a number that counts the options from 0.
     """
+    answer = entry.value
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        message = "no letter and no text of an option; write the letter of the right one"
-        refuse("invalid_reference", message, name, answer)
     indices = {index for index in _candidates(answer, options) if index is not None}
     if len(indices) != 1:
         problem = "more than one option fits" if indices else "no option fits"
-        last = ascii_uppercase[len(options.texts) - 1]
-        refuse("invalid_reference", f"{problem}; write a letter from A to {last}", name, answer)
+        message = f"{problem}; write a letter from A to {ascii_uppercase[len(options.texts) - 1]}"
+        refuse("invalid_reference", message, entry.name, answer)
     return ascii_uppercase[indices.pop()]
 
 
-def _candidates(answer: str | float, options: Options) -> list[int | None]:
+def _candidates(answer: Any, options: Options) -> list[int | None]:
     """Return the options that an answer may mean, by the first reading that fits one."""
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        return []
     text = as_text(answer).strip()
     label = _index(text, options.labels)
     if label is None and (match := LETTER.fullmatch(text)):

@@ -2,7 +2,8 @@
 
 import json
 import math
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 from tempo_storage.labeled.refusal import LineRefusedError, refuse, shown
 
@@ -35,11 +36,10 @@ class UntypedText(str):
     __slots__ = ()
 
 
-class HugeInteger:
-    """An integer with too many digits; it is refused later, with its field."""
+class Duplicate(NamedTuple):
+    """A value whose field stands twice in its object; it is refused later, with its field."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    value: Any
 
 
 def decode(text: str, start: int) -> tuple[dict[str, Any] | LineRefusedError, int]:
@@ -47,15 +47,16 @@ def decode(text: str, start: int) -> tuple[dict[str, Any] | LineRefusedError, in
 
     The end is the text's own after an error that hides where the next object begins.
     """
+    end = len(text)
     try:
-        value, end = _decode_in_window(STRICT, text, start)
+        value, end = _decode_in_window(text, start)
         if not isinstance(value, dict):
             refuse("invalid_json", f"not a JSON object; {REMEDY}", value=value)
         if len(value) > MAX_FIELDS:
             refuse("too_many_fields", f"{len(value)} fields; give at most {MAX_FIELDS}")
         refuse_unstorable(value)
     except LineRefusedError as error:
-        return error, _end_of_refused(text, start)
+        return error, end
     return value, end
 
 
@@ -71,12 +72,12 @@ def refuse_unstorable(record: dict[str, Any]) -> None:
         _check(value, name, 2)
 
 
-def _decode_in_window(decoder: json.JSONDecoder, text: str, start: int) -> tuple[Any, int]:
+def _decode_in_window(text: str, start: int) -> tuple[Any, int]:
     for size in WINDOWS:
         window = text[start : start + size]
         is_last = size == WINDOWS[-1] or start + size >= len(text)
         try:
-            value, length = decoder.raw_decode(window)
+            value, length = DECODER.raw_decode(window)
         except RecursionError:
             refuse("too_deep", f"nested deeper than {MAX_DEPTH}; flatten it")
         except json.JSONDecodeError as error:
@@ -98,36 +99,23 @@ def _not_json(error: json.JSONDecodeError, window: str) -> LineRefusedError:
     return LineRefusedError(message, code="invalid_json", value=value)
 
 
-def _end_of_refused(text: str, start: int) -> int:
-    try:
-        return _decode_in_window(LENIENT, text, start)[1]
-    except LineRefusedError:
-        return len(text)
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; only its duplicate fields if there are some."""
     record = dict(pairs)
-    if len(record) < len(pairs):
-        names: set[str] = set()
-        for name, value in pairs:
-            if name in names:
-                refuse("duplicate_key", "the field is there twice; keep one", name, value)
-            names.add(name)
-    return record
+    if len(record) == len(pairs):
+        return record
+    counts = Counter(name for name, _ in pairs)
+    return {name: Duplicate(value) for name, value in record.items() if counts[name] > 1}
 
 
-def _constant(text: str) -> JsonFloat:
-    return JsonFloat(text)
+def _integer(text: str) -> int | JsonFloat:
+    # A float of so many digits is infinite, and so it is refused.
+    return int(text) if len(text) <= MAX_DIGITS else JsonFloat(text)
 
 
-def _integer(text: str) -> int | HugeInteger:
-    return int(text) if len(text) <= MAX_DIGITS else HugeInteger(text)
-
-
-STRICT = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_constant, parse_float=JsonFloat, parse_int=_integer
+DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=JsonFloat, parse_float=JsonFloat, parse_int=_integer
 )
-LENIENT = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=len)
 
 
 def _check(value: Any, name: str, depth: int) -> None:
@@ -135,17 +123,13 @@ def _check(value: Any, name: str, depth: int) -> None:
         refuse("too_deep", f"nested deeper than {MAX_DEPTH}; flatten it", name)
     if isinstance(value, str):
         _check_text(value, name)
-    elif isinstance(value, HugeInteger):
-        message = f"a number of {len(value.text):,} digits; give at most {MAX_DIGITS:,}"
-        refuse("invalid_number", message, name, value.text.encode())
+    elif isinstance(value, Duplicate):
+        refuse("duplicate_key", "the field is there twice; keep one", name, value.value)
     elif isinstance(value, JsonFloat) and not math.isfinite(value):
-        message = "not a finite number; write one, or a text in quotation marks"
+        message = "not a finite number of at most 2,048 digits; write one, or a text in quotes"
         refuse("invalid_number", message, name, value.text.encode())
-    elif isinstance(value, dict):
-        for inner in (*value, *value.values()):
-            _check(inner, name, depth + 1)
-    elif isinstance(value, list):
-        for inner in value:
+    elif isinstance(value, dict | list):
+        for inner in (*value, *value.values()) if isinstance(value, dict) else value:
             _check(inner, name, depth + 1)
 
 

@@ -100,9 +100,9 @@ def test_each_alias_is_found_in_any_spelling(field: Any) -> None:
         top, _, entry = alias.partition(".")
         for name in {top, top.upper(), top.replace("_", " ").title(), top.replace("_", "")}:
             record = Record({name: {entry: "x"} if entry else "x"})
-            spelled_name = record.find(field)
-            assert spelled_name is not None
-            assert record.get(spelled_name) == "x"
+            found = record.find(field)
+            assert found is not None
+            assert (found.value, found.alias) == ("x", alias)
 
 
 def test_no_alias_stands_twice_for_one_field() -> None:

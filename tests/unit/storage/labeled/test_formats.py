@@ -49,9 +49,10 @@ def test_an_array_without_its_end_is_refused() -> None:
 
 
 def test_an_error_within_an_object_of_an_array_does_not_hide_the_next_ones() -> None:
-    content = '[{"question": "a", "a": 1, "a": 2},\n{"question": "b"},\n{"answer": NaN}, 7]'
-    assert errors(content) == [
+    content = '[{"question": "a", "a": 1, "a": 2}, [{"a": 1, "a": 2}],\n{"question": "b"},\n'
+    assert errors(content + '{"answer": NaN}, 7]') == [
         (1, "duplicate_key"),
+        (1, "invalid_json"),
         (2, "missing_reference"),
         (3, "invalid_number"),
         (3, "invalid_json"),
