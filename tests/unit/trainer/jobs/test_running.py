@@ -31,7 +31,8 @@ def test_an_iteration_names_its_parent_and_the_questions_that_it_learned_from(pa
         ("a", 2, False),
         ("b", 1, True),
     ):
-        questions = [Question(id=f"{name}{position}", content_hash="q", tenant="")]
+        keys = {"content_hash": "q", "loose_hash": "q"}
+        questions = [Question(id=f"{name}{position}", tenant="", **keys)]
         draw = Rollouts([rollout("q")], tokens=2, questions=questions)
         jobs[name].commit(parts.learner, position, {}, draw=draw, refined=refined)
         if position == 1:

@@ -64,7 +64,7 @@ def source(sessions: sessionmaker[Session], tmp_path: Path) -> ResponseSource:
     with sessions.begin() as s:
         ledger.labeled.add_file(s, labeled_file(), [])
         s.add_all([labeled(text) for text in QUESTIONS])
-        ledger.pool.add(s, [captured(text, f"{text} ?") for text in QUESTIONS])
+        ledger.pool.add(s, [captured(text, f"Solve {text}") for text in QUESTIONS])
     epoch = hold_lease(sessions)
     leased = LeasedSessions(sessions, lambda: epoch)
     settings = WorkerSettings(data_dir=tmp_path, group_size=4)
