@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from tempo_server.admin import references
 from tempo_server.admin.route import READ, KeyRoute
@@ -60,6 +60,13 @@ class GraderRequest(Body):
     """A grader to check."""
 
     grader: Grader
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_text(cls, body: Any) -> Any:
+        """Raise ValueError for half a surrogate pair, which no answer could carry."""
+        json.dumps(body, ensure_ascii=False).encode()
+        return body
 
 
 class GraderRunRequest(GraderRequest):

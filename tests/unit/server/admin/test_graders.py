@@ -1,5 +1,6 @@
 """A grader is tried on one response, by OpenAI's routes."""
 
+import json
 from typing import Any
 
 import pytest
@@ -108,6 +109,15 @@ def test_a_response_that_is_no_json_is_a_text_all_the_same(
 ) -> None:
     assert run(admin, CHECK, sample, answer=sample).status_code == 200
     assert questions[0]["response"] == sample
+
+
+@pytest.mark.parametrize("field", ["model_sample", "item", "grader"])
+def test_half_a_surrogate_pair_is_refused(admin: Any, field: str) -> None:
+    body: Any = {"grader": CHECK, "model_sample": "Paris", "item": {"answer": "Paris"}}
+    body[field] = "\ud800" if field == "model_sample" else body[field] | {"x": "\ud800"}
+    headers = {"content-type": "application/json"}
+    reply = admin("POST", f"{GRADERS}/run", content=json.dumps(body), headers=headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_value")
 
 
 def test_a_variable_without_a_value_is_named(admin: Any) -> None:
