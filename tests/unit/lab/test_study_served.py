@@ -179,6 +179,19 @@ def test_a_model_that_the_server_does_not_serve_is_refused(
     assert not Path("out").exists()
 
 
+def test_a_wrong_model_is_one_line_and_starts_no_run(
+    serving: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(serving)
+    spec = study_data.spec(serving)
+    files = ["--labeled", spec.labeled, "--unlabeled", spec.unlabeled, "--out", "out"]
+    assert main.main([*files, "--model", "/not/there"]) == 1
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.startswith("study failed: cannot load /not/there: ")
+    assert output.endswith("or the id of a model on the hub")
+    assert not Path("out").exists()
+
+
 def test_a_variable_sets_the_length_of_responses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEMPO_MAX_RESPONSE_TOKENS", raising=False)
     assert main._default_length() == {"max_response_tokens": 256}

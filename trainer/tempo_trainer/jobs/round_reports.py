@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tempo_storage.ledger.models import Iteration
@@ -59,12 +59,17 @@ def left_out(too_long: int, all_truncated: int) -> str:
     return "; ".join(parts)
 
 
-def report_left_out(job: RunningJob, rows: Sequence[Iteration]) -> None:
-    """Add an event if questions were left out of the job's iterations."""
-    counts = {
-        name: sum(int(row.metrics.get(f"rollouts/{name}", 0)) for row in rows)
+def left_out_counts(metrics: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the arguments of `left_out`, summed over the metrics of iterations."""
+    return {
+        name: sum(int(one.get(f"rollouts/{name}", 0)) for one in metrics)
         for name in ("too_long", "all_truncated")
     }
+
+
+def report_left_out(job: RunningJob, rows: Sequence[Iteration]) -> None:
+    """Add an event if questions were left out of the job's iterations."""
+    counts = left_out_counts([row.metrics for row in rows])
     if any(counts.values()):
         message = f"draws without a usable response: {left_out(**counts)}"
         job.add_event("questions.left_out", message, counts, level="warning")

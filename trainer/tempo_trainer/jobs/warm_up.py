@@ -11,7 +11,7 @@ from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.algorithm.fitness import unfit_reason
 from tempo_trainer.algorithm.reports import Fitness
 from tempo_trainer.errors import StoppedError
-from tempo_trainer.jobs.round_reports import change, left_out
+from tempo_trainer.jobs.round_reports import change, left_out, left_out_counts
 from tempo_trainer.jobs.running import WARM_UP, RunningJob, raise_if_spoiled
 from tempo_trainer.learning.learner import Learner
 from tempo_trainer.sampling.responses import ResponseSource
@@ -56,8 +56,9 @@ class WarmUp:
         made = sum(int(row.metrics["e_steps"]) for row in rows)
         self._job.progress.begin("e_step", of=made + missing)
         if rows:
+            first = rows[0].metrics
             self._before = {
-                name: rows[0].metrics[name] for name in ("auroc_before", "within_before")
+                name: _number(first[name]) for name in ("auroc_before", "within_before")
             }
         else:
             fitness = self._learner.fitness(self._draw_held_out(0))
@@ -119,9 +120,9 @@ class WarmUp:
         ]
         if math.isnan(after.within_auroc):
             parts.append(unfit_reason(after))
-        names = ("too_long", "all_truncated")
-        if counts := left_out(*(self._counts[f"rollouts/{name}"] for name in names)):
-            parts.append(counts)
+        earlier = [row.metrics for row in self._job.iterations()]
+        if text := left_out(**left_out_counts([*earlier, self._counts])):
+            parts.append(text)
         return "; ".join(parts)
 
     def _commit(self, position: int, figures: dict[str, Any]) -> dict[str, Any]:
@@ -131,3 +132,8 @@ class WarmUp:
         self._job.commit(self._learner, position, metrics)
         self._counts.clear()
         return metrics
+
+
+def _number(figure: float | None) -> float:
+    """Return a figure of the ledger, which keeps null for what is no number."""
+    return math.nan if figure is None else figure

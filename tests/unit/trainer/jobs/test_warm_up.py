@@ -39,6 +39,14 @@ def pause_after(parts: Parts, requests: int) -> None:
     parts.responses.meanwhile = pause
 
 
+def resume(parts: Parts) -> None:
+    """Let training go on without another stop."""
+    parts.responses.meanwhile = lambda: None
+    parts.stops = False
+    with parts.sessions.begin() as s:
+        ledger.training.set_paused(s, False)
+
+
 @pytest.mark.parametrize("cause", ["pause", "Ctrl-C"])
 def test_a_warm_up_that_is_stopped_goes_on_with_the_e_step_that_comes_next(
     parts: Parts, cause: str
@@ -55,10 +63,7 @@ def test_a_warm_up_that_is_stopped_goes_on_with_the_e_step_that_comes_next(
     with pytest.raises(StoppedError):
         parts.rounds.run_recalibration(job)
     assert positions(job) == [(-2, 2)]
-    parts.responses.meanwhile = lambda: None
-    parts.stops = False
-    with parts.sessions.begin() as s:
-        ledger.training.set_paused(s, False)
+    resume(parts)
     parts.learner.e_steps = 99  # another worker takes the state from the checkpoint
     result = parts.rounds.run_recalibration(parts.claimed_again(job))
     assert positions(job) == [(-2, 2), (0, 2)]
@@ -117,9 +122,7 @@ def test_a_round_goes_on_with_its_warm_up_and_then_iterates(parts: Parts) -> Non
     pause_after(parts, 3)
     with pytest.raises(StoppedError):
         parts.rounds.run(job)
-    with parts.sessions.begin() as s:
-        ledger.training.set_paused(s, False)
-    parts.responses.meanwhile = lambda: None
+    resume(parts)
     result = parts.rounds.run(parts.claimed_again(job))
     assert [position for position, _ in positions(job)] == [-2, 0, 1]
     assert (result.report["iterations"], result.report["e_steps"]) == (1, 5)
@@ -129,7 +132,12 @@ def test_a_warm_up_whose_responses_are_all_truncated_says_so_with_the_setting(
     parts: Parts,
 ) -> None:
     parts.responses.left_out = {"all_truncated": 3}
-    result = parts.rounds.run_recalibration(parts.job("a", "recalibrate"))
+    job = parts.job("a", "recalibrate")
+    pause_after(parts, 3)
+    with pytest.raises(StoppedError):
+        parts.rounds.run_recalibration(job)
+    resume(parts)
+    result = parts.rounds.run_recalibration(parts.claimed_again(job))
     summary = result.report["summary"]
     assert "18 questions have only responses that were cut at the length limit" in summary
     assert "raise TEMPO_MAX_RESPONSE_TOKENS" in summary
