@@ -4,6 +4,7 @@ from typing import Any
 
 from ledgers import user
 
+OPTION_B = {"text": "y", "label": "B"}
 ASSISTANT = {"role": "assistant", "content": "Add them.\n\\boxed{7}"}
 # Each with question, references and verifier.
 ROWS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
@@ -124,6 +125,44 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
         "q\nA. x\nB. y",
         ["A"],
         "choice",
+    ),
+    "ARC": (
+        {
+            "question": {"stem": "q", "choices": [{"text": "x", "label": "A"}, OPTION_B]},
+            "answerKey": "B",
+        },
+        "q\nA. x\nB. y",
+        ["B"],
+        "choice",
+    ),
+    "OpenAI evals": ({"input": user("q"), "ideal": "7"}, "q", ["7"], "numeric"),
+    "rows of Hugging Face's server": (
+        {"row_idx": 0, "row": {"question": "q", "answer": "7"}, "truncated_cells": []},
+        "q",
+        ["7"],
+        "numeric",
+    ),
+    "TruthfulQA": (
+        {"Question": "q", "Best Answer": "It is red", "Correct Answers": "It is red; Red"},
+        "q",
+        ["It is red"],
+        "words",
+    ),
+    "PubMedQA": (
+        {
+            "question": "q",
+            "context": {"contexts": ["a", "b"], "labels": ["OBJECTIVE", "RESULTS"]},
+            "final_decision": "yes",
+        },
+        "a\n\nb\n\nq",
+        ["yes"],
+        "words",
+    ),
+    "distilled reasoning": (
+        {"prompt": "q", "answer": "<think>6 or 7?\nSeven.</think>\n\n7"},
+        "q",
+        ["7"],
+        "numeric",
     ),
     "several answers at once": (
         {"question": "q", "final_answer": ["1", "-1"], "is_multiple_answer": True},

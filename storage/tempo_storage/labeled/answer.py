@@ -85,7 +85,9 @@ def _answer_entry(value: dict[str, Any]) -> str | None:
 
 
 def _extracted(text: str, entry: Entry, *, has_verifier: bool) -> str:
-    """Return the final answer of a solution; another text as it is."""
+    """Return the final answer of a solution; another text as it is, without its reasoning."""
+    reasoning, _, rest = text.rpartition("</think>")
+    text = rest.strip() if reasoning else text
     final = final_answer(text)
     if final.mark is not Mark.LAST_LINE:
         return final.text or text

@@ -32,7 +32,8 @@ QUESTION = Field(
     "messages",
     "the question: a text, or a chat that ends with the user's message or with the right answer",
     (
-        *("messages", "conversations", "conversation", "question", "prompt", "problem", "query"),
+        *("messages", "conversations", "conversation", "question.stem", "question.text"),
+        *("question", "prompt", "problem", "query"),
         *("instruction", "question_text", "problem_text", "question_stem", "question_content"),
         *("task", "input.messages", "input"),
     ),
@@ -42,11 +43,13 @@ ANSWERS = (
     *("ground_truth", "reward_model.ground_truth", "gold_answer", "gold", "answers"),
     *("answers_spans", "answer_key", "correct", "answer_idx", "answer_index", "label", "cop"),
     *("answer_number", "answer_text", "answer_value", "final_ans", "target", "expected_output"),
+    *("ideal", "exact_answer", "best_answer", "right_answer", "correct_option", "correct_choice"),
+    *("answer_letter", "gold_label", "final_decision", "expected"),
 )
 # The text of a solution. It counts only if no answer has a value, and only its final answer counts.
 SOLUTIONS = (
     *("solution", "solutions", "worked_solution", "rationale", "response", "completion", "output"),
-    *("chosen", "preferred_output"),
+    *("chosen", "preferred_output", "reference"),
 )
 REFERENCE = Field(
     "reference_answer",
@@ -58,12 +61,22 @@ OPTIONS = Field(
     "options",
     "the options of a choice, appended to the question as `A. …`; also one field for each:"
     " `A`, `B`, …, `option_a`, …, `option1`, …, `opa`, …",
-    ("options", "choices", "endings"),
+    ("options", "choices", "endings", "question.choices"),
 )
 CONTEXT = Field(
     "context",
     "a text that stands before the question (`input`: after it), unless the question is a chat",
-    ("context", "passage", "article", "paragraph", "background", "body", "story", "input"),
+    (
+        "context.contexts",
+        "context",
+        "passage",
+        "article",
+        "paragraph",
+        "background",
+        "body",
+        "story",
+        "input",
+    ),
 )
 SYSTEM = Field("system", "the system message", ("system", "system_prompt", "system_message"))
 VERIFIER = Field(
@@ -80,6 +93,8 @@ UNUSABLE = re.compile(
     r"(?:decoded)?images?(?:path|url|file|bytes)?s?\d*|pictures?|figures?|videos?|audios?"
 )
 TOOLS = ("tools", "functions")
+# A field that holds the whole row, in exports of OpenAI's evaluations and of Hugging Face.
+WRAPPERS = ("item", "row", "example")
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,8 @@ def read_record(
     `number` is the row's line in the file. `verifiers` are the names of the installed ones. Without
     `needs_reference` the row may have a question and no answer.
     """
-    line = Line(Record(record))
-    _refuse_unusable(record)
+    line = Line(_record(record))
+    _refuse_unusable(line.record.fields)
     question, chat = _question(line)
     named_verifier = line.value(fields.VERIFIER)
     options = read_options(line.record)
@@ -125,6 +125,14 @@ def read_record(
     if entry is not None and answer.is_extracted:
         line.note("worked_solution", "the reference is its final answer", entry.name)
     return example, line.notes
+
+
+def _record(row: dict[str, Any]) -> Record:
+    """Return the fields of a row; those of an inner row if it has the question."""
+    record = Record(row)
+    inner = [row[name] for name in fields.WRAPPERS if isinstance(row.get(name), dict)]
+    has_question = record.find(fields.QUESTION) is not None
+    return record if has_question or not inner else Record(inner[0])
 
 
 def _refuse_unusable(record: dict[str, Any]) -> None:
@@ -230,7 +238,8 @@ def _verifier(
     elif name is None:
         has_choice = bool(answer.texts or details.get("options"))
         name = choose_verifier(answer.texts, details) if has_choice else DEFAULT_VERIFIER
-    if not isinstance(name, str) or name not in verifiers:
+    # A verifier may have a part of its name after a colon, as in `reasoning_gym:chain_sum`.
+    if not isinstance(name, str) or name.partition(":")[0] not in verifiers:
         message = f"no such verifier; installed are {', '.join(sorted(verifiers))}"
         refuse("unknown_verifier", message, "verifier", name)
     return name

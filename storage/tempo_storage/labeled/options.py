@@ -94,8 +94,8 @@ def _candidates(answer: Any, options: Options) -> list[int | None]:
         return [label if label is not None else indexed, same_text]
     if isinstance(answer, str) and (label is not None or same_text is not None):
         return [label, same_text]
-    if label is not None:
-        return [label]
+    if label is not None:  # the number 1 may be the label of the first option, or count from 0
+        return [label] if isinstance(answer, str) else [label, indexed]
     if match := LABELED.fullmatch(text):
         marked = _index(match[1].upper(), options.labels)
         if marked is not None and _folded(options.texts[marked]) == _folded(match[2]):

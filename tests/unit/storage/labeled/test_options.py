@@ -77,6 +77,7 @@ def test_a_number_is_an_index_though_an_option_has_its_text() -> None:
         {"options": CITIES, "answer": -1},
         {"options": CITIES, "answer": True},
         {"options": CITIES, "answer": ["A", "B"]},
+        {"option1": "Rome", "option2": "Paris", "option3": "Bonn", "answer": 1},
     ],
 )
 def test_an_answer_that_names_no_option_or_several_is_refused(fields: dict[str, Any]) -> None:
