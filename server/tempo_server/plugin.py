@@ -68,7 +68,7 @@ class TempoPlugin:
         context = assemble.open_context(
             args.model,
             engine_client.vllm_config,
-            served_names=args.served_model_name or (),
+            served_names=[path.name for path in state.openai_serving_models.base_model_paths],
             warnings=warnings,
         )
         settings = context.settings

@@ -65,6 +65,13 @@ def test_models_are_listed_after_the_base_with_it_as_their_parent(own_server: An
     assert raised.value.code == "model_not_found"
 
 
+def test_a_job_may_name_the_base_as_vllm_serves_it(own_server: Any) -> None:
+    url = "/tempo/v1/fine_tuning/jobs"
+    headers = {"Authorization": f"Bearer {own_server.admin_key}"}
+    reply = own_server.http.post(url, json={"model": "else"}, headers=headers)
+    assert "'tempo', 'tiny'" in reply.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
