@@ -43,7 +43,7 @@ NUMBER = re.compile(
     r"(?P<percent>\s*\\?%|\s*percent\b)?(?:\s*(?P<scale>thousand|million|billion|trillion)\b)?",
     re.I,
 )
-NOT = re.compile(r"(?:\bnot|n't|\bnever)\s+\Z", re.I)
+NOT = re.compile(r"(?:\bnot|n't|\bnever|\bcannot be|\bthan)\s+\Z", re.I)
 COMMAS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}")
 SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -107,7 +107,7 @@ def last_number(text: str) -> Number | None:
 
 
 def _affirmed(text: str) -> list[Number]:
-    """Return the numbers of a plain text that do not stand after "not"."""
+    """Return the numbers of a plain text that do not stand after "not" or "than"."""
     return [n for n in numbers_in(text) if not NOT.search(text[max(0, n.start - 12) : n.start])]
 
 

@@ -57,7 +57,8 @@ CORRECTION = re.compile(
     r"\b(?:wait|actually|correction|rather|instead|sorry|scratch that|no)\b[,.:;!]?", re.I
 )
 LONE = re.compile(
-    r"(?<!\w)\(([A-Za-z])\)(?!\w)|^[^\w\n]*([A-Za-z])[^\w\n]*$"
+    r"(?<!\w)\(([A-Za-z])\)(?!\w| fails| is (?:wrong|incorrect|false|not)\b)"
+    r"|^[^\w\n]*([A-Za-z])[^\w\n]*$"
     r"|(?i:\bis\s+)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!]|$))",
     re.M,
 )

@@ -22,7 +22,7 @@ SENTENCE_END = re.compile(r"(?<=[^\s.][^\s.])[.!?;](?:\s|$)|\n")
 CLAUSE = re.compile(
     r"\s*(?:[,;:(]|\.\s|\s-\s|\s[–—]\s|\bbecause\b|\bsince\b|\bas\b|\bwhich\b|\bwho\b|\bso\b)\s*"
 )
-SUBJECT = re.compile(r"\s(?:is|are|was|were)\s+(?!not\b|no\b|n't)")
+SUBJECT = re.compile(r"\s(?:is|are|was|were)\s+(?!(?:not|no|wrong|incorrect|false)\b|n't)")
 HEDGE = re.compile(
     r"\b(?:or|nor|either|maybe|perhaps|possibly|not sure|no|wait|actually|rather|instead|sorry)\b"
     r"|\bcorrection\b|\bon second thought\b"

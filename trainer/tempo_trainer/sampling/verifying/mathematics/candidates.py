@@ -16,7 +16,8 @@ FORMULA = re.compile(
 FONTS = re.compile(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})*|[$\\{}]")
 PROSE = re.compile(r"[A-Za-z]{3,}\s+[A-Za-z]{2,}|[A-Za-z]{2,}\s+[A-Za-z]{3,}")
 COPULA = re.compile(
-    r".*(?:\b(?:is|are|be|was|were|equals|get|have|obtain|find)\b|[:：是为])\s*(.+)", re.DOTALL
+    r".*(?:(?<!not )\b(?:is|are|be|was|were|equals|get|have|obtain|find)\b|[:：是为])\s*(.+)",
+    re.DOTALL,
 )
 SENTENCE_END = re.compile(r"(?<=[^\s.])[.!?。](?=\s+[A-Z\\$*(]|\s*$)|\n")
 CLAUSE = re.compile(

@@ -23,8 +23,8 @@ LETTERS = re.compile(r"[^\W\d_]{2,}")
 class Math:
     """The answer equals a reference as mathematics: value, unit, order, ends of an interval.
 
-    Values agree to 1,000 digits, and expressions with variables at three points to 100. Words, Roman
-    numerals and times are equal only as texts.
+    Values agree to 1,000 digits, and expressions with variables to 100 digits at three points.
+    Words, Roman numerals and times are equal only as texts.
     """
 
     name = "math"

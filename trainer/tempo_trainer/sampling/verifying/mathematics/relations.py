@@ -96,8 +96,13 @@ def _equated(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
     value = readings[0] if len(readings) == 1 else Either(tuple(readings))
     if not name and (is_number(sides[0]) or len(sides) > 2):
         return value
-    is_result = name or (is_number(value) and not values.is_equal(value, ZERO))
-    return Related("EQUAL", _difference(sides), name, value if is_result else None)
+    # The 7 of a + b = 7 may be asked for; that of x² = 7 is none of its solutions.
+    difference = _difference(sides)
+    is_sum = (
+        difference is not None and len(difference.names - {values.BARS}) > 1 and is_number(value)
+    )
+    is_result = name or (is_sum and not values.is_equal(value, ZERO))
+    return Related("EQUAL", difference, name, value if is_result else None)
 
 
 def _difference(sides: Sequence[Shape]) -> Value | None:
