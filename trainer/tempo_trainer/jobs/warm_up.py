@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from tempo_storage.ledger.models import Iteration
@@ -26,6 +27,7 @@ def is_complete(rows: list[Iteration]) -> bool:
     return bool(rows) and rows[-1].position >= WARM_UP
 
 
+@dataclass(slots=True)
 class WarmUp:
     """Makes E-steps on fresh labeled rollouts, and commits the last one at position WARM_UP.
 
@@ -33,36 +35,28 @@ class WarmUp:
     position is the negative number of the E-steps that are missing, where another worker goes on.
     """
 
-    def __init__(
-        self,
-        job: RunningJob,
-        learner: Learner,
-        responses: ResponseSource,
-        settings: TrainerSettings,
-        adapter: str,
-    ) -> None:
-        self._job = job
-        self._learner = learner
-        self._responses = responses
-        self._settings = settings
-        self._adapter = adapter
-        self._counts: Counter[str] = Counter()  # since the last commit
-        self._before: dict[str, float] = {}
+    job: RunningJob
+    learner: Learner
+    responses: ResponseSource
+    settings: TrainerSettings
+    adapter: str
+    counts: Counter[str] = field(default_factory=Counter)
+    """What was done and sampled since the last commit."""
+    before: dict[str, float] = field(default_factory=dict)
+    """The critic's figures before the first E-step."""
 
     def run(self, steps: int) -> None:
         """Make the E-steps out of `steps` that the job has not committed."""
-        rows = self._job.iterations()
+        rows = self.job.iterations()
         missing = -rows[-1].position if rows else steps
         made = sum(int(row.metrics["e_steps"]) for row in rows)
-        self._job.progress.begin("e_step", of=made + missing)
+        self.job.progress.begin("e_step", of=made + missing)
         if rows:
-            first = rows[0].metrics
-            self._before = {
-                name: _number(first[name]) for name in ("auroc_before", "within_before")
-            }
+            names = ("auroc_before", "within_before")
+            self.before = {name: _number(rows[0].metrics[name]) for name in names}
         else:
-            fitness = self._learner.fitness(self._draw_held_out(0))
-            self._before = {"auroc_before": fitness.auroc, "within_before": fitness.within_auroc}
+            fitness = self.learner.fitness(self._draw_held_out(0))
+            self.before = {"auroc_before": fitness.auroc, "within_before": fitness.within_auroc}
         kept_at = time.monotonic()
         for left in range(missing - 1, -1, -1):
             self._stop_if_due(left + 1)
@@ -75,33 +69,33 @@ class WarmUp:
     def _stop_if_due(self, missing: int) -> None:
         """Commit the E-steps if the worker stops or training is paused."""
         try:
-            self._job.raise_if_training_stopped()
+            self.job.raise_if_training_stopped()
         except StoppedError:
-            if self._counts["e_steps"]:
+            if self.counts["e_steps"]:
                 self._commit(-missing, {})
             raise
 
     def _make_step(self, position: int) -> None:
-        count = self._settings.warm_up_questions
-        self._job.progress.step(position, responses=count * self._settings.group_size)
-        self._learner.make_e_step(self._draw("train", count))
-        self._counts["e_steps"] += 1
-        raise_if_spoiled(self._job, self._learner)
+        count = self.settings.warm_up_questions
+        self.job.progress.step(position, responses=count * self.settings.group_size)
+        self.learner.make_e_step(self._draw("train", count))
+        self.counts["e_steps"] += 1
+        raise_if_spoiled(self.job, self.learner)
 
     def _draw_held_out(self, position: int) -> list[Rollout]:
-        count = HELD_OUT_BATCHES * self._settings.held_out_per_step
-        self._job.progress.step(position, responses=count * self._settings.group_size)
+        count = HELD_OUT_BATCHES * self.settings.held_out_per_step
+        self.job.progress.step(position, responses=count * self.settings.group_size)
         return self._draw("held_out", count)
 
     def _draw(self, split: str, count: int) -> list[Rollout]:
-        draw = self._responses.labeled_rollouts(split, count, self._adapter)
-        self._counts.update(draw.figures())
+        draw = self.responses.labeled_rollouts(split, count, self.adapter)
+        self.counts.update(draw.figures())
         return draw.rollouts
 
     def _finish(self, held_out: list[Rollout]) -> None:
         """Measure the critic, commit the warm-up, and add an event that says how it went."""
-        after = self._learner.fitness(held_out)
-        self._learner.add_held_out(held_out)
+        after = self.learner.fitness(held_out)
+        self.learner.add_held_out(held_out)
         message = self._message(after)
         figures = {
             "message": message,
@@ -110,27 +104,27 @@ class WarmUp:
         }
         metrics = self._commit(WARM_UP, figures)
         level = "warning" if math.isnan(after.within_auroc) else "info"
-        self._job.add_event("critic.recalibrated", message, metrics, level=level)
+        self.job.add_event("critic.recalibrated", message, metrics, level=level)
 
     def _message(self, after: Fitness) -> str:
-        within = change(self._before["within_before"], after.within_auroc)
+        within = change(self.before["within_before"], after.within_auroc)
         parts = [
             "the critic's AUROC on held-out questions:"
-            f" {change(self._before['auroc_before'], after.auroc)}; within a question: {within}"
+            f" {change(self.before['auroc_before'], after.auroc)}; within a question: {within}"
         ]
         if math.isnan(after.within_auroc):
             parts.append(unfit_reason(after))
-        earlier = [row.metrics for row in self._job.iterations()]
-        if text := left_out(**left_out_counts([*earlier, self._counts])):
+        earlier = [row.metrics for row in self.job.iterations()]
+        if text := left_out(**left_out_counts([*earlier, self.counts])):
             parts.append(text)
         return "; ".join(parts)
 
     def _commit(self, position: int, figures: dict[str, Any]) -> dict[str, Any]:
         """Commit the E-steps since the last commit; return their metrics."""
-        counts = {"e_steps": 0} | self._counts
-        metrics = counts | self._before | figures | clock.take()
-        self._job.commit(self._learner, position, metrics)
-        self._counts.clear()
+        counts = {"e_steps": 0} | self.counts
+        metrics = counts | self.before | figures | clock.take()
+        self.job.commit(self.learner, position, metrics)
+        self.counts.clear()
         return metrics
 
 
