@@ -98,11 +98,9 @@ def _equated(sides: Sequence[Shape], signs: Sequence[str]) -> Shape:
         return value
     # The 7 of a + b = 7 may be asked for; that of x² = 7 is none of its solutions.
     difference = _difference(sides)
-    is_sum = (
-        difference is not None and len(difference.names - {values.BARS}) > 1 and is_number(value)
-    )
-    is_result = name or (is_sum and not values.is_equal(value, ZERO))
-    return Related("EQUAL", difference, name, value if is_result else None)
+    is_sum = difference is not None and len(difference.names - {values.BARS}) > 1
+    is_result = is_sum and is_number(value) and not values.is_equal(value, ZERO)
+    return Related("EQUAL", difference, name, value if name or is_result else None)
 
 
 def _difference(sides: Sequence[Shape]) -> Value | None:
