@@ -123,17 +123,15 @@ def _equal_items(reference: Items, response: Items) -> bool:
     else:
         if reference.kind == "1,000" != response.kind:
             return False
-        kinds -= {",", ";", "±", "1,000"}
-        is_comparable = len(kinds) < 2 or kinds in ({"|", "()"}, {"|", "[]"})
+        brackets = kinds - {",", ";", "±", "1,000"}
+        is_comparable = len(brackets) < 2 or brackets in ({"|", "()"}, {"|", "[]"})
     if not is_comparable or len(reference.items) != len(response.items):
         return False
     names = [_names(items) for items in (reference, response)]
-    is_ordered = bool({reference.kind, response.kind} & ORDERED_KINDS)
-    if is_ordered or bool(names[0]) != bool(names[1]):
-        if names[0] and names[1]:
-            return _equal_sets(reference.items, response.items)
-        return all(map(equal, reference.items, response.items))
-    return _equal_sets(reference.items, response.items)
+    is_ordered = any(names) or kinds & ORDERED_KINDS
+    if all(names) or not is_ordered:
+        return _equal_sets(reference.items, response.items)
+    return all(map(equal, reference.items, response.items))
 
 
 def _names(items: Items) -> set[str]:

@@ -120,28 +120,25 @@ def _agree(left: Shape, right: Shape) -> bool:
 
 def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related:
     """Return an interval with the name of its variable, else only the difference of the sides."""
-    labels = list(map(_label, sides))
-    place = next((index for index, label in enumerate(labels) if label), None)
-    if place is None or len(list(filter(None, labels))) > 1:
+    labels = list(filter(None, map(_label, sides)))
+    if len(labels) != 1:
         return Related(signs[0], _difference(sides))
     if list(signs) == ["UNEQUAL"]:
-        end = sides[1 - place]
+        end = next(side for side in sides if not _label(side))
         spans = (_interval(MINUS_INFINITY, end, "()"), _interval(end, INFINITY, "()"))
-        return Related("EQUAL", None, labels[place], Items(spans))
+        return Related("EQUAL", None, labels[0], Items(spans))
     low: Shape = MINUS_INFINITY
     high: Shape = INFINITY
-    left = "("
-    right = ")"
-    if len(sides) > 3 or place == 2 or (len(sides) == 3 and place == 0):
-        raise ValueError("no inequality with one variable between two ends")
-    for index, sign in enumerate(signs):
-        is_left = index == place
-        end = sides[index + 1] if is_left else sides[index]
+    kind = ["(", ")"]
+    for (left, right), sign in zip(pairwise(sides), signs, strict=True):
+        below, above = (left, right) if sign in ("LESS", "AT_MOST") else (right, left)
         is_closed = sign in ("AT_MOST", "AT_LEAST")
-        if (sign in ("LESS", "AT_MOST")) == is_left:
-            high = end
-            right = "]" if is_closed else ")"
+        if _label(above):
+            low = below
+            kind[0] = "[" if is_closed else "("
+        elif _label(below):
+            high = above
+            kind[1] = "]" if is_closed else ")"
         else:
-            low = end
-            left = "[" if is_closed else "("
-    return Related("EQUAL", None, labels[place], _interval(low, high, left + right))
+            raise ValueError("two ends without the variable between them")
+    return Related("EQUAL", None, labels[0], _interval(low, high, "".join(kind)))

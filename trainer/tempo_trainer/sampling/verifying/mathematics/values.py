@@ -4,13 +4,13 @@ An expression is a function of its variables. Nothing is simplified, and all siz
 that no value takes long.
 """
 
-import hashlib
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
+from random import Random
 from typing import Any
 
 import mpmath
@@ -120,8 +120,7 @@ def _points(names: frozenset[str]) -> Iterator[Point]:
 
 
 def _coordinate(seed: str) -> Any:
-    digest = hashlib.sha256(seed.encode()).digest()
-    return (context.mpf(int.from_bytes(digest[:2], "big")) + 70_000) / 32_768
+    return context.mpf(Random(seed).randrange(70_000, 130_000)) / 32_768
 
 
 # Compute ----------------------------------------------------------------------------------------
