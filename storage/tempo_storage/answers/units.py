@@ -88,8 +88,8 @@ def unit_of(text: str) -> Unit | None:
         dimensions[name] = dimensions.get(name, 0) + power * int(exponent or 1)
         size *= base[1] ** power
         position = part.end()
-    kept = tuple(sorted((name, power) for name, power in dimensions.items() if power))
-    return Unit(kept, size) if kept else None
+    powers = tuple(sorted((name, power) for name, power in dimensions.items() if power))
+    return Unit(powers, size) if powers else None
 
 
 def _base_unit(name: str) -> tuple[str, Fraction] | None:

@@ -90,8 +90,8 @@ def _kind(text: str) -> str:
 
 
 def _is_mathematics(text: str) -> bool:
-    measured = MEASURED.fullmatch(text)
-    if measured and unit_of(_without_fonts(measured["unit"])) is not None:
+    measure = MEASURED.fullmatch(text)
+    if measure and unit_of(_without_fonts(measure["unit"])) is not None:
         return True
     if re.fullmatch(r"[a-z]", text):
         return True  # a variable

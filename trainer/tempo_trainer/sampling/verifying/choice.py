@@ -175,8 +175,8 @@ def _lone(text: str) -> str | None:
     """Return the last letter that stands alone; None where the text lists several options."""
     first, _, rest = text.strip().partition("\n")
     letters = list(LONE.finditer(rest or first))
-    if (led := LED.match(first)) and not (rest and letters):
-        return led[1].upper() if len(LISTED.findall(text)) < 2 else None
+    if (label := LED.match(first)) and not (rest and letters):
+        return label[1].upper() if len(LISTED.findall(text)) < 2 else None
     letters = letters or list(LONE.finditer(first))
     return _of(letters[-1]) if letters else _last(PRAISED, text)
 
@@ -209,5 +209,5 @@ def _reference_letter(reference: str, options: Mapping[str, str]) -> str | None:
     if match and (not options or match[1].upper() in options):
         return match[1].upper()
     by_text = _by_text(FinalAnswer(plain(reference), Mark.BOX), options)
-    marked = None if match else re.match(r"\W*([A-Z])[.):]\s", text)
-    return by_text or (marked[1] if marked else None)
+    prefix = None if match else re.match(r"\W*([A-Z])[.):]\s", text)
+    return by_text or (prefix[1] if prefix else None)

@@ -10,7 +10,7 @@ from tempo_storage.answers.plain_text import folded
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
 
 MAX_SENTENCE_CHARACTERS = 1000
-MAX_LINE_CHARACTERS = 60
+MIN_EXPLANATION = 4  # words
 # "The argument is valid." names "valid".
 COPULA = re.compile(
     r".*\b(?:[Ii]t['’]s|(?:is|are|was|were)\s+\w+\s+(?:in|by|at|on)|is|are|was|were|be|by|called|named)\b:?\s+"
@@ -87,12 +87,11 @@ def readings(answer: FinalAnswer) -> Iterator[str]:
 
 
 def _before_explanation(response: str, answer: FinalAnswer) -> str:
-    """Return the first of several lines, unless those below it may take the answer back."""
+    """Return the first line of a response that ends with an explanation of it, else no text."""
     first, _, rest = visible(response).partition("\n")
-    is_short = len(first) <= MAX_LINE_CHARACTERS and not HEDGE.search(
-        rest[-MAX_SENTENCE_CHARACTERS:].casefold()
-    )
-    return first if answer.mark is Mark.LAST_LINE and is_short else ""
+    is_explained = answer.mark is Mark.LAST_LINE and len(answer.text.split()) >= MIN_EXPLANATION
+    takes_back = HEDGE.search(rest[-MAX_SENTENCE_CHARACTERS:].casefold())
+    return first[:MAX_SENTENCE_CHARACTERS] if is_explained and not takes_back else ""
 
 
 def leading_words(text: str, mark: Mark) -> str | None:

@@ -114,8 +114,8 @@ def _agree(left: Shape, right: Shape) -> bool:
     """Tell whether constant sides have one value, perhaps rounded as in 1/3 = 0.33."""
     if not is_number(left) or not is_number(right) or values.is_equal(left, right):
         return True
-    rounded = right.number()
-    return bool(right.decimals and abs(left.number() - rounded) <= abs(rounded) / 50)
+    value = right.number()
+    return bool(right.decimals and abs(left.number() - value) <= abs(value) / 50)
 
 
 def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related:

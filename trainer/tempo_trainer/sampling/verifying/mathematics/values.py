@@ -177,14 +177,14 @@ def function(name: str) -> Callable[[Any], Any]:
     """Return a function such as `sin`, which raises an ArithmeticError for what it cannot take."""
     compute = abs if name == "abs" else getattr(context, name)
 
-    def bounded(value: Any) -> Any:
+    def compute_bounded(value: Any) -> Any:
         if name in ("ln", "log10") and not value:
             raise ZeroDivisionError
         if not abs(value) <= MAX_LOGARITHM and name not in ("ln", "log10", "abs"):
             raise OverflowError(name)
         return compute(value)
 
-    return bounded
+    return compute_bounded
 
 
 def series(
