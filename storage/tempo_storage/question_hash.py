@@ -27,19 +27,8 @@ Messages = Sequence[Mapping[str, Any]]
 # No language puts more marks on a letter, and sorting n of them takes time in proportion to n * n.
 MAX_MARKS = 30
 
-
-def _characters(kind: str) -> str:
-    """Return the characters that Unicode calls `super` or `sub`."""
-    codes = range(0xA0, 0x2200)
-    return "".join(
-        chr(c) for c in codes if unicodedata.decomposition(chr(c)).startswith(f"<{kind}>")
-    )
-
-
-RAISED = _characters("super")
-RAISED_OR_LOWERED = re.compile(
-    f"([{re.escape(RAISED)}]++|[{re.escape(_characters('sub'))}]++)(?=(\\w?))"
-)
+# Raised characters, or lowered ones, and the character after them if it belongs to a word.
+SCRIPT = re.compile(r"(?:([¹²³⁰ⁱ⁴-ⁿʰ-ʸᴬ-ᵡ]++)|([₀-₎ₐ-ₜᵢ-ᵪ]++))(?=(\w?))")
 NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 FRACTION = re.compile("([¼-¾⅐-⅞↉])")
 SIGNS = str.maketrans(
@@ -58,7 +47,7 @@ SPACED_OPERATOR = re.compile(r" ([-+*/=<>^%·]) ")
 PUNCTUATION = re.compile(
     r"(?<=[^\W\d_]{2})[.,;:!?]+(?=\s|$)|(?<=[\w)\]}%°'\"$!])(?:\.?\?+|\.)(?=\s|$)"
 )
-CONTRACTED_IS = re.compile(r"\b(what|who|where|how|when|that|it|there)'s\b")
+CONTRACTED_IS = re.compile(r"\b(what|who|where|how|when|that|it|there)['’]s\b")
 LEADING_COURTESY = re.compile(
     r"(?:(?:hi|hello|hey)(?: there)?|dear assistant|good (?:morning|afternoon|evening|day)|ok|okay"
     r"|excuse me|sorry|(?:quick )?question|q:|please|pls|kindly|thanks|thank you"
@@ -77,7 +66,6 @@ ARTICLES = re.compile(r"\b(?:an?|the) (?=[^\W\d_]{2})")
 OLD_PUNCTUATION = re.compile(
     r"(?<=[^\W\d_]{2})[.,;:!…]+(?=\s|$)|(?<=[\w)])\?+(?=\s|$)|(?<=[^\W_])\.+$"
 )
-OLD_CONTRACTED_IS = re.compile(r"\b(what|who|where|how|when|that|it|there)['’]s\b")
 OLD_LEADING = re.compile(
     r"(?:(?:hi|hello|hey) )?(?:please )?(?:(?:can|could|would|will) you )?(?:please )?"
     r"(?:tell me )?"
@@ -98,7 +86,7 @@ def loose_hash(messages: Messages) -> str:
     """Return the loose key: the sha256 of the undressed text of the last user message."""
     text = _user_text(messages)
     # NFKC would turn 3² into 32 and 3½ into 31/2.
-    text = FRACTION.sub(r" \1", RAISED_OR_LOWERED.sub(_written_out, text))
+    text = FRACTION.sub(r" \1", SCRIPT.sub(_written_out, text))
     text = _folded(_normal("NFKC", text).casefold().translate(SIGNS))
     text = _unquoted(SPACED_OPERATOR.sub(r"\1", text))
     plain = _folded(PUNCTUATION.sub("", CONTRACTED_IS.sub(r"\1 is", text))).rstrip(" ?")
@@ -109,7 +97,7 @@ def loose_hash(messages: Messages) -> str:
 def old_hash(messages: Messages) -> str:
     """Return the only key of version 0.1, for questions of which the ledger has just that key."""
     text = _folded(_normal("NFKC", _user_text(messages)).casefold())
-    plain = _folded(OLD_PUNCTUATION.sub("", OLD_CONTRACTED_IS.sub(r"\1 is", text)))
+    plain = _folded(OLD_PUNCTUATION.sub("", CONTRACTED_IS.sub(r"\1 is", text)))
     start = OLD_LEADING.match(plain)
     plain = _without_ends(plain[start.end() :] if start else plain, OLD_TRAILING)
     return _sha256(ARTICLES.sub("", plain).strip() or text)
@@ -127,10 +115,11 @@ def _user_text(messages: Messages) -> str:
     return text_of(contents[-1]) if contents else ""
 
 
-def _written_out(run: re.Match[str]) -> str:
+def _written_out(script: re.Match[str]) -> str:
     """Return raised characters after ^ and lowered ones after _, apart from what follows."""
-    sign = "^" if run[1][0] in RAISED else "_"
-    return f"{sign}{run[1]}{' ' if run[2] else ''}"
+    raised, lowered, following = script.groups()
+    text = f"^{raised}" if raised else f"_{lowered}"
+    return f"{text} " if following else text
 
 
 def _narrow(text: str) -> str:

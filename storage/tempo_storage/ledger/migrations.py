@@ -9,7 +9,6 @@ The oldest ledgers that this code brings up to date are those of version 0.1, wh
 was m003_serving_sequence.
 """
 
-import hashlib
 import json
 import sys
 import time
@@ -21,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tempo_storage.decoding import sampling_arguments
 from tempo_storage.errors import SettingsError, TempoError
+from tempo_storage.ledger import labeled
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.models import Base, Serving, Training
 from tempo_storage.question_hash import content_hash, loose_hash
@@ -176,16 +176,10 @@ def _set_hash(
 
 def _held_out_digest(connection: sa.Connection) -> str:
     """Return the digest of all held-out examples, as the gate's tests name their set."""
-    table = sa.table(
-        "labeled_examples",
-        sa.column("content_hash"),
-        sa.column("split"),
-        sa.column("reference", sa.JSON),
-    )
-    examples = sa.select(table.c.content_hash, table.c.reference)
-    held_out = examples.where(table.c.split == "held_out")
-    rows = sorted(([*row] for row in connection.execute(held_out)), key=lambda row: row[0])
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    names = "content_hash", "split"
+    table = sa.table("labeled_examples", *map(sa.column, names), sa.column("reference", sa.JSON))
+    rows: Any = connection.execute(sa.select(table).where(table.c.split == "held_out"))
+    return labeled.digest(rows)
 
 
 def _object(text: str) -> dict[str, Any]:
