@@ -29,6 +29,7 @@ VERIFY_COMMAND = (*COMMAND[:-1], "serve")
 START_SECONDS = 60.0
 SECONDS_PER_EXAMPLE = 5.0
 MAX_HANGING = 10  # references; a file with more of them has a broken verifier
+REFERENCE = "reference_answer"
 REMEDY = "correct it or name another verifier"
 
 
@@ -115,11 +116,14 @@ def _next(examples: list[Example], answered: int) -> tuple[Example | None, list[
 
 
 def _refusal(reply: dict[str, Any]) -> LineError:
-    return _error(reply["line"], "invalid_reference", f"{reply['error']}; {REMEDY}")
+    """Return the error of a reference, or of the field of the metadata that it begins with."""
+    error = reply["error"]
+    param = error.split()[0] if error.startswith(("metadata.", "grader.")) else REFERENCE
+    return _error(reply["line"], "invalid_reference", f"{error}; {REMEDY}", param)
 
 
-def _error(line: int, code: str, message: str) -> LineError:
-    return LineError(line, code, "reference_answer", message)
+def _error(line: int, code: str, message: str, param: str = REFERENCE) -> LineError:
+    return LineError(line, code, param, message)
 
 
 class _Process:

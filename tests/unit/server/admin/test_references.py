@@ -79,6 +79,7 @@ def test_the_metadata_of_a_line_is_checked_by_its_verifier() -> None:
     [example] = examples(("numeric", "7"))
     [error] = references.check([replace(example, details={"tolerance": "5%"})])
     assert "metadata.tolerance is '5%'; give a number" in error.message
+    assert error.param == "metadata.tolerance"
 
 
 def test_a_reference_whose_alarm_ends_the_process_is_named() -> None:

@@ -10,7 +10,6 @@ from tempo_trainer.sampling.verifying.contract import Metadata, References, Verd
 
 MAX_JSON_CHARACTERS = 32_768
 OPERATIONS = ("eq", "ne", "like", "ilike")
-OPERATION_LIST = "eq, ne, like or ilike"
 FENCED = re.compile(r"```(?:json|JSON)?\s*\n(.*?)```", re.DOTALL)
 
 
@@ -78,9 +77,10 @@ class StringCheck:
         if not all(one.strip() for one in reference):
             return "an empty reference matches nothing"
         operation = _operation(metadata)
-        return (
-            None if operation in OPERATIONS else f"operation {operation!r}; give {OPERATION_LIST}"
-        )
+        if operation in OPERATIONS:
+            return None
+        field = "grader" if "grader" in metadata else "metadata"
+        return f"{field}.operation is {operation!r}; give eq, ne, like or ilike"
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Apply the operation."""

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
+from functools import cache, reduce
 from random import Random
 from typing import Any
 
@@ -32,6 +32,7 @@ SERIES = "∑"
 
 context = mpmath.mp.clone()
 context.dps = DIGITS
+_exact_factorial = cache(math.factorial)
 Point = Mapping[str, Any]
 Compute = Callable[[Point], Any]
 
@@ -162,7 +163,7 @@ def factorial(value: Any) -> Any:
     if not abs(value) <= MAX_FACTORIAL:
         raise OverflowError("a factorial that is too large")
     if context.isint(value) and 0 <= value <= MAX_EXACT:
-        return context.mpf(math.factorial(int(value)))
+        return context.mpf(_exact_factorial(int(value)))
     if not context.isint(2 * value) and context.dps > DIGITS_AT_POINT + MORE_DIGITS:
         raise OverflowError("a factorial that takes too long")
     return context.gamma(value + 1)
