@@ -101,7 +101,11 @@ def _question(
     *,
     system: str | None = None,
 ) -> CapturedQuestion | None:
-    """Return a question of these messages; None if one of them is None or no user speaks last."""
+    """Return a question of these messages.
+
+    Return None if one of them is None, if no user speaks last or says nothing, and for a request
+    that forces the form of its answer.
+    """
     first = [{"role": "system", "content": system}] if system else []
     every = [*first, *messages]
     read = [message for message in every if message is not None]
@@ -109,15 +113,15 @@ def _question(
         return None
     if not text_of(read[-1]["content"]).strip() or _is_structured(request):
         return None
-    # vLLM itself derives these two template arguments from the effort.
-    derived = {"reasoning_effort": effort, "enable_thinking": effort != "none"} if effort else {}
     fields = vars(request)  # reading a deprecated field as an attribute warns each time
     arguments = fields.get("chat_template_kwargs") or {}
     if not RENDERER_ARGUMENTS.isdisjoint(arguments):
         return None
+    if effort:  # vLLM itself derives these two; the user's own enable_thinking wins
+        arguments = {"enable_thinking": effort != "none"} | arguments | {"reasoning_effort": effort}
     return CapturedQuestion(
         messages=read,
-        template_arguments=derived | arguments,
+        template_arguments=arguments,
         sampling=sampling_arguments(fields),
     )
 

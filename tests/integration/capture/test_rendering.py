@@ -51,6 +51,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"chat_template_kwargs": {"enable_thinking": False}},
     {"effort": "low"},
     {"effort": "low", "chat_template_kwargs": {"enable_thinking": False}},
+    {"effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
 )
 SYSTEM = (None, "Be brief. ")
 
@@ -131,7 +132,7 @@ def test_the_trainer_s_prompt_is_the_one_that_vllm_answers(
     # vLLM drops all but the first part of an assistant's earlier answer on /v1/responses.
     skipped = [body for body, ids in zip(requests()[path], prompts, strict=True) if ids[1] is None]
     assert all(len(body["input"]) == 3 for body in skipped)
-    assert len(captured) == (16 if path == "/v1/responses" else 24)
+    assert len(captured) == (20 if path == "/v1/responses" else 30)
     assert len({tuple(stock) for stock, _ in captured}) >= 4  # the chats render differently
 
 
