@@ -65,7 +65,7 @@ def test_the_prompt_of_a_captured_chat_is_the_one_that_vllm_answered(
     row = SimpleNamespace(**question)
     reply = server.http.post("/tokenize", content=tokenize_body(row), headers=JSON).json()
     assert reply["tokens"] == ids
-    assert len(ids) > 8
+    assert len(ids) >= 8
 
 
 def test_no_file_holds_a_question_that_opted_out_was_the_worker_s_or_failed(server: Any) -> None:
