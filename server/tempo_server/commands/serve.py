@@ -146,6 +146,7 @@ def _run(arguments: Sequence[str], settings: ServerSettings) -> None:
         print_line("tempo", f"{variables} tempo recalibrate FILE   # questions with answers")
 
     print_line("tempo", f"data in {settings.root}")
+    print_line("tempo", "vLLM starts; on a CPU the first start compiles the model for minutes")
     redis_url = settings.redis_url or keep_running(settings.root)
     common = {"TEMPO_DIE_WITH_PARENT": "1", "TEMPO_REDIS_URL": redis_url}
     with httpx.Client(base_url=url, timeout=1.0, trust_env=False) as http:

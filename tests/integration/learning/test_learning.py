@@ -132,6 +132,28 @@ def test_a_worker_commits_its_step_after_sigterm_and_leaves_the_job_queued(
     assert tempo.jobs.cancel(job.id).status == "cancelled"
 
 
+def test_a_warm_up_that_sigterm_stops_keeps_its_e_steps_and_its_progress_has_numbers(
+    server: Any, tempo: Tempo, worker: StartWorker
+) -> None:
+    job = tempo.jobs.create("recalibrate", max_steps=30)
+    waiting = tempo.jobs.create("round", max_steps=1)
+    with worker() as process:
+        eventually(lambda: tempo.jobs.retrieve(job.id).progress.get("iteration", 0) > 1, seconds=60)
+        progress = tempo.jobs.retrieve(job.id).progress
+        waits = tempo.jobs.retrieve(waiting.id).progress["waits_for"]
+        process.terminate()
+        assert process.wait(30) == 0
+    assert (progress["phase"], progress["of"], progress["total"]) == ("e_step", 30, 128)
+    assert waits == f"{job.id} (recalibrate) runs"
+    tempo.jobs.cancel(waiting.id)
+    [part] = positions(server, job.id)
+    assert -30 < part < 0
+    with worker():
+        job = finished(tempo, job)
+    assert (job.status, job.result["e_steps"]) == ("succeeded", 30)
+    assert positions(server, job.id) == [part, 0]
+
+
 def test_a_critic_that_tells_no_responses_apart_gets_no_m_step_and_an_event_says_why(
     server: Any, tempo: Tempo, worker: StartWorker
 ) -> None:

@@ -5,10 +5,11 @@
 | an operator or the schedule queues it             | queued                                   |
 | a worker claims it                                | running, attempts + 1                    |
 | an iteration is committed                         | running, attempts = 1                    |
-| the worker stops, or training is paused           | queued; committed iterations stay        |
+| the worker stops, or training is paused           | queued; committed iterations, and the    |
+|                                                   | E-steps of a warm-up, stay               |
 | the worker or the ledger fails                    | queued again by the lease's next holder  |
 | the third attempt dies, or fails for want of vLLM | failed, with the reason                  |
-| the work is done                                  | succeeded, with the result               |
+| the work is done, or there is nothing to do       | succeeded, with the result               |
 | an operator cancels it                            | cancelled; committed iterations stay     |
 | the serving version changed since the job began   | cancelled, with the reason               |
 | a check gives way to a waiting job                | cancelled, with the reason               |

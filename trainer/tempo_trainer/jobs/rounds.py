@@ -64,7 +64,8 @@ class Rounds:
             return result  # its worker died after the gate's decision
         self.learner.restore(job.starting_checkpoint())
         if reason := reason_to_do_nothing(job.sessions):
-            return self._nothing_changed(job, {}, reason)
+            steps = dict.fromkeys(("iterations", "e_steps", "m_steps"), 0)
+            return self._nothing_changed(job, steps, reason)
         rows = job.iterations()
         if not is_complete(rows) and (rows or self.learner.e_steps == 0):
             self._warm_up(job, self.settings.warm_up_steps)
@@ -230,7 +231,7 @@ class Rounds:
 
 
 def reason_to_do_nothing(sessions: LeasedSessions) -> str:
-    """Return why there is nothing to learn from, with the remedy; "" if no M-step is hopeless."""
+    """Return why there is nothing to learn from, with the remedy; "" if there is something."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while not (unlabeled := _pool_size(sessions)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

@@ -41,7 +41,7 @@ class WarmUp:
     settings: TrainerSettings
     adapter: str
     counts: Counter[str] = field(default_factory=Counter)
-    """What was done and sampled since the last commit."""
+    """E-steps and samples since the last commit."""
     before: dict[str, float] = field(default_factory=dict)
     """The critic's figures before the first E-step."""
 
