@@ -117,6 +117,7 @@ def check(
     n: Responses = 4,
     limit: Limit = None,
     split: Split = None,
+    file: File = None,
     model: Model = "tempo",
     api_key: VllmKey = "",
     as_json: Json = False,
@@ -127,7 +128,7 @@ def check(
     No question is captured.
     """
     tempo = connect(ctx)
-    listed = tempo.labels.list(split=split)[:limit]
+    listed = tempo.labels.list(split=split, file=file)[:limit]
     if not listed:
         fail("there are no labels; upload some with `tempo recalibrate FILE`")
     verdicts: dict[str, list[bool | None]] = {}

@@ -108,6 +108,13 @@ def delete_file(s: Session, file_id: str) -> tuple[File, int]:
     return row, examples
 
 
+def removed(s: Session) -> set[str]:
+    """Return the content hashes of the questions that had a label once and have none now."""
+    stored = select(LabeledExample.content_hash)
+    query = select(FileExample.content_hash).where(FileExample.content_hash.not_in(stored))
+    return set(s.scalars(query))
+
+
 def files_with(s: Session, content_hash: str) -> list[File]:
     """Return the files that label a question, also deleted ones."""
     query = select(File).join(FileExample, FileExample.file_id == File.id)

@@ -107,6 +107,8 @@ class Rounds:
         held_out = self._draw_held_out(job, adapter)
         unlabeled = responses.unlabeled_rollouts(settings.unlabeled_per_step, adapter)
         job.progress.update(phase="m_step")
+        with job.sessions.read() as s:
+            self.learner.forget(ledger.labeled.removed(s))
         report = self.learner.iterate(
             labeled=labeled.rollouts,
             unlabeled=unlabeled.rollouts,

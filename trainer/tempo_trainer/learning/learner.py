@@ -1,7 +1,7 @@
 """The learner: one policy, one critic, and the rollouts that an iteration leaves to the next."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -68,6 +68,11 @@ class Learner:
         """Let rollouts of the policy as it is now measure the critic from the next iteration on."""
         if rollouts:
             self.window = [*self.window, rollouts][-WINDOW:]
+
+    def forget(self, hashes: Collection[str]) -> None:
+        """Drop the labeled rollouts of questions whose labels were removed."""
+        self.replay = _without(self.replay, hashes)
+        self.window = _without(self.window, hashes)
 
     def recent_held_out(self, fresh: Sequence[Rollout] = ()) -> list[Rollout]:
         """Return the held-out rollouts that measure the critic; `fresh` ones are the newest.
@@ -155,3 +160,8 @@ def _rollout(row: dict[str, Any]) -> Rollout:
     # rollout; nothing read it.
     renamed = {OLD_NAMES.get(name, name): value for name, value in row.items()}
     return Rollout(**{name: value for name, value in renamed.items() if name != "adapter"})
+
+
+def _without(batches: list[list[Rollout]], hashes: Collection[str]) -> list[list[Rollout]]:
+    rest = [[row for row in rows if row.content_hash not in hashes] for rows in batches]
+    return [rows for rows in rest if rows]

@@ -133,6 +133,7 @@ def test_a_deleted_file_takes_its_examples_along_except_those_of_another_file(
         assert [file.id for file in ledger.labeled.files(s)] == ["two"]
         with pytest.raises(NotFoundError, match="no file 'one'"):
             ledger.labeled.delete_file(s, "one")
+        assert ledger.labeled.removed(s) == set(hashes[5:])
         assert ledger.labeled.delete_file(s, "two")[1] == 9
         assert splits(s) == {}
 

@@ -51,6 +51,14 @@ def test_a_checkpoint_restores_weights_counters_and_rollouts(learner: Learner) -
     assert (learner.window, learner.replay) == ([[rollout("a")]], [[rollout("b")], [rollout("c")]])
 
 
+def test_the_rollouts_of_removed_labels_are_forgotten(learner: Learner) -> None:
+    learner.window = [[rollout("a")], [rollout("b"), rollout("c")]]
+    learner.replay = [[rollout("b")], [rollout("c"), rollout("a")]]
+    learner.forget({"a", "none"})
+    assert learner.window == [[rollout("b"), rollout("c")]]
+    assert learner.replay == [[rollout("b")], [rollout("c")]]
+
+
 def test_a_restored_learner_forgets_what_it_did_since(learner: Learner) -> None:
     learner.save("job-1")
     change(learner)
