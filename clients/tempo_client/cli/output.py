@@ -148,7 +148,7 @@ def _follow(tempo: Tempo, job: Job, bar: Progress) -> Job:
     task = bar.add_task(job.mode, total=None)
     last_event = None
     last_stage = ""
-    printed_at = 0.0
+    last_print = 0.0
     while True:
         job = tempo.jobs.retrieve(job.id)
         for event in tempo.jobs.events(job.id, after=last_event):
@@ -157,10 +157,10 @@ def _follow(tempo: Tempo, job: Job, bar: Progress) -> Job:
         line = f"{job.mode}: {progress.line(job)}"
         bar.update(task, description=line, completed=progress.share(job), total=1)
         stage = progress.stage(job)
-        is_due = stage != last_stage or time.monotonic() - printed_at >= LINE_SECONDS
+        is_due = stage != last_stage or time.monotonic() - last_print >= LINE_SECONDS
         if not messages.is_terminal and is_due:
             messages.print(line)
-            printed_at = time.monotonic()
+            last_print = time.monotonic()
         last_stage = stage
         if job.is_finished:
             return job

@@ -9,8 +9,9 @@ Without TEMPO_REDIS_URL a private Valkey runs in the data directory. Only one `t
 such a directory at a time. A process that ends is started again.
 
 SIGTERM and Ctrl-C end everything within 30 s: the worker commits the current iteration, then vLLM
-finishes its requests. vLLM gets half of the device's memory unless --gpu-memory-utilization is
-given; the worker uses the rest (not tried on a GPU).
+finishes its requests. On a GPU vLLM gets half of the memory unless --gpu-memory-utilization is
+given, and the worker uses the rest (not tried). On a CPU vLLM's KV cache has room for eight
+sequences of --max-model-len tokens unless --kv-cache-memory-bytes is given.
 """
 
 import contextlib

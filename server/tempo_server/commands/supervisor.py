@@ -18,7 +18,7 @@ from tempo_storage.errors import TempoError
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 STEADY_SECONDS = 60.0
 TICK_SECONDS = 0.2
-MAX_FAILED_STARTS = 2  # of a child that was never ready: its arguments are wrong, or its machine
+MAX_FAILED_STARTS = 2  # a child that was never ready has wrong arguments or too little memory
 LOG_LINES = 20
 ERROR_LINES = 10
 MAX_CHARACTERS = 300  # of an error's line

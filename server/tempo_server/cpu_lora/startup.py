@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 logger = logging.getLogger("vllm.tempo.cpu_lora")
-KV_SEQUENCES = 8  # of the greatest length, or more of the usual ones: one CPU answers no more
+KV_SEQUENCES = 8  # of --max-model-len tokens; there is room for more shorter ones
 
 
 def limit_kv_cache(vllm_config: Any) -> None:
-    """Give the KV cache room for KV_SEQUENCES of the greatest length, and not all of the share.
+    """Give the KV cache room for KV_SEQUENCES of the greatest length, instead of all memory.
 
-    By default vLLM fills --gpu-memory-utilization of the machine's memory, which is no device's own
-    here: other programs need it. An operator's own size stays, and so does vLLM's where the room
-    would take more than half of that share.
+    On a CPU vLLM fills the share --gpu-memory-utilization of the machine's memory, and other
+    programs need this memory. An operator's own size stays. vLLM's size stays if the room would
+    take more than half of that share.
     """
     cache = vllm_config.cache_config
     model = vllm_config.model_config
@@ -50,10 +50,10 @@ def reuse_compiled_models() -> None:
     stock = torch.compiler.load_compiled_function
 
     def load_compiled_function(*arguments: Any, **options: Any) -> Any:
-        loaded: Any = stock(*arguments, **options)
-        compiled = loaded._artifacts.compiled_fn
-        if not hasattr(compiled, "finalize_loading"):
-            compiled.finalize_loading = lambda _: None
-        return loaded
+        model: Any = stock(*arguments, **options)
+        function = model._artifacts.compiled_fn
+        if not hasattr(function, "finalize_loading"):
+            function.finalize_loading = lambda _: None
+        return model
 
     torch.compiler.load_compiled_function = load_compiled_function

@@ -32,21 +32,21 @@ class Progress:
         self._clock = clock
         self._fields: dict[str, Any] = {}
         self._phase = ""
-        self._written_at = 0.0
+        self._last_write = 0.0
         self._stage_began = 0.0
         self._step_began = 0.0
-        self._ended = -1  # steps of the stage that ended in this process
+        self._steps = -1  # steps of the stage that this process ended
 
     def begin(self, phase: str, *, of: int) -> None:
         """Begin a stage."""
         self._phase = phase
         self._stage_began = self._clock()
-        self._ended = -1
+        self._steps = -1
         self._fields = {"of": of}
 
     def step(self, position: int, *, responses: int) -> None:
         """Begin a step, which needs so many responses; it may turn out to need more."""
-        self._ended += 1
+        self._steps += 1
         self._step_began = self._clock()
         fields = {"phase": self._phase, "iteration": position, "done": 0, "total": responses}
         self.update(**fields)
@@ -54,7 +54,7 @@ class Progress:
     def update(self, **fields: Any) -> None:
         """Change fields, and write all."""
         self._fields |= fields
-        self._written_at = self._clock()
+        self._last_write = self._clock()
         self._write(self._fields | self._pace())
 
     def sampled(self, count: int, missing: int) -> None:
@@ -64,7 +64,7 @@ class Progress:
         done = self._fields["done"] + count
         total = max(self._fields["total"], done + missing)
         self._fields |= {"done": done, "total": total}
-        if self._clock() - self._written_at >= WRITE_SECONDS:
+        if self._clock() - self._last_write >= WRITE_SECONDS:
             with contextlib.suppress(OperationalError):  # the job itself waits for the ledger
                 self.update()
 
@@ -76,5 +76,5 @@ class Progress:
         rate = done / max(now - self._step_began, MIN_SECONDS)
         share = done / self._fields["total"]
         steps = self._fields["of"] - self._fields["iteration"] + 1 - share
-        pace = (now - self._stage_began) / (self._ended + share)
+        pace = (now - self._stage_began) / (self._steps + share)
         return {"rate": round(rate, 1), "seconds_left": round(pace * steps)}

@@ -49,22 +49,22 @@ class WarmUp:
         """Make the E-steps out of `steps` that the job has not committed."""
         rows = self.job.iterations()
         missing = -rows[-1].position if rows else steps
-        made = sum(int(row.metrics["e_steps"]) for row in rows)
-        self.job.progress.begin("e_step", of=made + missing)
+        e_steps = sum(int(row.metrics["e_steps"]) for row in rows)
+        self.job.progress.begin("e_step", of=e_steps + missing)
         if rows:
             names = ("auroc_before", "within_before")
             self.before = {name: _number(rows[0].metrics[name]) for name in names}
         else:
             fitness = self.learner.fitness(self._draw_held_out(0))
             self.before = {"auroc_before": fitness.auroc, "within_before": fitness.within_auroc}
-        kept_at = time.monotonic()
+        last_commit = time.monotonic()
         for left in range(missing - 1, -1, -1):
             self._stop_if_due(left + 1)
-            self._make_step(made + missing - left)
-            if left and time.monotonic() - kept_at >= KEEP_SECONDS:
+            self._make_step(e_steps + missing - left)
+            if left and time.monotonic() - last_commit >= KEEP_SECONDS:
                 self._commit(-left, {})
-                kept_at = time.monotonic()
-        self._finish(self._draw_held_out(made + missing))
+                last_commit = time.monotonic()
+        self._finish(self._draw_held_out(e_steps + missing))
 
     def _stop_if_due(self, missing: int) -> None:
         """Commit the E-steps if the worker stops or training is paused."""
