@@ -175,10 +175,12 @@ def _csv(content: bytes, delimiter: str) -> Iterator[Row | None]:
     line = 1
     try:
         for cells in reader:
-            if columns is None:
+            if not cells:
+                yield None
+            elif columns is None:
                 columns = Columns([name.strip() for name in cells])
             else:
-                yield columns.row(line, cells) if cells else None
+                yield columns.row(line, cells)
             line = reader.line_num + 1
     except csv.Error as error:
         message = f"not CSV ({error}); put a text with quotation marks between quotation marks"

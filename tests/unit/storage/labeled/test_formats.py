@@ -90,6 +90,10 @@ def test_a_list_in_a_cell_is_read_for_options_and_not_for_answers() -> None:
     ]
 
 
+def test_blank_lines_before_the_header_are_skipped() -> None:
+    assert pairs("\n\nquestion,answer\n\nq,7\n") == [(5, "q", ["7"])]
+
+
 def test_a_column_for_each_option_is_read() -> None:
     content = "Question,A,B,C,Correct Answer\nq,x,y,z,C\n"
     assert pairs(content) == [(2, "q\nA. x\nB. y\nC. z", ["C"])]
