@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -25,17 +25,14 @@ from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.directories import fsync
 from tempo_storage.errors import NotFoundError
-from tempo_storage.labeled.fields import REFERENCE
 from tempo_storage.labeled.file import (
     MAX_FILE_BYTES,
     MIN_EXAMPLES,
-    LineError,
     ParsedFile,
     parse,
     raise_if_unusable,
     reconcile,
 )
-from tempo_storage.labeled.refusal import shown
 from tempo_storage.ledger import models as rows
 
 router = APIRouter(route_class=KeyRoute)
@@ -57,7 +54,7 @@ def create_file(
         if same is not None and not new.examples and not new.errors:
             labeled = LabeledCounts.of(**ledger.labeled.count(s))
             return _with_counts(File.model_validate(same), labeled)
-    errors = _named(references.check(new.examples), parsed)
+    errors = references.check(new.examples)
     checked = replace(parsed, errors=(*parsed.errors, *errors))
     row = rows.File(
         id="file-dry-run" if form.dry_run else f"file-{secrets.token_hex(12)}",
@@ -116,21 +113,6 @@ def get_file_content(context: CurrentContext, file_id: str) -> FileResponse:
     if not path.is_file():
         raise NotFoundError(f"{path} is gone; its examples are in the ledger still")
     return FileResponse(path, media_type="application/octet-stream", filename=row.filename)
-
-
-def _named(errors: Sequence[LineError], parsed: ParsedFile) -> list[LineError]:
-    """Return the errors of references with the file's own name of the field, and the value."""
-    examples = {example.line: example for example in parsed.examples}
-    return [
-        replace(
-            error,
-            param=examples[error.line].reference_name,
-            value=shown(examples[error.line].reference),
-        )
-        if error.param == REFERENCE.name and not error.value
-        else error
-        for error in errors
-    ]
 
 
 def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes) -> LabeledCounts:

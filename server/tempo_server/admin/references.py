@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 from tempo_server.errors import VerifierUnavailableError
 from tempo_storage.labeled.file import LineError
 from tempo_storage.labeled.line import Example
+from tempo_storage.labeled.refusal import shown
 
 # The same group as in the trainer, which the server must not import.
 GROUP = "tempo.verifiers"
@@ -29,7 +30,6 @@ VERIFY_COMMAND = (*COMMAND[:-1], "serve")
 START_SECONDS = 60.0
 SECONDS_PER_EXAMPLE = 5.0
 MAX_HANGING = 10  # references; a file with more of them has a broken verifier
-REFERENCE = "reference_answer"
 REMEDY = "correct it or name another verifier"
 
 
@@ -58,7 +58,8 @@ def check(
         with _Process(command, timeout_seconds) as process:
             replies = list(process.replies([_question(example) for example in remaining]))
             has_answered |= bool(replies)
-            errors += [_refusal(reply) for reply in replies if reply["error"]]
+            faults = [(e, reply["error"]) for e, reply in zip(remaining, replies, strict=False)]
+            errors += [_refusal(example, fault) for example, fault in faults if fault]
             example, remaining = _next(remaining, len(replies))
             if example is None:
                 break
@@ -66,7 +67,7 @@ def check(
             code, message = process.failure()
         if code == "verifier_failed" and not has_answered and (failures > 1 or not remaining):
             raise _unavailable(message)
-        errors.append(_error(example.line, code, message))
+        errors.append(_error(example, code, message))
     return errors
 
 
@@ -115,15 +116,17 @@ def _next(examples: list[Example], answered: int) -> tuple[Example | None, list[
     return (examples[answered] if answered < len(examples) else None), examples[answered + 1 :]
 
 
-def _refusal(reply: dict[str, Any]) -> LineError:
-    """Return the error of a reference, or of the field of the metadata that it begins with."""
-    error = reply["error"]
-    param = error.split()[0] if error.startswith(("metadata.", "grader.")) else REFERENCE
-    return _error(reply["line"], "invalid_reference", f"{error}; {REMEDY}", param)
+def _refusal(example: Example, fault: str) -> LineError:
+    """Return the error of a reference, or of the field of the metadata that a fault begins with."""
+    message = f"{fault}; {REMEDY}"
+    if fault.startswith(("metadata.", "grader.")):
+        return LineError(example.line, "invalid_reference", fault.split()[0], message)
+    return _error(example, "invalid_reference", message)
 
 
-def _error(line: int, code: str, message: str, param: str = REFERENCE) -> LineError:
-    return LineError(line, code, param, message)
+def _error(example: Example, code: str, message: str) -> LineError:
+    value = shown(example.reference)
+    return LineError(example.line, code, example.reference_name, message, value)
 
 
 class _Process:
