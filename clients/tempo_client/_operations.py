@@ -99,8 +99,8 @@ class Labels(Operations[C]):
     async def list(self, *, split: str | None = None, file: str | None = None) -> list[Label]:
         """Return all labels, or those of a split and of a file."""
         filters = {"split": split, "file": file}
-        chosen = {name: value for name, value in filters.items() if value is not None}
-        return await self._list("/labels", Label, **chosen)
+        query = {name: value for name, value in filters.items() if value is not None}
+        return await self._list("/labels", Label, **query)
 
 
 class Jobs(Operations[C]):

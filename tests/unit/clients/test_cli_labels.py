@@ -92,10 +92,10 @@ def test_uploaded_files_are_listed() -> None:
 def test_a_check_asks_the_served_model_and_counts_its_right_responses() -> None:
     every = [label(name) for name in "abcd"]
     verdicts = {"a": [True, True], "b": [False, False], "c": [True, None], "d": [False, None]}
-    asked: list[httpx.Request] = []
+    requests: list[httpx.Request] = []
 
     def respond(request: httpx.Request) -> Any:
-        asked.append(request)
+        requests.append(request)
         return {"choices": [{"message": {"content": text}} for text in ("x", None)]}
 
     def verify(request: httpx.Request) -> Any:
@@ -115,9 +115,9 @@ def test_a_check_asks_the_served_model_and_counts_its_right_responses() -> None:
     ]
     assert f"no right response: {'b' * 12}  words  b or B  What is b?" in result.stderr
     assert f"no right response: {'d' * 12}" in result.stderr
-    assert {request.headers["x-tempo-opt-out"] for request in asked} == {"1"}
-    assert {request.headers["authorization"] for request in asked} == {"Bearer sk"}
-    assert json.loads(asked[0].content) == {
+    assert {request.headers["x-tempo-opt-out"] for request in requests} == {"1"}
+    assert {request.headers["authorization"] for request in requests} == {"Bearer sk"}
+    assert json.loads(requests[0].content) == {
         "model": "tempo",
         "messages": every[0]["messages"],
         "n": 2,

@@ -100,9 +100,9 @@ def test_each_alias_is_found_in_any_spelling(field: Any) -> None:
         top, _, entry = alias.partition(".")
         for name in {top, top.upper(), top.replace("_", " ").title(), top.replace("_", "")}:
             record = Record({name: {entry: "x"} if entry else "x"})
-            found = record.find(field)
-            assert found is not None
-            assert (found.value, found.alias) == ("x", alias)
+            entry_of_field = record.find(field)
+            assert entry_of_field is not None
+            assert (entry_of_field.value, entry_of_field.alias) == ("x", alias)
 
 
 def test_no_alias_stands_twice_for_one_field() -> None:
