@@ -125,7 +125,8 @@ class AnswerBook:
     """Responses that were drawn since `open`; `drawn_tokens` are their tokens."""
     drawn_tokens: int = 0
     _kept: dict[tuple[int, Decoding], Answers] = field(default_factory=dict)
-    _asked: tuple[Decoding, Sequence[str]] | None = None
+    _asked: tuple[object, ...] = ()
+    """Everything on which the kept answers depend, beside the version."""
 
     def open(
         self, examples: Sequence[LabeledExample], versions: Sequence[int], decoding: Decoding
@@ -134,7 +135,9 @@ class AnswerBook:
 
         If the users' `decoding` changed, forget all answers, for nobody asks for the older ones.
         """
-        asked = (decoding, [example.content_hash for example in examples])
+        # A replaced answer or verifier makes other verdicts on the same responses.
+        labels = [(row.content_hash, row.reference, row.verifier, row.details) for row in examples]
+        asked = (decoding, labels)
         if asked != self._asked:
             self._kept = {}
         self._asked = asked

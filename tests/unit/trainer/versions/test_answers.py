@@ -91,6 +91,16 @@ def test_answers_at_a_decoding_that_users_left_are_forgotten(draw: Drawer) -> No
     assert [decoding for *_, decoding in draw.requests] == [PLAIN, GREEDY, PLAIN]
 
 
+def test_a_replaced_answer_is_compared_with_fresh_responses(draw: Drawer) -> None:
+    book = AnswerBook(draw)
+    replaced = [held_out("0 + 0", reference=["another"]), *EXAMPLES[1:]]
+    for examples in (EXAMPLES, replaced):
+        book.open(examples, (0,), PLAIN)
+        book.answers(0, examples, PLAIN, start=0, n=1)
+    assert [example.content_hash for example in replaced] == [e.content_hash for e in EXAMPLES]
+    assert len(draw.requests) == 2
+
+
 def test_a_promoted_version_answers_anew(draw: Drawer) -> None:
     book = AnswerBook(draw)
     book.open(EXAMPLES, (0, 1), PLAIN)
