@@ -44,7 +44,9 @@ for name, group in GROUPS.items():
     app.add_typer(group, name=name, no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option(min=0, help="Number of the newest ones to list; 0: all.")]
-Wait = Annotated[bool, typer.Option(help="Follow the job to its end, or only queue it.")]
+Wait = Annotated[
+    bool, typer.Option(help="Follow the job to its end; with --no-wait, only queue it.")
+]
 Reason = Annotated[str, typer.Option(help="A reason, recorded with the change.")]
 AdapterId = Annotated[str, typer.Argument(metavar="ADAPTER", help="Such as tempo-v3.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="As `tempo jobs list` shows it.")]
@@ -155,7 +157,8 @@ def round_(
     """Train on users' questions, then let the gate decide.
 
     The gate compares the new version with the serving one and with the base on held-out questions.
-    If it rejects the new version, the exit code is 5.
+    If it rejects the new version, the exit code is 5. If it promotes the version, leaves it to you
+    as a candidate, or makes no test, the exit code is 0.
     """
     tempo = connect(ctx)
     job = tempo.jobs.create("round", max_steps=steps, auto_promote=promote)

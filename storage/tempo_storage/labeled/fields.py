@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+USUAL_NAMES = ("question", "answer")
+"""Aliases that all our pages use. A note about them would only be noise."""
+
 SEPARATORS = re.compile(r"[\s_-]+")
 
 

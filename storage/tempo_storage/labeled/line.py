@@ -63,7 +63,7 @@ class Line:
         if entry is None or entry.name in self.names:
             return None
         self.names.add(entry.name)
-        if entry.alias != field.name:
+        if entry.alias not in (field.name, *fields.USUAL_NAMES):
             self.note("alias", f"{entry.name!r} is read as {field.name!r}", entry.name)
         return entry
 
