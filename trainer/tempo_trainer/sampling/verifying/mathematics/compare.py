@@ -1,5 +1,6 @@
 """Compare two answers that were read as shapes."""
 
+import operator
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -7,7 +8,9 @@ from tempo_storage.answers.units import unit_of
 from tempo_trainer.sampling.verifying.mathematics.relations import is_number
 from tempo_trainer.sampling.verifying.mathematics.shapes import Either, Items, Related, Shape, Text
 from tempo_trainer.sampling.verifying.mathematics.values import (
+    BARS,
     Value,
+    apply,
     bind,
     context,
     is_equal,
@@ -18,6 +21,7 @@ MIN_DECIMALS = 6  # a decimal number with fewer is no rounding of another number
 FLOAT_DIGITS = 15
 FLOAT_TOLERANCE = 1e-14
 CONSTANT_OF_INTEGRATION = "C"
+VARIABLES_OF_INTEGRATION = frozenset(map(frozenset, "xyztuvwsrθ"))
 PERCENT = unit_of("%")
 ANGLE = unit_of("°")
 SWAPPED = {"LESS": "GREATER", "GREATER": "LESS", "AT_MOST": "AT_LEAST", "AT_LEAST": "AT_MOST"}
@@ -104,10 +108,22 @@ def _is_rounding(decimal: Value, exact: Value) -> bool:
 
 def _same_integral(left: Value, right: Value) -> bool:
     """Compare without the constant of integration, which one of the answers may leave out."""
-    if CONSTANT_OF_INTEGRATION not in left.names | right.names:
+    is_renamed = CONSTANT_OF_INTEGRATION in left.names and "c" in right.names
+    other_name = "c" if is_renamed else CONSTANT_OF_INTEGRATION
+    if not {CONSTANT_OF_INTEGRATION, other_name} & (left.names | right.names):
         return False
-    bare = [bind(value, CONSTANT_OF_INTEGRATION, lambda at: 0) for value in (left, right)]
-    return all(value.names for value in bare) and is_equal(*bare)
+    bare = (_without(CONSTANT_OF_INTEGRATION, left), _without(other_name, right))
+    variables = [value.names - {BARS} for value in bare]
+    is_integral = variables[0] == variables[1] and variables[0] in VARIABLES_OF_INTEGRATION
+    return is_integral and is_equal(*bare)
+
+
+def _without(constant: str, value: Value) -> Value:
+    """Return a value without a term that is the constant alone: `x^2` for `x^2 + C`."""
+    bare = bind(value, constant, lambda at: 0)
+    term = Value(lambda at: at[constant], frozenset({constant}))
+    is_term = constant in value.names and is_equal(value, apply(operator.add, bare, term))
+    return bare if is_term else value
 
 
 # Several answers --------------------------------------------------------------------------------
@@ -175,7 +191,14 @@ def _equal_related(reference: Shape, response: Shape) -> bool:
 def _equal_value(reference: Related, response: Shape | None) -> bool:
     if reference.value is None or response is None:
         return False
+    # In `y = x + C` the constant stands for many answers, and `y = x` is only one of them.
+    if _has_constant(reference.value) != _has_constant(response):
+        return False
     return equal(reference.value, response)
+
+
+def _has_constant(shape: Shape) -> bool:
+    return isinstance(shape, Value) and not shape.names.isdisjoint({CONSTANT_OF_INTEGRATION, "c"})
 
 
 def _same_name(left: str, right: str) -> bool:

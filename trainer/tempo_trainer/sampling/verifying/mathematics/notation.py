@@ -71,7 +71,8 @@ def plain_notation(text: str) -> str:
     text = MATRIX.sub(r"⟪\1⟫", text.replace("$", " "))
     for _ in range(3):  # \textbf{\text{…}}
         text = TEXT.sub(_marked, text)
-    text = DROPPED.sub("", FIGURE.sub(r"⟦\1⟧", text))
+    # Single spaces: the expressions below would take cubic time for a run of them.
+    text = " ".join(DROPPED.sub("", FIGURE.sub(r"⟦\1⟧", text)).split())
     return " ".join(_numbers(DEGREES.sub("°", VERTICAL.sub("|", text))).split())
 
 
@@ -84,7 +85,7 @@ def _numbers(text: str) -> str:
     for _ in range(2):
         text = SHORT_FRACTION.sub(lambda m: f"{m[1]}{m[3] or '{' + m[2] + '}'}{{{m[4]}}}", text)
     text = MIXED.sub(r"(\1+\2)", GROUPS.sub(lambda m: m[0].replace(" ", ""), text))
-    text = SCALE.sub(lambda m: f"*10^{{{SCALES[m[1].lower()]}}} ", BARS.sub(r"\\abs{\1}", text))
+    text = SCALE.sub(lambda m: f"*10^{{{SCALES[m[1].lower()]}}} ", BARS.sub(r"{\\abs{\1}}", text))
     return NOUN.sub(_unit, text.rstrip(" ."))
 
 
