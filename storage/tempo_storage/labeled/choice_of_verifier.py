@@ -24,6 +24,7 @@ DATE_OR_TIME = re.compile(
 # Signs of mathematics. A comma, a hyphen or a slash alone may stand between words, too.
 SIGNS = re.compile(r"[\\^=<>≤≥≠±√π∞∪∩∈∅∑∏∫×÷]|[-+*/(\[]\s*\d|\d\s*[-+*/)\]!]|\b\w!|_\d")
 RANGE = re.compile(r"\d+\s*[-–—]\s*\d+")
+SEPARATOR = re.compile(r"\$\s*,\s*\$")  # "$2$,$3$": two formulas, not the number 2.3
 PAIR = re.compile(r"\d+(?:,\d{1,2})+")  # two numbers, or one with a decimal comma
 WORD = re.compile(r"[^\W\d_]{2,}")
 MATH_WORDS = frozenset(
@@ -78,7 +79,7 @@ def _kind(text: str) -> str:
         return "choice"
     if DATE_OR_TIME.fullmatch(text) or RANGE.fullmatch(text):
         return "words"
-    if PAIR.fullmatch(text):
+    if PAIR.fullmatch(text) or SEPARATOR.search(text):
         return "math"
     if only_number(text) is not None:
         return "numeric"

@@ -47,7 +47,13 @@ ANSWERS = (
     *("answers_spans", "answer_key", "correct", "answer_idx", "answer_index", "label", "cop"),
     *("answer_number", "answer_text", "answer_value", "final_ans", "target", "expected_output"),
     *("ideal", "exact_answer", "best_answer", "right_answer", "correct_option", "correct_choice"),
-    *("answer_letter", "gold_label", "final_decision", "expected"),
+    *("answer_letter", "gold_label", "final_decision", "expected", "correct_answer_id"),
+    *("correct_answer_index", "correct_index"),
+)
+# A whole number in one of these counts the options. Without options it is no answer.
+INDICES = (
+    *("answer_idx", "answer_index", "label", "cop", "correct_option", "correct_choice"),
+    *("gold_label", "correct_answer_id", "correct_answer_index", "correct_index"),
 )
 # The text of a solution. It counts only if no answer has a value, and only its final answer counts.
 SOLUTIONS = (
@@ -64,21 +70,15 @@ OPTIONS = Field(
     "options",
     "the options of a choice, appended to the question as `A. …`; also one field for each:"
     " `A`, `B`, …, `option_a`, …, `option1`, …, `opa`, …",
-    ("options", "choices", "endings", "question.choices"),
+    ("options", "choices", "endings", "question.choices", "choice", "answer_choices"),
 )
 CONTEXT = Field(
     "context",
     "a text that stands before the question (`input`: after it), unless the question is a chat",
     (
-        "context.contexts",
-        "context",
-        "passage",
-        "article",
-        "paragraph",
-        "background",
-        "body",
-        "story",
-        "input",
+        *("context.contexts", "context", "passage", "article", "paragraph", "background", "body"),
+        *("story", "input", "premise", "dialogue", "dialog", "transcript", "document"),
+        *("documents", "evidence", "table", "text"),
     ),
 )
 SYSTEM = Field("system", "the system message", ("system", "system_prompt", "system_message"))

@@ -10,7 +10,14 @@ from tempo_storage.labeled.answer import EMPTY, Answer, read_answer
 from tempo_storage.labeled.chat import Chat, read_chat, refuse_long, system_message
 from tempo_storage.labeled.choice_of_verifier import choose_verifier
 from tempo_storage.labeled.fields import Entry, Field, Record
-from tempo_storage.labeled.options import Options, append_options, letter_of, read_options
+from tempo_storage.labeled.options import (
+    MAX_OPTIONS,
+    Options,
+    append_options,
+    is_index,
+    letter_of,
+    read_options,
+)
 from tempo_storage.labeled.refusal import LineRefusedError, Note, refuse, shortened
 from tempo_storage.question_hash import content_hash, loose_hash
 
@@ -99,7 +106,8 @@ def read_record(
     question, chat = _question(line)
     named_verifier = line.value(fields.VERIFIER)
     options = read_options(line.record)
-    entry = _answer_entry(line, question, chat)
+    has_verifier = named_verifier is not None
+    entry = _answer_entry(line, question, chat, options, has_verifier=has_verifier)
     if entry is None and needs_reference:
         message = f"no answer (fields: {line.shown_names}); add 'answer'"
         refuse("missing_reference", message, fields.REFERENCE.name)
@@ -107,7 +115,7 @@ def read_record(
     if entry is not None and options is not None and named_verifier in (None, CHOICE):
         answer = _letter(entry, options)
     elif entry is not None:
-        answer = read_answer(entry, has_verifier=named_verifier is not None)
+        answer = read_answer(entry, has_verifier=has_verifier)
     messages = _messages(line, question, chat, options)
     arguments = _template_arguments(line.value(fields.TEMPLATE))
     details = _details(line, options)
@@ -189,7 +197,8 @@ def _with_context(line: Line, question: str) -> str:
         message = "a context is a text or a list of texts; write it as one"
         refuse("invalid_context", message, entry.name, entry.value)
     context = "\n\n".join(part.strip() for part in parts if part.strip())
-    if not context or context in question:
+    is_whole_row = entry.alias == "text" and question in context  # Alpaca's `text` has the answer
+    if not context or context in question or is_whole_row:
         return question
     if entry.alias == "input":  # Alpaca: the instruction first, then its input
         line.note("context", "the input stands after the question", entry.name)
@@ -201,11 +210,27 @@ def _with_context(line: Line, question: str) -> str:
 # Answer ------------------------------------------------------------------------------------------
 
 
-def _answer_entry(line: Line, question: Entry, chat: Chat) -> Entry | None:
+def _reference_field(record: Record, options: Options | None) -> Field:
+    """Return the aliases of the answer: those of options left out, numbers of options last."""
+    indices = [entry.alias for entry in record.find_all(fields.INDICES) if is_index(entry)]
+    last = [] if options else indices
+    entries = record.find_all(fields.REFERENCE.aliases)
+    others = {entry.alias for entry in entries if options and entry.name in options.names}
+    first = [alias for alias in fields.REFERENCE.aliases if alias not in {*last, *others}]
+    return replace(fields.REFERENCE, aliases=(*first, *last))
+
+
+def _answer_entry(
+    line: Line, question: Entry, chat: Chat, options: Options | None, *, has_verifier: bool
+) -> Entry | None:
     """Return the field that has the answer, which may be the end of the chat; None for none."""
-    entry = line.find(fields.REFERENCE)
-    if chat.answer is not None and (entry is None or entry.is_empty):
+    entry = line.find(_reference_field(line.record, options))
+    is_number = entry is not None and options is None and not has_verifier and is_index(entry)
+    if chat.answer is not None and (entry is None or entry.is_empty or is_number):
         entry = Entry(f"{question.name}.content", question.alias, chat.answer)
+    elif entry is not None and is_number and float(entry.value) < MAX_OPTIONS:
+        message = "a number of an option, but no options; add 'options', or name a verifier"
+        refuse("missing_options", message, entry.name, entry.value)
     if entry is None:
         return None
     if entry.is_empty:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from tempo_storage.labeled.fields import OPTIONS, Entry, Record, is_empty
+from tempo_storage.labeled.fields import INDICES, OPTIONS, Entry, Record, is_empty
 from tempo_storage.labeled.refusal import refuse
 from tempo_storage.labeled.strict_json import UntypedText, as_text
 
 MAX_OPTIONS = len(ascii_uppercase)
 # A field for each option: A, option_a, option1, opa. A small letter alone may be a variable.
 COLUMN = re.compile(r"([A-Z])|(?i:option|choice|opt|op)[\s_-]*([A-Za-z]|[1-9]\d?)")
+WHOLE_NUMBER = re.compile(r"\s*-?\d{1,9}(?:\.0*)?\s*")
 LETTER = re.compile(r"\W*([A-Za-z])\W*")
 LABELED = re.compile(r"\(?([A-Za-z])\s*[).:]\s*(\S.*)", re.DOTALL)
 # Options in one text: "a ) 38 , b ) 27", or one on each line.
@@ -41,6 +42,8 @@ def read_options(record: Record) -> Options | None:
     """Return the options of a line, if it has any; raise LineRefusedError for odd ones."""
     entry = record.find(OPTIONS)
     if entry is None or entry.is_empty:
+        entry = _answers_with_index(record)
+    if entry is None:
         return _columns(record)
     labels, texts = _labels_and_texts(entry.value)
     if not 2 <= len(texts) <= MAX_OPTIONS or not all(_is_text(text) for text in texts):
@@ -49,6 +52,11 @@ def read_options(record: Record) -> Options | None:
     are_numbers = not any(isinstance(text, str) for text in texts)
     texts, labels = _without_marks([as_text(text).strip() for text in texts], labels)
     return Options(texts, labels, (entry.name,), are_numbers)
+
+
+def is_index(entry: Entry) -> bool:
+    """Tell whether a field holds a whole number and, by its name, counts options."""
+    return entry.alias in INDICES and WHOLE_NUMBER.fullmatch(as_text(entry.value)) is not None
 
 
 def append_options(question: str, options: Options) -> str:
@@ -118,6 +126,15 @@ def _labels_and_texts(value: Any) -> tuple[list[Any], list[Any]]:
         case list():
             return [*ascii_uppercase[: len(value)]], value
     return [], []
+
+
+def _answers_with_index(record: Record) -> Entry | None:
+    """Return the list `answers` where a number beside it counts its entries, as in ReClor."""
+    for entry in record.find_all(("answers",)):
+        has_index = any(is_index(index) for index in record.find_all(INDICES))
+        if isinstance(entry.value, list) and len(entry.value) > 1 and has_index:
+            return entry
+    return None
 
 
 def _columns(record: Record) -> Options | None:

@@ -34,6 +34,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "context",
         "a context is a text",
     ),
+    "BoolQ with a number": ({"question": "q", "passage": "p", "label": 1}, "label", "no options"),
+    "Social IQa": (
+        {"question": "q", "answerA": "x", "answerB": "y", "answerC": "z", "label": "1"},
+        "label",
+        "no options",
+    ),
+    "CosmosQA": (
+        {"question": "q", "answer0": "x", "answer1": "y", "label": 1},
+        "label",
+        "no options",
+    ),
+    "TAT-QA": (
+        {"question": "q", "answer": "5", "table": [["x", "1"]]},
+        "table",
+        "a context is a text",
+    ),
     "MathVista": (
         {"question": "q", "answer": "7", "decoded_image": {"bytes": "400 bytes"}},
         "decoded_image",
@@ -74,6 +90,11 @@ def test_a_named_verifier_may_take_any_text() -> None:
         assert read_line({"question": "q", "answer": text, "verifier": "exact"})[0].reference == [
             text
         ]
+
+
+def test_a_number_under_label_is_an_answer_if_the_line_names_its_verifier() -> None:
+    example, _ = read_line({"question": "q", "label": 1, "verifier": "numeric"})
+    assert example.reference == ["1"]
 
 
 def test_a_context_of_a_chat_is_metadata() -> None:
