@@ -1,6 +1,7 @@
 """Compare two answers that were read as shapes."""
 
 import operator
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -25,7 +26,8 @@ VARIABLES_OF_INTEGRATION = frozenset(map(frozenset, "xyztuvwsrθ"))
 PERCENT = unit_of("%")
 ANGLE = unit_of("°")
 SWAPPED = {"LESS": "GREATER", "GREATER": "LESS", "AT_MOST": "AT_LEAST", "AT_LEAST": "AT_MOST"}
-ORDERED_KINDS = frozenset({"()", "[]", "(]", "[)", ";", ":", "|", "mod"})
+ORDERED_KINDS = frozenset({"()", "[]", "(]", "[)", ";", ":", "|", "mod", "<", "≤"})
+NO_WORD = re.compile(r"(?:[b-df-hj-np-tv-xz ]|(?<=x)y|y(?=[xz]))+")  # pq, m g, xy
 
 
 def equal(reference: Shape, response: Shape) -> bool:
@@ -51,7 +53,19 @@ def _equal(reference: Shape, response: Shape) -> bool:
         return all(equal(reference, item) for item in response.items)
     if isinstance(reference, Items) and isinstance(response, Value):
         return reference.kind == "mod" and _is_congruent(reference, response)
-    return isinstance(reference, Text) and reference == response and bool(reference.text)
+    return _equal_texts(reference, response)
+
+
+def _equal_texts(reference: Shape, response: Shape) -> bool:
+    """Compare words. Letters such as `ab` are a product, too, but `dog` is not the word `god`."""
+    if isinstance(reference, Text) and reference == response:
+        return bool(reference.text)
+    texts = [shape.text for shape in (reference, response) if isinstance(shape, Text)]
+    if len(texts) == 2 and not any(map(NO_WORD.fullmatch, texts)):
+        return False
+    left = reference.product if isinstance(reference, Text) else reference
+    right = response.product if isinstance(response, Text) else response
+    return isinstance(left, Value) and isinstance(right, Value) and is_equal(left, right)
 
 
 # Values -----------------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ FONTS = r"text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|mb
 TEXT = re.compile(
     rf"\\(?:{FONTS}|operatorname|boldsymbol|bm|underline)\*?\s*\{{((?:[^{{}}]|\{{[^{{}}]{{0,8}}\}}){{0,200}})\}}"
 )
-FIGURE = re.compile(r"\\(?:vec|hat|bar|overline|triangle|angle|odot|mathcal)\s*\{?([A-Z]\w*)\}?")
+FIGURE = re.compile(
+    r"(?:\\(?:vec|hat|bar|overline|triangle|angle|odot|mathcal)|[∠△])\s*\{?([A-Z]\w*)\}?"
+)
 ERASED = re.compile(r"\\(?:[hv]?phantom|tag|label|[hv]space|color|textcolor)\*?\s*\{[^{}]*\}")
 SPACING = re.compile(r"\\[;:!>()\[\]]|\\(?=\s)|[~\u00a0\u2009\u202f]")
 GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d./])")
@@ -42,6 +44,14 @@ MIXED = re.compile(
 BARS = re.compile(r"\|([^|]+)\|")
 SCALE = re.compile(rf"(?<=[\d}}])\s*⟦?\b({'|'.join(SCALES)})\b⟧?", re.I)
 POWER_TEN = re.compile(r"(?<=[\d.])\s*[xX]\s*(?=10\s*\^)")
+GREEK_NAMES = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi"
+    " omega Gamma Delta Theta Lambda Sigma Phi Psi Omega"
+)
+GREEK = dict(zip(GREEK_NAMES.split(), "αβγδεζηθκλμνξρστφχψωΓΔΘΛΣΦΨΩ", strict=True))
+GREEK_NAME = re.compile(rf"\\(?:var)?({'|'.join(GREEK)})(?![A-Za-z])")
+MICRO = re.compile(r"(?<=\d )\\mu\s*(?=[A-Za-z]{1,3}\W*$)")  # 5 \mu m
+SUBSCRIPT = re.compile("(?:(?<=(?<![A-Za-z])[a-zα-ω])|(?<=log))[₀-₉]+")  # x₁, but no H₂O
 REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?|ℝ|\\Reals(?![A-Za-z])")
 REPEATING = re.compile(r"(\d*)\.(\d*)\s*\\overline\s*\{(\d+)\}")
 NOUN = re.compile(
@@ -60,10 +70,12 @@ def plain_notation(text: str) -> str:
     text = text.replace("\\\\", "↵" if r"\begin{" in text else "\\")
     text = VULGAR.sub(_vulgar, text)
     text = RAISED.sub(lambda m: "^{" + m[0].translate(PLAIN_DIGITS) + "}", text)
+    text = SUBSCRIPT.sub(lambda m: "_{" + m[0] + "}", text)
     text = REALS.sub(lambda _: r"(-\infty,\infty)", text)
     text = unicodedata.normalize("NFKC", text).translate(MINUS).replace("...", r"\ldots ")
     text = THIN.sub("", ERASED.sub("", text)).replace("{,}", ",").replace(r"\$", "¤")
     text = SPACING.sub(" ", text).replace(r"\,", " ")
+    text = GREEK_NAME.sub(lambda m: GREEK[m[1]], MICRO.sub("μ", text))
     if text.count("$") % 2:
         text = ODD_DOLLAR.sub("¤", text, count=1)
     text = REPEATING.sub(_repeating, text)

@@ -74,7 +74,9 @@ def read(text: str) -> Shape:
         return Value(lambda at: context.mpf(number.numerator) / number.denominator)
     if RANGE_OR_TIME.fullmatch(text) or LETTERS.fullmatch(text):
         words = re.sub(r"([ap])\.m\b", r"\1m", words)
-        return Text(re.sub(r"\s*([-:])\s*", r"\1", words))
+        product = None if text.isupper() or not LETTERS.fullmatch(text) else _parsed(text)
+        product = product if isinstance(product, Value) else None
+        return Text(re.sub(r"\s*([-:])\s*", r"\1", words), product)
     if match := BUILDER.fullmatch(text):
         return read(match["condition"])
     shape = _number_or_list(text) if THOUSANDS.fullmatch(text) else _parsed(text)
@@ -137,7 +139,7 @@ class Reader(Transformer[Any, Shape]):
         return Value(lambda at: context.mpf(str(digits)), decimals=decimals)
 
     def name(self, name: str) -> Value:
-        label = re.sub(r"[\s{}\\]|var", "", name)
+        label = re.sub(r"[\s{}\\]", "", name)
         return Value(lambda at: at[label], frozenset({label}), label)
 
     def constant(self, name: str) -> Value:

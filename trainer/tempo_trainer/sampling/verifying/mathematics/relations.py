@@ -118,9 +118,20 @@ def _agree(left: Shape, right: Shape) -> bool:
     return bool(right.decimals and abs(left.number() - value) <= abs(value) / 50)
 
 
-def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related:
+def _order(sides: Sequence[Shape], signs: Sequence[str]) -> Items:
+    """Return the sides of `a < b < c`, the least one first."""
+    if len(set(signs)) > 1 or signs[0] not in ("LESS", "AT_MOST", "GREATER", "AT_LEAST"):
+        raise ValueError("a chain of different signs")
+    is_rising = signs[0] in ("LESS", "AT_MOST")
+    kind = "<" if signs[0] in ("LESS", "GREATER") else "≤"
+    return Items(tuple(sides if is_rising else reversed(sides)), kind, is_interval=True)
+
+
+def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related | Items:
     """Return an interval with the name of its variable, else only the difference of the sides."""
     labels = list(filter(None, map(_label, sides)))
+    if len(labels) != 1 and len(sides) > 2:
+        return _order(sides, signs)
     if len(labels) != 1:
         return Related(signs[0], _difference(sides))
     if list(signs) == ["UNEQUAL"]:

@@ -1,6 +1,6 @@
 """The shapes of answers: a value, a text, several answers, or a relation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from tempo_trainer.sampling.verifying.mathematics.values import Value
@@ -11,6 +11,8 @@ class Text:
     """Words, which are equal to the same words only."""
 
     text: str
+    product: Value | None = field(default=None, compare=False)
+    """The product of the letters of `ab`, which may be a word, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +22,9 @@ class Items:
     items: tuple["Shape", ...]
     kind: str = ","
     """The brackets, as in "(]"; else "," (a list), ";" (a row of blanks), ":", "|" (a vector),
-    "1,000" (rather a number), "±", or "mod" (a number and its modulus)."""
+    "1,000" (rather a number), "±", "mod" (a number and its modulus), or "<" or "≤" (an order)."""
     is_interval: bool = False
-    """Whether it is an interval and no pair, as `1 < x < 2` is; `(1, 2)` may be either."""
+    """Whether it is an interval or an order and no pair; `(1, 2)` may be an interval or a pair."""
 
 
 @dataclass(frozen=True, slots=True)
