@@ -218,7 +218,8 @@ class Learned(Resource):
 class Tenant(Resource):
     """The users of one key, and their questions in the ledger.
 
-    `id` is the first 16 hex digits of the SHA-256 of the Authorization header that they send.
+    `id` is the first 16 hex digits of the SHA-256 of the Authorization header that they send, or
+    `without-key`.
     """
 
     id: str

@@ -270,7 +270,7 @@ def rollback(
 def list_jobs(ctx: typer.Context, as_json: Json = False) -> None:
     """List all jobs, newest first."""
     listed = connect(ctx).jobs.list()
-    rows = [(job.id, job.mode, progress.stage(job), local_time(job.created_at)) for job in listed]
+    rows = [(job.id, job.mode, progress.line(job), local_time(job.created_at)) for job in listed]
     if not listed:
         messages.print("no jobs yet; `tempo recalibrate FILE` makes one")
     show(listed, rows, as_json=as_json, columns=("job", "mode", "status", "made"))

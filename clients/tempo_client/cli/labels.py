@@ -47,6 +47,8 @@ def list_labels(
     listed = connect(ctx).labels.list(split=split, file=file)
     rows = [(label.id[:12], label.split, *_summary(label)) for label in listed]
     columns = ("label", "split", "verifier", "answer", "question")
+    if not listed:
+        messages.print("no such label is stored; `tempo labels files` lists the files")
     show(listed, rows, as_json=as_json, columns=columns)
 
 
@@ -68,7 +70,7 @@ def remove(ctx: typer.Context, label_or_file: LabelOrFile, as_json: Json = False
     tempo = connect(ctx)
     is_file = label_or_file.startswith("file-")
     answer = tempo.files.delete(label_or_file) if is_file else tempo.labels.remove(label_or_file)
-    rows = [("removed", answer.id), ("labels", answer.examples)]
+    rows = [("removed", answer.id), ("labels removed", answer.examples)]
     rows += [("learned", adapter) for adapter in answer.adapters]
     show(answer, rows, as_json=as_json)
 
@@ -172,4 +174,6 @@ def _summary(label: Label) -> tuple[str, str, str]:
     """Return verifier, answers and question, shortened."""
     answers = " or ".join(map(str, label.reference_answer))
     question = " ".join(str(label.messages[-1]["content"]).split())
-    return label.verifier, answers[:MAX_SHOWN], question[:MAX_SHOWN]
+    if len(question) > MAX_SHOWN:  # a context may stand before the question, so the end says more
+        question = f"…{question[1 - MAX_SHOWN :]}"
+    return label.verifier, answers[:MAX_SHOWN], question

@@ -154,6 +154,8 @@ def _follow(tempo: Tempo, job: Job, bar: Progress) -> Job:
         for event in tempo.jobs.events(job.id, after=last_event):
             messages.print(f"{local_time(event.created_at)} {event.message}")
             last_event = event.id
+        if job.is_finished:
+            return job
         line = f"{job.mode}: {progress.line(job)}"
         bar.update(task, description=line, completed=progress.share(job), total=1)
         stage = progress.stage(job)
@@ -162,8 +164,6 @@ def _follow(tempo: Tempo, job: Job, bar: Progress) -> Job:
             messages.print(line)
             last_print = time.monotonic()
         last_stage = stage
-        if job.is_finished:
-            return job
         time.sleep(POLL_SECONDS)
 
 

@@ -16,6 +16,8 @@ STAGES = {GATE: "gate", "loading": "loading the model"}
 def stage(job: Job) -> str:
     """Return the step that a job makes, such as `iteration 3 of 10`; else its status."""
     progress = job.progress
+    if job.is_finished:
+        return job.status
     if reason := progress.get("waits_for"):
         return f"{job.status}, waits: {reason}"
     if progress.get("phase") in STAGES:
@@ -30,6 +32,8 @@ def line(job: Job) -> str:
     """Return the step, its responses, their number per second, and the time that is left."""
     progress = job.progress
     parts = [stage(job)]
+    if job.is_finished:
+        return parts[0]
     if progress.get("phase") == "m_step":
         parts.append("learning")
     elif progress.get("total"):

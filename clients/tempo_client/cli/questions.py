@@ -47,7 +47,7 @@ def erase(
 
     Without KEY_ID the command lists the tenants with their numbers of questions. A key's id is the
     beginning of the SHA-256 of the Authorization header that its users send; its first digits
-    suffice.
+    suffice. The questions of requests without a key have the id `without-key`.
 
     The command asks before it erases, and then prints the number of erased questions, and the
     versions that learned from them; these versions stay. Questions on the way to the ledger arrive

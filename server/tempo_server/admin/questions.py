@@ -10,7 +10,8 @@ from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 
 router = APIRouter(route_class=KeyRoute)
-TenantId = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
+WITHOUT_KEY = "without-key"
+TenantId = Annotated[str, Query(pattern=f"^([0-9a-f]{{16}}|{WITHOUT_KEY})$")]
 
 
 @router.post("/questions/learned", openapi_extra=READ)
@@ -28,7 +29,10 @@ def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
     """List the tenants that have questions in the ledger, the largest first."""
     with context.sessions() as s:
         rows = ledger.pool.tenants(s)
-    tenants = [Tenant(id=id, questions=n, last_asked_at=int(last)) for id, n, last in rows]
+    tenants = [
+        Tenant(id=tenant or WITHOUT_KEY, questions=number, last_asked_at=int(last))
+        for tenant, number, last in rows
+    ]
     return paging.page(tenants)
 
 
@@ -36,10 +40,11 @@ def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
 def erase(context: CurrentContext, tenant: TenantId) -> Learned:
     """Erase a tenant's questions, and list the versions that learned from them.
 
-    The tenant is the first 16 hex digits of the sha256 of the Authorization header that it sends.
+    The tenant is the first 16 hex digits of the sha256 of the Authorization header that it sends,
+    or `without-key` for the requests without one.
     """
     with context.sessions.begin() as s:
-        erased, versions = ledger.learned.erase(s, tenant)
+        erased, versions = ledger.learned.erase(s, "" if tenant == WITHOUT_KEY else tenant)
     return _learned(versions, erased=erased)
 
 

@@ -341,7 +341,8 @@ class Learned(Schema):
 class Tenant(Resource):
     """The users of one key, and the number of their questions in the ledger.
 
-    The id is the first 16 hex digits of the sha256 of the Authorization header that they send.
+    The id is the first 16 hex digits of the sha256 of the Authorization header that they send,
+    or `without-key`.
     """
 
     object: Literal["tenant"] = "tenant"

@@ -59,6 +59,7 @@ class Child:
         self._was_ready = False
         self._last_lines: deque[str] = deque(maxlen=LOG_LINES)
         self._errors: deque[str] = deque(maxlen=ERROR_LINES)
+        self._is_in_error = False
 
     def tick(self) -> None:
         """Start it if it is time, or notice that it is ready or has ended.
@@ -124,6 +125,14 @@ class Child:
             return "\n".join(["its errors:", *dict.fromkeys(self._errors)])
         return "\n".join(["its last lines:", *self._last_lines])
 
+    def _keep_error(self, line: str) -> None:
+        """Keep a line that names an error, and the indented lines below it, which explain it."""
+        error = ERROR.match(line)
+        if error or (self._is_in_error and line.startswith("  ")):
+            text = error.group(1) if error else line.rstrip()
+            self._errors.append(text[:MAX_CHARACTERS])
+        self._is_in_error = bool(error) or (self._is_in_error and line.startswith("  "))
+
     def _clean_up(self) -> None:
         assert self._popen is not None
         with contextlib.suppress(ProcessLookupError):
@@ -137,8 +146,7 @@ class Child:
         with output:
             for line in output:
                 self._last_lines.append(line.rstrip())
-                if error := ERROR.match(line):
-                    self._errors.append(error.group(1)[:MAX_CHARACTERS])
+                self._keep_error(line)
                 print_line(self.name, line.rstrip())
 
 

@@ -82,8 +82,9 @@ def test_recalibrate_uploads_and_follows_to_the_end(labeled: str) -> None:
 
 def test_a_terminal_sees_the_progress(labeled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    state = job(mode="recalibrate", progress={"iteration": 20, "of": 20, "phase": "e_step"})
-    assert "E-step 20 of 20" in run("recalibrate", labeled, answers=following(state)).stderr
+    last_step = {"iteration": 20, "of": 20, "phase": "e_step"}
+    states = [job("running", mode="recalibrate", progress=last_step), job(mode="recalibrate")]
+    assert "E-step 20 of 20" in run("recalibrate", labeled, answers=following(*states)).stderr
 
 
 def test_json_is_alone_on_stdout(labeled: str) -> None:

@@ -66,7 +66,7 @@ def test_a_label_or_a_file_is_removed_with_the_versions_that_learned_from_it(
     name: str, route: str
 ) -> None:
     result = run("labels", "remove", name, answers={route: DELETED})
-    assert rows(result) == [["removed", "0a"], ["labels", "1"], ["learned", "tempo-v2"]]
+    assert rows(result) == [["removed", "0a"], ["labels removed", "1"], ["learned", "tempo-v2"]]
 
 
 @pytest.mark.parametrize(("answers", "body"), [(["7"], "7"), (["7", "seven"], ["7", "seven"])])

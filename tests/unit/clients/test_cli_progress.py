@@ -55,6 +55,13 @@ def test_the_bar_shows_the_share_of_the_stage(fields: dict[str, Any], share: flo
     assert progress.share(running(**fields)) == share
 
 
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_a_job_that_has_ended_says_so(status: str) -> None:
+    assert progress.line(Job.parse(job(status, progress=SAMPLING | PACE))) == status
+    row = run("jobs", "list", answers={f"GET {JOBS}": page(job(status, progress=SAMPLING))}).stdout
+    assert f"\t{status}\t" in row
+
+
 def test_a_waiting_job_says_what_it_waits_for() -> None:
     waits = {"phase": "queued", "waits_for": "ftjob-9 (recalibrate) runs"}
     states = [job("queued", progress=waits), job("queued", progress=waits), job()]
@@ -68,7 +75,7 @@ def test_jobs_show_and_list_have_the_progress() -> None:
     shown = run("jobs", "show", "ftjob-1", answers={f"GET {JOBS}/ftjob-1": state}).stdout
     assert "progress\titeration 4 of 10, sampling 120 of 448 responses, 12.5/s, 3 min" in shown
     listed = run("jobs", "list", answers={f"GET {JOBS}": page(state)}).stdout
-    assert listed.startswith("ftjob-1\tround\titeration 4 of 10\t")
+    assert listed.startswith("ftjob-1\tround\titeration 4 of 10, sampling 120 of 448 responses, ")
 
 
 def test_without_a_terminal_a_line_comes_with_each_step_and_not_with_each_response() -> None:

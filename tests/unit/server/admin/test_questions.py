@@ -48,11 +48,20 @@ def test_the_tenants_are_listed_with_their_numbers_of_questions(admin: Any) -> N
     with admin.context.sessions.begin() as s:
         rows = [captured(f"q_{n}", f"{n}+1", tenant="b" * 16) for n in range(2)]
         rows.append(captured("q_9", "9+9", tenant=TENANT))
-        rows.append(captured("q_h", "0+0", tenant=""))  # TEMPO_CAPTURE=hash knows no tenant
+        rows.append(captured("q_h", "0+0", tenant=""))
         ledger.pool.add(s, rows)
     page = admin("GET", f"{QUESTIONS}/tenants", params={"limit": 1}).json()
     assert (page["data"][0]["id"], page["data"][0]["questions"]) == ("b" * 16, 2)
     assert page["has_more"] is True
     later = {"after": "b" * 16}
-    [other] = admin("GET", f"{QUESTIONS}/tenants", params=later).json()["data"]
-    assert (other["id"], other["questions"]) == (TENANT, 1)
+    rows = admin("GET", f"{QUESTIONS}/tenants", params=later).json()["data"]
+    assert {row["id"]: row["questions"] for row in rows} == {TENANT: 1, "without-key": 1}
+
+
+def test_the_questions_of_requests_without_a_key_can_be_erased(admin: Any) -> None:
+    with admin.context.sessions.begin() as s:
+        rows = [captured("q_1", "1+1", tenant=""), captured("q_2", "2+2", tenant=TENANT)]
+        ledger.pool.add(s, rows)
+    reply = admin("DELETE", QUESTIONS, params={"tenant": "without-key"}).json()
+    assert reply["erased"] == 1
+    assert admin("GET", "/tempo/v1/status").json()["questions"]["captured"] == 1
