@@ -246,6 +246,43 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
         ["7"],
         "numeric",
     ),
+    "Skywork-OR1": (
+        {"prompt": user("q"), "reward_model": {"ground_truth": '["34"]', "style": "rule"}},
+        "q",
+        ["34"],
+        "numeric",
+    ),
+    "Search-R1": (
+        {"prompt": user("q"), "reward_model": {"ground_truth": {"target": ["Rome", "Roma"]}}},
+        "q",
+        ["Rome", "Roma"],
+        "words",
+    ),
+    "SQuAD in its own form": (
+        {"question": "q", "answers": [{"text": "Rome", "answer_start": n} for n in (3, 9)]},
+        "q",
+        ["Rome"],
+        "words",
+    ),
+    "DROP, one span": (
+        {"question": "q", "answers_spans": {"spans": ["Rome", "Rome"], "types": ["span"]}},
+        "q",
+        ["Rome"],
+        "words",
+    ),
+    "DROP, a number": (
+        {"question": "q", "answer": {"number": "3", "date": {"day": ""}, "spans": []}},
+        "q",
+        ["3"],
+        "numeric",
+    ),
+    "ASDiv": ({"question": "q", "answer": "9 (apples)"}, "q", ["9 (apples)"], "numeric"),
+    "abbreviations": (
+        {"question": "q", "answer": "Dr. King and St. Paul met Mr. Smith at the sea"},
+        "q",
+        ["Dr. King and St. Paul met Mr. Smith at the sea"],
+        "words",
+    ),
     "paragraphs": (
         {"question": "q", "context": ["a", " b "], "answer": "Rome"},
         "a\n\nb\n\nq",

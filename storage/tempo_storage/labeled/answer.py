@@ -2,11 +2,12 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from tempo_storage.answers.final_answer import Mark, final_answer
-from tempo_storage.labeled.fields import ANSWERS, REFERENCE, SOLUTIONS, Entry
+from tempo_storage.labeled.fields import ANSWERS, REFERENCE, SOLUTIONS, Entry, is_empty
 from tempo_storage.labeled.refusal import refuse
 from tempo_storage.labeled.strict_json import as_text
 
@@ -16,10 +17,14 @@ MAX_REFERENCES = 64
 MAX_ANSWER_WORDS = 40  # more of them are a solution
 MAX_SHORT_WORDS = 8  # so many words of a solution are its answer
 SENTENCES = re.compile(r"[.!?]\s+\S|\n")  # more than one sentence or line
+# The end of a sentence and the beginning of the next one, but no abbreviation as in "Dr. No".
+NEXT_SENTENCE = re.compile(r"(?:\d|[a-z]{3})[.!?]\s+[A-Z]")
+# Entries of an object that has tests of a program or of a text's form, not an answer.
+TESTS = frozenset({"inputs", "outputs", "func_name", "fn_name", "test_list", "test_cases"})
 # Texts by which data sets say that a question has no answer that could be compared.
 NO_ANSWERS = frozenset({"proof", "notfound", "not found", "n/a", "nan", "null"})
 # The entry of an object that has the answer; its other entries say where it stands, for example.
-ENTRIES = ("value", "text", "spans", "answer", "final_answer", "ground_truth")
+ENTRIES = ("value", "text", "spans", "answer", "final_answer", "ground_truth", "target", "number")
 ALIASES = ("aliases", "normalized_aliases")
 BOOLEAN_NAMES = (*ANSWERS[:6], REFERENCE.name)
 BOOLEANS = {True: ["yes", "true"], False: ["no", "false"]}
@@ -45,6 +50,8 @@ def read_answer(entry: Entry, *, has_verifier: bool) -> Answer:
     """
     name = entry.name
     value = entry.value
+    if not has_verifier:
+        value = _of_json(value, name)
     if isinstance(value, bool) and entry.alias in BOOLEAN_NAMES:
         return Answer(BOOLEANS[value])
     if isinstance(value, dict) and _answer_entry(value) is None:
@@ -60,24 +67,47 @@ def read_answer(entry: Entry, *, has_verifier: bool) -> Answer:
     return Answer(_bounded(answers, name, value), is_extracted=answers != texts)
 
 
+def _of_json(value: Any, name: str) -> Any:
+    """Return the only text of a JSON list, as in `["34"]`, and all else as it is; refuse tests."""
+    decoded = value
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):
+            decoded = json.loads(value)
+    if isinstance(decoded, dict) and TESTS & decoded.keys():
+        message = "tests, but no answer; remove the line, or name a verifier that reads them"
+        refuse("no_answer", message, name, value)
+    is_text = isinstance(decoded, list) and len(decoded) == 1 and isinstance(decoded[0], str)
+    return decoded if is_text and name != REFERENCE.name else value
+
+
 def _texts(value: Any, name: str) -> list[str]:
     """Return the texts of a value; numbers as they are written."""
     if isinstance(value, dict):
         key = _answer_entry(value)
+        if key == "spans" and isinstance(value[key], list) and len(set(map(str, value[key]))) > 1:
+            message = "all spans together are the answer; write it as one text"
+            refuse("several_spans", message, name, value)
         aliases = [one for name in ALIASES for one in value.get(name) or [] if isinstance(one, str)]
         return [*_texts(value[key], f"{name}.{key}"), *aliases]
     items = value if isinstance(value, list) else [value]
     if items and all(isinstance(item, dict) and "content" in item for item in items):
         items = [items[-1]["content"]]  # the answer of a preferred chat
+    if name != REFERENCE.name and all(_is_span(item) for item in items):  # SQuAD's own form
+        items = [item["text"] for item in items]
     if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in items):
         message = "an answer is a text, a number, or a list of those; write it as a text"
         refuse("invalid_reference", message, name, value)
     return [as_text(item) for item in items]
 
 
+def _is_span(item: Any) -> bool:
+    return isinstance(item, dict) and {"text", "answer_start"} <= item.keys()
+
+
 def _answer_entry(value: dict[str, Any]) -> str | None:
     """Return the name of the entry that has the answer, where an object surely has one."""
     entries = [entry for entry in ENTRIES if value.get(entry) is not None]
+    entries.sort(key=lambda entry: is_empty(value[entry]))
     is_sure = len(value) == 1 or any(
         key in value for key in (*ALIASES, "answer_start", "spans", "unit")
     )
@@ -97,7 +127,11 @@ def _extracted(text: str, entry: Entry, *, has_verifier: bool) -> str:
     is_solution = entry.alias in SOLUTIONS
     max_words = MAX_SHORT_WORDS if is_solution else MAX_ANSWER_WORDS
     is_long = len(bare.split(maxsplit=max_words)) > max_words
-    if not has_verifier and (is_long or (is_solution and SENTENCES.search(bare))):
+    if is_solution:
+        is_long = is_long or SENTENCES.search(bare) is not None
+    elif len(bare.split(maxsplit=MAX_SHORT_WORDS)) > MAX_SHORT_WORDS:
+        is_long = is_long or NEXT_SENTENCE.search(bare) is not None
+    if is_long and not has_verifier:
         message = r"a solution without a final answer; put it into \boxed{}, or add 'answer'"
         refuse("no_final_answer", message, entry.name, text)
     return text

@@ -15,8 +15,8 @@ OPTION_NAMES = ("options", "choices")
 MAX_WORDS = 8  # of mathematics; a text with LaTeX and more words is a worked solution
 
 LETTER = re.compile(r"\(?[A-J]\)?")
-# A number with one word: "18 eggs".
-COUNTED = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?\s+(?P<noun>\\?[^\W\d_]+|%)")
+# A number with one word: "18 eggs", "9 (apples)".
+COUNTED = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?\s+\(?(?P<noun>\\?[^\W\d_]+|%)\)?")
 MEASURED = re.compile(r"[-+]?\$?[\d.,/ ]*\d\s*(?P<unit>[^\d\s].{0,40})")
 DATE_OR_TIME = re.compile(
     r"\d{1,4}(?:[-/.]\d{1,2}[-/.]\d{1,4}|:\d\d(?::\d\d)?(?:\s*[ap]\.?m\.?)?)", re.I
@@ -24,6 +24,10 @@ DATE_OR_TIME = re.compile(
 # Signs of mathematics. A comma, a hyphen or a slash alone may stand between words, too.
 SIGNS = re.compile(r"[\\^=<>≤≥≠±√π∞∪∩∈∅∑∏∫×÷]|[-+*/(\[]\s*\d|\d\s*[-+*/)\]!]|\b\w!|_\d")
 RANGE = re.compile(r"\d+\s*[-–—]\s*\d+")
+# An address of a computer, a pattern of characters, or a reaction of chemistry.
+NO_FORMULA = re.compile(
+    r"(?!\d+(?:\.\d{3})+$)\d{1,3}(?:\.\d{1,3}){3}|\^[^\\]*\$|[^\\A-Z]*[A-Z][^\\>]*(?<=[-=])>[^\\]*"
+)
 SEPARATOR = re.compile(r"\$\s*,\s*\$")  # "$2$,$3$": two formulas, not the number 2.3
 PAIR = re.compile(r"\d+(?:,\d{1,2})+")  # two numbers, or one with a decimal comma
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -77,7 +81,7 @@ def _of_grader(grader: Mapping[str, Any]) -> str:
 def _kind(text: str) -> str:
     if LETTER.fullmatch(text):
         return "choice"
-    if DATE_OR_TIME.fullmatch(text) or RANGE.fullmatch(text):
+    if any(pattern.fullmatch(text) for pattern in (DATE_OR_TIME, RANGE, NO_FORMULA)):
         return "words"
     if PAIR.fullmatch(text) or SEPARATOR.search(text):
         return "math"

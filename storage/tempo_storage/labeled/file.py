@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tempo_storage.answers.numbers import only_number
 from tempo_storage.errors import InvalidInputError, TooLargeError
 from tempo_storage.labeled.formats import read_rows
 from tempo_storage.labeled.line import Example, read_record
@@ -189,10 +190,19 @@ def raise_if_unusable(file: ParsedFile, *, min_questions: int = 0) -> None:
 
 
 def _conflicts(example: Example, reference: Sequence[Any]) -> bool:
-    """Tell whether an example has another reference than this; a missing one is no conflict."""
-    if not reference or not example.reference:
+    """Tell whether an example has another reference than this; a missing one is no conflict.
+
+    Numbers that are equal, as `7` and `7.0`, are no conflict either.
+    """
+    if not reference or not example.reference or set(reference) == set(example.reference):
         return False
-    return set(reference) != set(example.reference)
+    numbers = {_number(one) for one in reference}
+    return example.verifier != "numeric" or numbers != {_number(n) for n in example.reference}
+
+
+def _number(text: str) -> Any:
+    number = only_number(text)
+    return text if number is None else (number.values, number.is_percent)
 
 
 def _conflict_error(example: Example, place: str, remedy: str = "keep one") -> LineError:

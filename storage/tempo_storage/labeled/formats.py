@@ -15,7 +15,7 @@ from typing import Any
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled import parquet
 from tempo_storage.labeled.fields import METADATA, OPTIONS, QUESTION, REFERENCE, TEMPLATE, Record
-from tempo_storage.labeled.refusal import LineRefusedError, Note, refuse
+from tempo_storage.labeled.refusal import LineRefusedError, Note, refuse, shortened
 from tempo_storage.labeled.strict_json import (
     MAX_LINE_BYTES,
     UntypedText,
@@ -33,6 +33,7 @@ FORMATS_WITHOUT_ROWS = (
     | {b"SQLite format 3": "a database", b"\x80\x04": "a pickle", b"\x80\x05": "a pickle"}
 )
 BETWEEN_VALUES = re.compile(r"[\s,]*")
+EXCEL_DELIMITER = re.compile(rb"(?i)\Asep=.(?=\n)")  # a line before the header
 END_OF_ARRAY = re.compile(r"\]\s*")
 DELIMITERS = (",", ";", "\t", "|")
 MAX_HEADER_CHARACTERS = 16_384
@@ -69,7 +70,7 @@ def read_rows(content: bytes) -> Iterator[Row | None]:
     elif b"\0" in content[:64]:
         raise InvalidInputError("the file is not text; save it as UTF-8")
     content = content.removeprefix(BOM).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    yield from _rows_of_text(content)
+    yield from _rows_of_text(EXCEL_DELIMITER.sub(b"", content))
 
 
 def _rows_of_text(content: bytes) -> Iterator[Row | None]:
@@ -164,6 +165,10 @@ def _delimiter(first_line: bytes) -> str | None:
         record = Record(dict.fromkeys((name.strip() for name in names), ""))
         if len(names) > 1 and record.find(QUESTION) is not None:
             return delimiter
+        if len(names) > 1 and record.find(REFERENCE) is not None:
+            columns = shortened(", ".join(names))
+            message = f"the header has no question (columns: {columns}); name one 'question'"
+            raise InvalidInputError(message)
     return None
 
 
@@ -175,7 +180,7 @@ def _csv(content: bytes, delimiter: str) -> Iterator[Row | None]:
     line = 1
     try:
         for cells in reader:
-            if not cells:
+            if not any(cell.strip() for cell in cells):  # a spreadsheet's empty row, too
                 yield None
             elif columns is None:
                 columns = Columns([name.strip() for name in cells])

@@ -22,6 +22,7 @@ from tempo_storage.labeled.refusal import LineRefusedError, Note, refuse, shorte
 from tempo_storage.question_hash import content_hash, loose_hash
 
 MAX_SHOWN_FIELDS = 8
+MAX_PLAIN_CHARACTERS = 200  # a longer text of an unknown field may be a passage
 MAX_TEMPLATE_ARGUMENTS = 32
 MAX_TEMPLATE_BYTES = 4 * 1024
 DEFAULT_VERIFIER = "math"  # of a question without an answer
@@ -276,12 +277,16 @@ def _verifier(
 def _details(line: Line, options: Options | None) -> dict[str, Any]:
     """Return the metadata, the line's id and all fields that have no meaning here."""
     metadata = line.value(fields.METADATA) or {}
+    if isinstance(metadata, str) and metadata.lstrip().startswith("{"):  # SimpleQA: Python's form
+        metadata = {fields.METADATA.name: metadata}
     if not isinstance(metadata, dict):
         refuse("invalid_metadata", "metadata is an object; write one", "metadata", metadata)
     line_id = line.value(fields.ID)
     unknown = line.record.rest(line.names)
     for name in unknown:
-        line.note("unknown_field", "kept under metadata", shortened(name))
+        is_long = isinstance(unknown[name], str) and len(unknown[name]) > MAX_PLAIN_CHARACTERS
+        hint = "; if the question needs this text, name it 'context'" if is_long else ""
+        line.note("unknown_field", f"kept under metadata{hint}", shortened(name))
     named = {"id": str(line_id)} if line_id is not None else {}
     return unknown | metadata | named | ({"options": options.texts} if options else {})
 

@@ -16,6 +16,9 @@ from tempo_storage.labeled.refusal import LineRefusedError
         ("choice", ["C", "(B)", "A."]),
         ("words", ["Yes", "Paris", r"\text{Evelyn}", "True", "seven", "IV", "U.S.", "H2O", "C++"]),
         ("words", ["5:00 PM", "2024-05-01", "1914-1918", "3 Doors Down", "COVID-19"]),
+        ("words", ["192.168.0.1", "^a+$", "2H2 + O2 -> 2H2O"]),
+        ("numeric", ["1.234.567.890", "9 (apples)"]),
+        ("math", ["$2$,$3$", "x^2 - 1 > 0"]),
         ("json_equal", ['{"a": 1}', '["a", "b"]']),
     ],
 )  # fmt: skip

@@ -45,6 +45,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "label",
         "no options",
     ),
+    "Eurus 2, a program": (
+        {"prompt": "q", "reward_model": {"ground_truth": '{"inputs": ["4"], "outputs": ["1"]}'}},
+        "reward_model.ground_truth",
+        "tests, but no answer",
+    ),
+    "Tulu 3, instructions": (
+        {"messages": user("q"), "ground_truth": {"func_name": "validate", "N": 3}},
+        "ground_truth",
+        "tests, but no answer",
+    ),
+    "DROP, two spans": (
+        {"question": "q", "answers_spans": {"spans": ["x", "y"], "types": ["span", "span"]}},
+        "answers_spans",
+        "as one text",
+    ),
+    "Orca-Math, two sentences": (
+        {"question": "q", "answer": "If we add 1 and 2, the total is 3. So she has 3 apples."},
+        "answer",
+        "final answer",
+    ),
     "TAT-QA": (
         {"question": "q", "answer": "5", "table": [["x", "1"]]},
         "table",
@@ -95,6 +115,21 @@ def test_a_named_verifier_may_take_any_text() -> None:
 def test_a_number_under_label_is_an_answer_if_the_line_names_its_verifier() -> None:
     example, _ = read_line({"question": "q", "label": 1, "verifier": "numeric"})
     assert example.reference == ["1"]
+
+
+def test_metadata_in_the_form_of_python_is_kept_as_text() -> None:
+    metadata = "{'topic': 'Art', 'urls': ['x']}"  # SimpleQA
+    example, _ = read_line({"problem": "q", "answer": "Rome", "metadata": metadata})
+    assert example.details == {"metadata": metadata}
+
+
+def test_a_long_text_that_the_question_may_need_is_noted() -> None:
+    row = {"question": "q", "answer": "7", "hints": "x" * 201, "level": "easy"}
+    notes = {note.param: note.message for note in read_line(row)[1]}
+    assert notes == {
+        "hints": "kept under metadata; if the question needs this text, name it 'context'",
+        "level": "kept under metadata",
+    }
 
 
 def test_a_context_of_a_chat_is_metadata() -> None:

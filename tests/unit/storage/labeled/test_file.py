@@ -100,6 +100,13 @@ def test_a_repeated_question_with_another_reference_is_refused() -> None:
     assert "line 1 has this question with another reference" in file.errors[0].message
 
 
+def test_a_repeated_question_with_an_equal_number_is_kept_once() -> None:
+    file = read(line() + line(reference_answer="42.0"))
+    assert (len(file.examples), file.errors) == (1, ())
+    exact = read(line(verifier="exact") + line(reference_answer="42.0", verifier="exact"))
+    assert [(e.line, e.code) for e in exact.errors] == [(2, "conflicting_reference")]
+
+
 def test_a_repeated_question_without_an_answer_is_no_conflict() -> None:
     content = b'{"question": "6*7?"}\n' + line()
     file = parse(content, VERIFIERS, needs_reference=False)

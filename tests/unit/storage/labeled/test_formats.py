@@ -94,6 +94,19 @@ def test_blank_lines_before_the_header_are_skipped() -> None:
     assert pairs("\n\nquestion,answer\n\nq,7\n") == [(5, "q", ["7"])]
 
 
+def test_the_empty_rows_of_a_spreadsheet_are_blank_lines() -> None:
+    assert pairs("question,answer\n,\nq,7\n,\n , \n") == [(3, "q", ["7"])]
+
+
+def test_a_line_that_names_the_delimiter_may_stand_before_the_header() -> None:
+    assert pairs("sep=;\nquestion;answer\nq;7\n") == [(3, "q", ["7"])]
+
+
+def test_a_header_without_a_question_is_refused_once() -> None:
+    with pytest.raises(InvalidInputError, match=r"columns: words, answer\); name one 'question'"):
+        read("words,answer\nq,7\nr,8\n")
+
+
 def test_a_column_for_each_option_is_read() -> None:
     content = "Question,A,B,C,Correct Answer\nq,x,y,z,C\n"
     assert pairs(content) == [(2, "q\nA. x\nB. y\nC. z", ["C"])]
