@@ -60,7 +60,8 @@ VERB = (
     r"|[:：=–—]|是|为)"
 )
 ANSWER_WORD = (
-    r"(?:\b(?:final\s+)?answers?\b|\bANS\b|答案|答え|정답|ответ|réponse|respuesta|antwort|risposta)"
+    r"(?:\b(?:final\s+)?answers?\b|\bANS\b|答案|答え|정답|답(?=\s*[:：])|ответ|réponse|respuesta"
+    r"|antwort|risposta)"
 )
 PHRASE = re.compile(
     rf"{ANSWER_WORD}(?:[^\n.:：=–—?!]{{0,60}}?)[\"'*_\s]*{VERB}(?:{VERB}|[*_\s])*"
@@ -117,7 +118,7 @@ def visible(response: str) -> str:
 
 def final_answer(response: str) -> FinalAnswer:
     """Return the final answer of a response, as the response writes it."""
-    text = _without_next_question(visible(response))
+    text = without_next_question(visible(response))
     answer = _boxed_or_tagged(text) or _in_json(text) or _after_hashes(text) or after_phrase(text)
     answer = answer or FinalAnswer(last_line(text), Mark.LAST_LINE)
     return FinalAnswer(answer.text[:MAX_ANSWER_CHARACTERS], answer.mark)
@@ -146,7 +147,8 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _without_next_question(text: str) -> str:
+def without_next_question(text: str) -> str:
+    """Return a text up to the question that the model asks itself after its answer."""
     for match in NEXT_QUESTION.finditer(text):
         before = text[: match.start()]
         return before if HASHES.search(before) or after_phrase(before) or boxes(before) else text

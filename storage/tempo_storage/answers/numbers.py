@@ -64,6 +64,12 @@ class Number:
     start: int
     end: int
 
+    def equals(self, other: "Number | None") -> bool:
+        """Tell whether the other number may have the same value."""
+        if other is None or self.is_percent != other.is_percent:
+            return False
+        return not set(self.values).isdisjoint(other.values)
+
 
 def number_text(text: str) -> str:
     """Return a text with its numbers in plain notation."""

@@ -11,12 +11,15 @@ from tempo_storage.answers.final_answer import (
     Mark,
     final_answer,
     visible,
+    without_next_question,
 )
+from tempo_storage.answers.numbers import only_number
 from tempo_storage.answers.plain_text import folded, plain
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict
 from tempo_trainer.sampling.verifying.exact import leading_words, readings
 
 MAX_CHARACTERS = 4096
+ASCII_SIGNS = str.maketrans("。（）", ".()")
 OPTION_NAMES = ("options", "choices")
 
 LETTER = re.compile(r"\W*([A-Za-z])\W*")
@@ -32,23 +35,24 @@ FONT = re.compile(
 )
 ANSWER = re.compile(
     rf"{ANSWER_WORD}|\b(?:correct|right|best|final|my|appropriate|true)\s+"
-    r"(?:option|choice|statement|letter|one)\b",
+    r"(?:option|choice|statement|letter|one)\b"
+    r"|(?<!not )\bcorrect(?=\s*:)",
     re.I,
 )
 MENTION = re.compile(r"\b(?:options?|choices?|letter)\b", re.I)
 # Words between "the answer" and its letter. "I" and "an" are here only as words.
 FILLER = re.compile(
-    r"(?:[\s:：=,\-–—>]+|是|为|选|'s\b|\bnot\s+\(?[A-Z]\)?\s*,?\s*but\b"
+    r"(?:[\s:：=,\-–—>]+|是|为|[选選]|'s\b|\bnot\s+\(?[A-Z]\)?\s*,?\s*but\b"
     r"|\b(?-i:an?)(?= (?:option|choice)\b)|\bi(?=\s+(?:think|believe|choose|would|am|pick|go))"
     r"|\b(?:is|are|be|should|must|would|will|has|to|the|options?|choices?|letter|answer|correct"
     r"|final|thus|therefore|so|hence|then|clearly|definitely|likely|probably|most|indeed|simply"
     r"|just|actually|again|think|believe|say|choose|pick|select|go|with|it|that|of|course|given"
-    r"|by|am|sure)\b)+",
+    r"|by|am|sure|es|ist|est|lautet|correcta|correcte)\b)+",
     re.I,
 )
 # The letter is an option if this follows it: "A because …". In "A cat" it is a word.
 AFTER_LETTER = re.compile(
-    r"[ \t]*(?:$|[.,;:!?)\]\n–—(-]"
+    r"[ \t]*(?:$|[.,;:!?)\]\n–—(-]|</"
     r"|(?:because|since|as|is|are|was|which|and|not|but|so|for|due|with|among|from|if|when)\b)"
 )
 # Two letters are no choice.
@@ -64,13 +68,20 @@ LONE = re.compile(
 )
 CONCLUDED = re.compile(
     r"(?:(?i:\b(?:it's|it is|(?:must|would|should) be|go with|choose|pick|select|say|so|hence|thus"
-    r"|therefore|but),?\s+)|选\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|$))",
+    r"|therefore|but),?\s+)|[选選]\s*)(?:option\s+)?\(?([A-Z])\)?(?=\s*(?:[.,;!。]|\s[–—]\s|$))",
     re.M,
 )
 # "B is the correct answer".
 PRAISED = re.compile(
     r"(?<![\w'’])([A-Z])\)?(?= (?:is|must be) (?:the )?(?:correct|right|best|true|answer)\b)"
 )
+# "A, because B is wrong", "C - Paris", but no list "A - Paris, B - London".
+REASONED = re.compile(
+    r"\A[*_\s(]*([A-Z])[)*_ ]*"
+    r"(?:[,.;]?\s+(?i:because|since)\b|\s[-–—]\s(?!.*(?<!\w)[A-Z][)*_ ]*\s[-–—]\s))",
+    re.S,
+)
+LETTER_AFTER_TEXT = re.compile(r"(.+)\(([A-Z])\)\W*")
 LED = re.compile(r"\A[*_\s]*([A-Za-z])[.):]\s.*\Z")
 LISTED = re.compile(r"(?<!\w)[A-Z][.):]\s")
 
@@ -114,7 +125,12 @@ def letter_of(response: str) -> str | None:
 
 def _letter(response: str, options: Mapping[str, str]) -> str | None:
     answer = final_answer(response)
-    text = FONT.sub(" ", visible(response)[-MAX_CHARACTERS:]).replace("。", ".")
+    text = without_next_question(visible(response))[-MAX_CHARACTERS:]
+    text = FONT.sub(" ", text).translate(ASCII_SIGNS)
+    if _contradicts(answer, options):
+        return None
+    if len(folded(answer.text)) > 1 and folded(answer.text) in options.values():
+        return _by_text(answer, options)  # "E. coli" is no letter E
     if answer.is_exact:
         return _leading_letter(answer.text) or _by_text(answer, options) or _named(text)
     if not ANSWER.search(text):
@@ -178,17 +194,33 @@ def _lone(text: str) -> str | None:
     if (label := LED.match(first)) and not (rest and letters):
         return label[1].upper() if len(LISTED.findall(text)) < 2 else None
     letters = letters or list(LONE.finditer(first))
-    return _of(letters[-1]) if letters else _last(PRAISED, text)
+    if letters:
+        return _of(letters[-1])
+    reasoned = None if CORRECTION.search(text) else REASONED.match(text)
+    return reasoned[1] if reasoned else _last(PRAISED, text)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
     return next(reversed(pattern.findall(text)), None)
 
 
+def _contradicts(answer: FinalAnswer, options: Mapping[str, str]) -> bool:
+    """Tell whether "London (A)" has the text of one option and the letter of another."""
+    match = LETTER_AFTER_TEXT.fullmatch(answer.text)
+    if match is None:
+        return False
+    text = folded(match[1])
+    return text in options.values() and options.get(match[2]) != text
+
+
 def _by_text(answer: FinalAnswer, options: Mapping[str, str]) -> str | None:
-    """Return the letter of the only option that has the text of the answer."""
+    """Return the letter of the only option that has the text of the answer, or else its number."""
     texts = {*map(folded, readings(answer)), leading_words(answer.text, answer.mark)}
+    # Of the options B, C and A the answer A names the first one: the letter goes before the text.
+    texts -= {letter.casefold() for letter in options}
     letters = [letter for letter, option in options.items() if option in texts]
+    if not letters and (number := only_number(answer.text)) is not None:
+        letters = [one for one in options if number.equals(only_number(options[one]))]
     return letters[0] if len(letters) == 1 else None
 
 

@@ -124,8 +124,6 @@ def _same_integral(left: Value, right: Value) -> bool:
     """Compare without the constant of integration, which one of the answers may leave out."""
     is_renamed = CONSTANT_OF_INTEGRATION in left.names and "c" in right.names
     other_name = "c" if is_renamed else CONSTANT_OF_INTEGRATION
-    if not {CONSTANT_OF_INTEGRATION, other_name} & (left.names | right.names):
-        return False
     bare = (_without(CONSTANT_OF_INTEGRATION, left), _without(other_name, right))
     variables = [value.names - {BARS} for value in bare]
     is_integral = variables[0] == variables[1] and variables[0] in VARIABLES_OF_INTEGRATION

@@ -74,9 +74,9 @@ def read(text: str) -> Shape:
         return Value(lambda at: context.mpf(number.numerator) / number.denominator)
     if RANGE_OR_TIME.fullmatch(text) or LETTERS.fullmatch(text):
         words = re.sub(r"([ap])\.m\b", r"\1m", words)
+        words = re.sub(r"\s*([-:])\s*", r"\1", words)
         product = None if text.isupper() or not LETTERS.fullmatch(text) else _parsed(text)
-        product = product if isinstance(product, Value) else None
-        return Text(re.sub(r"\s*([-:])\s*", r"\1", words), product)
+        return Text(words, product if isinstance(product, Value) else None)
     if match := BUILDER.fullmatch(text):
         return read(match["condition"])
     shape = _number_or_list(text) if THOUSANDS.fullmatch(text) else _parsed(text)
