@@ -16,6 +16,7 @@ from tempo_client.cli.output import (
     Commands,
     Json,
     connect,
+    fail,
     field_rows,
     finish,
     local_time,
@@ -26,6 +27,7 @@ from tempo_client.cli.output import (
 )
 from tempo_client.cli.plugins import add_plugins
 from tempo_client.cli.questions import erase, learned, questions
+from tempo_client.errors import ConflictError
 from tempo_client.types import Adapter, Decoding, Status
 
 app = typer.Typer(
@@ -141,7 +143,10 @@ def recalibrate(
             rows.append(("held out in all", uploaded.labeled.held_out))
             rows.append(("missing labels", uploaded.labeled.missing))
         return show(uploaded, rows, as_json=as_json)
-    job = tempo.jobs.create("recalibrate", training_file=uploaded.id)
+    try:
+        job = tempo.jobs.create("recalibrate", training_file=uploaded.id)
+    except ConflictError as error:
+        fail(f"the labels of {file} are stored, but no job was made: {error}")
     messages.print("next, a round starts after enough user questions; follow it with `tempo watch`")
     finish(tempo, job, wait=wait, as_json=as_json)
 

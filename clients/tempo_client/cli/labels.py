@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import track
@@ -16,6 +16,7 @@ from tempo_client.types import Label
 MAX_SHOWN = 60  # characters of a question or an answer
 MAX_LISTED = 10  # labels without a right response
 LABELS_PER_REQUEST = 16
+DEFAULT_MAX_TOKENS = 512
 OPT_OUT = {"x-tempo-opt-out": "1"}  # the server captures no question of such a request
 
 LabelId = Annotated[str, typer.Argument(metavar="LABEL", help="As `tempo labels list` shows it.")]
@@ -31,6 +32,9 @@ Verifier = Annotated[str | None, typer.Option(help="Another verifier for it.")]
 Output = Annotated[Path | None, typer.Argument(help="By default standard output.")]
 Responses = Annotated[int, typer.Option("-n", min=1, max=64, help="Responses to each question.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Check only so many questions.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Limit of tokens; by default the users' own, or 512.")
+]
 Model = Annotated[str, typer.Option(help="The served model to ask.")]
 VllmKey = Annotated[
     str, typer.Option(envvar="TEMPO_VLLM_API_KEY", help="The key of vLLM's --api-key.")
@@ -121,6 +125,7 @@ def check(
     split: Split = None,
     file: File = None,
     model: Model = "tempo",
+    max_tokens: MaxTokens = None,
     api_key: VllmKey = "",
     as_json: Json = False,
 ) -> None:
@@ -133,12 +138,17 @@ def check(
     listed = tempo.labels.list(split=split, file=file)[:limit]
     if not listed:
         fail("there are no labels; upload some with `tempo recalibrate FILE`")
+    users = tempo.status().users_decoding
+    limit_of_tokens = max_tokens or (users and users.max_tokens) or DEFAULT_MAX_TOKENS
+    body = {"model": model, "n": n, "max_tokens": limit_of_tokens}
     verdicts: dict[str, list[bool | None]] = {}
     starts = range(0, len(listed), LABELS_PER_REQUEST)
     for start in track(starts, "checking", console=messages, disable=not messages.is_terminal):
         part = listed[start : start + LABELS_PER_REQUEST]
-        responses = {label.id: _ask(tempo, label, model, n, api_key) for label in part}
+        responses = {label.id: _ask(tempo, label, body, api_key) for label in part}
         verdicts |= tempo.labels.verify(responses).verdicts
+        if not messages.is_terminal:
+            messages.print(f"{len(verdicts)} of {len(listed)} labels are checked")
     rights = {label.id: verdicts[label.id].count(True) for label in listed}
     counts = Counter(rights.values())
     result = {
@@ -157,12 +167,11 @@ def check(
         messages.print(f"and {len(wrong) - MAX_LISTED} more")
 
 
-def _ask(tempo: Tempo, label: Label, model: str, n: int, api_key: str) -> list[str]:
-    """Return n responses of the served model to a labeled question."""
-    fields = (
-        {"chat_template_kwargs": label.chat_template_kwargs} if label.chat_template_kwargs else {}
-    )
-    body = {"model": model, "messages": label.messages, "n": n} | fields
+def _ask(tempo: Tempo, label: Label, body: dict[str, Any], api_key: str) -> list[str]:
+    """Return the served model's responses to a labeled question."""
+    body = body | {"messages": label.messages}
+    if label.chat_template_kwargs:
+        body["chat_template_kwargs"] = label.chat_template_kwargs
     headers = OPT_OUT | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     options = {"json": body, "headers": headers}
     request = Request("POST", "/v1/chat/completions", options, idempotent=True)

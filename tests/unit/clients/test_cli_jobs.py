@@ -134,6 +134,15 @@ def test_watch_says_that_no_job_is_under_way() -> None:
     assert (result.exit_code, result.stdout) == (0, "no job is under way\n")
 
 
+def test_labels_are_stored_even_where_no_job_can_be_made(labeled: str) -> None:
+    answers = following() | {f"POST {JOBS}": refusal(409, "ftjob-9 is queued")}
+    result = run("recalibrate", labeled, answers=answers)
+    assert result.exit_code == 1
+    message = f"tempo: the labels of {labeled} are stored, but no job was made: 409"
+    assert message in result.stderr
+    assert "ftjob-9 is queued" in result.stderr
+
+
 # Exit codes --------------------------------------------------------------------------------------
 
 

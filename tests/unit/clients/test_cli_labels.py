@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_api import page, run
+from fake_api import STATUS, page, run
 from typer.testing import Result
 
 LABELS = "/tempo/v1/labels"
@@ -103,7 +103,9 @@ def test_a_check_asks_the_served_model_and_counts_its_right_responses() -> None:
         assert set(map(tuple, responses.values())) == {("x", "")}
         return {"verdicts": {id: verdicts[id[0]] for id in responses}}
 
+    users = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 24}
     routes = {f"GET {LABELS}": page(*every), CHAT: respond, f"POST {LABELS}/verdicts": verify}
+    routes["GET /tempo/v1/status"] = STATUS | {"users_decoding": users}
     result = run("labels", "check", "-n", "2", "--api-key", "sk", answers=routes)
     assert rows(result) == [
         ["labels", "4"],
@@ -121,7 +123,9 @@ def test_a_check_asks_the_served_model_and_counts_its_right_responses() -> None:
         "model": "tempo",
         "messages": every[0]["messages"],
         "n": 2,
+        "max_tokens": 24,
     }
+    assert "4 of 4 labels are checked\n" in result.stderr
 
 
 def test_a_check_without_labels_says_how_to_upload_some() -> None:
