@@ -203,18 +203,8 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
         ["B"],
         "choice",
     ),
-    "a number of a class beside the answer": (
-        {"question": "q", "label": 0, "target": "Rome"},
-        "q",
-        ["Rome"],
-        "words",
-    ),
-    "a mark of a completion": (
-        {"instruction": "q", "output": "Rome", "label": 1},
-        "q",
-        ["Rome"],
-        "words",
-    ),
+    "a class with an answer": ({"prompt": "q", "label": 0, "target": "no"}, "q", ["no"], "words"),
+    "a marked output": ({"prompt": "q", "output": "no", "label": 1}, "q", ["no"], "words"),
     "a label that is a word": ({"question": "q", "label": "neutral"}, "q", ["neutral"], "words"),
     "LogiQA 2": (
         {"text": "t", "question": "q", "options": ["x", "y"], "answer": 1},
@@ -245,6 +235,21 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[str], str]] = {
         "Add.",
         ["7"],
         "numeric",
+    ),
+    "HellaSwag in its own fields": (
+        {"ctx_a": "c", "ctx": "A man sits.", "endings": ["x", "y"], "label": "1"},
+        "A man sits.\nA. x\nB. y",
+        ["B"],
+        "choice",
+    ),
+    "MAWPS": ({"iIndex": 1, "sQuestion": "q", "lSolutions": [27.0]}, "q", ["27.0"], "numeric"),
+    "FLAN": ({"inputs": "q", "targets": "7"}, "q", ["7"], "numeric"),
+    "FlashRAG": ({"question": "q", "golden_answers": ["Rome"]}, "q", ["Rome"], "words"),
+    "BIG-bench": (
+        {"inputs": "q", "targets": ["x"], "multiple_choice_targets": ["x", "y"]},
+        "q\nA. x\nB. y",
+        ["A"],
+        "choice",
     ),
     "Skywork-OR1": (
         {"prompt": user("q"), "reward_model": {"ground_truth": '["34"]', "style": "rule"}},

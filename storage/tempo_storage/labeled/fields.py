@@ -38,7 +38,7 @@ QUESTION = Field(
         *("messages", "conversations", "conversation", "question.stem", "question.text"),
         *("question", "prompt", "problem", "query"),
         *("instruction", "question_text", "problem_text", "question_stem", "question_content"),
-        *("task", "input.messages", "input"),
+        *("task", "input.messages", "input", "inputs", "ctx", "sQuestion"),
     ),
 )
 ANSWERS = (
@@ -47,13 +47,13 @@ ANSWERS = (
     *("answers_spans", "answer_key", "correct", "answer_idx", "answer_index", "label", "cop"),
     *("answer_number", "answer_text", "answer_value", "final_ans", "target", "expected_output"),
     *("ideal", "exact_answer", "best_answer", "right_answer", "correct_option", "correct_choice"),
-    *("answer_letter", "gold_label", "final_decision", "expected", "correct_answer_id"),
-    *("correct_answer_index", "correct_index"),
+    *("answer_letter", "gold_label", "final_decision", "expected", "correct_answer_id", "targets"),
+    *("correct_answer_index", "correct_index", "correct_label", "golden_answers", "lSolutions"),
 )
 # A whole number in one of these counts the options. Without options it is no answer.
 INDICES = (
     *("answer_idx", "answer_index", "label", "cop", "correct_option", "correct_choice"),
-    *("gold_label", "correct_answer_id", "correct_answer_index", "correct_index"),
+    *("gold_label", "correct_answer_id", "correct_answer_index", "correct_index", "correct_label"),
 )
 # The text of a solution. It counts only if no answer has a value, and only its final answer counts.
 SOLUTIONS = (
@@ -70,7 +70,10 @@ OPTIONS = Field(
     "options",
     "the options of a choice, appended to the question as `A. …`; also one field for each:"
     " `A`, `B`, …, `option_a`, …, `option1`, …, `opa`, …",
-    ("options", "choices", "endings", "question.choices", "choice", "answer_choices"),
+    (
+        *("options", "choices", "endings", "question.choices", "choice", "answer_choices"),
+        "multiple_choice_targets",
+    ),
 )
 CONTEXT = Field(
     "context",

@@ -130,11 +130,10 @@ def _labels_and_texts(value: Any) -> tuple[list[Any], list[Any]]:
 
 def _answers_with_index(record: Record) -> Entry | None:
     """Return the list `answers` where a number beside it counts its entries, as in ReClor."""
-    for entry in record.find_all(("answers",)):
-        has_index = any(is_index(index) for index in record.find_all(INDICES))
-        if isinstance(entry.value, list) and len(entry.value) > 1 and has_index:
-            return entry
-    return None
+    answers = record.find_all(("answers",))
+    lists = [entry for entry in answers if isinstance(entry.value, list) and len(entry.value) > 1]
+    has_index = any(is_index(entry) for entry in record.find_all(INDICES))
+    return lists[0] if lists and has_index else None
 
 
 def _columns(record: Record) -> Options | None:
