@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 # The brace may be missing around one character: `\boxed 7`.
 BOX_OR_BRACE = re.compile(
-    r"\\\\(?!boxed|fbox)|\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[A-Za-z0-9](?![A-Za-z0-9])))|\\[{}]|[{}]"
+    r"\\\\(?!boxed|fbox|framebox)|\\(?:boxed|fbox|framebox)\s*(?:\{|(?P<bare>[A-Za-z0-9](?![A-Za-z0-9])))|\\[{}]|[{}]"
 )
 
 
@@ -51,4 +51,4 @@ def boxes(text: str) -> list[Box]:
 
 def opens_a_box(text: str) -> bool:
     """Tell whether a text starts a box, which may be cut off before its end."""
-    return re.search(r"\\(?:boxed|fbox)\s*\{", text) is not None
+    return re.search(r"\\(?:boxed|fbox|framebox)\s*\{", text) is not None

@@ -75,7 +75,10 @@ NO_ANSWER = re.compile(
     re.I,
 )
 JSON_FIELDS = ("final_answer", "answer", "result", "solution", "output")
-FENCE = re.compile(r"^\s*(?:```[\w+-]*|[-*_=]{3,})\s*$")
+# A fence of code, a rule, or a closing courtesy such as "I hope this helps!".
+NO_TEXT = re.compile(
+    r"^\s*(?:```[\w+-]*|[-*_=#]{3,}|(?:I )?hope this .*|let me know if .*)\s*$", re.I
+)
 
 
 class Mark(StrEnum):
@@ -136,14 +139,14 @@ def after_phrase(text: str) -> FinalAnswer | None:
 
 
 def last_line(text: str) -> str:
-    r"""Return the last line that is no fence of code; the whole of a display `\[…\]`."""
+    r"""Return the last line that is no fence or courtesy; the whole of a display `\[…\]`."""
     tail = text[-MAX_TAIL_CHARACTERS:].strip()
     for start, end in ((r"\[", r"\]"), ("$$", "$$"), (r"\begin{align*}", r"\end{align*}")):
         body = tail.rstrip(". \n").removesuffix(end)
         if tail.rstrip(". \n").endswith(end) and start in body:
             return body.rpartition(start)[2].strip()
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    lines = [line for line in lines if not FENCE.match(line)]
+    lines = [line for line in lines if not NO_TEXT.match(line)]
     return lines[-1] if lines else ""
 
 
@@ -191,7 +194,7 @@ def _inside_tag(content: str) -> FinalAnswer:
 
 def _in_json(text: str) -> FinalAnswer | None:
     """Return the answer of a response that is one JSON object with a field for it."""
-    body = "\n".join(line for line in text.splitlines() if not FENCE.match(line)).strip()
+    body = "\n".join(line for line in text.splitlines() if not NO_TEXT.match(line)).strip()
     if not (body.startswith("{") and body.endswith("}")) or len(body) > MAX_TAIL_CHARACTERS:
         return None
     try:

@@ -35,7 +35,7 @@ _PREFIXED = (
     "m meter metre g gram gramme s second L l liter litre J joule eV Wh Pa pascal N newton W watt"
     " cal calorie V volt A amp ampere Ω ohm Hz hertz mol mole"
 )
-_ALIASES = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
+_ALIASES = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "cc": "cm^3"}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 
 

@@ -13,23 +13,23 @@ MAX_SENTENCE_CHARACTERS = 1000
 MIN_EXPLANATION = 4  # words
 # "The argument is valid." names "valid".
 COPULA = re.compile(
-    r".*\b(?:[Ii]t['’]s|(?:is|are|was|were)\s+\w+\s+(?:in|by|at|on)|is|are|was|were|be|by|called|named)\b:?\s+"
-    r"(.+)",
+    r".*\b(?:[Ii]t['’]s|(?:is|are|was|were)\s+\w+\s+(?:in|by|at|on)|is|are|was|were|called|named|by"
+    r"|(?<!could )(?<!might )(?<!may )be|(?i:\A(?:label|sentiment|category)(?=:)))\b:?\s+(.+)",
     re.DOTALL,
 )
 SENTENCE_END = re.compile(r"(?<=[^\s.][^\s.])[.!?;](?:\s|$)|\n")
 # "Paris, because …" names "Paris"; "Paris, or London" and "Paris. No, London" name nothing.
 CLAUSE = re.compile(
-    r"\s*(?:[,;:(]|\.\s|\s-\s|\s[–—]\s|\bbecause\b|\bsince\b|\bas\b|\bwhich\b|\bwho\b|\bso\b)\s*"
+    r"\s*(?:[,;:(]|[.!]\s|\s-\s|\s[–—]\s|\bbecause\b|\bsince\b|\bas\b|\bwhich\b|\bwho\b|\bso\b)\s*"
 )
 SUBJECT = re.compile(r"\s(?:is|are|was|were)\s+(?!(?:not|no|wrong|incorrect|false)\b|n't)")
 HEDGE = re.compile(
     r"\b(?:or|nor|either|maybe|perhaps|possibly|not sure|no|wait|actually|rather|instead|sorry)\b"
     r"|\bcorrection\b|\bon second thought\b"
 )
-ARTICLE = re.compile(r"^(?:the|a|an)\s+(?=\S)")
+ARTICLE = re.compile(r"^(?:(?:the|a|an)\s+(?=\S)|in\s+(?=\d{4}$))")
 DOTTED = re.compile(r"(?<=\b[^\W\d])\.(?=[^\W\d]\b)")  # U.S. is US
-NO_WORD = re.compile(r"[^\w\s%$€£+#&.-]|(?<!\d)[.-]|[.-](?!\d)|_")
+NO_WORD = re.compile(r"[^\w\s%$€£+#&.-]|(?<!\d)[.-]|[.-](?!\d)|(?<![^\W_])_|_(?![^\W_])")
 
 
 class Exact:

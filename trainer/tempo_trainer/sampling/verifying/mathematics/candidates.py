@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from tempo_storage.answers.final_answer import FinalAnswer, Mark, after_phrase, final_answer
 from tempo_storage.answers.numbers import last_number, number_text
+from tempo_storage.answers.plain_text import plain
 from tempo_trainer.sampling.verifying.mathematics.notation import plain_notation
 from tempo_trainer.sampling.verifying.mathematics.reader import read
 from tempo_trainer.sampling.verifying.mathematics.shapes import Either, Shape, Text, is_mathematics
@@ -113,7 +114,7 @@ def _of_line(text: str) -> Iterator[str]:
 
 def _clauses(sentence: str) -> Iterator[str]:
     """Yield a sentence, and its part before an explanation."""
-    yield sentence
+    yield plain(sentence)
     if clause := CLAUSE.search(sentence):
         yield sentence[: clause.start()]
 

@@ -58,11 +58,9 @@ def _equal(reference: Shape, response: Shape) -> bool:
 
 def _equal_texts(reference: Shape, response: Shape) -> bool:
     """Compare words. Letters such as `ab` are a product, too, but `dog` is not the word `god`."""
-    if isinstance(reference, Text) and reference == response:
-        return bool(reference.text)
-    texts = [shape.text for shape in (reference, response) if isinstance(shape, Text)]
-    if len(texts) == 2 and not any(map(NO_WORD.fullmatch, texts)):
-        return False
+    is_word = isinstance(reference, Text) and not NO_WORD.fullmatch(reference.text)
+    if isinstance(response, Text) and (is_word or reference == response):
+        return reference == response and bool(response.text)
     left = reference.product if isinstance(reference, Text) else reference
     right = response.product if isinstance(response, Text) else response
     return isinstance(left, Value) and isinstance(right, Value) and is_equal(left, right)
@@ -201,12 +199,11 @@ def _equal_related(reference: Shape, response: Shape) -> bool:
 
 
 def _equal_value(reference: Related, response: Shape | None) -> bool:
-    if reference.value is None or response is None:
+    value = reference.value
+    if value is None or response is None:
         return False
     # In `y = x + C` the constant stands for many answers, and `y = x` is only one of them.
-    if _has_constant(reference.value) != _has_constant(response):
-        return False
-    return equal(reference.value, response)
+    return _has_constant(value) == _has_constant(response) and equal(value, response)
 
 
 def _has_constant(shape: Shape) -> bool:

@@ -15,6 +15,7 @@ MAX_CHARACTERS = 4096
 DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?|(?:display|text)style|limits|q?quad|bf|rm|it|sf|tt|bfseries"
     r"|nonumber|notag|boxed|fbox|mathrm|mathbf|bm|boldsymbol|ensuremath)(?![A-Za-z])"
+    r"|^\s*(?:\\approx|≈|⟦(?:[Tt]he [a-z]{1,20} is|[Aa]pproximately|[Aa]bout)⟧)"
 )
 VERTICAL = re.compile(r"\\(?:[lr]?vert|mid)(?![A-Za-z])")
 DEGREES = re.compile(r"\^?\s*(?:\{\s*(?:\\circ|°)\s*\}|(?:\\circ|\\degree)(?![A-Za-z])|[°∘º])")
@@ -98,7 +99,7 @@ def _numbers(text: str) -> str:
         text = SHORT_FRACTION.sub(lambda m: f"{m[1]}{m[3] or '{' + m[2] + '}'}{{{m[4]}}}", text)
     text = MIXED.sub(r"(\1+\2)", GROUPS.sub(lambda m: m[0].replace(" ", ""), text))
     text = SCALE.sub(lambda m: f"*10^{{{SCALES[m[1].lower()]}}} ", BARS.sub(r"{\\abs{\1}}", text))
-    return NOUN.sub(_unit, text.rstrip(" ."))
+    return NOUN.sub(_unit, text.rstrip(" .\\"))
 
 
 def _vulgar(match: re.Match[str]) -> str:

@@ -205,7 +205,7 @@ class Reader(Transformer[Any, Shape]):
 
     def money(self, *parts: Any) -> Value:
         value = self.negative(*parts[::2]) if len(parts) == 3 else parts[1]
-        return self.measured(value, "$")
+        return self.measured(value, parts[-2])
 
     def based(self, text: str) -> Value:
         digits, base = re.findall(r"\d+", text)

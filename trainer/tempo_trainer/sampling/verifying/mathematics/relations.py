@@ -130,10 +130,8 @@ def _order(sides: Sequence[Shape], signs: Sequence[str]) -> Items:
 def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related | Items:
     """Return an interval with the name of its variable, else only the difference of the sides."""
     labels = list(filter(None, map(_label, sides)))
-    if len(labels) != 1 and len(sides) > 2:
-        return _order(sides, signs)
     if len(labels) != 1:
-        return Related(signs[0], _difference(sides))
+        return _order(sides, signs) if len(sides) > 2 else Related(signs[0], _difference(sides))
     if list(signs) == ["UNEQUAL"]:
         end = next(side for side in sides if not _label(side))
         spans = (_interval(MINUS_INFINITY, end, "()"), _interval(end, INFINITY, "()"))
@@ -152,4 +150,4 @@ def _inequality(sides: Sequence[Shape], signs: Sequence[str]) -> Related | Items
             kind[1] = "]" if is_closed else ")"
         else:
             raise ValueError("two ends without the variable between them")
-    return Related("EQUAL", None, labels[0], _interval(low, high, "".join(kind)))
+    return Related(signs[0], _difference(sides), labels[0], _interval(low, high, "".join(kind)))
