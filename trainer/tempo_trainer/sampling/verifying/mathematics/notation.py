@@ -68,7 +68,7 @@ def plain_notation(text: str) -> str:
     """Return an answer in plain notation; of more than 4,096 characters only the first ones."""
     text = text[:MAX_CHARACTERS].replace("**", "^")
     # A double backslash ends a matrix's row; elsewhere it is a backslash that was escaped twice.
-    text = text.replace("\\\\", "↵" if r"\begin{" in text else "\\")
+    text = re.sub(r"\\\\(?:\s*\[[\d.]+e[xm]\])?", "↵" if r"\begin{" in text else r"\\", text)
     text = VULGAR.sub(_vulgar, text)
     text = RAISED.sub(lambda m: "^{" + m[0].translate(PLAIN_DIGITS) + "}", text)
     text = SUBSCRIPT.sub(lambda m: "_{" + m[0] + "}", text)
