@@ -48,7 +48,12 @@ def batch(
 def phases(nets: Networks, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Return the phases of an iteration by name."""
     draw = random.Random(0)
-    settings = TrainerSettings(device=options.device, replay_batches=1, kl_coefficient=0.1)
+    settings = TrainerSettings(
+        device=options.device,
+        replay_batches=1,
+        kl_coefficient=0.1,
+        tokens_per_microbatch=options.micro,
+    )
     fresh = batch(range(LABELED), draw, options, labeled=True)
     replayed = batch(range(100, 100 + LABELED), draw, options, labeled=True)
     held_out = batch(range(200, 200 + HELD_OUT), draw, options, labeled=True)
@@ -76,6 +81,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=40)
     parser.add_argument("--response", type=int, default=16)
+    parser.add_argument("--micro", type=int, default=4096)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
