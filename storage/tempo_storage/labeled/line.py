@@ -286,7 +286,8 @@ def _details(line: Line, options: Options | None) -> dict[str, Any]:
     for name in unknown:
         is_long = isinstance(unknown[name], str) and len(unknown[name]) > MAX_PLAIN_CHARACTERS
         hint = "; if the question needs this text, name it 'context'" if is_long else ""
-        line.note("unknown_field", f"kept under metadata{hint}", shortened(name))
+        message = f"{shortened(name)!r} is kept under metadata{hint}"
+        line.note("unknown_field", message, shortened(name))
     named = {"id": str(line_id)} if line_id is not None else {}
     return unknown | metadata | named | ({"options": options.texts} if options else {})
 

@@ -127,8 +127,9 @@ def test_a_long_text_that_the_question_may_need_is_noted() -> None:
     row = {"question": "q", "answer": "7", "hints": "x" * 201, "level": "easy"}
     notes = {note.param: note.message for note in read_line(row)[1]}
     assert notes == {
-        "hints": "kept under metadata; if the question needs this text, name it 'context'",
-        "level": "kept under metadata",
+        "hints": "'hints' is kept under metadata; if the question needs this text, name it"
+        " 'context'",
+        "level": "'level' is kept under metadata",
     }
 
 
