@@ -39,8 +39,14 @@ ENORMOUS = (
 
 
 def slow(responses: dict[str, str]) -> dict[str, float]:
-    """Return the processor time of the responses that take too long."""
-    return {name: cost for name, text in responses.items() if (cost := seconds(text)) > SECONDS}
+    """Return the processor time of the responses that take too long.
+
+    A busy machine counts its own pauses as processor time, so the least of three runs decides.
+    """
+    costs = {name: seconds(text) for name, text in responses.items()}
+    slow_ones = {name for name, cost in costs.items() if cost > SECONDS}
+    costs = {name: min(seconds(responses[name]) for _ in range(2)) for name in slow_ones}
+    return {name: cost for name, cost in costs.items() if cost > SECONDS}
 
 
 def seconds(response: str) -> float:
