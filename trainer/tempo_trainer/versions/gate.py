@@ -130,7 +130,7 @@ def make_looks(ask: AskAll, decoding: Decoding, k: int, greedy: Sides) -> list[L
     return [first, Look(first.sides.extended(more), SECOND_LEVEL)]
 
 
-def doubts(sides: Sides) -> Iterator[str]:
+def doubts(sides: Sides, decoding: Decoding) -> Iterator[str]:
     """Yield why these questions cannot show a gain, each with its remedy."""
     questions = len(sides.candidate.outcomes)
     base = sides.base.accuracy
@@ -140,7 +140,7 @@ def doubts(sides: Sides) -> Iterator[str]:
             " upload harder questions"
         )
     if max(base.max(), sides.serving.accuracy.max(), sides.candidate.accuracy.max()) == 0:
-        yield _all_wrong(sides)
+        yield _all_wrong(sides, decoding)
     right = sides.candidate.right_texts
     text, count = Counter(right).most_common(1)[0] if right else ("", 0)
     if count and count >= SAME_ANSWER * len(right):
@@ -150,11 +150,13 @@ def doubts(sides: Sides) -> Iterator[str]:
         )
 
 
-def _all_wrong(sides: Sides) -> str:
+def _all_wrong(sides: Sides, decoding: Decoding) -> str:
     share = float(sides.candidate.truncated.mean())
     text = f"no held-out question is answered right ({share:.0%} of the responses are cut)"
     if share > 0.5:
-        return f"{text}; raise TEMPO_MAX_RESPONSE_TOKENS"
+        users = decoding.max_tokens
+        also = "" if users is None else f", or let users ask for more than {users} tokens"
+        return f"{text}; raise TEMPO_MAX_RESPONSE_TOKENS{also}"
     return f"{text}; upload easier questions, and check that their verifier reads the answers"
 
 
@@ -248,7 +250,12 @@ def decide(ask: AskAll, facts: Facts, *, k: int) -> Decision:
     users = looks[-1].sides
     plain = users if facts.decoding == plain_decoding else ask(plain_decoding, 0, k)
     objections = list(vetoes(users, greedy, plain, facts))
-    reasons = [*facts.gaps, *doubts(users), *filter(None, [unproven(looks[-1])]), *objections]
+    reasons = [
+        *facts.gaps,
+        *doubts(users, facts.decoding),
+        *filter(None, [unproven(looks[-1])]),
+        *objections,
+    ]
     return Decision(
         promote=not reasons,
         counts=not facts.gaps,

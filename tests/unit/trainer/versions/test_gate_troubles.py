@@ -39,8 +39,11 @@ def test_all_answers_wrong_because_they_are_cut_ask_for_a_higher_token_limit() -
         cut = replace(sides.candidate, truncated=np.ones((QUESTIONS, n)))
         return replace(sides, candidate=cut)
 
-    reason = refused(draw).reason
-    assert "(100% of the responses are cut); raise TEMPO_MAX_RESPONSE_TOKENS" in reason
+    remedy = "(100% of the responses are cut); raise TEMPO_MAX_RESPONSE_TOKENS"
+    assert remedy in refused(draw).reason
+    users = replace(PLAIN, max_tokens=24)
+    reason = refused(draw, decoding=users).reason
+    assert f"{remedy}, or let users ask for more than 24 tokens" in reason
 
 
 @pytest.mark.parametrize("candidate", [1.0, spread(0.9, by=0.1)])
