@@ -34,10 +34,11 @@ def line(job: Job) -> str:
     parts = [stage(job)]
     if job.is_finished:
         return parts[0]
-    if progress.get("phase") == "m_step":
-        parts.append("learning")
+    activity = progress.get("activity", "sampling")
+    if activity == "learning":
+        parts.append(activity)
     elif progress.get("total"):
-        parts.append(f"sampling {progress['done']} of {progress['total']} responses")
+        parts.append(f"{activity} {progress['done']} of {progress['total']} responses")
     if rate := progress.get("rate"):
         parts.append(f"{rate:g}/s")
     if (seconds := progress.get("seconds_left")) is not None:

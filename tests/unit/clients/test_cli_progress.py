@@ -24,7 +24,7 @@ def running(**fields: Any) -> Job:
         (SAMPLING | PACE, f"{SAMPLING_LINE}, 12.5/s, 3 min left"),
         (SAMPLING | {"seconds_left": 7200}, f"{SAMPLING_LINE}, 2.0 h left"),
         (SAMPLING | {"seconds_left": 12}, f"{SAMPLING_LINE}, 12 s left"),
-        (SAMPLING | {"phase": "m_step"}, "iteration 4 of 10, learning"),
+        (SAMPLING | {"phase": "m_step", "activity": "learning"}, "iteration 4 of 10, learning"),
         (
             SAMPLING | {"phase": "e_step", "iteration": 3, "of": 20},
             "warm-up, E-step 3 of 20, sampling 120 of 448 responses",

@@ -9,6 +9,10 @@ from sqlalchemy.exc import OperationalError
 
 WRITE_SECONDS = 1.0
 MIN_SECONDS = 2.0  # a shorter time says nothing about the pace
+SAMPLING = "sampling"
+LEARNING = "learning"
+MEASURING = "measuring"
+GATE = "gating"
 Write = Callable[[dict[str, Any]], None]
 
 
@@ -21,10 +25,12 @@ class Progress:
     - `phase`: `e_step` (the warm-up), `sampling` or `m_step` (an iteration), or `gating`;
     - `iteration` and `of`: the step, and the number of the stage's last step;
     - `done` and `total`: the responses of the step that are sampled, and those that it needs;
-    - `rate`: responses per second in this step;
-    - `seconds_left`: until the end of the stage, at the pace so far.
+    - `activity`: `sampling`, `learning`, or `measuring` (sampling for a measurement);
+    - `rate`: responses per second in this step, while it samples;
+    - `seconds_left`: until the end of the stage.
 
-    The last two are missing until the pace is known.
+    The time left is that of the steps that ended, times those that are left. So it is missing in
+    the first step. The gate has one step, which is all sampling; there the responses tell it.
     """
 
     def __init__(self, write: Write, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,23 +39,25 @@ class Progress:
         self._fields: dict[str, Any] = {}
         self._phase = ""
         self._last_write = 0.0
-        self._stage_began = 0.0
+        self._first_step_began = 0.0
         self._step_began = 0.0
         self._steps = -1  # steps of the stage that this process ended
 
     def begin(self, phase: str, *, of: int) -> None:
         """Begin a stage."""
         self._phase = phase
-        self._stage_began = self._clock()
         self._steps = -1
         self._fields = {"of": of}
 
-    def step(self, position: int, *, responses: int) -> None:
+    def step(self, position: int, *, responses: int, activity: str = SAMPLING) -> None:
         """Begin a step, which needs so many responses; it may turn out to need more."""
-        self._steps += 1
         self._step_began = self._clock()
+        if activity != MEASURING:  # a measurement is no step of its own
+            self._steps += 1
+        if not self._steps:
+            self._first_step_began = self._step_began
         fields = {"phase": self._phase, "iteration": position, "done": 0, "total": responses}
-        self.update(**fields)
+        self.update(**fields, activity=activity)
 
     def update(self, **fields: Any) -> None:
         """Change fields, and write all."""
@@ -69,12 +77,19 @@ class Progress:
                 self.update()
 
     def _pace(self) -> dict[str, Any]:
-        now = self._clock()
+        seconds = self._clock() - self._step_began
         done = self._fields["done"]
-        if not done or now - self._stage_began < MIN_SECONDS:
-            return {}
-        rate = done / max(now - self._step_began, MIN_SECONDS)
-        share = done / self._fields["total"]
-        steps = self._fields["of"] - self._fields["iteration"] + 1 - share
-        pace = (now - self._stage_began) / (self._steps + share)
-        return {"rate": round(rate, 1), "seconds_left": round(pace * steps)}
+        pace: dict[str, Any] = {}
+        if done and self._fields["activity"] != LEARNING and seconds >= MIN_SECONDS:
+            pace["rate"] = round(done / seconds, 1)
+        left = self._seconds_of_steps() - seconds
+        if self._phase == GATE and pace:
+            left = seconds * (self._fields["total"] / done - 1)
+        return pace | ({"seconds_left": round(left)} if left > 0 else {})
+
+    def _seconds_of_steps(self) -> float:
+        """Return the seconds of this step and of those after it; 0 while nobody knows."""
+        if self._steps < 1:
+            return 0.0
+        steps = self._fields["of"] - self._fields["iteration"] + 1
+        return (self._step_began - self._first_step_began) / self._steps * float(steps)

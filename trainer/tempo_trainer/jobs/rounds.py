@@ -15,6 +15,7 @@ from tempo_storage.adapters import BASE
 from tempo_storage.ledger.models import JobResult
 from tempo_trainer import clock
 from tempo_trainer.algorithm.within import MIN_MIXED_DRAWS
+from tempo_trainer.jobs.progress import LEARNING
 from tempo_trainer.jobs.round_reports import (
     announce,
     left_out_reason,
@@ -106,7 +107,7 @@ class Rounds:
         labeled = responses.labeled_rollouts("train", settings.labeled_per_step, adapter)
         held_out = self._draw_held_out(job, adapter)
         unlabeled = responses.unlabeled_rollouts(settings.unlabeled_per_step, adapter)
-        job.progress.update(phase="m_step")
+        job.progress.update(phase="m_step", activity=LEARNING)
         with job.sessions.read() as s:
             self.learner.forget(ledger.labeled.removed(s))
         report = self.learner.iterate(

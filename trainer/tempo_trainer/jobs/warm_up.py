@@ -12,6 +12,7 @@ from tempo_trainer.algorithm.batch import Rollout
 from tempo_trainer.algorithm.fitness import unfit_reason
 from tempo_trainer.algorithm.reports import Fitness
 from tempo_trainer.errors import StoppedError
+from tempo_trainer.jobs.progress import LEARNING, MEASURING
 from tempo_trainer.jobs.round_reports import change, left_out, left_out_counts
 from tempo_trainer.jobs.running import WARM_UP, RunningJob, raise_if_spoiled
 from tempo_trainer.learning.learner import Learner
@@ -78,13 +79,16 @@ class WarmUp:
     def _make_step(self, position: int) -> None:
         count = self.settings.warm_up_questions
         self.job.progress.step(position, responses=count * self.settings.group_size)
-        self.learner.make_e_step(self._draw("train", count))
+        rollouts = self._draw("train", count)
+        self.job.progress.update(activity=LEARNING)
+        self.learner.make_e_step(rollouts)
         self.counts["e_steps"] += 1
         raise_if_spoiled(self.job, self.learner)
 
     def _draw_held_out(self, position: int) -> list[Rollout]:
         count = HELD_OUT_BATCHES * self.settings.held_out_per_step
-        self.job.progress.step(position, responses=count * self.settings.group_size)
+        responses = count * self.settings.group_size
+        self.job.progress.step(position, responses=responses, activity=MEASURING)
         return self._draw("held_out", count)
 
     def _draw(self, split: str, count: int) -> list[Rollout]:

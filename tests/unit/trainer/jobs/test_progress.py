@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from tempo_trainer.jobs.progress import Progress
+from tempo_trainer.jobs.progress import LEARNING, MEASURING, Progress
 
 
 class Clock:
@@ -33,34 +33,71 @@ def progress(clock: Clock, written: list[dict[str, Any]]) -> Progress:
     return Progress(written.append, clock)
 
 
-def test_a_step_counts_its_responses_and_forecasts_the_end_of_its_stage(
+def test_the_first_step_counts_its_responses_and_forecasts_nothing(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
     progress.begin("sampling", of=4)
     progress.step(1, responses=400)
-    assert written == [
-        {"phase": "sampling", "iteration": 1, "of": 4, "done": 0, "total": 400},
-    ]
+    first = {"phase": "sampling", "iteration": 1, "of": 4, "done": 0, "total": 400}
+    assert written == [first | {"activity": "sampling"}]
     clock.now += 10
     progress.sampled(100, 100)
-    # A quarter of one iteration took 10 s; three quarters and three iterations are left.
-    assert written[-1] == written[0] | {"done": 100, "rate": 10.0, "seconds_left": 150}
+    # Nobody knows yet how long the policy learns from the responses.
+    assert written[-1] == written[0] | {"done": 100, "rate": 10.0}
 
 
-def test_the_pace_of_earlier_steps_counts_and_a_new_step_samples_again(
+def test_the_time_left_is_that_of_whole_steps_and_a_new_step_samples_again(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
     progress.begin("sampling", of=3)
     progress.step(1, responses=10)
-    progress.update(phase="m_step", metrics={"e_steps": 1})
+    progress.update(phase="m_step", activity=LEARNING, metrics={"e_steps": 1})
     clock.now += 20
     progress.step(2, responses=10)
     clock.now += 10
     progress.sampled(5, 5)
-    assert written[-1]["phase"] == "sampling"
+    assert (written[-1]["phase"], written[-1]["activity"]) == ("sampling", "sampling")
     assert written[-1]["metrics"] == {"e_steps": 1}  # those of the last iteration stay
     assert (written[-1]["iteration"], written[-1]["done"]) == (2, 5)
+    # A step took 20 s; the rest of this one and another one are left.
     assert (written[-1]["rate"], written[-1]["seconds_left"]) == (0.5, 30)
+
+
+def test_learning_has_no_rate_and_never_no_time_left(
+    progress: Progress, clock: Clock, written: list[dict[str, Any]]
+) -> None:
+    progress.begin("sampling", of=2)
+    for position in (1, 2):
+        progress.step(position, responses=10)
+        clock.now += 10
+        progress.sampled(10, 0)
+        progress.update(phase="m_step", activity=LEARNING)
+        assert "rate" not in written[-1]
+        clock.now += 50
+    progress.update(phase="m_step", activity=LEARNING)
+    assert "seconds_left" not in written[-1]  # this step is longer than the one before
+
+
+def test_a_measurement_is_no_step(
+    progress: Progress, clock: Clock, written: list[dict[str, Any]]
+) -> None:
+    progress.begin("e_step", of=2)
+    progress.step(0, responses=10, activity=MEASURING)
+    clock.now += 1000
+    progress.step(1, responses=10)
+    clock.now += 30
+    progress.step(2, responses=10)
+    assert (written[0]["activity"], written[-1]["seconds_left"]) == ("measuring", 30)
+
+
+def test_the_gate_forecasts_by_its_responses(
+    progress: Progress, clock: Clock, written: list[dict[str, Any]]
+) -> None:
+    progress.begin("gating", of=10)
+    progress.step(10, responses=100)
+    clock.now += 30
+    progress.sampled(25, 75)
+    assert written[-1]["seconds_left"] == 90
 
 
 def test_a_job_that_goes_on_forecasts_by_what_it_did_itself(
@@ -69,7 +106,7 @@ def test_a_job_that_goes_on_forecasts_by_what_it_did_itself(
     progress.begin("sampling", of=10)
     progress.step(9, responses=10)
     clock.now += 30
-    progress.sampled(10, 0)
+    progress.step(10, responses=10)
     assert written[-1]["seconds_left"] == 30
 
 
