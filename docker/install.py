@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
 
-from tempo_lab.demo.progress import Reporter
+from tempo_lab.serving.progress import Reporter
 from tempo_trainer.worker.background import repeated_in_thread
 
 PIP_INSTALL = (

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from tempo_lab.demo.processes import Process, free_port
+from tempo_lab.serving.processes import Process, free_port
 from tempo_storage.valkey.server import EmbeddedValkey
 
 FLAGS = (

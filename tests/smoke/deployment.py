@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from tempo_lab.demo.processes import Process, free_port
+from tempo_lab.serving.processes import Process, free_port
 
 FLAGS = ("--max-model-len", "512", "--max-num-seqs", "64", "--gpu-memory-utilization", "0.3")
 # Small and fast: the test shows that an update arrives, not that it helps.

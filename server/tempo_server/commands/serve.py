@@ -9,9 +9,11 @@ Without TEMPO_REDIS_URL a private Valkey runs in the data directory. Only one `t
 such a directory at a time. A process that ends is started again.
 
 SIGTERM and Ctrl-C end everything within 30 s: the worker commits the current iteration, then vLLM
-finishes its requests. On a GPU vLLM gets half of the memory unless --gpu-memory-utilization is
-given, and the worker uses the rest (not tried). On a CPU vLLM's KV cache has room for eight
-sequences of --max-model-len tokens unless --kv-cache-memory-bytes is given.
+finishes its requests. After the next start the worker repeats an iteration that took too long.
+
+On a GPU vLLM gets half of the memory unless --gpu-memory-utilization is given, and the worker uses
+the rest (not tried). On a CPU vLLM's KV cache has room for eight sequences of --max-model-len
+tokens unless --kv-cache-memory-bytes is given.
 """
 
 import contextlib
@@ -168,7 +170,11 @@ def _run(arguments: Sequence[str], settings: ServerSettings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, supervisor.stop)
         supervisor.run()
-    print_line("tempo", f"stopped; everything is kept in {settings.root}")
+    if worker.was_killed:
+        print_line(
+            "tempo", "the worker had not finished its step; after a start it repeats the step"
+        )
+    print_line("tempo", f"stopped; questions, labels and versions are in {settings.root}")
 
 
 def _is_healthy(http: httpx.Client) -> bool:

@@ -51,6 +51,8 @@ class Child:
     failed_starts: int = MAX_FAILED_STARTS
     ready_at: float | None = field(default=None, init=False)
     """The time at which it first was ready after its last start; None before."""
+    was_killed: bool = field(default=False, init=False)
+    """Whether `stop` killed it because it did not end in time."""
 
     def __post_init__(self) -> None:
         self._popen: subprocess.Popen[str] | None = None
@@ -85,6 +87,7 @@ class Child:
             self._popen.wait(self.stop_seconds)
         except subprocess.TimeoutExpired:
             print_line(self.name, f"has not ended within {self.stop_seconds:.0f} s: killed")
+            self.was_killed = True
         self._clean_up()
 
     def _start(self) -> None:

@@ -20,7 +20,7 @@ import vllm
 from torch._dynamo import config as dynamo
 from vllm.platforms import current_platform
 
-from tempo_server.cpu_lora.startup import limit_kv_cache, reuse_compiled_models
+from tempo_server.cpu_lora.startup import limit_kv_cache, reuse_compiled_models, shorten_blocks
 
 logger = logging.getLogger("vllm.tempo.cpu_lora")
 
@@ -87,7 +87,7 @@ def mismatch(platform: Any, version: str) -> str | None:
 def _with_compilation(check: Any) -> Any:
     """Return the platform's check without its only rule about LoRA, which turns compilation off.
 
-    The check also sizes the KV cache.
+    The check also sizes the KV cache and its blocks.
 
     The rule stays for fully sharded layers, which vLLM's own operators serve, and where nothing is
     compiled, because there it picks the better kernels.
@@ -101,6 +101,8 @@ def _with_compilation(check: Any) -> Any:
             check(vllm_config)
         finally:
             vllm_config.lora_config = lora
-        limit_kv_cache(vllm_config)
+        if vllm_config.model_config is not None:
+            shorten_blocks(vllm_config.cache_config)
+            limit_kv_cache(vllm_config)
 
     return classmethod(check_and_update_config)

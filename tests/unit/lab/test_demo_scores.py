@@ -5,12 +5,14 @@ from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from tempo_lab.demo import run as demo
 from tempo_lab.demo.run import control_verdict, table
-from tempo_lab.demo.traffic import Score, ask, measure
+from tempo_lab.demo.users import ask
+from tempo_lab.serving.scores import Scores, means, measure
 from tempo_lab.tasks import countdown
 
 PUZZLES = countdown.split(0).unlabeled[:2]
@@ -38,20 +40,24 @@ class Client:
 
 def test_a_score_is_greedy_at_the_users_temperature_and_at_1() -> None:
     client = Client({(0, 0.0): 1, (0, 0.6): 16, (1, 0.6): 4, (0, 1.0): 9, (1, 1.0): 1})
-    score = measure(client, "tempo", PUZZLES)
-    assert score.greedy == 1 / 2
-    assert score.users == 20 / 32
-    assert score.plain == 10 / 32
-    assert score.majority == 1 / 2
-    assert score.pass8 == pytest.approx((1 + 0.5) / 2)  # 1 − C(15, 8) / C(16, 8) = .5
+    scores = measure(client, "tempo", PUZZLES, max_tokens=16)
+    assert {name: values.tolist() for name, values in scores.items()} == {
+        "greedy": [1, 0],
+        "users": [1, 4 / 16],
+        "plain": [9 / 16, 1 / 16],
+        "majority": [1, 0],
+        "pass8": pytest.approx([1, 0.5]),  # 1 − C(15, 8) / C(16, 8) = .5
+    }
+    assert means(scores)["users"] == 20 / 32
 
 
 def test_a_score_costs_33_responses_to_each_question_and_captures_none() -> None:
     client = Client({})
-    measure(client, "tempo-v0", PUZZLES)
+    measure(client, "tempo-v0", PUZZLES, max_tokens=16)
     counts = Counter((request["temperature"], request["n"]) for request in client.requests)
     assert counts == {(0.0, 1): 2, (0.6, 16): 2, (1.0, 16): 2}
     assert {request["model"] for request in client.requests} == {"tempo-v0"}
+    assert {request["max_tokens"] for request in client.requests} == {16}
     assert all(r["extra_headers"] == {"X-Tempo-Opt-Out": "1"} for r in client.requests)
 
 
@@ -63,8 +69,13 @@ def test_users_say_their_temperature_in_their_requests() -> None:
     assert request["extra_headers"] == {}
 
 
-BASE = Score(greedy=0.3, users=0.25, plain=0.2, majority=0.35, pass8=0.9)
-SERVED = Score(greedy=0.5, users=0.45, plain=0.4, majority=0.55, pass8=0.85)
+def scores(**values: float) -> Scores:
+    """Return the scores of two questions, whose means these are."""
+    return {name: np.array([value - 0.05, value + 0.05]) for name, value in values.items()}
+
+
+BASE = scores(greedy=0.3, users=0.25, plain=0.2, majority=0.35, pass8=0.9)
+SERVED = scores(greedy=0.5, users=0.45, plain=0.4, majority=0.55, pass8=0.85)
 BEFORE = {"adapted": BASE, "unseen": BASE}
 AFTER = {"adapted": SERVED, "unseen": BASE}
 
@@ -93,16 +104,16 @@ def result(promoted: list[bool]) -> dict[str, Any]:
 
 
 def test_the_result_holds_every_score() -> None:
-    scores = result([True])["scores"]
-    assert scores["adapted"]["served"] == {
+    sets = result([True])["scores"]
+    assert sets["adapted"]["served"] == {
         "greedy": 0.5,
         "users": 0.45,
         "plain": 0.4,
         "majority": 0.55,
         "pass8": 0.85,
     }
-    assert scores.keys() == {"adapted", "unseen"}
-    assert scores["unseen"].keys() == {"base", "served"}
+    assert sets.keys() == {"adapted", "unseen"}
+    assert sets["unseen"].keys() == {"base", "served"}
 
 
 def test_a_control_run_says_whether_anything_was_promoted() -> None:

@@ -13,7 +13,6 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from rich.table import Table
 
 from tempo_client import Tempo
 from tempo_client.types import Job
-from tempo_lab.demo.processes import Process, free_port
-from tempo_lab.demo.progress import Reporter
-from tempo_lab.demo.traffic import USERS, Score, Users, idle_first_tokens, measure, p99_ms
+from tempo_lab.demo.users import MAX_TOKENS, Users, idle_first_tokens, p99_ms
+from tempo_lab.serving.processes import Process, free_port
+from tempo_lab.serving.progress import Reporter
+from tempo_lab.serving.scores import MEASURES, Scores, means, measure
 from tempo_lab.tasks import countdown
 from tempo_lab.tasks.base import CACHE, build_base
 from tempo_storage.errors import TempoError
@@ -34,15 +34,7 @@ console = Console(highlight=False)
 JOB_SECONDS = 1200.0
 GATE_ITERATIONS = 16  # the gate takes as long as this many iterations
 ITERATION_SECONDS = 1.2
-# The measurements of Score, as the table names them.
-MEASURES = {
-    "greedy": "greedy",
-    "users": f"at the users' temperature, {USERS.temperature:g}",
-    "plain": "at temperature 1",
-    "majority": "majority@16, at temperature 1",
-    "pass8": "pass@8, at temperature 1",
-}
-Scores = Mapping[str, Score]
+SetScores = Mapping[str, Scores]
 """Scores by set of questions: adapted, unseen."""
 PHASES = {"e_step": "E-step", "m_step": "M-step", "gating": "gate"}
 # A model this small is all overhead: one engine process, one thread, nothing compiled.
@@ -211,14 +203,15 @@ def _update(reporter: Reporter, job: Job) -> None:
     reporter.update(text, iteration, total + GATE_ITERATIONS * (job.mode == "round"))
 
 
-def _scores(client: openai.OpenAI, model: str, split: countdown.Split) -> Scores:
+def _scores(client: openai.OpenAI, model: str, split: countdown.Split) -> SetScores:
+    sets = {"adapted": split.unlabeled, "unseen": split.unseen}
     return {
-        "adapted": measure(client, model, split.unlabeled),
-        "unseen": measure(client, model, split.unseen),
+        name: measure(client, model, questions, max_tokens=MAX_TOKENS)
+        for name, questions in sets.items()
     }
 
 
-def table(before: Scores, after: Scores) -> Table:
+def table(before: SetScores, after: SetScores) -> Table:
     """Return every measure of the base and of the served version; the change is in points."""
     rows = Table(title="accuracy on the users' questions (adapted) and on others (unseen)")
     for column in ("questions", "accuracy"):
@@ -226,8 +219,8 @@ def table(before: Scores, after: Scores) -> Table:
     for column in ("base", "served", "change"):
         rows.add_column(column, justify="right")
     for name in before:
-        base = asdict(before[name])
-        served = asdict(after[name])
+        base = means(before[name])
+        served = means(after[name])
         for measure_name, text in MEASURES.items():
             a = base[measure_name]
             b = served[measure_name]
@@ -247,8 +240,8 @@ def _result(
     tempo: Tempo,
     jobs: Sequence[Job],
     users: Users,
-    before: Scores,
-    after: Scores,
+    before: SetScores,
+    after: SetScores,
     idle: Sequence[float | None],
 ) -> dict[str, Any]:
     status = tempo.status()
@@ -257,8 +250,7 @@ def _result(
         console.print(f"[red]{len(users.errors)} requests failed:[/] {users.errors[0]}")
     return {
         "scores": {
-            name: {"base": _rounded(before[name]), "served": _rounded(after[name])}
-            for name in before
+            name: {"base": means(before[name]), "served": means(after[name])} for name in before
         },
         "adapter": status.serving_adapter,
         "promotions": sum(result.get("decision") == "promoted" for result in rounds),
@@ -273,10 +265,6 @@ def _result(
         "ttft_p99_idle_ms": p99_ms(idle),
         "ttft_p99_training_ms": p99_ms(users.answers),
     }
-
-
-def _rounded(score: Score) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in asdict(score).items()}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -177,6 +177,7 @@ def test_the_last_child_ends_first_and_each_may_finish_its_work(
     run_until(Supervisor(*children, on_ready=announced.set), wait)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == ["worker | drained", "server | drained"]
+    assert not any(child.was_killed for child in children)
 
 
 def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children() -> None:
@@ -195,6 +196,7 @@ def test_a_child_that_ignores_sigterm_is_killed_with_its_own_children() -> None:
     tick_until(child, has_a_child)
     child.stop()
     assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert child.was_killed
 
 
 STOPPING = "tempo  | stopping: the worker commits its iteration, vLLM finishes its requests"

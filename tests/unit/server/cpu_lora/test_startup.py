@@ -43,15 +43,24 @@ def test_the_kv_cache_has_room_for_eight_sequences_of_the_greatest_length() -> N
     [
         pytest.param(config(size=GIB), id="an operator's own size"),
         pytest.param(config(layers=300), id="more than half of the share"),
-        pytest.param(
-            SimpleNamespace(model_config=None, cache_config=SimpleNamespace()), id="no model"
-        ),
     ],
 )
 def test_a_kv_cache_of_another_size_stays(vllm_config: Any) -> None:
     before = vars(vllm_config.cache_config).copy()
     startup.limit_kv_cache(vllm_config)
     assert vars(vllm_config.cache_config) == before
+
+
+@pytest.mark.parametrize(
+    ("size", "is_operators", "blocks"),
+    [(128, False, 32), (128, True, 128), (16, False, 16), (256, False, 256)],
+)
+def test_only_the_stock_size_of_a_block_becomes_shorter(
+    size: int, is_operators: bool, blocks: int
+) -> None:
+    cache = SimpleNamespace(block_size=size, user_specified_block_size=is_operators)
+    startup.shorten_blocks(cache)
+    assert cache.block_size == blocks
 
 
 def test_a_loaded_function_of_torch_has_the_method_that_vllm_calls(
