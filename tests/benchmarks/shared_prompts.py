@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=40)
     parser.add_argument("--response", type=int, default=16)
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    nets = Networks.load(options.model, TrainerSettings(device=options.device))
+    nets = Networks.load(options.model, TrainerSettings(device=options.device, dtype=options.dtype))
     enabled = nets._shares_prompts
     seconds: dict[str, dict[bool, list[float]]] = {}
     for turn in range(options.turns + 1):  # the first one warms up

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import openai
-import smollm2
 from deployment import peak_memory, served
 from impostors import Impostor, impostors, publish
 from reasoning_gym import create_dataset
@@ -30,6 +29,7 @@ from rich.console import Console
 
 from tempo_client import ConflictError, Tempo
 from tempo_client.types import Adapter, Job
+from tempo_lab.learn import smollm2
 from tempo_lab.tasks.base import CACHE
 from tempo_storage.errors import TempoError
 

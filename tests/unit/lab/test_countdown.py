@@ -8,6 +8,7 @@ from tempo_lab.tasks.countdown import (
     Countdown,
     Puzzle,
     derivations,
+    exercises,
     labeled_row,
     puzzles,
     solutions,
@@ -102,6 +103,13 @@ def test_a_split_is_disjoint_and_the_same_for_its_seed() -> None:
     assert len({*sets.labeled, *sets.unlabeled, *sets.unseen}) == 35
     assert sets == split(3, labeled=20, unlabeled=10, unseen=5)
     assert sets != split(4, labeled=20, unlabeled=10, unseen=5)
+
+
+def test_no_base_sees_the_numbers_of_a_question_that_is_drawn() -> None:
+    of_base = {question.split(" make ")[0] for question, *_ in exercises()}
+    drawn = {p.question.split(" make ")[0] for part in split(3) for p in part}
+    assert not of_base & drawn
+    assert 0.57 < sum(p.is_for_base for p in puzzles()) / len(puzzles()) < 0.63
 
 
 def test_a_labeled_row_is_accepted_by_its_own_verifier() -> None:

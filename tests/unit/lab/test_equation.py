@@ -56,6 +56,12 @@ def test_every_response_has_the_same_form() -> None:
             assert set(text.split()) <= words
 
 
+def test_no_base_sees_an_equation_that_is_drawn() -> None:
+    of_base = {question for question, *_ in exercises()}
+    assert not of_base & {equation.question for equation in draw(3, 500)}
+    assert 0.57 < len(of_base) / len(equations()) < 0.63
+
+
 def test_drawn_equations_differ_and_are_the_same_for_their_seed() -> None:
     assert len(set(draw(3, 50))) == 50
     assert draw(3, 50) == draw(3, 50) != draw(4, 50)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
+from tempo_lab import rows
 from tempo_lab.simulation import deployments, main, promotions, rollbacks, worlds
 from tempo_lab.simulation.promotions import Life, Setting
 from tempo_lab.simulation.worlds import Kind, World
@@ -163,7 +164,7 @@ def test_rows_that_are_there_are_kept_and_fresh_ones_begin_anew(
     assert {path.stem: path.read_text() for path in tmp_path.glob("*.jsonl")} == written
     main.main(["--out", str(tmp_path), "--fresh"])
     assert "promotions" in tables
-    assert len(main.read(tmp_path / "promotions.jsonl")) == 1
+    assert len(rows.read(tmp_path / "promotions.jsonl")) == 1
 
 
 def test_an_interrupted_simulation_makes_the_settings_that_are_missing(
@@ -175,7 +176,7 @@ def test_an_interrupted_simulation_makes_the_settings_that_are_missing(
     monkeypatch.setattr(promotions, "settings", lambda: [EASY, other])
     main.main(["--out", str(tmp_path)])
     assert tables == ["promotions"]
-    assert [row["questions"] for row in main.read(tmp_path / "promotions.jsonl")] == [
+    assert [row["questions"] for row in rows.read(tmp_path / "promotions.jsonl")] == [
         "countdown",
         "llm",
     ]
@@ -183,10 +184,10 @@ def test_an_interrupted_simulation_makes_the_settings_that_are_missing(
 
 def test_each_row_names_the_commit_of_the_code_that_it_measures(tmp_path: Path) -> None:
     path = tmp_path / "coverage.jsonl"
-    main.append(path, [{"share": 0.95}, {"share": 0.94}])
+    rows.append(path, [{"share": 0.95}, {"share": 0.94}], measured=main.MEASURED["coverage"])
     first, second = map(json.loads, path.read_text().splitlines())
-    assert first["commit"] == second["commit"] == main._commit(main.MEASURED["coverage"])
-    assert main.read(path) == [first, second]
+    assert first["commit"] == second["commit"] == rows.last_commit(main.MEASURED["coverage"])
+    assert rows.read(path) == [first, second]
     table = main.markdown([{"share": 0.9, "commit": "abc"}, {"more": 1, "commit": "def"}])
     assert table == "| share | more |\n| --- | --- |\n| 0.9 |  |\n|  | 1 |\n\n" + (
         "Made at abc, def by `make simulation`."

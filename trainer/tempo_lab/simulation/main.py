@@ -8,8 +8,6 @@ so the same command continues. `--fresh` begins anew.
 """
 
 import argparse
-import json
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
+from tempo_lab.rows import Row, append, last_commit, read
 from tempo_lab.simulation import coverage, critics, deployments, promotions, rollbacks
 
-Row = dict[str, Any]
 PARAMETERS = ("questions", "spread", "serving", "held out")
 OUT = Path("trainer/docs/figures/simulation")
 TABLES = ("rollbacks", "deployments", "critics", "coverage")  # beside `promotions`
@@ -64,12 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for arguments in _missing(options.out, options.scale)
         }
         for future in as_completed(paths):
-            append(paths[future], future.result())
-            console.print(f"{time.monotonic() - start:5.0f} s: {paths[future].stem}")
+            path = paths[future]
+            append(path, future.result(), measured=MEASURED[path.stem])
+            console.print(f"{time.monotonic() - start:5.0f} s: {path.stem}")
     for path in sorted(options.out.glob("*.jsonl")):
         rows = read(path)
         console.print(f"\n## {path.stem}\n\n{markdown(rows)}", soft_wrap=True)
-        if any(row["commit"] != _commit(MEASURED[path.stem]) for row in rows):
+        if any(row["commit"] != last_commit(MEASURED[path.stem]) for row in rows):
             console.print("The measured files have changed since; --fresh makes the rows anew.")
     return 0
 
@@ -101,19 +100,6 @@ def _missing(out: Path, scale: float) -> Iterator[tuple[Any, ...]]:
             yield "promotions", scale, setting
 
 
-def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a file, each with the commit that it was made at."""
-    commit = _commit(MEASURED[path.stem])
-    with path.open("a") as file:
-        for row in rows:
-            file.write(json.dumps(row | {"commit": commit}) + "\n")
-
-
-def read(path: Path) -> list[Row]:
-    """Return the rows of a file; none if it does not exist."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """Return rows as a Markdown table."""
     columns = list(dict.fromkeys(column for row in rows for column in row if column != "commit"))
@@ -128,23 +114,6 @@ def _is_made(setting: promotions.Setting, rows: Iterable[Row]) -> bool:
     kind = setting.kind
     values = (kind.name, kind.spread, kind.serving_gain, setting.questions)
     return any(tuple(row[name] for name in PARAMETERS) == values for row in rows)
-
-
-def _commit(measured: Sequence[str]) -> str:
-    """Return the short hash of the last commit that changed one of these files; + if it differs."""
-    root = Path(__file__).parents[2]
-
-    def git(*command: str) -> str:
-        paths = ["--", *measured]
-        return subprocess.check_output(
-            ["git", "-C", str(root), *command, *paths], text=True, timeout=30
-        )
-
-    try:
-        changed = "+" if git("status", "--porcelain").strip() else ""
-        return git("log", "-1", "--format=%h").strip() + changed
-    except (OSError, subprocess.CalledProcessError):
-        return "no commit"  # not a clone of the repository
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -190,7 +190,7 @@ def _countdown_rows(seed: int) -> Rows:
     """Draw puzzles; the easy ones have many solutions and are in no other file."""
     split = countdown.split(seed, labeled=LABELED, unlabeled=UNLABELED, unseen=UNSEEN)
     used = {*split.labeled, *split.unlabeled, *split.unseen}
-    others = [puzzle for puzzle in countdown.puzzles() if puzzle not in used]
+    others = [p for p in countdown.puzzles() if not p.is_for_base and p not in used]
     candidates = random.Random(seed).sample(others, 4 * LABELED)
     easy = sorted(candidates, key=lambda p: -len(countdown.solutions(p)))[:LABELED]
     files = {

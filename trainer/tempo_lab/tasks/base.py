@@ -40,7 +40,7 @@ class Recipe:
     """Everything that decides the weights. Its hash names the directory in the cache."""
 
     seed: int = 0
-    version: int = 1
+    version: int = 2
     hidden: int = 128
     layers: int = 2
     heads: int = 4

@@ -19,7 +19,7 @@ from functools import cache
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
-from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, normalised
+from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, is_for_base, normalised
 from tempo_trainer.sampling.verifiers import Metadata, References, Verdict
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -38,6 +38,11 @@ class Puzzle:
 
     numbers: Numbers
     target: int
+
+    @property
+    def is_for_base(self) -> bool:
+        """Whether the base may train on it; all puzzles of three numbers are on the same side."""
+        return is_for_base(str(self.numbers))
 
     @property
     def question(self) -> str:
@@ -89,8 +94,10 @@ def puzzles() -> tuple[Puzzle, ...]:
 
 
 def exercises() -> Iterator[Exercise]:
-    """Yield every puzzle with its honest attempts and its solutions."""
+    """Yield the puzzles of the base, with their honest attempts and their solutions."""
     for puzzle in puzzles():
+        if not puzzle.is_for_base:
+            continue
         attempts = [d.attempt(puzzle.target) for d in derivations(puzzle.numbers)]
         right = [d.attempt(puzzle.target) for d in solutions(puzzle)]
         yield Exercise(puzzle.question, attempts, right)
@@ -202,8 +209,9 @@ class Split(NamedTuple):
 
 
 def split(seed: int, *, labeled: int = 512, unlabeled: int = 192, unseen: int = 128) -> Split:
-    """Draw disjoint sets of puzzles, the same ones for the same seed."""
-    sample = tuple(random.Random(seed).sample(puzzles(), labeled + unlabeled + unseen))
+    """Draw disjoint sets of puzzles that no base trains on, the same ones for the same seed."""
+    others = [puzzle for puzzle in puzzles() if not puzzle.is_for_base]
+    sample = tuple(random.Random(seed).sample(others, labeled + unlabeled + unseen))
     end = labeled + unlabeled
     return Split(sample[:labeled], sample[labeled:end], sample[end:])
 

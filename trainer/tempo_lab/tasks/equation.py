@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, normalised
+from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, is_for_base, normalised
 
 SYMBOLS = ("x", "?", "+", "-", "*", "=", ";", "ok", "no")
 Operation = tuple[str, int]
@@ -64,8 +64,10 @@ def equations() -> tuple[Equation, ...]:
 
 
 def exercises() -> Iterator[Exercise]:
-    """Yield every equation with all guesses, and with the right one."""
+    """Yield the equations of the base with all guesses, and with the right one."""
     for equation in equations():
+        if not is_for_base(equation.question):
+            continue
         guesses = list(equation.attempts().values())
         yield Exercise(equation.question, guesses, [text for text in guesses if " ok " in text])
 
@@ -74,8 +76,9 @@ EQUATION = Task("equation", SYMBOLS, exercises)
 
 
 def draw(seed: int, count: int) -> list[Equation]:
-    """Draw different equations, the same ones for the same seed."""
-    return random.Random(seed).sample(equations(), count)
+    """Draw different equations that no base trains on, the same ones for the same seed."""
+    others = [equation for equation in equations() if not is_for_base(equation.question)]
+    return random.Random(seed).sample(others, count)
 
 
 def is_honest(question: str, response: str) -> bool:

@@ -1,5 +1,6 @@
 """A task for a small base model: questions in words of a closed vocabulary, with responses."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,14 @@ class Exercise(NamedTuple):
     solutions: list[str]
 
 
+def is_for_base(key: str) -> bool:
+    """Tell whether the base may train on the questions of a key: 60 % of all keys, by hash.
+
+    The base never sees the others. Users ask them, labels answer them, and they measure.
+    """
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) < 0.6 * 2**32
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """All questions of a task. They have the same number of words, and so have all responses."""
@@ -24,7 +33,7 @@ class Task:
     symbols: tuple[str, ...]
     """The words of questions and responses that are not numbers."""
     exercises: Callable[[], Iterable[Exercise]]
-    """Return all exercises, in a fixed order."""
+    """Return the exercises that the base trains on, in a fixed order."""
 
     @property
     def words(self) -> tuple[str, ...]:

