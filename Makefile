@@ -12,9 +12,10 @@ DEMO_ARGS ?=
 MODEL ?= smollm2
 STUDY_ARGS ?=
 SIMULATION_ARGS ?=
+LEARN_ARGS ?=
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke study-cpu study-tune study-sweeps simulation test chaos lint compose-check clean help
+.PHONY: demo control smoke learn study-cpu study-tune study-sweeps simulation test chaos lint compose-check clean help
 
 demo: .venv/ready  ## run the whole loop on a toy model: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_lab.demo.run $(DEMO_ARGS)
@@ -24,6 +25,9 @@ control: .venv/ready  ## run the demo with the sign of the reward flipped; the m
 
 smoke: .venv/smoke-tools  ## serve and train a real model, and refuse three wrong adapters
 	$(BIN)/python tests/smoke/run.py --model $(MODEL)
+
+learn: .venv/smoke-tools .venv/study  ## let a real model learn two kinds of questions; an hour for each set and seed; resumes
+	$(BIN)/python -m tempo_lab.learn.main $(LEARN_ARGS)
 
 study-cpu: .venv/study  ## compare TEMPO with other methods on two toy tasks, five seeds each; resumes
 	$(BIN)/python -m tempo_lab.study.cpu --out build/study $(STUDY_ARGS)

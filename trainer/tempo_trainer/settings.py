@@ -155,7 +155,8 @@ class TrainerSettings(StorageSettings):
     one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the base and of the forward pass; set the one that vLLM serves in. `auto` is
-    bfloat16 on a GPU and float32 on a CPU. Adapters are always optimised in float32."""
+    bfloat16 on a GPU, and on a CPU with AMX for a model that is stored in bfloat16, else float32.
+    Adapters are always optimised in float32."""
 
     # Gate
     gate_samples: int = Field(default=16, ge=2, le=256)

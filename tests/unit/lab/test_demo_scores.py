@@ -89,6 +89,7 @@ def test_the_table_shows_each_measure_of_base_and_served_version_in_100_columns(
     assert "adapted at temperature 1 0.200 0.400 +20.0" in lines
     assert "adapted majority@16, at temperature 1 0.350 0.550 +20.0" in lines
     assert "adapted pass@8, at temperature 1 0.900 0.850 -5.0" in lines
+    assert "adapted each at the best of these temperatures 0.300 0.500 +20.0" in lines
     assert "unseen greedy 0.300 0.300 +0.0" in lines
     assert max(map(len, file.getvalue().splitlines())) <= 100
 

@@ -36,6 +36,13 @@ GATE_ITERATIONS = 16  # the gate takes as long as this many iterations
 ITERATION_SECONDS = 1.2
 SetScores = Mapping[str, Scores]
 """Scores by set of questions: adapted, unseen."""
+ABOUT = (
+    "A toy: a model of 0.4 M parameters solves puzzles. It never saw the numbers of the puzzles "
+    "that users ask here. It closes each response with its own verdict, ok or no, and the critic "
+    "need only learn to read this verdict."
+)
+BEST = "each at the best of these temperatures"
+TEMPERATURES = ("greedy", "users", "plain")
 PHASES = {"e_step": "E-step", "m_step": "M-step", "gating": "gate"}
 # A model this small is all overhead: one engine process, one thread, nothing compiled.
 SERVER_FLAGS = (
@@ -75,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Serve, learn and measure; return the result."""
+    _say(ABOUT)
     with Reporter(_plan(options), _say) as reporter:
         base = _base(options.cache, reporter)
         data_dir = options.data_dir or Path(tempfile.mkdtemp(prefix="tempo-demo-"))
@@ -225,6 +233,10 @@ def table(before: SetScores, after: SetScores) -> Table:
             a = base[measure_name]
             b = served[measure_name]
             rows.add_row(name, text, f"{a:.3f}", f"{b:.3f}", f"{100 * (b - a):+.1f}")
+        # A sharper policy looks better at temperature 1 alone, so each side gets its best one.
+        a = max(base[one] for one in TEMPERATURES)
+        b = max(served[one] for one in TEMPERATURES)
+        rows.add_row(name, BEST, f"{a:.3f}", f"{b:.3f}", f"{100 * (b - a):+.1f}")
         rows.add_section()
     return rows
 

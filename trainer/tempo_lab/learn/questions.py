@@ -1,14 +1,15 @@
 """Two sets of questions with a number as the answer, and their partition.
 
-`sums` asks for the number alone. `stories` asks for the steps, too. No two questions of a set are
-equal up to the order of their numbers.
+`smallest` asks for the number alone. `largest` asks for an explanation, too. SmolLM2 answers both
+worse than by chance, which is a third, when it samples at temperature 1. No two questions of a set
+are equal up to the order of their numbers.
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from tempo_trainer.sampling import verifiers
@@ -17,6 +18,7 @@ VERIFIER = "numeric"
 LABELED = 128
 ASKED = 256
 UNSEEN = 256
+QUESTIONS = 6_000
 
 
 @dataclass(frozen=True)
@@ -73,27 +75,36 @@ class QuestionSet:
         return Split(drawn[:LABELED], drawn[LABELED:end], drawn[end:])
 
 
-def _sums() -> Iterator[Question]:
-    for a, b in combinations(range(10, 111), 2):
-        yield Question(f"What is {a} + {b}? Reply with the number only.", a + b)
+def _triples() -> Iterator[tuple[int, int, int]]:
+    """Yield different triples of numbers, no two of them equal up to order."""
+    random_numbers = random.Random(0)
+    seen: set[frozenset[int]] = set()
+    while len(seen) < QUESTIONS:
+        a, b, c = random_numbers.sample(range(100, 1000), 3)
+        if frozenset((a, b, c)) not in seen:
+            seen.add(frozenset((a, b, c)))
+            yield a, b, c
 
 
-def _stories() -> Iterator[Question]:
-    things = ("apples", "books", "coins", "stamps", "shells")
-    for a, b, c in product(range(2, 13), range(2, 13), range(1, 41)):
-        thing = things[(a + b + c) % len(things)]
+def _smallest() -> Iterator[Question]:
+    for a, b, c in _triples():
+        text = f"Which number is the smallest: {a}, {b} or {c}? Reply with the number only."
+        yield Question(text, min(a, b, c))
+
+
+def _largest() -> Iterator[Question]:
+    for a, b, c in _triples():
         yield Question(
-            f"Tom buys {a} boxes with {b} {thing} in each box. He already had {c} {thing}. "
-            f"How many {thing} does he have now? Think step by step, and end with: "
-            "The answer is [number].",
-            a * b + c,
+            f"Which number is the largest: {a}, {b} or {c}? Explain how you compare the numbers "
+            "in two sentences. End with: The answer is [number].",
+            max(a, b, c),
         )
 
 
 SETS = {
     one.name: one
     for one in (
-        QuestionSet("sums", "sums of two numbers from 10 to 110", 16, _sums),
-        QuestionSet("stories", "word problems in two steps, with worked reasoning", 128, _stories),
+        QuestionSet("smallest", "the smallest of three numbers, alone", 16, _smallest),
+        QuestionSet("largest", "the largest of three numbers, with an explanation", 96, _largest),
     )
 }

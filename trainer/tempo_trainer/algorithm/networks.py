@@ -26,7 +26,11 @@ from tempo_storage.errors import TempoError
 from tempo_trainer.algorithm import shared_prefix
 from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.heads import ValueHead, token_logprobs
-from tempo_trainer.algorithm.loading import UnsupportedModelError, loading_errors
+from tempo_trainer.algorithm.loading import (
+    UnsupportedModelError,
+    is_fast_in_bfloat16,
+    loading_errors,
+)
 from tempo_trainer.algorithm.optimiser import Groups, Optimiser
 from tempo_trainer.algorithm.shared_prefix import Layout
 from tempo_trainer.settings import TrainerSettings
@@ -80,7 +84,7 @@ class Networks:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = settings.dtype
         if dtype == "auto":
-            dtype = "float32" if device == "cpu" else "bfloat16"
+            dtype = "bfloat16" if device != "cpu" or is_fast_in_bfloat16(model_dir) else "float32"
         with loading_errors(model_dir):
             base = AutoModelForCausalLM.from_pretrained(
                 str(model_dir), dtype=getattr(torch, dtype), attn_implementation="sdpa"

@@ -277,6 +277,18 @@ def test_a_model_that_scales_its_logits_is_refused() -> None:
         Networks(GraniteForCausalLM(config), tiny.settings())
 
 
+@pytest.mark.parametrize("has_amx", [True, False])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_cpu_with_amx_computes_in_bfloat16_what_is_stored_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_amx: bool, stored: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    tiny.model().to(stored).save_pretrained(tmp_path)
+    nets = Networks.load(tmp_path, tiny.settings())
+    is_rounded = has_amx and stored == torch.bfloat16
+    assert nets._precision == (torch.bfloat16 if is_rounded else torch.float32)
+
+
 def test_a_base_is_loaded_from_its_directory(tmp_path: Path) -> None:
     tiny.model().save_pretrained(tmp_path)
     nets = Networks.load(tmp_path, tiny.settings())

@@ -1,0 +1,99 @@
+"""`make learn`: the question sets, a run that goes on where it stopped, the table of gains."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tempo_lab.learn import main, results
+from tempo_lab.learn.questions import SETS, QuestionSet
+from tempo_lab.learn.results import append, gains, is_made, read, table
+from tempo_lab.learn.run import Plan, Stages
+
+SETS_BY_NAME = pytest.mark.parametrize("one", SETS.values(), ids=SETS)
+PLAN = Plan(SETS["smallest"], seed=1, iterations=8, settings={})
+
+
+@SETS_BY_NAME
+def test_a_set_has_five_thousand_questions_none_equal_up_to_order(one: QuestionSet) -> None:
+    keys = {frozenset(re.findall(r"\d+", question.question)) for question in one.questions}
+    assert len(keys) == len(one.questions) == 6_000
+
+
+@SETS_BY_NAME
+def test_a_split_is_disjoint_and_the_same_for_its_seed(one: QuestionSet) -> None:
+    split = one.split(1)
+    assert [len(part) for part in split] == [128, 256, 256]
+    assert len({question for part in split for question in part}) == 640
+    assert split == one.split(1)
+    assert split != one.split(2)
+
+
+@SETS_BY_NAME
+def test_the_verifier_takes_the_answer_and_no_other_number(one: QuestionSet) -> None:
+    question = one.questions[0]
+    assert question.is_solved_by(f"The answer is {question.answer}.")
+    assert not question.is_solved_by(f"The answer is {question.answer + 1}.")
+
+
+def test_a_stage_is_made_once(tmp_path: Path) -> None:
+    made = []
+    for _ in range(2):
+        stages = Stages(tmp_path / "run" / "stages.json")
+        assert stages.result("users ask", lambda: made.append(1) or 256) == 256
+    assert made == [1]
+    assert stages.minutes == {"users ask": 0.0}
+
+
+def scores(**values: list[float]) -> dict[str, dict[str, list[float]]]:
+    measured = {name: values.get(name, [0.0, 1.0]) for name in results.MEASURES}
+    return {"unseen": measured, "asked": measured}
+
+
+def run(served: list[float]) -> dict[str, Any]:
+    example = {"question": "What is 1 + 2?", "answer": "3", "base": "4", "served": "3"}
+    return {
+        "base": scores(greedy=[0.0, 0.0, 1.0, 0.0]),
+        "served": scores(greedy=served),
+        "serving": "tempo-v1",
+        "minutes": {},
+        "rounds": [],
+        "examples": [example],
+    }
+
+
+def test_a_gain_is_paired_by_question() -> None:
+    one = run([1.0, 1.0, 1.0, 1.0])
+    gain = gains(one["base"], one["served"])
+    mean, low, high = gain["unseen"]["greedy"]
+    assert mean == 0.75
+    assert low == pytest.approx(0.75 - 3.182 * 0.25, abs=1e-3)  # t of 3 degrees, σ / √n = .25
+    assert high == pytest.approx(0.75 + 3.182 * 0.25, abs=1e-3)
+
+
+def test_the_table_has_each_set_with_its_examples(tmp_path: Path) -> None:
+    path = tmp_path / "learn.jsonl"
+    append(path, PLAN, run([1.0, 1.0, 1.0, 1.0]))
+    append(path, Plan(SETS["smallest"], 2, 8, {}), run([1.0, 0.0, 1.0, 0.0]))
+    text = table(read(path))
+    assert "| smallest | unseen | greedy | 1, 2 | 0.250 | 0.750 | +50.0 [" in text
+    assert "What is 1 + 2?  (right: 3)" in text
+    assert text.count("served: 3") == 1
+
+
+def test_a_row_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "learn.jsonl"
+    append(path, PLAN, run([1.0]))
+    assert is_made(PLAN, read(path))
+    assert not is_made(Plan(SETS["smallest"], 2, 8, {}), read(path))
+    assert not is_made(Plan(SETS["smallest"], 1, 8, {"TEMPO_KL_COEFFICIENT": "0"}), read(path))
+
+
+@pytest.mark.parametrize("arguments", [["--sets", "songs"], ["--setting", "KL=1"]])
+def test_a_wrong_option_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main.main(arguments)
+    assert "songs" in capsys.readouterr().err or "TEMPO_NAME" not in arguments
