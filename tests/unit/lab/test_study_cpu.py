@@ -92,7 +92,7 @@ def test_each_method_that_can_learn_is_tuned_over_the_same_settings(
     options: argparse.Namespace,
 ) -> None:
     (specs,) = cpu.tune(options).values()
-    assert len({s.stem for s in specs}) == len(specs) == 2 * 5 * len(cpu.GRID)
+    assert len({s.stem for s in specs}) == len(specs) == 2 * 8 * len(cpu.GRID)
     settings: dict[str, list[dict[str, object]]] = {}
     for spec in specs:
         spec.worker_settings()  # is valid

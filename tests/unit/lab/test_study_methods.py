@@ -19,6 +19,7 @@ from tempo_trainer.algorithm.reports import AdvantageSignal, Fitness, MStep, Pol
 from tempo_trainer.sampling.sampler import Prompt, Sample
 from tempo_trainer.sampling.verifier_pool import Item
 from tempo_trainer.sampling.verifiers import Verdict
+from tempo_trainer.settings import TrainerSettings
 
 ANSWERS = [["7", "7", "3", "5"], ["1", "2", "2", ""]]
 OUTCOMES = [[-1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, 1.0, -1.0]]
@@ -60,7 +61,9 @@ class FakeLab:
         self.settings = tiny.settings(labeled_per_step=2, unlabeled_per_step=2)
         self.networks = SimpleNamespace(policy="policy", critic="critic")
         self.verifiers = SimpleNamespace(
-            answers=lambda responses: ANSWERS, outcomes=lambda responses, answers: OUTCOMES
+            answers=lambda responses: ANSWERS,
+            outcomes=lambda responses, answers: OUTCOMES,
+            parses=lambda responses: [[bool(answer) for answer in row] for row in ANSWERS],
         )
         self.hidden_answers: dict[str, Any] = {}
         self.budget = 12
@@ -78,6 +81,14 @@ class FakeLab:
 
     def labeled(self, count: int) -> Batch:
         self.sampled.append(("train", count))
+        return self._rows(labeled=True)
+
+    def first_labeled(self, count: int) -> Batch:
+        self.sampled.append(("first", count))
+        return self._rows(labeled=True)
+
+    def references(self, count: int) -> Batch:
+        self.sampled.append(("references", count))
         return self._rows(labeled=True)
 
     def held_out_window(self) -> Batch:
@@ -113,8 +124,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         arguments["e_steps"] += bool(batches)
         return updates
 
-    def refine(policy: object, batch: Batch, a: Tensor, settings: object) -> MStep:
-        arguments.update(a=a, batch=batch)
+    def refine(policy: object, batch: Batch, a: Tensor, settings: TrainerSettings) -> MStep:
+        arguments.update(a=a, batch=batch, importance_cap=settings.importance_cap)
         return MStep(updates, PolicyDrift(0.0, 0.0, 0.0, 0.0, 0.0))
 
     def advantage_signal(critic: object, batch: Batch, settings: object) -> AdvantageSignal:
@@ -134,6 +145,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("ttrl", "unlabeled", [HALF, HALF, -HALF, -HALF, -HALF, HALF, HALF, -HALF]),
         ("empo", "unlabeled", [HALF, HALF, -HALF, -HALF, -HALF, HALF, HALF, -HALF]),
         ("supervised", "train", [-0.5, -0.5, LONE, -0.5, -HALF, HALF, HALF, -HALF]),
+        ("format", "unlabeled", [0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, -LONE]),
         ("oracle", "unlabeled", [-0.5, -0.5, LONE, -0.5, -HALF, HALF, HALF, -HALF]),
     ],
 )
@@ -146,6 +158,23 @@ def test_a_method_without_a_critic_has_one_advantage_per_response(
     assert torch.equal(calls["a"][:, 0], calls["a"][:, 1])
     assert lab.sampled == [(deck, lab.budget)]
     assert calls["e_steps"] == 0
+
+
+def test_one_label_has_the_responses_of_the_whole_budget(calls: dict[str, Any]) -> None:
+    lab = FakeLab()
+    methods.one_label(lab)
+    assert lab.sampled == [("first", lab.budget * lab.settings.group_size)]
+    assert calls["a"][:, 0].tolist() == pytest.approx(
+        [-0.5, -0.5, LONE, -0.5, -HALF, HALF, HALF, -HALF], abs=1e-4
+    )
+
+
+def test_fine_tuning_raises_each_token_of_the_references_alike(calls: dict[str, Any]) -> None:
+    lab = FakeLab()
+    methods.fine_tuning(lab)
+    assert lab.sampled == [("references", lab.budget)]
+    assert torch.equal(calls["a"], calls["batch"].mask)
+    assert calls["importance_cap"] == 0
 
 
 @pytest.mark.parametrize(("method", "e_steps"), [("frozen", 0), ("tempo", 1)])

@@ -174,7 +174,7 @@ def test_the_warm_up_leaves_held_out_rollouts_to_the_first_iteration(tmp_path: P
 
 def test_all_methods_sample_the_same_number_of_responses(tmp_path: Path) -> None:
     sampled = {}
-    for method in METHODS:
+    for method in METHODS.keys() - {"fine-tuning"}:  # it samples none
         spec = study_data.spec(tmp_path, method=method, iterations=1)
         first, last = (line["sampled"] for line in lines(run(spec, tmp_path)))
         sampled[method] = last - first

@@ -6,6 +6,7 @@ folder, so the same run goes on where it stopped.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,8 +42,10 @@ ENVIRONMENT = {
     "TEMPO_POLICY_LEARNING_RATE": "5e-4",
     "TEMPO_CRITIC_LEARNING_RATE": "5e-4",
     "TEMPO_TOKENS_PER_MICROBATCH": "4096",
-    "TEMPO_DTYPE": "bfloat16",
-    "TEMPO_THREADS": "2",  # vLLM idles while the trainer computes
+    # vLLM idles while the trainer computes, and the trainer while vLLM samples. So both take all
+    # cores.
+    "TEMPO_THREADS": str(os.cpu_count()),
+    "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
 }
 
 

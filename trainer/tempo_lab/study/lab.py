@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from tempo_lab.study.questions import Answers, Data, Question, QuestionSet
-from tempo_lab.study.sampling import LocalSampler, seed_of
+from tempo_lab.study.sampling import LocalSampler, reference_sample, seed_of
 from tempo_lab.study.served import ServedSampler
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.algorithm import within
@@ -92,6 +92,12 @@ class CachedVerifiers:
         self._pool = pool
         self._cache: dict[tuple[str, str, bool], Verdict] = {}
 
+    def parses(self, responses: Responses) -> list[list[bool]]:
+        """Tell for each response whether its verifier reads an answer in it."""
+        return [
+            [bool(verdict.extracted) for verdict in row] for row in self._verdicts(responses, {})
+        ]
+
     def outcomes(self, responses: Responses, answers: Answers) -> list[list[float]]:
         """Return -1 or +1 for each response.
 
@@ -134,6 +140,7 @@ class Lab:
         self.settings = spec.worker_settings()
         self.recalibrate_every = spec.recalibrate_every
         self.networks = Networks.load(spec.model, self.settings)
+        self._model = spec.model
         self.sampler = SAMPLERS[spec.sampler](self.networks, spec.model, self.settings)
         self.verifiers = CachedVerifiers(pool)
         self.is_honest: IsHonest | None = resolve_name(spec.honest) if spec.honest else None
@@ -166,6 +173,23 @@ class Lab:
         outcomes = self.verifiers.outcomes(responses, self._decks[deck].answers)
         return self.batch(responses, outcomes)
 
+    def references(self, count: int) -> Batch:
+        """Return the next labeled questions with their reference answers as responses."""
+        questions = self._next("train", count)
+        texts = [self._decks["train"].answers[question.id][0] for question in questions]
+        samples = [[reference_sample(self._model, text)] for text in texts]
+        return self.batch(Responses(questions, self._prompts_of(questions), samples))
+
+    def first_labeled(self, count: int) -> Batch:
+        """Return `count` rollouts of the first labeled question, with their outcomes."""
+        first = self._decks["train"].questions[:1]
+        seed = seed_of(self.settings.seed, "first", self.iteration)
+        self.counters["sampled"] += count
+        responses = self.sample(first, count, seed)
+        return self.batch(
+            responses, self.verifiers.outcomes(responses, self._decks["train"].answers)
+        )
+
     def held_out_window(self) -> Batch:
         """Return rollouts of held-out questions, as many of the newest iterations as are needed.
 
@@ -178,23 +202,32 @@ class Lab:
 
     def sample_next(self, deck: str, count: int) -> Responses:
         """Sample responses to the next questions of a deck."""
-        start = self.counters[deck]
-        seed = self.settings.seed
-        questions = draw(self._decks[deck].questions, count, start=start, seed=seed)
-        self.counters[deck] += len(questions)
+        seed = seed_of(self.settings.seed, deck, self.counters[deck])
+        questions = self._next(deck, count)
         self.counters["sampled"] += len(questions) * self.settings.group_size
-        return self.sample(questions, self.settings.group_size, seed_of(seed, deck, start))
+        return self.sample(questions, self.settings.group_size, seed)
 
     def sample(
         self, questions: Sequence[Question], n: int, seed: int, decoding: Decoding = PLAIN
     ) -> Responses:
         """Sample `n` responses to each question from the policy as it is now."""
+        prompts = self._prompts_of(questions)
+        samples = self.sampler.sample(prompts, n=n, seed=seed, decoding=decoding)
+        return Responses(questions, prompts, samples)
+
+    def _next(self, deck: str, count: int) -> Sequence[Question]:
+        """Draw the next questions of a deck."""
+        start = self.counters[deck]
+        seed = self.settings.seed
+        questions = draw(self._decks[deck].questions, count, start=start, seed=seed)
+        self.counters[deck] += len(questions)
+        return questions
+
+    def _prompts_of(self, questions: Sequence[Question]) -> list[Prompt]:
         for question in questions:
             if question.id not in self._prompts:
                 self._prompts[question.id] = self.sampler.prompt(question)
-        prompts = [self._prompts[question.id] for question in questions]
-        samples = self.sampler.sample(prompts, n=n, seed=seed, decoding=decoding)
-        return Responses(questions, prompts, samples)
+        return [self._prompts[question.id] for question in questions]
 
     def batch(
         self, responses: Responses, outcomes: Sequence[Sequence[float]] | None = None

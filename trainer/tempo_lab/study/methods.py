@@ -6,11 +6,15 @@
     ttrl         unlabeled              answer of the majority           group-normalised
     empo         unlabeled              share of the answer's cluster    group-normalised
     supervised   labeled                outcome                          group-normalised
+    fine-tuning  none                   the references are responses     1 for each token
+    one-label    one labeled question   outcome                          group-normalised
+    format       unlabeled              1 where an answer can be read    group-normalised
     random       unlabeled              uniform in (−1, 1)               group-normalised
     oracle       unlabeled              hidden outcome (the ceiling)     group-normalised
 
 All sample the same number of responses in an iteration, to `Lab.budget` questions. The questions
 that tempo spends on labels and on the held-out check are more unlabeled ones in the other methods.
+`fine-tuning` samples none, and learns from as many references.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,6 +82,28 @@ def supervised(lab: Lab) -> Figures:
     return _refine_by(lab, batch, batch.outcome)
 
 
+def fine_tuning(lab: Lab) -> Figures:
+    """Learn the reference answers by heart: a step of cross-entropy (SFT)."""
+    batch = lab.references(lab.budget)
+    # Its responses were not sampled, so they have no importance weights.
+    settings = lab.settings.model_copy(update={"importance_cap": 0.0})
+    m_step = refine(lab.networks.policy, batch, batch.mask.clone(), settings)
+    return figures("m_step", m_step.updates, m_step.drift)
+
+
+def one_label(lab: Lab) -> Figures:
+    """Learn from a single labeled question, which can teach little but the form (2603.12875)."""
+    batch = lab.first_labeled(lab.budget * lab.settings.group_size)
+    return _refine_by(lab, batch, batch.outcome)
+
+
+def by_format(lab: Lab) -> Figures:
+    """Reward each response in which an answer can be read, right or wrong."""
+    responses = lab.sample_next("unlabeled", lab.budget)
+    reads = torch.tensor(lab.verifiers.parses(responses), dtype=torch.float32)
+    return _refine_by(lab, lab.batch(responses), reads.flatten())
+
+
 def random_critic(lab: Lab) -> Figures:
     """Reward at random: if this learns anything, the study is wrong."""
     batch = lab.batch(lab.sample_next("unlabeled", lab.budget))
@@ -99,6 +125,9 @@ METHODS: dict[str, Callable[[Lab], Figures]] = {
     "ttrl": partial(by_answers, majority),
     "empo": partial(by_answers, cluster_share),
     "supervised": supervised,
+    "fine-tuning": fine_tuning,
+    "one-label": one_label,
+    "format": by_format,
     "random": random_critic,
     "oracle": oracle,
 }

@@ -37,8 +37,7 @@ class LocalSampler:
         self._networks = networks
         self._max_tokens = settings.max_response_tokens
         self._tokenizer = AutoTokenizer.from_pretrained(model_dir)
-        ends = GenerationConfig.from_pretrained(model_dir).eos_token_id
-        self._ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (ends,)
+        self._ends = _ends(model_dir)
 
     def close(self) -> None:
         """Do nothing: no connection is open."""
@@ -143,6 +142,19 @@ def _first(*values: float | None) -> float:
 def seed_of(*parts: object) -> int:
     """Return a seed that depends only on the parts, so that a resumed run draws the same."""
     return random.Random(":".join(map(str, parts))).getrandbits(62)
+
+
+def reference_sample(model_dir: str, text: str) -> Sample:
+    """Return a text as if it were a response, closed by the model's end of sequence."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], _ends(model_dir)[0]]
+    return Sample(tuple(ids), (0.0,) * len(ids), text, "stop")
+
+
+def _ends(model_dir: str) -> tuple[int, ...]:
+    """Return the tokens that end a response."""
+    ends = GenerationConfig.from_pretrained(model_dir).eos_token_id
+    return tuple(ends) if isinstance(ends, list) else (ends,)
 
 
 def _equal_lengths(prompts: Sequence[Prompt], max_count: int) -> Iterator[list[int]]:
