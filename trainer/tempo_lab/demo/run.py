@@ -27,7 +27,7 @@ from tempo_lab.serving.processes import Process, free_port
 from tempo_lab.serving.progress import Reporter
 from tempo_lab.serving.scores import MEASURES, Scores, means, measure
 from tempo_lab.tasks import countdown
-from tempo_lab.tasks.base import CACHE, build_base
+from tempo_lab.tasks.base import CACHE, Recipe, base_directory, build_base
 from tempo_storage.errors import TempoError
 
 console = Console(highlight=False)
@@ -158,7 +158,7 @@ def _base(cache: Path, reporter: Reporter) -> Path:
 
 def _plan(options: argparse.Namespace) -> dict[str, float]:
     """Return the steps in their order, each with the seconds that it takes on two cores."""
-    is_cached = any(options.cache.glob("countdown-*"))
+    is_cached = base_directory(options.cache, Recipe()).is_dir()
     round_seconds = ITERATION_SECONDS * (options.iterations + GATE_ITERATIONS)
     rounds = {_round(number, options): round_seconds for number in range(options.rounds)}
     return {

@@ -81,7 +81,7 @@ def build_base(
 ) -> Path:
     """Return the base model's directory below `directory`; train the model if it is not there."""
     recipe = recipe or Recipe()
-    final = directory / f"{recipe.task.name}-{recipe.digest}"
+    final = base_directory(directory, recipe)
     if final.is_dir():
         return final
     aside = directory / f".{final.name}.{os.getpid()}"
@@ -99,6 +99,11 @@ def build_base(
         torch.set_num_threads(threads_before)
         shutil.rmtree(aside, ignore_errors=True)
     return final
+
+
+def base_directory(directory: Path, recipe: Recipe) -> Path:
+    """Return the directory of a recipe's model, which may not be there."""
+    return directory / f"{recipe.task.name}-{recipe.digest}"
 
 
 def fast_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
