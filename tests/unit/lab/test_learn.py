@@ -9,7 +9,7 @@ import pytest
 from tempo_lab.learn import main, results
 from tempo_lab.learn.questions import SETS, QuestionSet
 from tempo_lab.learn.results import append, gains, is_made, read, table
-from tempo_lab.learn.run import Plan, Stages
+from tempo_lab.learn.run import Plan, Stages, hopeless
 
 SETS_BY_NAME = pytest.mark.parametrize("one", SETS.values(), ids=SETS)
 PLAN = Plan(SETS["smallest"], seed=1, iterations=8, settings={})
@@ -35,6 +35,17 @@ def test_the_verifier_takes_the_answer_and_no_other_number(one: QuestionSet) -> 
     question = one.questions[0]
     assert question.is_solved_by(f"The answer is {question.answer}.")
     assert not question.is_solved_by(f"The answer is {question.answer + 1}.")
+
+
+@pytest.mark.parametrize(
+    ("plain", "remedy"),
+    [([0.0, 0.0], "easier"), ([1.0, 1.0], "harder"), ([0.0, 0.1], ""), ([1.0, 0.9], "")],
+)
+def test_a_base_that_is_never_or_always_right_ends_the_run_with_a_remedy(
+    plain: list[float], remedy: str
+) -> None:
+    assert remedy in hopeless(plain)
+    assert bool(hopeless(plain)) is bool(remedy)
 
 
 def test_a_stage_is_made_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ folder, so the same run goes on where it stopped.
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,13 @@ from tempo_lab.learn.questions import Question, QuestionSet
 from tempo_lab.serving.processes import Process, free_port
 from tempo_lab.serving.scores import USERS, measure, responses
 from tempo_storage.decoding import GREEDY
+from tempo_storage.errors import TempoError
 
 console = Console(highlight=False, markup=False)
 ROUNDS = 2
+# Of eight responses at least one in twenty groups must be right and another one wrong.
+MIN_RIGHT = 0.007
+MAX_RIGHT = 0.993
 JOB_SECONDS = 3600.0
 CAPTURE_SECONDS = 60.0
 EXAMPLES = 3
@@ -49,6 +53,10 @@ ENVIRONMENT = {
 }
 
 
+class HopelessError(TempoError, RuntimeError):
+    """The base leaves nothing to learn from; the message names what to change."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that decides a run."""
@@ -57,6 +65,22 @@ class Plan:
     seed: int
     iterations: int
     settings: dict[str, str]
+
+
+def hopeless(plain: Sequence[float]) -> str:
+    """Say why the base's answers at temperature 1 leave nothing to learn from; "" if they do not.
+
+    `plain` has the share of right responses to each question.
+    """
+    share = sum(plain) / len(plain)
+    if share < MIN_RIGHT:
+        return (
+            f"the base answers {share:.1%} of the questions right at temperature 1, too few to "
+            "learn from; choose easier questions, or a higher limit of tokens"
+        )
+    if share > MAX_RIGHT:
+        return f"the base answers {share:.1%} of the questions right; choose harder ones"
+    return ""
 
 
 class Stages:
@@ -132,6 +156,8 @@ class _Run:
         """Make all stages; return the row."""
         stage = self._stages.result
         base = stage("scores of the base", lambda: self._scores("tempo-v0"))
+        if reason := hopeless(base["asked"]["plain"]):
+            raise HopelessError(reason)
         stage("users ask", self._ask)
         file = stage("labels", self._upload)
         rounds = [
