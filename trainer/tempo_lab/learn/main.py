@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tempo_lab.learn import smollm2
 from tempo_lab.learn.questions import SETS
-from tempo_lab.learn.results import OUT, append, draw, is_made, read, table
+from tempo_lab.learn.results import OUT, PICTURES, append, draw, is_made, read, table
 from tempo_lab.learn.run import Plan, run
 from tempo_lab.tasks.base import CACHE
 from tempo_storage.errors import TempoError
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = read(path)
     console.print(table(rows), soft_wrap=True)
     if rows:
-        console.print(f"picture: {draw(rows, options.out)}")
+        console.print(f"picture: {draw(rows, options.pictures)}")
     return 0
 
 
@@ -55,6 +55,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=8, help="of each of the two rounds")
     parser.add_argument("--model", type=Path, help="directory of another model")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
+    parser.add_argument("--pictures", type=Path, default=PICTURES, help="folder of the picture")
     parser.add_argument("--build", type=Path, default=Path("build/learn"), help="data of the runs")
     text = "a setting of the trainer, such as TEMPO_KL_COEFFICIENT=0.1; may be repeated"
     parser.add_argument("--setting", type=_setting, action="append", default=[], help=text)

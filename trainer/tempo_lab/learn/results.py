@@ -12,7 +12,8 @@ from tempo_lab.rows import Row
 from tempo_lab.serving.scores import MEASURES
 from tempo_trainer.algorithm.intervals import t_interval
 
-OUT = Path("trainer/docs/figures/learn")
+OUT = Path("trainer/tempo_lab/results")
+PICTURES = Path("trainer/docs/figures")
 TAIL = 0.025  # beyond each bound of a 95 % interval
 PARTS = ("unseen", "asked")
 MEASURED = ("tempo_lab/learn/questions.py", "tempo_lab/learn/run.py", "tempo_trainer/algorithm")
