@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tempo_lab.study import plan
+from tempo_lab.study.kept import keep, restore
 from tempo_lab.study.lab import Spec
 from tempo_lab.study.summary import Run, Table, caption, difference, load, markdown, summarise
 from tempo_storage.decoding import GREEDY, PLAIN, Decoding
@@ -30,6 +31,7 @@ def write(
     lines: list[dict[str, Any]] = []
     for iteration in range(5):
         line: dict[str, Any] = {"iteration": iteration, "seconds": seconds[0] * iteration}
+        line["sampled"] = 0
         if iteration % 2 == 0:
             avg = [shares[iteration // 2] + i / 1000 for i in range(QUESTIONS)]
             line["adapted"] = {name: avg for name in ("avg", "pass", "maj", "entropy")}
@@ -226,6 +228,32 @@ def test_the_table_has_intervals_and_the_critic(tmp_path: Path, specs: list[Spec
     assert first["tempo − arm, avg@8"] == ""
     assert base[0] == "base"
     assert float(base[1]) == pytest.approx(0.3195, abs=0.001)
+
+
+def test_a_run_that_is_kept_as_a_row_gives_the_same_table(
+    tmp_path: Path, specs: list[Spec]
+) -> None:
+    results = tmp_path / "results" / "study.jsonl"
+    assert keep(results, specs, tmp_path) == 4
+    assert keep(results, specs, tmp_path) == 0  # each once
+    later = tmp_path / "later"
+    moved = [replace(spec, labeled="elsewhere") for spec in specs]
+    assert restore(results, moved, later) == 4
+    assert restore(results, moved, later) == 0
+    before = markdown(tables(arms(tmp_path, specs)), title="a study")
+    assert markdown(tables(arms(later, moved)), title="a study") == before
+    assert "ttrl" in before
+
+
+def test_only_a_finished_run_with_the_same_settings_is_restored(
+    tmp_path: Path, specs: list[Spec]
+) -> None:
+    results = tmp_path / "results" / "study.jsonl"
+    longer = [replace(spec, iterations=8) for spec in specs]
+    assert keep(results, longer, tmp_path) == 0
+    keep(results, specs, tmp_path)
+    others = [replace(spec, settings={"kl_coefficient": 0.0}) for spec in specs]
+    assert restore(results, others, tmp_path / "later") == 0
 
 
 def test_without_matplotlib_there_are_tables_and_no_curves(

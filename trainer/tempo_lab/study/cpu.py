@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tempo_lab.study.kept import keep, restore
 from tempo_lab.study.lab import Spec
 from tempo_lab.study.plan import Studies, add_options, console, study, write
 from tempo_lab.study.sampling import users_decoding
@@ -29,6 +30,7 @@ LABELED = 256
 UNLABELED = 192
 UNSEEN = 128
 BASES = 2
+KEPT = Path("trainer/tempo_lab/results")
 
 SETTINGS = {
     "max_response_tokens": 16,
@@ -103,7 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         studies = options.mode(options)
+        for folder, specs in studies.items():
+            restored = restore(options.kept / f"{folder.name}.jsonl", specs, folder)
+            console.print(f"{folder.name}: {restored} runs were made before")
         code = study(studies, processes=options.processes)
+        for folder, specs in studies.items():
+            keep(options.kept / f"{folder.name}.jsonl", specs, folder)
         if options.mode is sweeps and code == 0:
             _write_sweeps(studies)
         return code
@@ -257,7 +264,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--tune", tune, "each method with each of a few settings"),
     ):
         parser.add_argument(flag, dest="mode", action="store_const", const=mode, help=text)
-    add_options(parser, seeds="10,11,12,13,14", out=Path("build/study"))
+    add_options(parser, seeds="10,11,12,13,14,15,16,17", out=Path("build/study"))
+    parser.add_argument(
+        "--kept", type=Path, default=KEPT, help="folder of the rows of finished runs"
+    )
     return parser.parse_args(arguments)
 
 

@@ -38,7 +38,8 @@ class Run:
         self.questions: dict[str, list[str]] = lines[0]["questions"]
         self.lines = [line for line in lines if any(name in line for name in self.questions)]
         self.scales: dict[str, dict[str, Any]] = self.lines[-1].get("scaled", {})
-        self.refused = sum("refusal" in line for line in lines)
+        # A run that was kept as a row has no line for each iteration, but their number.
+        self.refused = lines[-1].get("refused", sum("refusal" in line for line in lines))
         self.seconds = float(lines[-1]["seconds"])
         self.iterations = int(lines[-1]["iteration"])
 
