@@ -29,7 +29,7 @@ smoke: .venv/smoke-tools  ## serve and train a real model, and refuse three wron
 learn: .venv/smoke-tools .venv/study  ## let a real model learn two kinds of questions; an hour for each set and seed; resumes
 	$(BIN)/python -m tempo_lab.learn.main $(LEARN_ARGS)
 
-study-cpu: .venv/study  ## compare TEMPO with other methods on two toy tasks, five seeds each; resumes
+study-cpu: .venv/study  ## compare TEMPO with other methods on two toy tasks, eight seeds each; resumes
 	$(BIN)/python -m tempo_lab.study.cpu --out build/study $(STUDY_ARGS)
 
 study-tune: .venv/study  ## try the same five settings for each method, on a seed that the study does not use

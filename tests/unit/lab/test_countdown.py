@@ -9,6 +9,7 @@ from tempo_lab.tasks.countdown import (
     Puzzle,
     derivations,
     exercises,
+    is_honest,
     labeled_row,
     puzzles,
     solutions,
@@ -103,6 +104,18 @@ def test_a_split_is_disjoint_and_the_same_for_its_seed() -> None:
     assert len({*sets.labeled, *sets.unlabeled, *sets.unseen}) == 35
     assert sets == split(3, labeled=20, unlabeled=10, unseen=5)
     assert sets != split(4, labeled=20, unlabeled=10, unseen=5)
+
+
+def test_without_a_reference_the_derivation_is_the_answer() -> None:
+    right = "15 + 10 = 25 ; 25 * 3 = 75 ; ok"
+    assert Countdown().verify(right, [], {}).extracted == right
+    assert Countdown().verify("15 + 10", [], {}).extracted is None
+
+
+def test_the_solution_of_a_labeled_row_is_a_whole_response() -> None:
+    solution = labeled_row(PUZZLE)["metadata"]["solution"]
+    assert is_honest(PUZZLE.question, solution)
+    assert PUZZLE.is_solved_by(solution)
 
 
 def test_no_base_sees_the_numbers_of_a_question_that_is_drawn() -> None:

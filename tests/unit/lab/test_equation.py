@@ -62,6 +62,16 @@ def test_no_base_sees_an_equation_that_is_drawn() -> None:
     assert 0.57 < len(of_base) / len(equations()) < 0.63
 
 
+def test_equal_functions_of_x_are_on_the_same_side() -> None:
+    pairs = [
+        (("+", 2), ("+", 3), ("+", 1), ("+", 4)),
+        (("+", 2), ("-", 3), ("-", 3), ("+", 2)),
+        (("*", 2), ("*", 6), ("*", 3), ("*", 4)),
+    ]
+    for a, b, c, d in pairs:
+        assert Equation(a, b, 9).is_for_base == Equation(c, d, 20).is_for_base
+
+
 def test_drawn_equations_differ_and_are_the_same_for_their_seed() -> None:
     assert len(set(draw(3, 50))) == 50
     assert draw(3, 50) == draw(3, 50) != draw(4, 50)

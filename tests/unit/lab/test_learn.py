@@ -1,6 +1,7 @@
 """`make learn`: the question sets, a run that goes on where it stopped, the table of gains."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import pytest
 
 from tempo_lab.learn import main, results
 from tempo_lab.learn.questions import SETS, QuestionSet
-from tempo_lab.learn.results import append, gains, is_made, read, table
+from tempo_lab.learn.results import append, gains, is_made, table
 from tempo_lab.learn.run import Plan, Stages, hopeless
+from tempo_lab.rows import read
 
 SETS_BY_NAME = pytest.mark.parametrize("one", SETS.values(), ids=SETS)
-PLAN = Plan(SETS["smallest"], seed=1, iterations=8, settings={})
+PLAN = Plan(SETS["smallest"], seed=1, iterations=8, settings={}, model=Path("models/small"))
+KL = {"TEMPO_KL_COEFFICIENT": "0"}
 
 
 @SETS_BY_NAME
-def test_a_set_has_five_thousand_questions_none_equal_up_to_order(one: QuestionSet) -> None:
+def test_a_set_has_six_thousand_questions_none_equal_up_to_order(one: QuestionSet) -> None:
     keys = {frozenset(re.findall(r"\d+", question.question)) for question in one.questions}
     assert len(keys) == len(one.questions) == 6_000
 
@@ -62,9 +65,9 @@ def scores(**values: list[float]) -> dict[str, dict[str, list[float]]]:
     return {"unseen": measured, "asked": measured}
 
 
-def run(served: list[float]) -> dict[str, Any]:
+def run(plan: Plan, served: list[float]) -> dict[str, Any]:
     example = {"question": "What is 1 + 2?", "answer": "3", "base": "4", "served": "3"}
-    return {
+    return plan.row | {
         "base": scores(greedy=[0.0, 0.0, 1.0, 0.0]),
         "served": scores(greedy=served),
         "serving": "tempo-v1",
@@ -75,7 +78,7 @@ def run(served: list[float]) -> dict[str, Any]:
 
 
 def test_a_gain_is_paired_by_question() -> None:
-    one = run([1.0, 1.0, 1.0, 1.0])
+    one = run(PLAN, [1.0, 1.0, 1.0, 1.0])
     gain = gains(one["base"], one["served"])
     mean, low, high = gain["unseen"]["greedy"]
     assert mean == 0.75
@@ -83,28 +86,40 @@ def test_a_gain_is_paired_by_question() -> None:
     assert high == pytest.approx(0.75 + 3.182 * 0.25, abs=1e-3)
 
 
-def test_the_table_has_each_set_with_its_examples(tmp_path: Path) -> None:
+def test_the_table_pools_the_seeds_of_one_plan_alone(tmp_path: Path) -> None:
     path = tmp_path / "learn.jsonl"
-    append(path, PLAN, run([1.0, 1.0, 1.0, 1.0]))
-    append(path, Plan(SETS["smallest"], 2, 8, {}), run([1.0, 0.0, 1.0, 0.0]))
+    append(path, run(PLAN, [1.0, 1.0, 1.0, 1.0]))
+    append(path, run(replace(PLAN, seed=2), [1.0, 0.0, 1.0, 0.0]))
+    append(path, run(replace(PLAN, settings=KL), [0.0, 0.0, 0.0, 0.0]))
     text = table(read(path))
-    assert "| smallest | unseen | greedy | 1, 2 | 0.250 | 0.750 | +50.0 [" in text
+    two = (
+        "| smallest, small, 2 × 8 iterations | unseen | greedy | 1 (tempo-v1), 2 (tempo-v1) | 0.250"
+    )
+    assert f"{two} | 0.750 | +50.0 [" in text
+    assert "8 iterations, TEMPO_KL_COEFFICIENT=0 | unseen | greedy | 1 (tempo-v1) | 0.250" in text
     assert "What is 1 + 2?  (right: 3)" in text
-    assert text.count("served: 3") == 1
+    assert text.count("served: 3") == 2
 
 
-def test_a_row_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"seed": 2}, {"iterations": 4}, {"settings": KL}, {"model": Path("models/other")}]
+)
+def test_another_plan_is_made_in_another_folder(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "learn.jsonl"
-    append(path, PLAN, run([1.0]))
+    append(path, run(PLAN, [1.0, 1.0, 1.0, 1.0]))
     assert is_made(PLAN, read(path))
-    assert not is_made(Plan(SETS["smallest"], 2, 8, {}), read(path))
-    assert not is_made(Plan(SETS["smallest"], 1, 8, {"TEMPO_KL_COEFFICIENT": "0"}), read(path))
+    other = replace(PLAN, **change)
+    assert not is_made(other, read(path))
+    assert other.folder != PLAN.folder
 
 
-@pytest.mark.parametrize("arguments", [["--sets", "songs"], ["--setting", "KL=1"]])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--sets", "songs"], "'songs'"), (["--setting", "KL=1"], "TEMPO_NAME=value")],
+)
 def test_a_wrong_option_is_refused(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main.main(arguments)
-    assert "songs" in capsys.readouterr().err or "TEMPO_NAME" not in arguments
+    assert message in capsys.readouterr().err

@@ -83,8 +83,8 @@ class FakeLab:
         self.sampled.append(("train", count))
         return self._rows(labeled=True)
 
-    def first_labeled(self, count: int) -> Batch:
-        self.sampled.append(("first", count))
+    def one_labeled(self, count: int) -> Batch:
+        self.sampled.append(("one", count))
         return self._rows(labeled=True)
 
     def references(self, count: int) -> Batch:
@@ -125,7 +125,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return updates
 
     def refine(policy: object, batch: Batch, a: Tensor, settings: TrainerSettings) -> MStep:
-        arguments.update(a=a, batch=batch, importance_cap=settings.importance_cap)
+        arguments.update(a=a, batch=batch, settings=settings)
         return MStep(updates, PolicyDrift(0.0, 0.0, 0.0, 0.0, 0.0))
 
     def advantage_signal(critic: object, batch: Batch, settings: object) -> AdvantageSignal:
@@ -163,7 +163,7 @@ def test_a_method_without_a_critic_has_one_advantage_per_response(
 def test_one_label_has_the_responses_of_the_whole_budget(calls: dict[str, Any]) -> None:
     lab = FakeLab()
     methods.one_label(lab)
-    assert lab.sampled == [("first", lab.budget * lab.settings.group_size)]
+    assert lab.sampled == [("one", lab.budget * lab.settings.group_size)]
     assert calls["a"][:, 0].tolist() == pytest.approx(
         [-0.5, -0.5, LONE, -0.5, -HALF, HALF, HALF, -HALF], abs=1e-4
     )
@@ -174,7 +174,7 @@ def test_fine_tuning_raises_each_token_of_the_references_alike(calls: dict[str, 
     methods.fine_tuning(lab)
     assert lab.sampled == [("references", lab.budget)]
     assert torch.equal(calls["a"], calls["batch"].mask)
-    assert calls["importance_cap"] == 0
+    assert (calls["settings"].importance_cap, calls["settings"].kl_coefficient) == (0, 0)
 
 
 @pytest.mark.parametrize(("method", "e_steps"), [("frozen", 0), ("tempo", 1)])

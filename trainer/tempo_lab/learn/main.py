@@ -16,8 +16,9 @@ from rich.console import Console
 
 from tempo_lab.learn import smollm2
 from tempo_lab.learn.questions import SETS
-from tempo_lab.learn.results import OUT, PICTURES, append, draw, is_made, read, table
+from tempo_lab.learn.results import OUT, PICTURES, append, draw, is_made, table
 from tempo_lab.learn.run import Plan, run
+from tempo_lab.rows import read
 from tempo_lab.tasks.base import CACHE
 from tempo_storage.errors import TempoError
 
@@ -32,11 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = options.model or smollm2.build(CACHE)
         for seed in options.seeds:
             for name in options.sets:
-                plan = Plan(SETS[name], seed, options.iterations, dict(options.setting))
+                plan = Plan(SETS[name], seed, options.iterations, dict(options.setting), model)
                 if not is_made(plan, read(path)):
                     start = time.monotonic()
-                    row = run(plan, model, options.build / f"{name}-{seed}")
-                    append(path, plan, row)
+                    append(path, run(plan, options.build / plan.folder))
                     console.print(f"{name}, seed {seed}: {(time.monotonic() - start) / 60:.0f} min")
     except (TempoError, openai.OpenAIError, RuntimeError) as error:
         console.print(f"learn failed: {error}", style="red")

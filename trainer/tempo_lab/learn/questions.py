@@ -53,8 +53,6 @@ class QuestionSet:
     """All questions of one kind."""
 
     name: str
-    about: str
-    """One line for a reader of the table."""
     max_tokens: int
     """Limit of a response, for users, rollouts and measurements alike."""
     make: Callable[[], Iterator[Question]]
@@ -104,7 +102,7 @@ def _largest() -> Iterator[Question]:
 SETS = {
     one.name: one
     for one in (
-        QuestionSet("smallest", "the smallest of three numbers, alone", 16, _smallest),
-        QuestionSet("largest", "the largest of three numbers, with an explanation", 96, _largest),
+        QuestionSet("smallest", 16, _smallest),
+        QuestionSet("largest", 96, _largest),
     )
 }

@@ -1,12 +1,12 @@
 """The rows of `make learn`: gains with their intervals, a table, a picture and examples."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tempo_lab import rows as lines
 from tempo_lab.learn.run import Plan
 from tempo_lab.rows import Row
 from tempo_lab.serving.scores import MEASURES
@@ -16,39 +16,26 @@ OUT = Path("trainer/tempo_lab/results")
 PICTURES = Path("trainer/docs/figures")
 TAIL = 0.025  # beyond each bound of a 95 % interval
 PARTS = ("unseen", "asked")
-MEASURED = ("tempo_lab/learn/questions.py", "tempo_lab/learn/run.py", "tempo_trainer/algorithm")
-"""The files that decide a run."""
 
 Scores = Mapping[str, Mapping[str, Sequence[float]]]
 """Values of each question by part of the set and measurement."""
 
 
-def append(path: Path, plan: Plan, run: Mapping[str, Any]) -> None:
-    """Add the row of a run."""
-    row = {
-        "set": plan.questions.name,
-        "seed": plan.seed,
-        "iterations": plan.iterations,
-        "settings": plan.settings,
+def append(path: Path, run: Mapping[str, Any]) -> None:
+    """Add the row of a run: means and gains in the place of the figures of single questions."""
+    figures = {
         "base": means(run["base"]),
         "served": means(run["served"]),
         "gain": gains(run["base"], run["served"]),
     }
-    rest = {name: run[name] for name in ("serving", "minutes", "rounds", "examples")}
-    lines.append(path, [row | rest], measured=MEASURED)
-
-
-def read(path: Path) -> list[Row]:
-    """Return the rows of a file; none if it does not exist."""
-    return lines.read(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({**run, **figures}) + "\n")
 
 
 def is_made(plan: Plan, made: Sequence[Row]) -> bool:
     """Tell whether the rows have this run."""
-    wanted = (plan.questions.name, plan.seed, plan.iterations, plan.settings)
-    return any(
-        (row["set"], row["seed"], row["iterations"], row["settings"]) == wanted for row in made
-    )
+    return any({name: row[name] for name in plan.row} == plan.row for row in made)
 
 
 def means(scores: Scores) -> dict[str, dict[str, float]]:
@@ -74,17 +61,27 @@ def gains(base: Scores, served: Scores) -> dict[str, dict[str, list[float]]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, and the examples of the first row of each set."""
+    """Return the rows as a Markdown table, and the examples of the first row of each group."""
     head = (
         "| set | questions | accuracy | seeds | base | served | change in points, 95 % interval |"
     )
     text = [head, "|---|---|---|---|---|---|---|"]
-    for name in dict.fromkeys(row["set"] for row in rows):
-        runs = [row for row in rows if row["set"] == name]
+    groups = grouped(rows)
+    for name, runs in groups.items():
         text += _table_rows(name, runs)
-    for row in {row["set"]: row for row in reversed(rows)}.values():
-        text += ["", f"{row['set']}, seed {row['seed']}, greedy answers:", *_examples(row)]
+    for name, runs in groups.items():
+        text += ["", f"{name}, seed {runs[0]['seed']}, greedy answers:", *_examples(runs[0])]
     return "\n".join(text)
+
+
+def grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows that differ in their seed alone, by a name of what they share."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        settings = "".join(f", {name}={value}" for name, value in row["settings"].items())
+        name = f"{row['set']}, {row['model']}, 2 × {row['iterations']} iterations{settings}"
+        groups.setdefault(name, []).append(row)
+    return groups
 
 
 def _table_rows(name: str, runs: Sequence[Row]) -> Iterator[str]:
@@ -99,7 +96,7 @@ def _table_rows(name: str, runs: Sequence[Row]) -> Iterator[str]:
             if len(runs) > 1:
                 over = _rounded(np.array([change[0] for change in changes]))
                 per_seed = f"{_shown(over)} over seeds; each: {per_seed}"
-            seeds = ", ".join(str(run["seed"]) for run in runs)
+            seeds = ", ".join(f"{run['seed']} ({run['serving']})" for run in runs)
             yield (
                 f"| {name} | {part} | {about} | {seeds} | {base:.3f} | {served:.3f} | {per_seed} |"
             )
@@ -122,22 +119,24 @@ def draw(rows: Sequence[Row], folder: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = list(dict.fromkeys(row["set"] for row in rows))
+    groups = grouped(rows)
+    names = list(groups)
     size = (3.2 * len(MEASURES), 3.2 * len(names))
     figure, axes = pyplot.subplots(
         len(names), len(MEASURES), figsize=size, squeeze=False, layout="constrained", sharey="row"
     )
     panels = [(name, measure) for name in names for measure in MEASURES]
     for axis, (name, measure) in zip(axes.flat, panels, strict=True):
-        for row in (row for row in rows if row["set"] == name):
+        for row in groups[name]:
             values = [row[version]["unseen"][measure] for version in ("base", "served")]
             reach = (row["gain"]["unseen"][measure][2] - row["gain"]["unseen"][measure][1]) / 2
             label = f"seed {row['seed']}"
             axis.errorbar([0, 1], values, [0, reach], marker="o", capsize=3, label=label)
-        axis.set(title=f"{name}: {MEASURES[measure]}", xticks=[0, 1], ylim=(0, 1))
-        axis.title.set_fontsize(9)
+        axis.set(title=f"{name}\n{MEASURES[measure]}", xticks=[0, 1], ylim=(0, 1))
+        axis.title.set_fontsize(7)
         axis.set_xticklabels(["base", "served"])
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=8)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "learn.png"
     figure.savefig(path, dpi=90)
     pyplot.close(figure)

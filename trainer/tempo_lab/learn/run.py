@@ -5,12 +5,14 @@ from the product, and only measure. Each stage that has ended is in `stages.json
 folder, so the same run goes on where it stopped.
 """
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from rich.console import Console
 from tempo_client import Tempo
 from tempo_client.types import Job
 from tempo_lab.learn.questions import Question, QuestionSet
+from tempo_lab.rows import last_commit
 from tempo_lab.serving.processes import Process, free_port
 from tempo_lab.serving.scores import USERS, measure, responses
 from tempo_storage.decoding import GREEDY
@@ -34,6 +37,9 @@ JOB_SECONDS = 3600.0
 CAPTURE_SECONDS = 60.0
 EXAMPLES = 3
 SERVER_FLAGS = ("--max-model-len", "512", "--max-num-seqs", "128", "--host", "127.0.0.1")
+CORES = sorted(os.sched_getaffinity(0))
+MEASURED = ("tempo_lab/learn", "tempo_lab/serving", "tempo_trainer")
+"""The files that decide a run, besides the server's."""
 ENVIRONMENT = {
     "TEMPO_ROUND_QUESTIONS": "0",  # no round starts by itself
     "TEMPO_GROUP_SIZE": "8",
@@ -48,8 +54,8 @@ ENVIRONMENT = {
     "TEMPO_TOKENS_PER_MICROBATCH": "4096",
     # vLLM idles while the trainer computes, and the trainer while vLLM samples. So both take all
     # cores.
-    "TEMPO_THREADS": str(os.cpu_count()),
-    "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+    "TEMPO_THREADS": str(len(CORES)),
+    "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, CORES)),
 }
 
 
@@ -64,7 +70,27 @@ class Plan:
     questions: QuestionSet
     seed: int
     iterations: int
+    """Of each round."""
     settings: dict[str, str]
+    """Differences from ENVIRONMENT."""
+    model: Path
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The plan as a row has it."""
+        return {
+            "set": self.questions.name,
+            "seed": self.seed,
+            "iterations": self.iterations,
+            "settings": self.settings,
+            "model": self.model.name,
+        }
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its data; another plan has another one."""
+        digest = hashlib.sha256(json.dumps(self.row, sort_keys=True).encode()).hexdigest()
+        return f"{self.questions.name}-{self.seed}-{digest[:8]}"
 
 
 def hopeless(plain: Sequence[float]) -> str:
@@ -110,7 +136,7 @@ class Stages:
         return {name: stage["minutes"] for name, stage in self._results.items()}
 
 
-def run(plan: Plan, model: Path, folder: Path) -> dict[str, Any]:
+def run(plan: Plan, folder: Path) -> dict[str, Any]:
     """Make a run, or what is left of it; return its row."""
     data_dir = folder / "data"
     environment = {
@@ -122,16 +148,16 @@ def run(plan: Plan, model: Path, folder: Path) -> dict[str, Any]:
     }
     stages = Stages(folder / "stages.json")
     port = free_port()
-    command = ["serve", str(model), "--port", str(port), *SERVER_FLAGS]
+    command = ["serve", str(plan.model), "--port", str(port), *SERVER_FLAGS]
     log = folder / "serve.log"
-    console.print(f"tempo serve {model}; log in {log}")
+    console.print(f"tempo serve {plan.model}; log in {log}")
     with Process("tempo_client.cli", command, log=log, env=environment) as serving:
         url = f"http://127.0.0.1:{port}"
         serving.wait_until_healthy(f"{url}/tempo/healthz")
         key = (data_dir / "admin.key").read_text().strip()
         with Tempo(base_url=url, api_key=key) as tempo, tempo.openai(max_retries=0) as client:
             result = _Run(plan, tempo, client, stages, serving.check).make()
-    return result | {"minutes": stages.minutes}
+    return plan.row | result | {"minutes": stages.minutes}
 
 
 class _Run:
@@ -155,16 +181,19 @@ class _Run:
     def make(self) -> dict[str, Any]:
         """Make all stages; return the row."""
         stage = self._stages.result
+        commit = stage("commit", lambda: last_commit(MEASURED))
         base = stage("scores of the base", lambda: self._scores("tempo-v0"))
         if reason := hopeless(base["asked"]["plain"]):
             raise HopelessError(reason)
         stage("users ask", self._ask)
         file = stage("labels", self._upload)
-        rounds = [
-            stage(f"round {number + 1}", lambda: self._round(file)) for number in range(ROUNDS)
-        ]
+        rounds = []
+        for number in range(1, ROUNDS + 1):
+            job_id = stage(f"start of round {number}", lambda: self._start(file))
+            rounds.append(stage(f"round {number}", partial(self._round, job_id)))
         served = stage("scores of the served version", lambda: self._scores("tempo"))
         return {
+            "commit": commit,
             "rounds": rounds,
             "serving": self._tempo.status().serving_adapter,
             "base": base,
@@ -208,19 +237,17 @@ class _Run:
         file = self._tempo.files.create(q.labeled_row for q in self._split.labeled)
         return file.id
 
-    def _round(self, file: str) -> dict[str, Any]:
-        """Follow the newest round if it runs, else start one; return its result and curves."""
-        jobs = [job for job in self._tempo.jobs.list() if not job.is_finished]
-        job = jobs[0] if jobs else self._start(file)
-        job = self._finished(job)
+    def _start(self, file: str) -> str:
+        return self._tempo.jobs.create(training_file=file, max_steps=self._plan.iterations).id
+
+    def _round(self, job_id: str) -> dict[str, Any]:
+        """Follow a round until it ends; return its result and curves."""
+        job = self._finished(self._tempo.jobs.retrieve(job_id))
         if job.status != "succeeded":
             raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
         console.print(job.result.get("summary", job.status))
         curves = [point.metrics for point in self._tempo.jobs.checkpoints(job.id)]
         return {"result": job.result, "curves": curves}
-
-    def _start(self, file: str) -> Job:
-        return self._tempo.jobs.create(training_file=file, max_steps=self._plan.iterations)
 
     def _finished(self, job: Job) -> Job:
         deadline = time.monotonic() + JOB_SECONDS

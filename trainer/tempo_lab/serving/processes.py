@@ -1,4 +1,4 @@
-"""The processes that the demonstration starts: each has a log file and is stopped by its id."""
+"""Processes of demo, learn, smoke test and benchmarks; each has a log and is stopped by its id."""
 
 import os
 import signal

@@ -51,7 +51,8 @@ GRID: dict[str, dict[str, Any]] = {
 
 # `make study-tune` chose them: the best avg@8 on the adapted questions among the settings whose
 # pass@8 is at most two points below the base's; if there are none, the best avg@8. `tempo-default`
-# has the settings of `tempo-paper`; trainer/docs/results.md has others that were tried.
+# has the settings of `tempo-paper`; trainer/docs/results.md has others that were tried. They were
+# chosen with the bases before fa2560e; those of the last three arms are not tuned yet.
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "tempo-paper": ("tempo", GRID["1e-3 KL 0.3"]),
     "tempo-default": ("tempo", GRID["1e-3 KL 0.3"] | {"labeled_in_policy": True}),

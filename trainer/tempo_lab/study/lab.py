@@ -147,7 +147,7 @@ class Lab:
         self.hidden_answers = data.unlabeled.answers if spec.method == "oracle" else {}
         unlabeled = QuestionSet(data.unlabeled.questions, {})
         self._decks = dict(zip(DECKS, (data.train, data.held_out, unlabeled), strict=True))
-        self.counters = dict.fromkeys(("iteration", "sampled", *DECKS), 0)
+        self.counters = dict.fromkeys(("iteration", "sampled", "one_label", *DECKS), 0)
         self.replay: list[Batch] = []
         self.window: list[Batch] = []
         self._prompts: dict[str, Prompt] = {}
@@ -174,21 +174,34 @@ class Lab:
         return self.batch(responses, outcomes)
 
     def references(self, count: int) -> Batch:
-        """Return the next labeled questions with their reference answers as responses."""
+        """Return the next labeled questions with their solutions, or references, as responses."""
         questions = self._next("train", count)
-        texts = [self._decks["train"].answers[question.id][0] for question in questions]
+        answers = self._decks["train"].answers
+        texts = [str(q.metadata.get("solution", answers[q.id][0])) for q in questions]
         samples = [[reference_sample(self._model, text)] for text in texts]
         return self.batch(Responses(questions, self._prompts_of(questions), samples))
 
-    def first_labeled(self, count: int) -> Batch:
-        """Return `count` rollouts of the first labeled question, with their outcomes."""
-        first = self._decks["train"].questions[:1]
-        seed = seed_of(self.settings.seed, "first", self.iteration)
-        self.counters["sampled"] += count
-        responses = self.sample(first, count, seed)
-        return self.batch(
-            responses, self.verifiers.outcomes(responses, self._decks["train"].answers)
-        )
+    def one_labeled(self, count: int) -> Batch:
+        """Return `count` rollouts of one labeled question, with their outcomes.
+
+        It is the first one, in the order of the seed, that the base answers both right and wrong.
+        """
+        answers = self._decks["train"].answers
+        while True:
+            question = draw(
+                self._decks["train"].questions,
+                1,
+                start=self.counters["one_label"],
+                seed=self.settings.seed,
+            )
+            seed = seed_of(self.settings.seed, "one", self.counters["one_label"], self.iteration)
+            responses = self.sample(question, count, seed)
+            outcomes = self.verifiers.outcomes(responses, answers)
+            is_last = self.counters["one_label"] == len(self._decks["train"].questions) - 1
+            if self.iteration or is_last or len(set(outcomes[0])) > 1:
+                self.counters["sampled"] += count
+                return self.batch(responses, outcomes)
+            self.counters["one_label"] += 1
 
     def held_out_window(self) -> Batch:
         """Return rollouts of held-out questions, as many of the newest iterations as are needed.

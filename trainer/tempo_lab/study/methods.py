@@ -12,9 +12,9 @@
     random       unlabeled              uniform in (−1, 1)               group-normalised
     oracle       unlabeled              hidden outcome (the ceiling)     group-normalised
 
-All sample the same number of responses in an iteration, to `Lab.budget` questions. The questions
+All but `fine-tuning` sample as many responses in an iteration, to `Lab.budget` questions. Those
 that tempo spends on labels and on the held-out check are more unlabeled ones in the other methods.
-`fine-tuning` samples none, and learns from as many references.
+`fine-tuning` samples none, and learns from the solutions of `Lab.budget` labeled questions.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,17 +83,23 @@ def supervised(lab: Lab) -> Figures:
 
 
 def fine_tuning(lab: Lab) -> Figures:
-    """Learn the reference answers by heart: a step of cross-entropy (SFT)."""
+    """Learn the solutions by heart: a step of cross-entropy (SFT)."""
     batch = lab.references(lab.budget)
-    # Its responses were not sampled, so they have no importance weights.
-    settings = lab.settings.model_copy(update={"importance_cap": 0.0})
-    m_step = refine(lab.networks.policy, batch, batch.mask.clone(), settings)
-    return figures("m_step", m_step.updates, m_step.drift)
+    # The policy did not sample these responses. So they have no importance weights, k3 is no KL on
+    # them, and nothing may be clipped.
+    own = {"importance_cap": 0.0, "kl_coefficient": 0.0, "minibatches": 1}
+    settings = lab.settings.model_copy(update=own)
+    return figures(
+        "m_step", refine(lab.networks.policy, batch, batch.mask.clone(), settings).updates
+    )
 
 
 def one_label(lab: Lab) -> Figures:
-    """Learn from a single labeled question, which can teach little but the form (2603.12875)."""
-    batch = lab.first_labeled(lab.budget * lab.settings.group_size)
+    """Learn from a single labeled question, which can teach little but the form.
+
+    This is the first half of arXiv:2603.12875, which lets votes follow.
+    """
+    batch = lab.one_labeled(lab.budget * lab.settings.group_size)
     return _refine_by(lab, batch, batch.outcome)
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,19 @@ def seed_of(*parts: object) -> int:
 
 def reference_sample(model_dir: str, text: str) -> Sample:
     """Return a text as if it were a response, closed by the model's end of sequence."""
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], _ends(model_dir)[0]]
+    tokenizer = _tokenizer(model_dir)
+    ends = _ends(model_dir)
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
     return Sample(tuple(ids), (0.0,) * len(ids), text, "stop")
 
 
+@cache
+def _tokenizer(model_dir: str) -> Any:
+    return AutoTokenizer.from_pretrained(model_dir)
+
+
+@cache
 def _ends(model_dir: str) -> tuple[int, ...]:
     """Return the tokens that end a response."""
     ends = GenerationConfig.from_pretrained(model_dir).eos_token_id

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, is_for_base, normalised
 from tempo_trainer.sampling.verifiers import Metadata, References, Verdict
@@ -132,7 +132,10 @@ class Countdown:
 
     def verify(self, response: str, reference: References, metadata: Metadata) -> Verdict:
         """Verify a response by the numbers and the target of the reference."""
-        steps = _steps(reference[0]) if reference else None
+        if not reference:
+            is_derivation = _steps(response) is not None
+            return Verdict(correct=False, extracted=normalised(response) if is_derivation else None)
+        steps = _steps(reference[0])
         if steps is None:
             return Verdict(correct=False, reason="the reference is no solution")
         return _verdict(response, _numbers_used(*steps), steps[1].result)
@@ -216,10 +219,14 @@ def split(seed: int, *, labeled: int = 512, unlabeled: int = 192, unseen: int = 
     return Split(sample[:labeled], sample[labeled:end], sample[end:])
 
 
-def labeled_row(puzzle: Puzzle) -> dict[str, object]:
-    """Return one line of a labeled file: the question and one solution."""
+def labeled_row(puzzle: Puzzle) -> dict[str, Any]:
+    """Return one line of a labeled file: the question and one solution.
+
+    The metadata have a whole response, for a method that learns it by heart.
+    """
     return {
         "messages": [{"role": "user", "content": puzzle.question}],
         "reference_answer": solutions(puzzle)[0].text,
         "verifier": Countdown.name,
+        "metadata": {"solution": solutions(puzzle)[0].attempt(puzzle.target)},
     }

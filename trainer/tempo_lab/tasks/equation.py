@@ -28,6 +28,17 @@ class Equation:
     result: int
 
     @property
+    def is_for_base(self) -> bool:
+        """Whether the base may train on it; equal functions of x are on the same side."""
+        at_0, at_1 = (self._calculated(x) for x in (0, 1))
+        return is_for_base(f"{at_1 - at_0}*x+{at_0}")
+
+    def _calculated(self, x: int) -> int:
+        for sign, n in (self.first, self.second):
+            x = _calculated(x, sign, n)
+        return x
+
+    @property
     def question(self) -> str:
         """The question as a user asks it."""
         return "x {} {} {} {} = {} ?".format(*self.first, *self.second, self.result)
@@ -66,7 +77,7 @@ def equations() -> tuple[Equation, ...]:
 def exercises() -> Iterator[Exercise]:
     """Yield the equations of the base with all guesses, and with the right one."""
     for equation in equations():
-        if not is_for_base(equation.question):
+        if not equation.is_for_base:
             continue
         guesses = list(equation.attempts().values())
         yield Exercise(equation.question, guesses, [text for text in guesses if " ok " in text])
@@ -77,7 +88,7 @@ EQUATION = Task("equation", SYMBOLS, exercises)
 
 def draw(seed: int, count: int) -> list[Equation]:
     """Draw different equations that no base trains on, the same ones for the same seed."""
-    others = [equation for equation in equations() if not is_for_base(equation.question)]
+    others = [equation for equation in equations() if not equation.is_for_base]
     return random.Random(seed).sample(others, count)
 
 
@@ -93,16 +104,23 @@ def _by_question() -> dict[str, Equation]:
 
 
 def labeled_row(equation: Equation) -> dict[str, object]:
-    """Return one line of a labeled file."""
+    """Return one line of a labeled file.
+
+    The metadata have a whole response, for a method that learns it by heart.
+    """
     return {
         "messages": [{"role": "user", "content": equation.question}],
         "reference_answer": str(equation.solution),
         "verifier": "numeric",
+        "metadata": {"solution": equation.attempts()[equation.solution]},
     }
 
 
 def _apply(value: int, operation: Operation) -> int | None:
     """Return the result of an operation on a value, or None if it is outside of 0..100."""
-    sign, n = operation
-    result = {"+": value + n, "-": value - n, "*": value * n}[sign]
+    result = _calculated(value, *operation)
     return result if 0 <= result <= MAX_RESULT else None
+
+
+def _calculated(value: int, sign: str, n: int) -> int:
+    return {"+": value + n, "-": value - n, "*": value * n}[sign]

@@ -82,14 +82,18 @@ class Progress:
         pace: dict[str, Any] = {}
         if done and self._fields["activity"] != LEARNING and seconds >= MIN_SECONDS:
             pace["rate"] = round(done / seconds, 1)
-        left = self._seconds_of_steps() - seconds
+        left = self._seconds_of_steps(seconds)
         if self._phase == GATE and pace:
             left = seconds * (self._fields["total"] / done - 1)
-        return pace | ({"seconds_left": round(left)} if left > 0 else {})
+        return pace | ({"seconds_left": round(left)} if left else {})
 
-    def _seconds_of_steps(self) -> float:
-        """Return the seconds of this step and of those after it; 0 while nobody knows."""
-        if self._steps < 1:
+    def _seconds_of_steps(self, seconds: float) -> float:
+        """Return the time left of this step, `seconds` old, and of those after it.
+
+        It is 0 while nobody knows, and in a measurement, which is no step.
+        """
+        if self._steps < 1 or self._fields["activity"] == MEASURING:
             return 0.0
-        steps = self._fields["of"] - self._fields["iteration"] + 1
-        return (self._step_began - self._first_step_began) / self._steps * float(steps)
+        mean = (self._step_began - self._first_step_began) / self._steps
+        later: int = self._fields["of"] - self._fields["iteration"]
+        return mean * later + max(0.0, mean - seconds)

@@ -63,7 +63,7 @@ def test_the_time_left_is_that_of_whole_steps_and_a_new_step_samples_again(
     assert (written[-1]["rate"], written[-1]["seconds_left"]) == (0.5, 30)
 
 
-def test_learning_has_no_rate_and_never_no_time_left(
+def test_learning_has_no_rate_and_a_late_step_no_time_left(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
     progress.begin("sampling", of=2)
@@ -78,6 +78,18 @@ def test_learning_has_no_rate_and_never_no_time_left(
     assert "seconds_left" not in written[-1]  # this step is longer than the one before
 
 
+def test_a_late_step_still_leaves_the_time_of_the_steps_after_it(
+    progress: Progress, clock: Clock, written: list[dict[str, Any]]
+) -> None:
+    progress.begin("sampling", of=3)
+    progress.step(1, responses=10)
+    clock.now += 30
+    progress.step(2, responses=10)
+    clock.now += 89
+    progress.update(phase="m_step", activity=LEARNING)
+    assert written[-1]["seconds_left"] == 30
+
+
 def test_a_measurement_is_no_step(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
@@ -88,6 +100,9 @@ def test_a_measurement_is_no_step(
     clock.now += 30
     progress.step(2, responses=10)
     assert (written[0]["activity"], written[-1]["seconds_left"]) == ("measuring", 30)
+    clock.now += 30
+    progress.step(2, responses=10, activity=MEASURING)
+    assert "seconds_left" not in written[-1]
 
 
 def test_the_gate_forecasts_by_its_responses(
