@@ -18,12 +18,6 @@ class Box:
     end: int
 
 
-def boxed(text: str) -> str | None:
-    """Return the content of the last `\\boxed{…}` with balanced braces, or None."""
-    complete = boxes(text)
-    return complete[-1].content if complete else None
-
-
 def boxes(text: str) -> list[Box]:
     """Return the complete boxes that are in no other complete box, in their order.
 

@@ -15,11 +15,15 @@ def append(path: Path, rows: Iterable[Row], *, measured: Sequence[str]) -> None:
 
     These are paths below `trainer/`.
     """
-    commit = last_commit(measured)
+    commit = {"commit": last_commit(measured)}
+    write(path, (row | commit for row in rows))
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        for row in rows:
-            file.write(json.dumps(row | {"commit": commit}) + "\n")
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def read(path: Path) -> list[Row]:

@@ -171,9 +171,7 @@ def _run(arguments: Sequence[str], settings: ServerSettings) -> None:
             signal.signal(number, supervisor.stop)
         supervisor.run()
     if worker.was_killed:
-        print_line(
-            "tempo", "the worker had not finished its step; after a start it repeats the step"
-        )
+        print_line("tempo", "the worker was ended in a step; after the next start it repeats it")
     print_line("tempo", f"stopped; questions, labels and versions are in {settings.root}")
 
 

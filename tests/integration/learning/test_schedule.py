@@ -149,30 +149,34 @@ def test_rollouts_pause_within_a_second_while_users_queue(server: Any) -> None:
         )
         for _ in range(8)
     ]
-    looks: list[tuple[float, bool]] = []
-    """When somebody looked, and whether users queued then."""
+    queued: list[float] = []
+    """When somebody looked and users queued, since the queue was last found empty."""
 
     def users_queue() -> bool:
         waiting = sum(map(float, WAITING.findall(server.http.get("/metrics").text)))
-        # More than the rollouts of both samplers.
-        looks.append((time.monotonic(), waiting > 2 * settings.requests_in_flight))
-        return looks[-1][1]
+        if waiting > 2 * settings.requests_in_flight:  # more than the rollouts of both samplers
+            queued.append(time.monotonic())
+            return True
+        return False
 
-    def have_queued_for_a_second(now: float) -> bool:
-        last = [is_queue for at, is_queue in looks if now - 1.0 < at < now]
-        return len(last) > 2 and all(last)
+    def have_queued_for_a_second() -> bool:
+        if not users_queue():
+            queued.clear()  # the first users were served before the others came
+        return bool(queued) and queued[-1] - queued[0] > 1.0
 
     with closing(early), closing(late), sampling(early):
         eventually(lambda: len(before.sent) > 4)
         for user in users:
             user.start()
-        eventually(users_queue)
+        eventually(have_queued_for_a_second)
         with sampling(late):
-            while any(user.is_alive() for user in users):
-                users_queue()
+            while users_queue():
                 time.sleep(0.05)
+            for user in users:
+                user.join(120)
             done = time.monotonic()
             eventually(lambda: all(t.sent and t.sent[-1] > done for t in (before, amid)))
-    assert sum(have_queued_for_a_second(at) for at, _ in looks) > 10, "the users did not queue"
-    assert [at for at in (*before.sent, *amid.sent) if have_queued_for_a_second(at)] == []
+    assert queued[-1] - queued[0] > 2.0, "the users did not queue"
+    assert [at for at in before.sent if queued[0] + 1.0 < at < queued[-1]] == []
+    assert amid.sent[0] > queued[-1]
     assert late.take_held_back() > 1.0

@@ -87,7 +87,7 @@ def test_a_response_with_the_text_of_the_reference_needs_no_process() -> None:
     assert verdict.correct
 
 
-def test_four_hundred_responses_are_verified_within_two_seconds(pool: VerifierPool) -> None:
+def test_four_hundred_responses_are_verified_within_a_second(pool: VerifierPool) -> None:
     puzzles = countdown.puzzles()[:400]
     texts = [countdown.solutions(puzzle)[0].text for puzzle in puzzles]
     items = [Item("countdown", f"{text} ; ok", [text], {}) for text in texts]
@@ -96,7 +96,7 @@ def test_four_hundred_responses_are_verified_within_two_seconds(pool: VerifierPo
         start = time.monotonic()
         assert all(verdict.correct for verdict in pool.verify(items))
         seconds.append(time.monotonic() - start)
-    assert min(seconds) < 2.0  # 0.1 s on an idle core; the least, because other work may run beside
+    assert min(seconds) < 1.0  # 0.1 s on an idle core; the least, because other work may run beside
 
 
 def test_verdicts_come_in_the_order_of_the_items() -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tempo_client.types import File, Job, QuestionCounts, Status
 from tempo_lab.demo import run as demo
-from tempo_lab.serving import progress
+from tempo_lab.serving import jobs, progress
 from tempo_lab.serving.progress import Reporter, time_left
 from tempo_lab.serving.scores import Scores
 
@@ -260,7 +260,8 @@ def slow_demo(clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         monkeypatch.setattr(demo, name, getattr(parts, name))
     for name in ("Process", "Tempo", "Users"):
         monkeypatch.setattr(demo, name, parts)
-    monkeypatch.setattr(demo, "time", SimpleNamespace(sleep=parts.sleep, monotonic=clock))
+    for module in (demo, jobs):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=parts.sleep, monotonic=clock))
     monkeypatch.setattr(ClockedReporter, "clock", clock, raising=False)
     monkeypatch.setattr(demo, "Reporter", ClockedReporter)
     monkeypatch.setattr(demo, "console", Console(file=clock, width=200))

@@ -23,6 +23,7 @@ from rich.table import Table
 from tempo_client import Tempo
 from tempo_client.types import Job
 from tempo_lab.demo.users import MAX_TOKENS, Users, idle_first_tokens, p99_ms
+from tempo_lab.serving.jobs import follow
 from tempo_lab.serving.processes import Process, free_port
 from tempo_lab.serving.progress import Reporter
 from tempo_lab.serving.scores import MEASURES, Scores, means, measure
@@ -31,7 +32,6 @@ from tempo_lab.tasks.base import CACHE, Recipe, base_directory, build_base
 from tempo_storage.errors import TempoError
 
 console = Console(highlight=False)
-JOB_SECONDS = 1200.0
 GATE_ITERATIONS = 16  # the gate takes as long as this many iterations
 ITERATION_SECONDS = 1.2
 SetScores = Mapping[str, Scores]
@@ -184,16 +184,12 @@ def _say(line: str) -> None:
 
 def _watch(tempo: Tempo, job: Job, reporter: Reporter, check: Callable[[], None]) -> Job:
     """Report a job's progress until it ends; `check` raises when the server has ended."""
-    deadline = time.monotonic() + JOB_SECONDS
-    while not job.is_finished:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
-        time.sleep(1.0)
+
+    def look(job: Job) -> None:
         check()
-        job = tempo.jobs.retrieve(job.id)
         _update(reporter, job)
-    if job.status != "succeeded":
-        raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
+
+    job = follow(tempo, job, look)
     _say(f"  {job.result.get('summary', job.status)}")
     return job
 

@@ -1,6 +1,5 @@
 """The rows of `make learn`: gains with their intervals, a table, a picture and examples."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tempo_lab.learn.run import Plan
-from tempo_lab.rows import Row
+from tempo_lab.rows import Row, write
 from tempo_lab.serving.scores import MEASURES
 from tempo_trainer.algorithm.intervals import t_interval
 
@@ -28,9 +27,7 @@ def append(path: Path, run: Mapping[str, Any]) -> None:
         "served": means(run["served"]),
         "gain": gains(run["base"], run["served"]),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps({**run, **figures}) + "\n")
+    write(path, [{**run, **figures}])
 
 
 def is_made(plan: Plan, made: Sequence[Row]) -> bool:

@@ -23,6 +23,7 @@ from tempo_client import Tempo
 from tempo_client.types import Job
 from tempo_lab.learn.questions import Question, QuestionSet
 from tempo_lab.rows import last_commit
+from tempo_lab.serving.jobs import follow
 from tempo_lab.serving.processes import Process, free_port
 from tempo_lab.serving.scores import USERS, measure, responses
 from tempo_storage.decoding import GREEDY
@@ -33,7 +34,6 @@ ROUNDS = 2
 # Of eight responses at least one in twenty groups must be right and another one wrong.
 MIN_RIGHT = 0.007
 MAX_RIGHT = 0.993
-JOB_SECONDS = 3600.0
 CAPTURE_SECONDS = 60.0
 EXAMPLES = 3
 SERVER_FLAGS = ("--max-model-len", "512", "--max-num-seqs", "128", "--host", "127.0.0.1")
@@ -177,6 +177,7 @@ class _Run:
         self._stages = stages
         self._check = check
         self._split = plan.questions.split(plan.seed)
+        self._shown = ""
 
     def make(self) -> dict[str, Any]:
         """Make all stages; return the row."""
@@ -242,27 +243,18 @@ class _Run:
 
     def _round(self, job_id: str) -> dict[str, Any]:
         """Follow a round until it ends; return its result and curves."""
-        job = self._finished(self._tempo.jobs.retrieve(job_id))
-        if job.status != "succeeded":
-            raise RuntimeError(f"job {job.id} {job.status}: {job.error and job.error.message}")
+        job = follow(self._tempo, self._tempo.jobs.retrieve(job_id), self._look)
         console.print(job.result.get("summary", job.status))
         curves = [point.metrics for point in self._tempo.jobs.checkpoints(job.id)]
         return {"result": job.result, "curves": curves}
 
-    def _finished(self, job: Job) -> Job:
-        deadline = time.monotonic() + JOB_SECONDS
-        shown = ""
-        while not job.is_finished:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"job {job.id} still runs after {JOB_SECONDS:.0f} s")
-            time.sleep(2.0)
-            self._check()
-            job = self._tempo.jobs.retrieve(job.id)
-            step = f"{job.progress.get('phase')} {job.progress.get('iteration')}"
-            if step != shown:
-                shown = step
-                console.print(f"{time.strftime('%H:%M:%S')} {step} of {job.progress.get('of')}")
-        return job
+    def _look(self, job: Job) -> None:
+        """Show each new step of a job once."""
+        self._check()
+        step = f"{job.progress.get('phase')} {job.progress.get('iteration')}"
+        if step != self._shown:
+            self._shown = step
+            console.print(f"{time.strftime('%H:%M:%S')} {step} of {job.progress.get('of')}")
 
     def _examples(self) -> list[dict[str, str]]:
         """Return unseen questions with the greedy answers of base and served version."""

@@ -23,14 +23,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tempo_storage.errors import TempoError
-from tempo_trainer.algorithm import shared_prefix
+from tempo_trainer.algorithm import loading, shared_prefix
 from tempo_trainer.algorithm.batch import Batch
 from tempo_trainer.algorithm.heads import ValueHead, token_logprobs
-from tempo_trainer.algorithm.loading import (
-    UnsupportedModelError,
-    is_fast_in_bfloat16,
-    loading_errors,
-)
+from tempo_trainer.algorithm.loading import UnsupportedModelError
 from tempo_trainer.algorithm.optimiser import Groups, Optimiser
 from tempo_trainer.algorithm.shared_prefix import Layout
 from tempo_trainer.settings import TrainerSettings
@@ -84,8 +80,9 @@ class Networks:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = settings.dtype
         if dtype == "auto":
-            dtype = "bfloat16" if device != "cpu" or is_fast_in_bfloat16(model_dir) else "float32"
-        with loading_errors(model_dir):
+            is_rounded = device != "cpu" or loading.is_fast_in_bfloat16(model_dir)
+            dtype = "bfloat16" if is_rounded else "float32"
+        with loading.loading_errors(model_dir):
             base = AutoModelForCausalLM.from_pretrained(
                 str(model_dir), dtype=getattr(torch, dtype), attn_implementation="sdpa"
             )

@@ -9,10 +9,8 @@ from sqlalchemy.exc import OperationalError
 
 WRITE_SECONDS = 1.0
 MIN_SECONDS = 2.0  # a shorter time says nothing about the pace
-SAMPLING = "sampling"
 LEARNING = "learning"
 MEASURING = "measuring"
-GATE = "gating"
 Write = Callable[[dict[str, Any]], None]
 
 
@@ -49,7 +47,7 @@ class Progress:
         self._steps = -1
         self._fields = {"of": of}
 
-    def step(self, position: int, *, responses: int, activity: str = SAMPLING) -> None:
+    def step(self, position: int, *, responses: int, activity: str = "sampling") -> None:
         """Begin a step, which needs so many responses; it may turn out to need more."""
         self._step_began = self._clock()
         if activity != MEASURING:  # a measurement is no step of its own
@@ -83,7 +81,7 @@ class Progress:
         if done and self._fields["activity"] != LEARNING and seconds >= MIN_SECONDS:
             pace["rate"] = round(done / seconds, 1)
         left = self._seconds_of_steps(seconds)
-        if self._phase == GATE and pace:
+        if self._phase == "gating" and pace:
             left = seconds * (self._fields["total"] / done - 1)
         return pace | ({"seconds_left": round(left)} if left else {})
 

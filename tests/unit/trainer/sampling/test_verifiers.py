@@ -3,7 +3,7 @@
 import pytest
 
 from tempo_storage.answers.numbers import last_number, number_text
-from tempo_storage.boxed import boxed
+from tempo_storage.boxed import boxes
 from tempo_trainer.sampling.verifiers import Choice, Exact, Math, Numeric, answer, load, names
 
 
@@ -13,9 +13,9 @@ def mathematics() -> Math:
 
 
 def test_the_last_box_is_the_answer_with_balanced_braces() -> None:
-    assert boxed(r"\boxed{1} and \boxed{\frac{1}{2}}") == r"\frac{1}{2}"
-    assert boxed(r"\boxed{1} and \boxed{\frac{1}{2}") == "1"  # the last one is cut off
-    assert boxed("none") is None
+    assert boxes(r"\boxed{1} and \boxed{\frac{1}{2}}")[-1].content == r"\frac{1}{2}"
+    assert boxes(r"\boxed{1} and \boxed{\frac{1}{2}")[-1].content == "1"  # the last one is cut off
+    assert boxes("none") == []
 
 
 @pytest.mark.parametrize(

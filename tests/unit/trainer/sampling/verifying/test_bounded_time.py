@@ -13,7 +13,7 @@ from tempo_trainer.sampling.verifiers import (
 )
 from tempo_trainer.sampling.verifying.equal_text import equal_text
 
-SECONDS = 1.0  # of processor time for all verifiers together; most take a hundredth
+SECONDS = 0.5  # of processor time for all verifiers together; most take a hundredth
 VERIFIERS = (Math(), Numeric(), Choice(), Exact(), Words(), JsonEqual(), StringCheck())
 PIECES = (
     r"\boxed{", r"\text{", "answer ", "answer is ", "$", "$a$ ", "**", "(A) ", "x ", "is ", "\n",
