@@ -33,6 +33,12 @@ def progress(clock: Clock, written: list[dict[str, Any]]) -> Progress:
     return Progress(written.append, clock)
 
 
+def make_step(progress: Progress, clock: Clock, position: int, seconds: float, **of: str) -> None:
+    """Begin a step of ten responses, and let time pass."""
+    progress.step(position, responses=10, **of)
+    clock.now += seconds
+
+
 def test_the_first_step_counts_its_responses_and_forecasts_nothing(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
@@ -82,10 +88,8 @@ def test_a_late_step_still_leaves_the_time_of_the_steps_after_it(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
     progress.begin("sampling", of=3)
-    progress.step(1, responses=10)
-    clock.now += 30
-    progress.step(2, responses=10)
-    clock.now += 89
+    make_step(progress, clock, 1, 30)
+    make_step(progress, clock, 2, 89)
     progress.update(phase="m_step", activity=LEARNING)
     assert written[-1]["seconds_left"] == 30
 
@@ -94,14 +98,11 @@ def test_a_measurement_is_no_step(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
     progress.begin("e_step", of=2)
-    progress.step(0, responses=10, activity=MEASURING)
-    clock.now += 1000
-    progress.step(1, responses=10)
-    clock.now += 30
-    progress.step(2, responses=10)
+    make_step(progress, clock, 0, 1000, activity=MEASURING)
+    make_step(progress, clock, 1, 30)
+    make_step(progress, clock, 2, 30)
     assert (written[0]["activity"], written[-1]["seconds_left"]) == ("measuring", 30)
-    clock.now += 30
-    progress.step(2, responses=10, activity=MEASURING)
+    make_step(progress, clock, 2, 0, activity=MEASURING)
     assert "seconds_left" not in written[-1]
 
 
@@ -119,9 +120,8 @@ def test_a_job_that_goes_on_forecasts_by_what_it_did_itself(
     progress: Progress, clock: Clock, written: list[dict[str, Any]]
 ) -> None:
     progress.begin("sampling", of=10)
-    progress.step(9, responses=10)
-    clock.now += 30
-    progress.step(10, responses=10)
+    make_step(progress, clock, 9, 30)
+    make_step(progress, clock, 10, 0)
     assert written[-1]["seconds_left"] == 30
 
 
