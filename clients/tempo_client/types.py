@@ -265,6 +265,7 @@ class QuestionCounts(Resource):
     skipped: int = 0
     opted_out: int = 0
     dropped: int = 0
+    unstorable: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

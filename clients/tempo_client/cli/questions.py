@@ -21,6 +21,7 @@ MEANINGS = {
     "skipped": f"answered, not kept: more than text, too long, or a raw prompt{SINCE}",
     "opted_out": f"answered, not kept: the request opted out{SINCE}",
     "dropped": f"answered and lost: no room on disk, or damaged there{SINCE}",
+    "unstorable": "set aside in the ledger, because it cannot store them",
 }
 
 

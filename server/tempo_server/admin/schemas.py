@@ -396,7 +396,8 @@ class QuestionCounts(Schema):
     """Counts of users' questions.
 
     `captured` and `distinct` are in the ledger, `streamed` in Valkey (null while it does not
-    answer), the others are sums over the API processes.
+    answer). `unstorable` ones are set aside in the ledger. The others are sums over the API
+    processes.
     """
 
     captured: int
@@ -406,6 +407,7 @@ class QuestionCounts(Schema):
     skipped: int
     opted_out: int
     dropped: int
+    unstorable: int
 
 
 class Decoding(Row):

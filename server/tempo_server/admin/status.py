@@ -113,7 +113,8 @@ def _phase(s: Session, paused: bool) -> tuple[str, int | None]:
 def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, int]:
     captured, distinct = ledger.pool.count(s)
     counts = {name: sum(p.counters.get(name, 0) for p in processes) for name in COUNTERS}
-    return {"captured": captured, "distinct": distinct} | counts
+    unstorable = ledger.dead_letters.count(s)
+    return {"captured": captured, "distinct": distinct, "unstorable": unstorable} | counts
 
 
 def _worker(s: Session) -> schemas.Worker:

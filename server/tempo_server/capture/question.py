@@ -11,9 +11,12 @@ skipped. These are requests with more than text (tools, images, reasoning in the
 fields that change how the messages render, with a history that only vLLM knows
 (`previous_response_id`), or with a last message that is blank or not a user's. A request that
 forces the form of its answer (`response_format`, `structured_outputs`) is skipped, too: the prompt
-does not say the form, so other answers to the same prompt would be compared with another task.
+does not say the form, so other answers to the same prompt would be compared with another task. So
+is one whose `chat_template_kwargs` are larger than 4 KiB or nested more than eight levels deep.
 """
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +44,11 @@ STRUCTURED = (
 )
 # Start of a text block that Claude Code adds; vLLM removes it from the prompt.
 ATTRIBUTION = "x-anthropic-billing-header"
+
+
+MAX_ARGUMENT_BYTES = 4096
+MAX_ARGUMENT_DEPTH = 8
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,7 @@ def _question(
         return None
     fields = vars(request)  # reading a deprecated field as an attribute warns each time
     arguments = fields.get("chat_template_kwargs") or {}
-    if not RENDERER_ARGUMENTS.isdisjoint(arguments):
+    if not RENDERER_ARGUMENTS.isdisjoint(arguments) or not _is_plain(arguments):
         return None
     if effort:  # vLLM itself derives these two; the user's own enable_thinking wins
         arguments = {"enable_thinking": effort != "none"} | arguments | {"reasoning_effort": effort}
@@ -124,6 +132,28 @@ def _question(
         template_arguments=arguments,
         sampling=sampling_arguments(fields),
     )
+
+
+def _is_plain(arguments: Any) -> bool:
+    """Tell whether arguments of the template are small JSON, which every database takes."""
+    if not _is_shallow(arguments, MAX_ARGUMENT_DEPTH):
+        return False
+    try:
+        return len(json.dumps(arguments, allow_nan=False).encode()) <= MAX_ARGUMENT_BYTES
+    except (TypeError, ValueError):  # not a number, or half a surrogate pair
+        return False
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    """Tell whether a value holds JSON scalars at most `depth` levels below it."""
+    if isinstance(value, str):
+        return "\0" not in value and not SURROGATE.search(value)
+    if value is None or isinstance(value, bool | int | float):
+        return True
+    if depth == 0 or not isinstance(value, dict | list):
+        return False
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    return all(_is_shallow(one, depth - 1) for one in inner)
 
 
 def _is_structured(request: Any) -> bool:

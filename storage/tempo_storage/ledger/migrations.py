@@ -147,6 +147,15 @@ def m007_deleted_files(connection: sa.Connection) -> None:
     )
 
 
+def m008_dead_letters(connection: sa.Connection) -> None:
+    """Add the table of the captured questions that could not be stored."""
+    _execute(
+        connection,
+        "CREATE TABLE dead_letters (entry_id VARCHAR NOT NULL PRIMARY KEY, "
+        "reason VARCHAR NOT NULL, entry VARCHAR NOT NULL, created_at DOUBLE PRECISION NOT NULL)",
+    )
+
+
 def _copy_sampling(connection: sa.Connection) -> None:
     """Copy the arguments of each request from its JSON object into the columns."""
     names = ("temperature", "top_p", "top_k", "max_tokens")
@@ -207,6 +216,7 @@ MIGRATIONS: list[Migration] = [
     m005_judging,
     m006_two_keys,
     m007_deleted_files,
+    m008_dead_letters,
 ]
 
 

@@ -51,6 +51,19 @@ class Question(Base):
     """How often it was drawn; a new question begins with the fewest draws of the pool."""
 
 
+class DeadLetter(Base):
+    """An entry of the stream that could not be stored as a question.
+
+    `entry` is its JSON, cut at 65,536 characters; `reason` is the class of the error.
+    """
+
+    __tablename__ = "dead_letters"
+    entry_id: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+    entry: Mapped[str]
+    created_at: Mapped[Created]
+
+
 class File(Base):
     """An uploaded file of labeled questions.
 

@@ -90,7 +90,7 @@ def _question(fields: Mapping[bytes, bytes]) -> Captured:
     """Return the question of an entry; {} for an entry that another program wrote."""
     try:
         question = json.loads(fields[b"question"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return {}
     return question if isinstance(question, dict) else {}
 

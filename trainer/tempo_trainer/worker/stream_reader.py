@@ -1,19 +1,23 @@
 """Move captured questions from the stream into the ledger, also while a job runs."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import StreamUnavailableError
-from tempo_storage.valkey.streams import QuestionStream
+from tempo_storage.valkey.streams import Captured, QuestionStream
 
 logger = logging.getLogger("tempo.worker")
 IDLE_SECONDS = 0.2
 OUTAGE_SECONDS = 1.0
-REQUIRED = {"id", "messages", "captured_at"}  # an entry without them would block the stream
+TRIES = 3
+REQUIRED = {"id", "messages", "captured_at"}
+Entry = tuple[str, Captured]
+UNAVAILABLE = (OperationalError, InterfaceError)  # the database: the entries wait in the stream
 
 
 @dataclass(slots=True)
@@ -47,11 +51,41 @@ class StreamReader:
         """Move one batch and return its size."""
         entries = self.stream.read()
         if entries:
-            questions = [question for _, question in entries if question.keys() >= REQUIRED]
-            if len(questions) < len(entries):
-                logger.error("stream: dropped %d malformed entries", len(entries) - len(questions))
-            with self.sessions.begin() as s:
-                ledger.pool.add(s, questions)
-                ledger.pool.prune(s, self.keep)
+            self._store(entries)
             self.stream.acknowledge([entry_id for entry_id, _ in entries])
         return len(entries)
+
+    def _store(self, entries: Sequence[Entry]) -> None:
+        """Store a batch; if that fails, store each entry by itself."""
+        try:
+            with self.sessions.begin() as s:
+                ledger.pool.add(s, [_readable(question) for _, question in entries])
+                ledger.pool.prune(s, self.keep)
+        except UNAVAILABLE:
+            raise
+        except Exception:  # an entry of the batch, whatever is wrong with it
+            for entry in entries:
+                self._store_alone(*entry)
+
+    def _store_alone(self, entry_id: str, question: Captured) -> None:
+        """Store an entry; after three failures put it aside, so that the others flow."""
+        reason = ""
+        for _ in range(TRIES):
+            try:
+                with self.sessions.begin() as s:
+                    ledger.pool.add(s, [_readable(question)])
+                return
+            except UNAVAILABLE:
+                raise
+            except Exception as error:
+                # The class alone, because the message may quote the question.
+                reason = type(getattr(error, "orig", None) or error).__name__
+        with self.sessions.begin() as s:
+            ledger.dead_letters.add(s, entry_id, question, reason=reason)
+        logger.error("stream: entry %s cannot be stored (%s); it is set aside", entry_id, reason)
+
+
+def _readable(question: Captured) -> Captured:
+    if not question.keys() >= REQUIRED:
+        raise KeyError(*sorted(REQUIRED - question.keys()))
+    return question

@@ -77,6 +77,14 @@ def test_text_parts_stay_apart_and_one_part_is_a_text(tmp_path: Path) -> None:
     assert messages == [[{"role": "user", "content": parts}], user("a")]
 
 
+def nested(depth: int) -> Any:
+    """Return lists in one another."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -96,6 +104,14 @@ def test_text_parts_stay_apart_and_one_part_is_a_text(tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 2}]},
         {"messages": [{"role": "user", "content": []}]},
         {"chat_template_kwargs": {"tools": []}},
+        {"chat_template_kwargs": {"x": nested(8)}},
+        {"chat_template_kwargs": {"x": nested(600)}},
+        {"chat_template_kwargs": {"x": nested(100_000)}},
+        {"chat_template_kwargs": {"x": "y" * 4_096}},
+        {"chat_template_kwargs": {"x": float("nan")}},
+        {"chat_template_kwargs": {"x": "\ud800"}},
+        {"chat_template_kwargs": {"\0": 1}},
+        {"chat_template_kwargs": {"x": object()}},
         {"kv_transfer_params": {"remote": 1}},
     ],
 )
@@ -140,11 +156,16 @@ def test_questions_without_text_are_counted_but_never_train(
 
 
 def test_a_failure_is_counted_and_its_log_line_quotes_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captured = Captured(tmp_path)
+
+    def fail(spool: object, record: object) -> None:
+        raise RuntimeError(str(record))
+
+    monkeypatch.setattr("tempo_server.capture.spool.Spool.append", fail)
     with caplog.at_level(logging.DEBUG):
-        captured.keep(chat_template_kwargs={"secret": object()})
+        captured.keep(chat_template_kwargs={"secret": 1})
     assert captured.counters == Counters(dropped=1)
     assert len(caplog.records) == 1
     assert "45" not in caplog.text
