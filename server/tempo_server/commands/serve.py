@@ -12,8 +12,8 @@ SIGTERM and Ctrl-C end everything within 30 s: the worker commits the current it
 finishes its requests. After the next start the worker repeats an iteration that took too long.
 
 On a GPU vLLM gets half of the memory unless --gpu-memory-utilization is given, and the worker uses
-the rest (not tried). On a CPU vLLM's KV cache has room for eight sequences of --max-model-len
-tokens unless --kv-cache-memory-bytes is given.
+the rest (not tried). On a CPU vLLM's KV cache takes at most a sixteenth of the memory, or room for
+eight sequences, unless --kv-cache-memory-bytes is given.
 """
 
 import contextlib

@@ -9,7 +9,8 @@ import torch
 logger = logging.getLogger("vllm.tempo.cpu_lora")
 STOCK_BLOCK = 128  # tokens
 BLOCK = 32  # tokens; the least that the CPU's attention kernel takes
-KV_SEQUENCES = 8  # of --max-model-len tokens; there is room for more shorter ones
+MIN_SEQUENCES = 8  # of --max-model-len tokens; there is room for more shorter ones
+MACHINE_SHARE = 16  # the KV cache takes one part of so many of the machine's memory
 
 
 def shorten_blocks(cache: Any) -> None:
@@ -24,25 +25,29 @@ def shorten_blocks(cache: Any) -> None:
 
 
 def limit_kv_cache(vllm_config: Any) -> None:
-    """Give the KV cache room for KV_SEQUENCES of the greatest length, instead of all memory.
+    """Give the KV cache room for --max-num-seqs sequences of the greatest length.
 
     On a CPU vLLM fills the share --gpu-memory-utilization of the machine's memory, and other
-    programs need this memory. An operator's own size stays. vLLM's size stays if the room would
-    take more than half of that share.
+    programs need this memory. So the room is at most a sixteenth of the machine's memory, but at
+    least MIN_SEQUENCES sequences. An operator's own size stays. vLLM's size stays if the room would
+    take more than half of its share.
     """
     cache = vllm_config.cache_config
-    model = vllm_config.model_config
     if cache.kv_cache_memory_bytes is not None:
         return
-    size = KV_SEQUENCES * model.max_model_len * _bytes_of_token(vllm_config)
+    longest = vllm_config.model_config.max_model_len
+    one = longest * _bytes_of_token(vllm_config)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    fitting = min(vllm_config.scheduler_config.max_num_seqs, machine // MACHINE_SHARE // one)
+    sequences = max(MIN_SEQUENCES, fitting)
+    size = sequences * one
     if size > cache.gpu_memory_utilization * machine / 2:
         return
     cache.kv_cache_memory_bytes = size
     logger.info(
         "the KV cache has %.2f GiB, room for %d sequences of %d tokens; "
         "--kv-cache-memory-bytes sets another size",
-        *(size / (1 << 30), KV_SEQUENCES, model.max_model_len),
+        *(size / (1 << 30), sequences, longest),
     )
 
 

@@ -11,7 +11,9 @@ from tempo_server.cpu_lora import startup
 GIB = 1 << 30
 
 
-def config(*, layers: int = 30, length: int = 8192, size: int | None = None) -> Any:
+def config(
+    *, layers: int = 30, length: int = 8192, size: int | None = None, sequences: int = 256
+) -> Any:
     """Return vLLM's configuration of a model with three KV heads of 64 values in bfloat16."""
     model = SimpleNamespace(
         max_model_len=length,
@@ -21,7 +23,12 @@ def config(*, layers: int = 30, length: int = 8192, size: int | None = None) -> 
         get_num_layers=lambda parallel: layers,
     )
     cache = SimpleNamespace(kv_cache_memory_bytes=size, gpu_memory_utilization=0.5)
-    return SimpleNamespace(model_config=model, cache_config=cache, parallel_config=None)
+    return SimpleNamespace(
+        model_config=model,
+        cache_config=cache,
+        scheduler_config=SimpleNamespace(max_num_seqs=sequences),
+        parallel_config=None,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +38,21 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup.os, "sysconf", values.__getitem__)
 
 
-def test_the_kv_cache_has_room_for_eight_sequences_of_the_greatest_length() -> None:
-    vllm_config = config()
+@pytest.mark.parametrize(
+    ("length", "sequences", "room"),
+    [
+        pytest.param(512, 128, 128, id="all sequences that vLLM runs at once"),
+        pytest.param(2048, 256, 34, id="a sixteenth of the machine's memory"),
+        pytest.param(32_768, 256, 8, id="eight sequences, however long"),
+    ],
+)
+def test_the_kv_cache_has_room_for_sequences_of_the_greatest_length(
+    length: int, sequences: int, room: int
+) -> None:
+    vllm_config = config(length=length, sequences=sequences)
     startup.limit_kv_cache(vllm_config)
     # Keys and values of 30 layers: 23,040 bytes a token.
-    assert vllm_config.cache_config.kv_cache_memory_bytes == 8 * 8192 * 23_040
+    assert vllm_config.cache_config.kv_cache_memory_bytes == room * length * 23_040
 
 
 @pytest.mark.parametrize(
