@@ -13,9 +13,10 @@ MODEL ?= smollm2
 STUDY_ARGS ?=
 SIMULATION_ARGS ?=
 LEARN_ARGS ?=
+RIVALS_ARGS ?=
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke learn study-cpu study-tune study-sweeps simulation test chaos lint compose-check clean help
+.PHONY: demo control smoke learn rivals study-cpu study-tune study-sweeps simulation test chaos lint compose-check clean help
 
 demo: .venv/ready  ## run the whole loop on a toy model: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_lab.demo.run $(DEMO_ARGS)
@@ -28,6 +29,9 @@ smoke: .venv/smoke-tools  ## serve and train a real model, and refuse three wron
 
 learn: .venv/smoke-tools .venv/study  ## let a real model learn two kinds of questions; an hour for each set and seed; resumes
 	$(BIN)/python -m tempo_lab.learn.main $(LEARN_ARGS)
+
+rivals: .venv/smoke-tools  ## train the model of `make learn` by other methods, with the same questions and budget; resumes
+	$(BIN)/python -m tempo_lab.learn.rivals $(RIVALS_ARGS)
 
 study-cpu: .venv/study  ## compare TEMPO with other methods on two toy tasks, eight seeds each; resumes
 	$(BIN)/python -m tempo_lab.study.cpu --out build/study $(STUDY_ARGS)

@@ -148,29 +148,30 @@ def attention(
     """
     if layout is None or settings.get("position_bias") is not None:
         settings["sliding_window"] = sliding_window
-        return _attend(module, query, key, value, attention_mask, **settings), None
+        return _attend(module, query, key, value, mask=attention_mask, **settings), None
     layout.readers.append(module.layer_idx)
     prompt = [_gathered(part, layout.prompt_index) for part in (query, key, value)]
     response = [_gathered(part, layout.response_index) for part in (query, key, value)]
     first = _attend(
-        module, *prompt, layout.prompt_mask(sliding_window), **settings
+        module, *prompt, mask=layout.prompt_mask(sliding_window), **settings
     )  # (U, P, heads, D)
     both = [
         torch.cat([before[layout.prompt_of_row], own], dim=2)
         for before, own in zip(prompt[1:], response[1:], strict=True)
     ]
     second = _attend(
-        module, response[0], *both, layout.response_mask(sliding_window), **settings
+        module, response[0], *both, mask=layout.response_mask(sliding_window), **settings
     )  # (B, R, heads, D)
     output = torch.cat([first.flatten(0, 1), second.flatten(0, 1)])
     return output.index_select(0, layout.place)[None], None
 
 
-def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
-) -> Tensor:
-    """Return torch's attention (rows, length, heads, D), in the precision that is faster."""
-    parts = [query, key, value]
+def _attend(module: Any, *parts: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:
+    """Return torch's attention (rows, length, heads, D), in the precision that is faster.
+
+    `parts` are queries, keys and values, (rows, heads, length, D).
+    """
+    query = parts[0]
     is_slow = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad
     if not is_slow or query.shape[2] > SHORT:
         output: Tensor = sdpa_attention_forward(module, *parts, mask, **settings)[0]
