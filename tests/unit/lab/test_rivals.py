@@ -14,7 +14,7 @@ from tempo_lab.study.lab import Spec
 from tempo_lab.study.methods import METHODS
 from tempo_lab.study.questions import Data
 
-PLAN = Plan(SETS["smallest"], seed=1, iterations=8, settings={}, model=Path("models/small"))
+PLAN = Plan(SETS["last"], seed=1, iterations=8, settings={}, model=Path("models/small"))
 
 
 def test_each_rival_is_a_method_of_the_study() -> None:
@@ -60,7 +60,7 @@ def test_a_finished_rival_is_not_trained_again_and_stands_below_tempo(
     command = ["--seed", "1", "--model", "models/small", "--out", str(tmp_path)]
     assert rivals.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].startswith("| smallest, 1 | TEMPO, tempo-v1 | +50.0")
+    assert lines[2].startswith("| last, 1 | TEMPO, tempo-v1 | +50.0")
     assert [line.split("|")[2].strip() for line in lines[3:]] == list(rivals.RIVALS)
     assert "| +0.0 [+0.0, +0.0] |" in lines[3]
     assert len(read(tmp_path / "rivals.jsonl")) == len(rivals.RIVALS)

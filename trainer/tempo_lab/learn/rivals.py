@@ -1,6 +1,6 @@
 """Train the model of `make learn` by other methods, with the same questions, labels and budget.
 
-    python -m tempo_lab.learn.rivals --set smallest --seed 0     # `make rivals`: resumes
+    python -m tempo_lab.learn.rivals --set last --seed 0     # `make rivals`: resumes
 
 A run of `make learn` has two rounds of iterations. A rival makes as many, with as many questions in
 each, and no gate: its last policy is measured. Each finished rival is a line of

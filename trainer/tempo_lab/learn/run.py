@@ -49,11 +49,11 @@ ENVIRONMENT = {
     "TEMPO_LABELED_PER_STEP": "12",
     "TEMPO_UNLABELED_PER_STEP": "16",
     "TEMPO_REPLAY_BATCHES": "1",
-    "TEMPO_WARM_UP_STEPS": "8",
+    "TEMPO_WARM_UP_STEPS": "16",
     "TEMPO_WARM_UP_QUESTIONS": "16",
     "TEMPO_KL_COEFFICIENT": "0.1",
     "TEMPO_POLICY_LEARNING_RATE": "5e-4",
-    "TEMPO_CRITIC_LEARNING_RATE": "5e-4",
+    "TEMPO_CRITIC_LEARNING_RATE": "1e-3",
     "TEMPO_TOKENS_PER_MICROBATCH": "4096",
     # vLLM idles while the trainer computes, and the trainer while vLLM samples. So both take all
     # cores.
