@@ -1,4 +1,4 @@
-"""The arms of the study, and the variants of the sweeps: methods, settings and files that differ."""
+"""The arms of the study, and the variants of the sweeps: methods, settings, files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

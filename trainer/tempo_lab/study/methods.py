@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempo_lab.study.lab import Lab
 from tempo_lab.study.dissent import dissent_advantages, surprising
+from tempo_lab.study.lab import Lab
 from tempo_lab.study.rewards import cluster_share, majority
 from tempo_lab.study.sampling import seed_of
 from tempo_lab.study.trapo import correlated_questions, remember

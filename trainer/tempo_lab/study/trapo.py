@@ -1,4 +1,6 @@
-"""TraPO's choice of unlabeled questions (arXiv:2512.13106): their pass rates move like labeled ones'.
+"""TraPO's choice of unlabeled questions (arXiv:2512.13106), by the course of their pass rates.
+
+Their pass rates must move like those of labeled questions.
 
 A history is the pass rate of a question at each visit: the share of right responses if it is
 labeled, else the share of responses that agree with the vote.

@@ -1,4 +1,4 @@
-"""An iteration of TEMPO with one thing changed: two critics, pass@k advantages, the sign flipped."""
+"""An iteration of TEMPO with a change: two critics, pass@k advantages, or a flipped reward."""
 
 from collections.abc import Sequence
 
