@@ -45,7 +45,8 @@ def surprising(networks: Networks, batch: Batch, settings: TrainerSettings) -> T
     high = entropy.masked_fill(is_padding, -torch.inf).amax(1, keepdim=True)
     scaled = (entropy - low) / (high - low).clamp(min=1e-9)
     score = (-batch.sampled_logprobs * (1 - scaled)).masked_fill(is_padding, torch.nan)
-    return (score >= score.nanmedian(1, keepdim=True).values).float()  # never on padding
+    median = score.nanquantile(0.5, 1, keepdim=True)
+    return (score >= median).float()  # never on padding, since NaN >= x is false
 
 
 def _entropies(networks: Networks, batch: Batch) -> Tensor:

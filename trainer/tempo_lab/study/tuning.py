@@ -60,7 +60,7 @@ def _choices(setting: str, rows: Sequence[Row]) -> Iterator[Choice]:
         first = [row["lines"][0] for row in rows]
         scaled = {} if scale == "1" else {"serving_scale": float(scale)}
         lost = _mean(first, "pass") - _mean(last, "pass")
-        yield Choice(GRID[setting] | scaled, _mean(last, "users"), lost)
+        yield Choice(GRID[setting] | scaled, _mean(last, "users"), round(lost, 4))
 
 
 def _at_scale(line: Row, scale: str) -> Row:
