@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tempo_lab.study import cpu, small
-from tempo_lab.study.arms import ARMS, SWEEPS, TUNED
+from tempo_lab.study.arms import ARMS, BARE, SWEEPS, TUNED
 from tempo_lab.study.lab import Responses
 from tempo_lab.study.measurement import honest_shares
 from tempo_lab.study.methods import METHODS
 from tempo_lab.study.questions import Question
-from tempo_lab.study.small import BARE, TASKS, countdown_rows
+from tempo_lab.study.small import TASKS, countdown_rows
 from tempo_lab.study.tuning import GRID
 from tempo_lab.tasks import countdown
 from tempo_lab.tasks.base import Recipe

@@ -10,10 +10,10 @@ import study_data
 import tiny
 import torch
 
-from tempo_lab.study import gating, variants
+from tempo_lab.study import dissent, gating, variants
 from tempo_lab.study import run as study_run
 from tempo_lab.study.critics import TwoCritics, half
-from tempo_lab.study.dissent import dissent_advantages, surprising
+from tempo_lab.study.dissent import dissent_advantages
 from tempo_lab.study.lab import Lab, Spec
 from tempo_lab.study.methods import warm_up
 from tempo_lab.study.questions import Data
@@ -82,17 +82,26 @@ def test_only_answers_against_a_vote_of_two_or_more_are_punished() -> None:
     assert seven_of_eight == pytest.approx([0] * 7 + [-(7**0.5)])
 
 
-def test_the_punished_tokens_are_unlikely_ones_where_the_policy_is_sure() -> None:
+def test_the_punished_tokens_are_unlikely_ones_where_the_policy_is_sure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logprobs = [[-1.0, -6.0, -1.0, -9.0], [-2.0]]
+    rows = [Rollout("q", [1], [2] * len(p), p, 0, "stop", False) for p in logprobs]
+    entropy = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.7, 0.0, 0.0, 0.0]])
+    monkeypatch.setattr(dissent, "_entropies", lambda *_: entropy)
+    # (−log π)(1 − h) is 1, 4, 1/3 and 0: the least likely token is where the policy is least sure.
+    chosen = dissent.surprising(tiny.networks(), Batch.collate(rows, 0), tiny.settings())
+    assert chosen.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0]]
+
+
+def test_the_entropy_is_that_of_the_policy_before_each_token() -> None:
     networks = tiny.networks()
-    batch = tiny.random_batch(labeled=False)
-    sampled = -torch.arange(1.0, batch.mask.shape[1] + 1).expand_as(batch.mask) * batch.mask
-    batch = replace(batch, sampled_logprobs=sampled * 1000)  # of which the later are unlikelier
-    chosen = surprising(networks, batch, tiny.settings())
-    lengths = batch.mask.sum(1)
-    assert (chosen * (1 - batch.mask)).sum() == 0
-    assert torch.equal(chosen.sum(1).long() >= (lengths / 2).ceil().long(), torch.ones(6).bool())
-    long = int(lengths.argmax())
-    assert chosen[long, 0] == 0  # the likeliest token
+    batch = tiny.play(networks, labeled=False, seed=0)
+    chances = tiny.probabilities(networks).repeat_interleave(16, 0)  # (B, V) of the first token
+    expected = -(chances * chances.log()).sum(1)
+    with torch.no_grad():
+        entropy = dissent._entropies(networks, batch)
+    assert torch.allclose(entropy[:, 0], expected, atol=1e-4)
 
 
 def test_a_question_is_kept_if_its_pass_rate_moves_like_those_of_labeled_ones() -> None:
@@ -103,15 +112,13 @@ def test_a_question_is_kept_if_its_pass_rate_moves_like_those_of_labeled_ones() 
             outcomes = [[1.0 if course[visit] else -1.0] * 2 for course in histories]
             batch = batch_of(outcomes, question=0 if kind == "labeled" else 10)
             remember(memory, kind, batch, (batch.outcome > 0).float())
-    like, unlike, flat = (
-        int(batch_of([[1.0]], question=number).question) for number in (10, 11, 12)
-    )
+    like, unlike = (int(batch_of([[1.0]], question=number).question) for number in (10, 11))
     assert correlated_questions(memory) == {like}
     assert memory["kept"] == [like]
     memory["labeled"] = {1: [1.0, 0.0, 0.0, 0.0]}
-    # The question that was kept is a reference, too, and contradicts the labeled one.
-    assert unlike in correlated_questions(memory)
-    assert flat not in correlated_questions(memory)
+    assert correlated_questions(memory) == {like}  # it was kept, and is a reference, too
+    memory["kept"] = []
+    assert correlated_questions(memory) == {unlike}
 
 
 # Two critics --------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 
 from tempo_lab.study import pseudo
 from tempo_lab.study.arms import ARMS, TUNED, settings_of
@@ -84,7 +84,7 @@ ANSWERS = [["7", "7", "7", "5"], ["1", "2", "2", ""]]
 OUTCOMES = [[-1.0, -1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, -1.0]]
 
 
-def lab(values: list[float], *, sign: int = 1) -> Any:
+def lab(*, sign: int = 1) -> Any:
     responses = Responses([None, None], [], [])  # type: ignore[list-item]
     settings = SimpleNamespace(seed=0, group_size=4, tokens_per_microbatch=64, reward_sign=sign)
     return SimpleNamespace(
@@ -98,17 +98,18 @@ def lab(values: list[float], *, sign: int = 1) -> Any:
             outcomes=lambda *_: OUTCOMES,
             parses=lambda _: [[bool(answer) for answer in row] for row in ANSWERS],
         ),
-        last_values=values,
+        batch=lambda _: SimpleNamespace(mask=torch.ones(8, 1)),
+        critic=SimpleNamespace(values=None),
     )
 
 
 @pytest.mark.parametrize(
-    ("method", "accuracy"), [("ttrl", 4 / 8), ("empo", 4 / 8), ("format", 3 / 8)]
+    ("method", "accuracy"), [("ttrl", 4 / 8), ("empo", 4 / 8), ("format", 4 / 8)]
 )
 def test_a_reward_is_accurate_where_it_agrees_with_the_verifier(
     method: str, accuracy: float
 ) -> None:
-    figures = reward_figures(lab([]), method)
+    figures = reward_figures(lab(), method)
     assert figures == {"majority_share": (3 / 4 + 2 / 4) / 2, "accuracy": accuracy}
 
 
@@ -116,15 +117,13 @@ def test_a_reward_is_accurate_where_it_agrees_with_the_verifier(
 def test_a_critic_says_right_above_zero_and_the_opposite_with_a_flipped_reward(
     sign: int, accuracy: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = np.array([0.5, -1.0, -1.0, 1.0, -0.1, -0.1, 0.1, -1.0])
-    monkeypatch.setitem(
-        pseudo.VERDICTS, "tempo", lambda one, _: one.settings.reward_sign * last > 0
-    )
-    assert reward_figures(lab([], sign=sign), "tempo")["accuracy"] == accuracy
+    last = [0.5, -1.0, -1.0, 1.0, -0.1, -0.1, 0.1, -1.0]
+    monkeypatch.setattr(pseudo, "forward_no_grad", lambda *_: torch.tensor(last)[:, None])
+    assert reward_figures(lab(sign=sign), "tempo")["accuracy"] == accuracy
 
 
 def test_a_method_that_labels_reward_has_no_reward_accuracy() -> None:
-    assert reward_figures(lab([]), "supervised") == {"majority_share": 0.625}
+    assert reward_figures(lab(), "supervised") == {"majority_share": 0.625}
 
 
 def test_a_name_of_the_tuning_is_a_name_of_a_run() -> None:

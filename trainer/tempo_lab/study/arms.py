@@ -7,6 +7,9 @@ from typing import Any
 from tempo_lab.rows import Row
 from tempo_lab.study.tuning import GRID, best
 
+BARE = ("countdown-bare", "equation-bare")
+"""The tasks of the study: without a closing verdict, which a critic need only read."""
+SEEDS = tuple(range(10, 18))
 DEFAULT = "tempo-default"
 
 

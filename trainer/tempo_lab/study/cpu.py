@@ -17,16 +17,24 @@ from typing import Any
 from tempo_lab import rows
 from tempo_lab.rows import Row
 from tempo_lab.serving.scores import USERS
-from tempo_lab.study.arms import ARMS, DEFAULT, FURTHER, SWEEPS, TUNED, settings_of
+from tempo_lab.study.arms import (
+    ARMS,
+    BARE,
+    DEFAULT,
+    FURTHER,
+    SEEDS,
+    SWEEPS,
+    TUNED,
+    settings_of,
+)
 from tempo_lab.study.kept import keep, restore
 from tempo_lab.study.lab import Spec
 from tempo_lab.study.plan import Studies, add_options, console, study, write
-from tempo_lab.study.small import BARE, TASKS, specs
+from tempo_lab.study.small import TASKS, specs
 from tempo_lab.study.tuning import GRID, run_name
 from tempo_storage.errors import TempoError
 
 KEPT = Path("trainer/tempo_lab/results")
-SEEDS = "10,11,12,13,14,15,16,17"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,7 +159,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--tune", tune, "each arm with each setting of the grid"),
     ):
         parser.add_argument(flag, dest="mode", action="store_const", const=mode, help=text)
-    add_options(parser, seeds=SEEDS, out=Path("build/study"))
+    add_options(parser, seeds=",".join(map(str, SEEDS)), out=Path("build/study"))
     parser.set_defaults(temperature=USERS.temperature)  # as the users of the demo ask
     text = f"separated by commas: {', '.join(TASKS)}"
     parser.add_argument("--tasks", type=_tasks, default=list(BARE), help=text)

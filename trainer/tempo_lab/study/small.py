@@ -103,8 +103,6 @@ TASKS = {
         SmallTask(EQUATION, equation_rows, f"{PLACE}.equation:is_honest"),
     )
 }
-BARE = ("countdown-bare", "equation-bare")
-"""The tasks without a closing verdict, which a critic need only read."""
 
 
 def specs(name: str, options: Namespace) -> Iterator[Spec]:

@@ -9,10 +9,10 @@ pass@8, take the highest accuracy of all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from tempo_lab.rows import Row
-from tempo_trainer.algorithm.reports import mean
 
 PASS_LOSS = 0.03
 GRID: dict[str, dict[str, Any]] = {
@@ -71,4 +71,4 @@ def _at_scale(line: Row, scale: str) -> Row:
 def _mean(lines: Sequence[Row], metric: str) -> float:
     """Return the mean of a metric on unseen questions; users at temperature 1 have `avg`."""
     own = "avg" if metric not in lines[0]["unseen"] else metric
-    return mean([mean(line["unseen"][own]) for line in lines])
+    return fmean(fmean(line["unseen"][own]) for line in lines)
