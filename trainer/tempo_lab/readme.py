@@ -118,10 +118,11 @@ FIGURES: dict[str, Callable[[Path, Sequence[str]], str]] = {
 
 
 def _first(rows: Sequence[Row], commits: Sequence[str]) -> Row:
-    """Return the first row of one of the commits; without commits, of the newest clean one."""
+    """Return the first row of one of the commits; if none has a row, of the newest clean one."""
     clean = [row for row in rows if not row["commit"].endswith("+")]
-    commit = commits or [clean[-1]["commit"]]
-    return next(row for row in clean if row["commit"] in commit)
+    of_commits = [row for row in clean if row["commit"] in commits]
+    newest = [row for row in clean if row["commit"] == clean[-1]["commit"]]
+    return (of_commits or newest)[0]
 
 
 def _whole_study(results: Path) -> list[Row]:
@@ -149,21 +150,22 @@ def _seed_table(rows: Sequence[Row]) -> str:
         interval = t_interval(100 * np.array(gains), tail=0.025)
         gain = f"{interval.mean:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"
         table.append(_cells(NAMES[arm], [lines[-1] for lines in own], gain))
-    return f""" at commit {_commits(rows)}: a toy task ({BARE[0]}), {COUNTS.get(seeds, seeds)} seeds,
-{ITERATIONS} iterations; right answers to **unseen** questions, on which no method trained: greedy, as users sample
-(temperature 0.6), and at temperature 1. **pass@8** is the chance that one of eight is right. Brackets hold a 95 %
-interval over seeds.
+    about = (
+        f" at commit {_commits(rows)}: a toy task ({BARE[0]}), {COUNTS.get(seeds, seeds)} seeds,"
+        f" {ITERATIONS} iterations;\n"
+        "right answers to **unseen** questions, on which no method trained: greedy, as users sample"
+        " (temperature\n0.6), and at temperature 1. **pass@8** is the chance that one of eight is"
+        " right. Brackets hold a 95 % interval over seeds.\n"
+    )
+    head = ["method", "greedy", "users", "gain, users", "temperature 1", "pass@8"]
+    return _table(about, head, table)
 
-| method | greedy | users | gain, users | temperature 1 | pass@8 |
-|---|---|---|---|---|---|
-""" + "\n".join(table).removesuffix(" |")
 
-
-def _cells(name: str, lines: Sequence[Row], gain: str) -> str:
+def _cells(name: str, lines: Sequence[Row], gain: str) -> list[str]:
     greedy, users, plain, passed = (
         _share(_mean(lines, metric)) for metric in ("greedy", "users", "avg", "pass")
     )
-    return f"| {name} | {greedy} | {users} | {gain} | {plain} | {passed} |"
+    return [name, greedy, users, gain, plain, passed]
 
 
 def _earlier_table(results: Path) -> str:
@@ -171,24 +173,32 @@ def _earlier_table(results: Path) -> str:
     rows = read(results / "countdown-2026-11-28.jsonl")
     lines = [_earlier_cells(row) for row in rows]
     count = COUNTS[rows[0]["seeds"]]
-    return f""" at commit {_commits(rows)}, {rows[0]["date"]}: a toy task (countdown), {count} seeds,\
- {rows[0]["iterations"]} iterations. **avg@8** is the share of
-right answers among eight, **pass@8** the share of questions with at least one right answer among eight. **Adapted** questions
-were trained on without their answers; no method trained on **unseen** ones.
+    about = (
+        f" at commit {_commits(rows)}, {rows[0]['date']}: a toy task (countdown), {count} seeds,"
+        f" {rows[0]['iterations']} iterations. **avg@8** is the share of\n"
+        "right answers among eight, **pass@8** the share of questions with at least one right answer"
+        " among eight. **Adapted** questions\n"
+        "were trained on without their answers; no method trained on **unseen** ones.\n"
+    )
+    head = ["method", "avg@8, adapted", "gain in points", "pass@8, adapted"]
+    return _table(about, [*head, "avg@8, unseen", "pass@8, unseen"], lines)
 
-| method | avg@8, adapted | gain in points | pass@8, adapted | avg@8, unseen | pass@8, unseen |
-|---|---|---|---|---|---|
-""" + "\n".join(lines).removesuffix(" |")
 
-
-def _earlier_cells(row: Row) -> str:
+def _earlier_cells(row: Row) -> list[str]:
     adapted, unseen = row["adapted"], row["unseen"]
     gain = "" if row["gain"] is None else f"{row['gain']:+.1f}"
     is_default = row["arm"] == DEFAULT
     avg = f"**{_share(adapted['avg'])}**" if is_default else _share(adapted["avg"])
     shares = (_share(adapted["pass"]), _share(unseen["avg"]), _share(unseen["pass"]))
-    cells = [NAMES[row["arm"]], avg, gain, *shares]
-    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+    return [NAMES[row["arm"]], avg, gain, *shares]
+
+
+def _table(about: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a text and a table up to the end of its last cell, where the comment stands."""
+    every = [head, *lines]
+    rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in every]
+    rows.insert(1, f"|{'---|' * len(head)}")
+    return "\n".join([about, *rows]).removesuffix(" |")
 
 
 def _mean(lines: Sequence[Row], metric: str) -> float:
