@@ -176,8 +176,8 @@ def _earlier_table(results: Path) -> str:
     about = (
         f" at commit {_commits(rows)}, {rows[0]['date']}: a toy task (countdown), {count} seeds,"
         f" {rows[0]['iterations']} iterations. **avg@8** is the share of\n"
-        "right answers among eight, **pass@8** the share of questions with at least one right answer"
-        " among eight. **Adapted** questions\n"
+        "right answers among eight, **pass@8** the share of questions with at least one right"
+        " answer among eight. **Adapted** questions\n"
         "were trained on without their answers; no method trained on **unseen** ones.\n"
     )
     head = ["method", "avg@8, adapted", "gain in points", "pass@8, adapted"]

@@ -114,7 +114,7 @@ def keep(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """Add a result to the rows of the demonstration."""
     names = ("seed", "flip_reward", "rounds", "iterations")
     row = {name: getattr(options, name) for name in names}
-    write(options.kept / "demo.jsonl", [row | result])
+    write(options.kept / "demo.jsonl", [{**row, **result}])
 
 
 def _environment(options: argparse.Namespace, data_dir: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tempo_trainer.versions.answers import Answers, Sides
 from tempo_trainer.versions.gate import MAX_TESTS, RESTART_TESTS, Facts, decide, wait_rounds
 
 State = dict[str, Any]
-"""What `Networks.state_dict` returns."""
+"""The state that `Networks.state_dict` returns."""
 
 
 def after_iteration(lab: Lab) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Lab:
         self.replay: list[Batch] = []
         self.window: list[Batch] = []
         self.memory: dict[str, Any] = {}
-        """What a method remembers from iteration to iteration, in numbers, lists and tensors."""
+        """Numbers, lists and tensors that a method keeps from iteration to iteration."""
         self._prompts: dict[str, Prompt] = {}
 
     def close(self) -> None:
