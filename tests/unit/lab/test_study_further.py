@@ -181,14 +181,14 @@ def test_without_a_change_a_variant_is_the_product_s_iteration(
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("change", [{"pass_k": 2}, {"disagreement": 1.0}, {"flip_at": 2}])
+@pytest.mark.parametrize("change", [{"pass_k": 2}, {"disagreement": 1.0}, {"flip_at": 1}])
 def test_each_change_gives_another_policy(
     change: dict[str, Any], tmp_path: Path, proven_critic: None
 ) -> None:
     spec = study_data.spec(tmp_path, iterations=3, samples=1)
     plain = lines(run(spec, tmp_path / "plain"))
     changed = lines(run(replace(spec, **change), tmp_path / "changed"))
-    assert changed[-1]["adapted"] != plain[-1]["adapted"] or changed[-1] != plain[-1]
+    assert changed[-1]["m_step/base_kl"] != plain[-1]["m_step/base_kl"]
     assert changed[0]["adapted"] == plain[0]["adapted"]
 
 

@@ -12,6 +12,7 @@ from tempo_lab.study.arms import ARMS, TUNED, settings_of
 from tempo_lab.study.lab import Responses, Spec
 from tempo_lab.study.pseudo import reward_figures
 from tempo_lab.study.questions import QuestionSet
+from tempo_lab.study.summary import Run, _collapse
 from tempo_lab.study.tuning import GRID, best, run_name
 
 NAMES = list(GRID)
@@ -129,3 +130,16 @@ def test_a_method_that_labels_reward_has_no_reward_accuracy() -> None:
 def test_a_name_of_the_tuning_is_a_name_of_a_run() -> None:
     spec = replace(Spec("ttrl", 20, "", "", ""), name=run_name("ttrl", NAMES[0]))
     assert spec.stem == "ttrl-3e-4-KL-0.0-20"
+
+
+def test_a_run_collapses_at_the_first_measurement_below_one_percent() -> None:
+    run = object.__new__(Run)
+    shares = {0: 0.5, 20: 0.02, 40: 0.009, 60: 0.0}
+    run.lines = [{"iteration": i, "reward": {"accuracy": share}} for i, share in shares.items()]
+    assert run.collapse_step == 40
+    assert _collapse({0: run}) == "40 (1/1)"
+    run.lines = run.lines[:2]
+    assert run.collapse_step is None
+    assert _collapse({0: run, 1: run}) == "none of 2"
+    run.lines = [{"iteration": 0, "reward": {"majority_share": 0.5}}]
+    assert _collapse({0: run}) is None
