@@ -1,4 +1,4 @@
-"""A real worker on a real Valkey to which an attacker writes: it lives, and runs honest jobs only."""
+"""A worker on a Valkey to which an attacker writes: it lives, and runs honest jobs only."""
 
 import subprocess
 import sys
@@ -29,9 +29,11 @@ START_SECONDS = 60.0
 
 @pytest.fixture
 def attacker(tmp_path: Path) -> Iterator[redis.Redis]:
-    with embedded_valkey(tmp_path) as valkey:
-        with redis_client(valkey.url, timeout_seconds=20.0) as client:
-            yield client
+    with (
+        embedded_valkey(tmp_path) as valkey,
+        redis_client(valkey.url, timeout_seconds=20.0) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

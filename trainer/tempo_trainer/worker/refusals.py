@@ -9,7 +9,9 @@ from tempo_storage.valkey.doorbell import Refused
 from tempo_trainer.sessions import LeasedSessions
 
 logger = logging.getLogger("tempo.worker")
-EVENT_SECONDS = 60.0  # between two events, however much is refused: a flood must not fill the ledger
+EVENT_SECONDS = (
+    60.0  # between two events, however much is refused: a flood must not fill the ledger
+)
 
 
 @dataclass(slots=True)
