@@ -1,9 +1,10 @@
 """Answer one request on each route of vLLM's own app with the plugin, without an engine.
 
-    python tests/support/front_app.py KEY PUBLIC_METRICS < requests.json
+    python tests/support/front_app.py < cases.json
 
-Prints for each route and each set of headers `[method, path, status]`. A route that needs an engine
-fails with 500 behind the front; before it the answer is 401.
+A case is `[headers, public_metrics]`. Prints for each case and each route `[number of the case,
+method, path, status]`. A route that needs an engine fails with 500 behind the front; before it the
+answer is 401.
 """
 
 import asyncio
@@ -28,19 +29,17 @@ from vllm.entrypoints.launchers.app import build_app  # noqa: E402
 from vllm.entrypoints.launchers.cli_args import make_arg_parser  # noqa: E402
 from vllm.utils.argparse_utils import FlexibleArgumentParser  # noqa: E402
 
-from tempo_server.front import Front, users_keys  # noqa: E402
+from tempo_server.front import Front  # noqa: E402
 
+KEY = "the users' key"
 TASKS = ("generate", "realtime", "transcription", "embed", "score", "classify", "render")
 
 
-def make_app(key: str, *, public_metrics: bool) -> Any:
-    """Return vLLM's app for every task, with the plugin's routes and front."""
+def make_app() -> Any:
+    """Return vLLM's app for every task with the plugin, which VLLM_PLUGINS names."""
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", "m"])
-    args.api_key = [key]
-    app = build_app(args, TASKS)
-    keys = users_keys(args, None)
-    app.state.tempo_front = Front.of(keys, public_metrics=public_metrics)
-    return app
+    args.api_key = [KEY]
+    return build_app(args, TASKS)
 
 
 def routes(app: Any) -> Iterator[tuple[str, str]]:
@@ -81,22 +80,23 @@ async def websocket_is_closed(app: Any, path: str, headers: dict[str, str]) -> b
     )
 
 
-async def main(key: str, public_metrics: bool) -> None:
-    """Print the status of each route for each of the header sets on stdin."""
-    app = make_app(key, public_metrics=public_metrics)
+async def main() -> None:
+    """Print the status of each route for each case on stdin."""
+    app = make_app()
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     results: list[list[Any]] = []
     async with httpx.AsyncClient(transport=transport, base_url="http://vllm") as http:
-        for headers in json.load(sys.stdin):
+        for number, (headers, public_metrics) in enumerate(json.load(sys.stdin)):
+            app.state.tempo_front = Front.of([KEY], public_metrics=public_metrics)
             for method, path in routes(app):
                 if method == "WEBSOCKET":
                     closed = await websocket_is_closed(app, path, headers)
-                    results.append([method, path, 401 if closed else 101])
+                    results.append([number, method, path, 401 if closed else 101])
                 else:
                     reply = await http.request(method, path, headers=headers)
-                    results.append([method, path, reply.status_code])
+                    results.append([number, method, path, reply.status_code])
     print(json.dumps(results))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2] == "1"))
+    asyncio.run(main())

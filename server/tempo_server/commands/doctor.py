@@ -76,11 +76,15 @@ def examine() -> Iterator[Check]:
     yield _run("disk", lambda: f"{checks.check_disk(settings.root)} can be written and has room")
     yield _run("valkey", lambda: check_policy(settings))
     yield from check_ledger(settings.resolved_database_url)
+    yield from check_running(settings)
+
+
+def check_running(settings: DoctorSettings) -> Iterator[Check]:
+    """Check the server at TEMPO_BASE_URL."""
     host = reachable_host(httpx.URL(settings.base_url).host)
     trust_env = settings.trust_env and not is_loopback(host)
-    with httpx.Client(
-        base_url=settings.base_url, timeout=checks.TIMEOUT_SECONDS, trust_env=trust_env
-    ) as http:
+    timeout = checks.TIMEOUT_SECONDS
+    with httpx.Client(base_url=settings.base_url, timeout=timeout, trust_env=trust_env) as http:
         yield from check_server(http, settings)
 
 

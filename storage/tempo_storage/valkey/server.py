@@ -127,7 +127,8 @@ def _socket_path(data_dir: Path) -> Path:
         return path
     digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
     private = Path("/tmp") / f"tempo-{os.getuid()}-{digest}"
-    private.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        private.mkdir(mode=0o700)
     found = private.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise StreamUnavailableError(

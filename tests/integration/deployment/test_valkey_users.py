@@ -28,7 +28,7 @@ NOBODY: dict[str, Forbidden] = {
     "write another key": lambda c: c.hset("other", "a", "b"),
     "send commands": lambda c: c.publish("rq:pubsub:worker", "{}"),
     "make users": lambda c: c.acl_setuser("me", enabled=True, nopass=True),
-    "load a module": lambda c: c.execute_command("MODULE", "LOAD", "/tmp/x.so"),
+    "write its files": lambda c: c.save(),
     "copy itself elsewhere": lambda c: c.execute_command("REPLICAOF", "127.0.0.1", "1"),
     "watch others": lambda c: c.execute_command("CLIENT", "LIST"),
     "end it": lambda c: c.execute_command("SHUTDOWN", "NOSAVE"),
