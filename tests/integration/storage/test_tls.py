@@ -4,6 +4,7 @@ The packaged Valkey speaks no TLS. So a terminator in this process stands before
 would.
 """
 
+import contextlib
 import datetime
 import ipaddress
 import socket
@@ -55,17 +56,14 @@ def write_certificate(directory: Path, name: str, *, address: str) -> Path:
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy bytes until one side ends, then end both."""
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-    except OSError:
-        pass
-    for side in (source, target):
-        try:
-            side.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            side.close()
+    """Copy bytes until one side ends; then end the other, and close the source."""
+    with source:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for side in (source, target):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
 
 
 def terminate_tls(listener: socket.socket, certificate: Path, valkey: EmbeddedValkey) -> None:
