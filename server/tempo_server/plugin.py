@@ -42,6 +42,7 @@ class TempoPlugin:
         from tempo_server.admin import route
         from tempo_server.admin.router import router
         from tempo_server.capture import rendering
+        from tempo_server.front import UserKeyMiddleware
         from tempo_server.serving import endpoints
         from tempo_server.settings import ServerSettings
         from tempo_storage.settings import checked
@@ -52,11 +53,14 @@ class TempoPlugin:
         route.install(app)
         app.include_router(router)
         endpoints.wrap(app)
+        app.add_middleware(UserKeyMiddleware)
         rendering.add_no_second_bos()
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Serve the promoted version, start the background tasks, then fill `app.state`."""
-        from tempo_server import assemble, keys
+        from vllm import envs
+
+        from tempo_server import assemble, front, keys
         from tempo_server.capture import rendering
         from tempo_server.capture.capture import Capture
         from tempo_server.capture.spool import Spool, send_for_ever
@@ -65,6 +69,8 @@ class TempoPlugin:
 
         await rendering.check(state)
         warnings = assemble.check_vllm(engine_client.vllm_config)
+        users_keys = front.users_keys(args, envs.VLLM_API_KEY)
+        warnings += assemble.check_exposure(args, users_keys)
         context = assemble.open_context(
             args.model,
             engine_client.vllm_config,
@@ -84,6 +90,7 @@ class TempoPlugin:
             asyncio.create_task(send_for_ever(spool, context.stream)),
         ]
         state.tempo = context
+        state.tempo_front = front.Front.of(users_keys, public_metrics=settings.public_metrics)
         state.tempo_endpoints = EndpointContext(
             bindings=bindings,
             capture=Capture(settings, spool),

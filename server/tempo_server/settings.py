@@ -18,6 +18,8 @@ class ServerSettings(StorageSettings):
     """Seconds between two readings of the serving pointer and of the admin keys."""
     max_question_bytes: int = Field(default=32 * 1024, ge=1, le=1024 * 1024)
     """Longer questions are skipped."""
+    public_metrics: bool = False
+    """Whether /metrics answers without the users' key. Without such a key it always does."""
     spool_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """Limit on the bytes that wait on disk while Valkey is down; further questions are dropped."""
 

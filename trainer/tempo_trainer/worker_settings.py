@@ -18,8 +18,6 @@ class WorkerSettings(TrainerSettings):
     """An admin key. If it is empty, the worker reads `api_key_file`."""
     api_key_file: str = ""
     """File with an admin key. If it is empty, the worker reads admin.key in the data directory."""
-    vllm_api_key: str = ""
-    """The key that vLLM itself was started with (--api-key), if there is one."""
     prompts_per_request: int = Field(default=4, ge=1, le=64)
     """Questions in one rollout request; each gets `group_size` responses. Small requests end soon,
     so training pauses soon when users queue."""

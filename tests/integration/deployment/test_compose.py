@@ -59,7 +59,9 @@ def learn_and_answer(services: Services) -> None:
     key = (services.root / "state" / "admin.key").read_text().strip()
     with (
         Tempo(base_url=services.base_url, api_key=key) as tempo,
-        openai.OpenAI(base_url=f"{services.base_url}/v1", api_key="user", max_retries=0) as client,
+        openai.OpenAI(
+            base_url=f"{services.base_url}/v1", api_key=services.users_key, max_retries=0
+        ) as client,
     ):
         upload(tempo, SPLIT.labeled)
         for puzzle in SPLIT.unlabeled:

@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from tempo_client._credentials import trusts_environment
 from tempo_storage.adapters import BASE_NAME
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import TempoError
@@ -83,6 +84,7 @@ class Sampler:
             headers=headers,
             timeout=REQUEST_SECONDS,
             transport=transport,
+            trust_env=trusts_environment(settings.base_url, settings.trust_env),
         )
         self._threads = ThreadPoolExecutor(settings.requests_in_flight, "sampler")
         self._prompts: dict[str, tuple[int, ...] | None] = {}
