@@ -1,9 +1,9 @@
 """Wake the worker for a job. The job is the row in SQL; a lost ring costs time and nothing else.
 
-A ring is a job in RQ's queue. The worker runs no RQ worker: it imports, unpickles and calls nothing
-that Valkey names, it obeys no command that comes through Valkey, and it takes no job's id from
-there. It compares a ring with the only form that `ring` writes, and looks into the ledger. Whoever
-can write to this Valkey can therefore wake the worker, and nothing else.
+A ring is a job in RQ's queue. The worker imports, unpickles and calls nothing that Valkey names, it
+obeys no command that comes through Valkey, and it takes no job's id from there. It compares a ring
+with the only form that `ring` writes, and then makes RQ's jobs of those in the ledger by itself.
+Whoever can write to this Valkey can therefore wake the worker, and nothing else.
 """
 
 import json
@@ -21,6 +21,8 @@ logger = logging.getLogger("vllm.tempo.doorbell")
 
 # RQ needs a function's name, and this one names no function; nobody imports it.
 FUNCTION = "tempo_trainer.jobs.run_job"
+# RQ keeps its record of an ended job for so many seconds; the ledger has the record that counts.
+KEEP = {"result_ttl": 60, "failure_ttl": 60}
 NO_TIMEOUT = -1
 RINGS = f"rq:queue:{QUEUE}"
 COMMANDS = "rq:pubsub:*"  # RQ's channels: shutdown, kill-horse, stop-job

@@ -31,6 +31,7 @@ from tempo_trainer.jobs.lifecycle import Jobs
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker.background import repeated_in_thread
 from tempo_trainer.worker.refusals import Refusals
+from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
 from tempo_trainer.worker.stream_reader import StreamReader
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -38,8 +39,6 @@ logger = logging.getLogger("tempo.worker")
 WAIT_SECONDS = 1.0
 RING_SECONDS = 2.0  # between two looks into the ledger without a ring
 REDIS_TIMEOUT_SECONDS = 5.0
-HEARTBEAT_SECONDS = 5.0
-LEASE_SECONDS = 15
 
 
 class Worker:
@@ -73,11 +72,12 @@ class Worker:
     def _work(self) -> None:
         stream = QuestionStream(redis_client(self._redis_url))
         reader = StreamReader(stream, self._sessions, keep=self._settings.pool_questions)
-        listener = Listener(redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS))
+        connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        listener = Listener(connection)
         with repeated_in_thread(reader.step), self._hold_lease():
             while not self._should_stop():
                 try:
-                    self._run_next_job()
+                    self._run_jobs(connection)
                     self._wait_for_ring(listener)
                 except (SQLAlchemyError, LeaseLostError) as error:
                     logger.warning("worker %s: the ledger: %s", self.owner, error)
@@ -90,18 +90,36 @@ class Worker:
     def _should_stop(self) -> bool:
         return self.stopping.is_set() or self._lost.is_set()
 
-    def _run_next_job(self) -> None:
-        """Queue the job that is due, then run the oldest job that may run, if there is one.
+    def _run_jobs(self, connection: redis.Redis) -> None:
+        """Run the jobs that may run, by RQ's worker while Valkey lets it, else without it."""
+        begun: list[str] = []
+
+        def run(job_id: str) -> None:
+            begun.append(job_id)
+            self._jobs.run(job_id)
+
+        if (job_id := self._next_job()) is None:
+            return
+        try:
+            LeaseWorker(connection, self._next_job, run).work_until_idle()
+        except redis.RedisError as error:
+            logger.warning("worker %s: RQ cannot run a job: %s", self.owner, error)
+        if not begun:
+            self._jobs.run(job_id)
+
+    def _next_job(self) -> str | None:
+        """Queue the job that is due, then return the oldest job that may run.
 
         One job runs at a time, so a job that is still marked `running` belonged to a worker that
         died.
         """
+        if self._should_stop():
+            return None
         self._jobs.requeue_abandoned()
         with self._sessions.begin() as s:
             schedule.start_due_job(s, self._settings)
             waiting = [job.id for job in ledger.jobs.runnable(s)]
-        if waiting:
-            self._jobs.run(waiting[0])
+        return waiting[0] if waiting else None
 
     def _wait_for_ring(self, listener: Listener) -> None:
         try:
