@@ -1,4 +1,4 @@
-"""Tell from hashes whether two questions are the same, by two keys.
+"""Tell from hashes whether two questions are the same, by three keys.
 
 `content_hash` is the strict key, the identity of a question. It covers all messages with their
 roles. Texts that differ in white space, in the width of characters (6 and ６) or in the canonical
@@ -10,6 +10,9 @@ case, courtesies, articles, the punctuation of sentences, and the spaces around 
 never ignores a number, a sign of mathematics or another word. The ledger keeps labeled questions
 out of the unlabeled pool by this key. Similarity of texts would not do: a long instruction with one
 short item in it is nearly the same text for every item, but each item makes another question.
+
+`pool_hash` is the loose key of the last message behind the same earlier messages. Questions of
+users that agree in it count once.
 
 Each key takes time in proportion to the length of the text, whatever the text is.
 """
@@ -92,6 +95,12 @@ def loose_hash(messages: Messages) -> str:
     plain = _folded(PUNCTUATION.sub("", CONTRACTED_IS.sub(r"\1 is", text))).rstrip(" ?")
     bare = ARTICLES.sub("", _without_courtesies(plain)).rstrip(" ?,;:")
     return _sha256(bare.strip() or text)  # a question may consist of courtesies only
+
+
+def pool_hash(messages: Messages) -> str:
+    """Return the key by which users' questions count once; a user speaks last in them."""
+    loose = loose_hash(messages)
+    return _sha256(content_hash(messages[:-1]) + loose) if len(messages) > 1 else loose
 
 
 def old_hash(messages: Messages) -> str:

@@ -28,7 +28,7 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
 def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
     """List the tenants that have questions in the ledger, the largest first."""
     with context.sessions() as s:
-        rows = ledger.pool.tenants(s)
+        rows = ledger.tenants.find(s)
     tenants = [
         Tenant(id=tenant or WITHOUT_KEY, questions=number, last_asked_at=int(last))
         for tenant, number, last in rows

@@ -72,7 +72,7 @@ def test_an_entry_that_cannot_be_stored_is_set_aside_and_the_others_flow(
 def test_an_entry_is_tried_three_times(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
-    def add(s: Any, questions: list[dict[str, Any]]) -> None:
+    def add(s: Any, questions: list[dict[str, Any]], **_: Any) -> None:
         tries.append(len(questions))
         if any(question["id"] == "q_1" for question in questions):
             raise ValueError
@@ -87,7 +87,7 @@ def test_an_entry_is_tried_three_times(tmp_path: Any, monkeypatch: pytest.Monkey
 def test_while_the_database_is_away_the_entries_wait(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def add(s: Any, questions: list[dict[str, Any]]) -> None:
+    def add(s: Any, questions: list[dict[str, Any]], **_: Any) -> None:
         raise OperationalError("insert", {}, Exception("locked"))
 
     monkeypatch.setattr(stream_reader.ledger.pool, "add", add)
