@@ -111,18 +111,14 @@ def next_questions(s: Session, count: int) -> list[Question]:
     beyond = case((ranked.place > share, ranked.draws))
     limited = select(*ranked, func.min(beyond).over().label("held_back")).subquery().c
     in_turn = or_(limited.held_back.is_(None), limited.draws <= limited.held_back)
-    query = select(limited.pool_hash, limited.first).where(limited.place <= share, in_turn)
-    query = query.order_by(limited.draws, limited.first.desc(), limited.pool_hash)
-    turns = {pool_hash: first for pool_hash, first in s.execute(query.limit(count))}
-    return _first_rows(s, turns)
-
-
-def _first_rows(s: Session, turns: Mapping[str, float]) -> list[Question]:
-    """Return of each question the row that was captured at this time, in the same order."""
-    same = and_(Question.pool_hash.in_(turns), Question.captured_at.in_(set(turns.values())))
-    found = s.scalars(select(Question).where(same, *_drawable()).order_by(Question.id.desc()))
-    rows = {row.pool_hash: row for row in found if row.captured_at == turns[row.pool_hash]}
-    return [rows[pool_hash] for pool_hash in turns]
+    order = limited.draws, limited.first.desc(), limited.pool_hash
+    query = select(*limited).where(limited.place <= share, in_turn).order_by(*order)
+    turns = query.limit(count).subquery().c
+    same = turns.pool_hash == Question.pool_hash, turns.first == Question.captured_at
+    rows = select(Question).join(turns.pool_hash.table, and_(*same)).where(*_drawable())
+    rows = rows.order_by(turns.draws, turns.first.desc(), turns.pool_hash, Question.id.desc())
+    # Two requests of one question may have the same time.
+    return list({row.pool_hash: row for row in s.scalars(rows)}.values())
 
 
 def record_draws(s: Session, questions: Iterable[Question]) -> None:

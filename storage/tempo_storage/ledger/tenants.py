@@ -27,7 +27,7 @@ ANONYMOUS = "anonymous"
 class Asked:
     """A tenant with the number of its questions in the ledger, repeats included."""
 
-    tenant: str
+    id: str
     questions: int
     last_asked_at: float
     quarantined: bool
@@ -66,12 +66,13 @@ def record(
     _forget_oldest(s)
 
 
-def admit(s: Session, tenant: str) -> None:
+def admit(s: Session, tenant: str) -> Tenant:
     """End the quarantine of a tenant; raise NotFoundError for one that never asked."""
     row = require(s.get(Tenant, tenant), "tenant", tenant or ANONYMOUS)
     row.quarantined = False
     message = f"the tenant {tenant or ANONYMOUS} was admitted: training learns from its questions"
     events.add(s, "tenant.admitted", message, data={"tenant": tenant})
+    return row
 
 
 def is_admitted() -> ColumnElement[bool]:

@@ -25,6 +25,7 @@ MAX_README_LINES = 100  # the help takes half of them
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = {
     *("status", "recalibrate", "round", "watch", "questions", "learned", "erase"),
+    "admit",
     *("pause", "resume", "version"),
 }
 GROUPS = {

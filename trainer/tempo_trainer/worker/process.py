@@ -31,6 +31,7 @@ from tempo_trainer.jobs.lifecycle import Jobs
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker.background import repeated_in_thread
 from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
+from tempo_trainer.worker.stall_watch import StallWatch
 from tempo_trainer.worker.stream_reader import StreamReader
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -71,9 +72,15 @@ class Worker:
 
     def _work(self) -> None:
         stream = QuestionStream(redis_client(self._redis_url))
-        reader = StreamReader(stream, self._sessions, keep=self._settings.pool_questions)
+        reader = StreamReader(
+            stream,
+            self._sessions,
+            keep=self._settings.pool_questions,
+            quarantine=self._settings.tenant_quarantine,
+        )
+        watch = StallWatch(stream, self._sessions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        with repeated_in_thread(reader.step), self._hold_lease():
+        with repeated_in_thread(reader.step), repeated_in_thread(watch.step), self._hold_lease():
             while not (self.stopping.is_set() or self._lost.is_set()):
                 self._queue_due_and_ring(connection)
                 self._listen_once(connection)
@@ -103,6 +110,8 @@ class Worker:
             logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
         except (SQLAlchemyError, LeaseLostError) as error:
             logger.warning("worker %s: cannot look for jobs in the ledger: %s", self.owner, error)
+        except Exception:  # a row that cannot be read must not end the process again and again
+            logger.exception("worker %s: cannot look for jobs in the ledger", self.owner)
 
     # The lease ----------------------------------------------------------------------------------
 
