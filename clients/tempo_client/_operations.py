@@ -239,7 +239,7 @@ class Questions(Operations[C]):
 
     @operation
     async def erase(self, tenant: str) -> Learned:
-        """Erase the questions of a tenant, by its id; return the versions that learned from them."""
+        """Erase the questions of a tenant, given by its id; return the versions that learned."""
         return await self._call(delete("/questions", tenant=tenant), Learned)
 
     @operation

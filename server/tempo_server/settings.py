@@ -8,7 +8,6 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from tempo_storage.settings import StorageSettings
 
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -29,8 +28,8 @@ class ServerSettings(StorageSettings):
     """Header by which trusted proxies name the tenant, for example X-User-Id; empty: the tenant is
     the key that vLLM checked."""
     trusted_proxies: str = Field(default="", validate_default=True)
-    """Addresses or networks, separated by commas, of the proxies in front of the server. What other
-    clients claim in the tenant's header or in X-Forwarded-For has no effect."""
+    """Addresses or networks, separated by commas, of the proxies in front of the server. The
+    tenant's header and X-Forwarded-For of other clients have no effect."""
     tenant_by_address: bool = False
     """Let each address be a tenant of its own, if neither a header nor a key names the tenant.
     Otherwise such requests are all of one tenant, "anonymous"."""

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,19 @@ MAX_EXPONENT = 1.3
 FILLERS = (" ", "\n", ".", "*", "(", "{", "1", "a", "\\", "\u0300\u0315")
 STARTS = (
     *("", "question", "answer", "the answer is", "####", "```", r"\boxed", r"\boxed{", "<answer>"),
-    *("please", "hope this", "A", "x =", "1", "not ", "what's", "{{", "{{item", '{"question"', "<b"),
+    *(
+        "please",
+        "hope this",
+        "A",
+        "x =",
+        "1",
+        "not ",
+        "what's",
+        "{{",
+        "{{item",
+        '{"question"',
+        "<b",
+    ),
 )
 PIECES = (
     *("please ", "hi ", " thanks", " a:", "aa. ", "aa! ", "3? ", "question: ", "\nQ:", "#### 1\n"),
@@ -50,7 +63,7 @@ VERIFIERS = (Math(), Numeric(), Choice(), Exact(), Words(), JsonEqual(), StringC
 
 
 def shapes() -> dict[str, Callable[[int], str]]:
-    """Return texts of every size by a name: a start, a long filler, and an end that does not fit."""
+    """Return texts of any size by a name: a start, a long filler, and an end that does not fit."""
     made: dict[str, Callable[[int], str]] = {}
     for start in STARTS:
         for filler in FILLERS:
@@ -99,7 +112,8 @@ READERS: dict[str, Callable[[str], Any]] = {
     "a unit": unit_of,
     "a reference": lambda text: choose_verifier([text[:2048]], {}),
     "the options of a question": lambda text: append_options(
-        text[: len(text) // 2], Options([text[len(text) // 2 :] + "!", "b"], ["A", "B"], ("options",))
+        text[: len(text) // 2],
+        Options([text[len(text) // 2 :] + "!", "b"], ["A", "B"], ("options",)),
     ),
     "a response": verify,
     "the variables of a grader": VARIABLE.findall,
@@ -111,10 +125,8 @@ def seconds(reader: Callable[[str], Any], text: str, runs: int = 1) -> float:
     times = []
     for _ in range(runs):
         started = time.process_time()
-        try:
+        with suppress(TempoError, RecursionError):  # a refusal
             reader(text)
-        except (TempoError, RecursionError):
-            pass  # a refusal, however deep
         times.append(time.process_time() - started)
     return min(times)
 

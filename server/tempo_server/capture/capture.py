@@ -52,7 +52,7 @@ class Capture:
 
     settings: ServerSettings
     spool: Spool
-    tenants: Tenants = Tenants()
+    tenants: Tenants = field(default_factory=Tenants)
     rate_limit: RateLimit = field(default_factory=lambda: RateLimit(0))
 
     def keep(
@@ -109,6 +109,7 @@ class Capture:
                 "content_hash": content_hash(question.messages),
                 "loose_hash": loose_hash(question.messages),
             }
-            return record | hashes | {"messages": [], "chat_template_kwargs": {}, "tenant": ANONYMOUS}
+            return (
+                record | hashes | {"messages": [], "chat_template_kwargs": {}, "tenant": ANONYMOUS}
+            )
         return record | question.sampling
-

@@ -27,12 +27,12 @@ class Base(DeclarativeBase):
 class Question(Base):
     """An unlabeled question as a user asked it: one row for each request.
 
-    Rows with one `content_hash` are one text. Those with one `pool_hash` count as one question, and
-    no labeled one has their `loose_hash` (`question_hash.py`). The content of a message is a text, or a list of
-    parts with a text each. `messages` is [] where TEMPO_CAPTURE=hash kept the hashes only. `tenant`
-    is a hash that names who asked, "" for the tenant "anonymous"; `owner` is the tenant that asked
-    first of all who asked the same question. `temperature`, `top_p`, `top_k` and
-    `max_tokens` are the request's own arguments; None where it did not set them.
+    Rows with one `content_hash` are one text, and those with one `pool_hash` count as one question.
+    Those with one `loose_hash` are one question that is dressed differently (`question_hash.py`).
+    The content of a message is a text, or a list of parts with a text each. `messages` is [] where
+    TEMPO_CAPTURE=hash kept the hashes only. `tenant` is a hash that names who asked, or "" for the
+    tenant "anonymous"; `owner` is the tenant that asked the question first. `temperature`, `top_p`,
+    `top_k` and `max_tokens` are the request's own arguments; None where it did not set them.
     """
 
     __tablename__ = "questions"

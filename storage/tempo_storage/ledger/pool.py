@@ -12,7 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median_high, median_low
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, case, cast, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from tempo_storage.decoding import Decoding, sampling_arguments
@@ -100,25 +112,32 @@ def next_questions(s: Session, count: int) -> list[Question]:
     A tenant gets its share of `count` at most. Its questions beyond that come in a later draw, and
     hold back those that were drawn more often; so a draw may be smaller than `count`.
     """
+    turns = _turns(tenants.allowance(s, count)).limit(count).subquery()
+    same = turns.c.pool_hash == Question.pool_hash, turns.c.first == Question.captured_at
+    rows = select(Question).join(turns, and_(*same)).where(*_drawable())
+    rows = rows.order_by(turns.c.draws, turns.c.first.desc(), turns.c.pool_hash, Question.id.desc())
+    # Two requests of one question may have the same time.
+    return list({row.pool_hash: row for row in s.scalars(rows)}.values())
+
+
+def _turns(share: int) -> Select[Any]:
+    """Return the questions in the order of a draw in which each tenant has `share` at most.
+
+    `place` counts the questions of a tenant in this order. Where one is beyond the share, no
+    question with more draws has its turn.
+    """
     draws, first = DRAWS.label("draws"), FIRST_ASKED.label("first")
     owner = func.max(Question.owner).label("owner")  # all rows of a question have the same
     grouped = select(Question.pool_hash, owner, draws, first).where(*_drawable())
     pool = grouped.group_by(Question.pool_hash).subquery().c
     order = pool.draws, pool.first.desc(), pool.pool_hash
     place = func.row_number().over(partition_by=pool.owner, order_by=order).label("place")
-    ranked = select(pool.pool_hash, pool.draws, pool.first, place).subquery().c
-    share = tenants.allowance(s, count)
-    beyond = case((ranked.place > share, ranked.draws))
-    limited = select(*ranked, func.min(beyond).over().label("held_back")).subquery().c
-    in_turn = or_(limited.held_back.is_(None), limited.draws <= limited.held_back)
-    order = limited.draws, limited.first.desc(), limited.pool_hash
-    query = select(*limited).where(limited.place <= share, in_turn).order_by(*order)
-    turns = query.limit(count).subquery().c
-    same = turns.pool_hash == Question.pool_hash, turns.first == Question.captured_at
-    rows = select(Question).join(turns.pool_hash.table, and_(*same)).where(*_drawable())
-    rows = rows.order_by(turns.draws, turns.first.desc(), turns.pool_hash, Question.id.desc())
-    # Two requests of one question may have the same time.
-    return list({row.pool_hash: row for row in s.scalars(rows)}.values())
+    placed = select(pool.pool_hash, pool.draws, pool.first, place).subquery().c
+    held_back = func.min(case((placed.place > share, placed.draws))).over().label("held_back")
+    all_turns = select(*placed, held_back).subquery().c
+    in_turn = or_(all_turns.held_back.is_(None), all_turns.draws <= all_turns.held_back)
+    turns = select(*all_turns).where(all_turns.place <= share, in_turn)
+    return turns.order_by(all_turns.draws, all_turns.first.desc(), all_turns.pool_hash)
 
 
 def record_draws(s: Session, questions: Iterable[Question]) -> None:
@@ -228,7 +247,7 @@ def _set_draws_and_owners(s: Session, new: Sequence[Question]) -> Counter[str]:
 def count_new(s: Session, since: float) -> int:
     """Return the number of distinct questions that nobody had asked before the time `since`."""
     by_hash = select(Question.pool_hash).group_by(Question.pool_hash)
-    new = by_hash.having(FIRST_ASKED > since)
+    new = by_hash.having(since < FIRST_ASKED)
     distinct = select(func.count(func.distinct(Question.pool_hash)))
     return s.scalar(distinct.where(Question.pool_hash.in_(new), *_drawable())) or 0
 

@@ -1,8 +1,8 @@
 """Tenants: who asks, and how much of the pool and of a batch one of them may fill.
 
-A tenant fills a quarter, or 1 / n where only n tenants asked within a week and n is below 4. What a
-client claims makes no tenant; the server decides who one is (`capture/tenants.py`). A question that
-several tenants ask belongs to its owner, the one that asked first.
+A tenant fills a quarter, or 1 / n where only n tenants asked within a week and n is below 4. The
+server decides who a tenant is (`capture/tenants.py`). A question that several tenants ask belongs
+to its owner, the one that asked first.
 """
 
 from collections import Counter

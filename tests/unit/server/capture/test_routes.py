@@ -41,6 +41,7 @@ CLASSES = {
     "/v1/responses": ResponsesRequest,
     "/v1/messages": AnthropicMessagesRequest,
 }
+NOBODY = Tenants()
 CAPTURED = [path for path in REQUESTS if path != "/v1/completions"]
 
 
@@ -55,7 +56,7 @@ class FakeBindings:
 class CapturingApp:
     """An app with vLLM's routes, wrapped, and the spool into which they capture."""
 
-    def __init__(self, root: Path, tenants: Tenants = Tenants(), **settings: Any) -> None:
+    def __init__(self, root: Path, tenants: Tenants = NOBODY, **settings: Any) -> None:
         self.root = root
         spool = Spool(root, limit_bytes=1 << 20)
         self.counters = spool.counters

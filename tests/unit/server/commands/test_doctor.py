@@ -59,7 +59,7 @@ def server_with(status: dict[str, Any], *, code: int = 200) -> Handler:
 
 def test_a_healthy_server_passes(tmp_path: Path) -> None:
     checks = server_checks(tmp_path, server_with(STATUS))
-    assert list(checks) == ["server", "key", "flags", "serving"]
+    assert list(checks) == ["server", "key", "flags", "stream", "serving"]
     assert all(check.ok for check in checks.values())
 
 

@@ -71,9 +71,7 @@ def test_new_tenants_take_room_from_the_largest_only_as_they_ask(sessions: Sessi
 
 
 @pytest.mark.parametrize(("tenants", "largest"), [(1, 32), (2, 16), (3, 10), (4, 8), (5, 8)])
-def test_a_tenant_fills_its_share_of_a_draw(
-    sessions: Sessions, tenants: int, largest: int
-) -> None:
+def test_a_tenant_fills_its_share_of_a_draw(sessions: Sessions, tenants: int, largest: int) -> None:
     with sessions.begin() as s:
         for tenant in HONEST[:tenants]:
             ask(s, tenant, *texts(tenant, 200 if tenant == "ann" else 40), at=ord(tenant[0]))
