@@ -47,7 +47,7 @@ class TempoPlugin:
         from tempo_server.settings import ServerSettings
         from tempo_storage.settings import checked
 
-        checked(ServerSettings)
+        checked(ServerSettings).use_peer_addresses()
         raise_if_too_old("vllm", __version__)
         errors.install(app)
         route.install(app)
@@ -63,7 +63,9 @@ class TempoPlugin:
         from tempo_server import assemble, front, keys
         from tempo_server.capture import rendering
         from tempo_server.capture.capture import Capture
+        from tempo_server.capture.rate_limit import RateLimit
         from tempo_server.capture.spool import Spool, send_for_ever
+        from tempo_server.capture.tenants import Tenants
         from tempo_server.serving.bindings import Bindings
         from tempo_server.serving.endpoints import EndpointContext
 
@@ -80,6 +82,8 @@ class TempoPlugin:
         settings = context.settings
         keys.ensure_admin_key(context)
         spool = Spool(settings.root / "spool", limit_bytes=settings.spool_bytes)
+        tenants = Tenants.of(settings, users_keys)
+        rate_limit = RateLimit(settings.tenant_questions_per_minute)
         bindings = Bindings(context, engine_client, state.openai_serving_models)
         follower = assemble.new_follower(context, bindings, spool.counters)
         with assemble.unmeasured(engine_client):
@@ -93,7 +97,7 @@ class TempoPlugin:
         state.tempo_front = front.Front.of(users_keys, public_metrics=settings.public_metrics)
         state.tempo_endpoints = EndpointContext(
             bindings=bindings,
-            capture=Capture(settings, spool),
+            capture=Capture(settings, spool, tenants, rate_limit),
             is_admin_key=functools.partial(keys.is_admin_key, context),
         )
 

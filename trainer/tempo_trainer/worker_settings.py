@@ -53,6 +53,9 @@ class WorkerSettings(TrainerSettings):
     pool_questions: int = Field(default=20_000, ge=1)
     """Distinct captured questions that are kept. Those that nobody asked for the longest time are
     deleted first."""
+    tenant_quarantine: int = Field(default=0, ge=0, le=1_000_000)
+    """Distinct questions that a new tenant asks before training learns from any of them, unless an
+    operator admits it (`tempo admit`). 0: training learns from all tenants at once."""
     verifier_processes: int = Field(default=1, ge=1, le=64)
     """Processes that verify responses. Raise it if a verifier is slow."""
     threads: int = Field(default=0, ge=0, le=1024)

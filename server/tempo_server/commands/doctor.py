@@ -202,6 +202,11 @@ def check_server(http: httpx.Client, settings: DoctorSettings) -> Iterator[Check
 def _check_status(status: dict[str, Any]) -> Iterator[Check]:
     warnings = "; ".join(status["warnings"])
     yield Check("flags", not warnings, warnings or "vLLM has the right flags", "restart vLLM")
+    questions = status["questions"]
+    finding = f"{questions['streamed']} questions wait in Valkey for the ledger"
+    if stalled := questions["stalled"]:
+        finding += ", and none has moved for a minute"
+    yield Check("stream", not stalled, finding, "read the worker's log; restart the worker")
     serving = status["serving_adapter"]
     faults = "; ".join(_process_faults(status["processes"], serving))
     remedy = "wait for a second; else read the server's log, or `tempo adapters rollback`"

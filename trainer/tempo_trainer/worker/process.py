@@ -32,6 +32,7 @@ from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker.background import repeated_in_thread
 from tempo_trainer.worker.refusals import Refusals
 from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
+from tempo_trainer.worker.stall_watch import StallWatch
 from tempo_trainer.worker.stream_reader import StreamReader
 from tempo_trainer.worker_settings import WorkerSettings
 
@@ -71,10 +72,16 @@ class Worker:
 
     def _work(self) -> None:
         stream = QuestionStream(redis_client(self._redis_url))
-        reader = StreamReader(stream, self._sessions, keep=self._settings.pool_questions)
+        reader = StreamReader(
+            stream,
+            self._sessions,
+            keep=self._settings.pool_questions,
+            quarantine=self._settings.tenant_quarantine,
+        )
+        watch = StallWatch(stream, self._sessions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
         listener = Listener(connection)
-        with repeated_in_thread(reader.step), self._hold_lease():
+        with repeated_in_thread(reader.step), repeated_in_thread(watch.step), self._hold_lease():
             while not self._should_stop():
                 try:
                     self._run_jobs(connection)
