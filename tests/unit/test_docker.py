@@ -111,7 +111,7 @@ def test_no_module_is_looked_for_where_a_service_runs_and_health_checks_use_no_p
     name: str,
 ) -> None:
     service = SERVICES[name]
-    if service["command"][0] == "python3":
+    if service.get("command", [""])[0] == "python3":
         assert service["command"][1] == "-P"
         assert service["working_dir"] == "/"
     for test in service["healthcheck"].get("test", []):

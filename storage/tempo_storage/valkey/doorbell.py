@@ -39,7 +39,7 @@ FORBIDDEN_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """How much was refused of what other programs wrote to this Valkey."""
+    """The number of jobs and of commands of other programs that were refused."""
 
     jobs: int = 0
     commands: int = 0

@@ -82,7 +82,9 @@ class QuestionStream:
         try:
             self._client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):  # the group exists
+            if "WRONGTYPE" in str(error):  # another program overwrote it: no question could pass
+                self._client.unlink(STREAM)
+            elif "BUSYGROUP" not in str(error):  # the group exists
                 raise
 
 

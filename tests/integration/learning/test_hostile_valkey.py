@@ -17,11 +17,11 @@ from waiting import eventually
 
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Event
-from tempo_storage.valkey.doorbell import RINGS, ring
+from tempo_storage.valkey.doorbell import RINGS, Refused, ring
 from tempo_storage.valkey.streams import redis_client
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker import refusals
-from tempo_trainer.worker.refusals import Refusals, Refused
+from tempo_trainer.worker.refusals import Refusals
 
 pytestmark = pytest.mark.service
 START_SECONDS = 60.0

@@ -81,6 +81,18 @@ def test_a_stream_that_was_lost_is_created_again(valkey: EmbeddedValkey) -> None
     assert len(stream.read()) == 1
 
 
+def test_a_stream_that_another_program_overwrote_is_made_again(valkey: EmbeddedValkey) -> None:
+    client = redis_client(valkey.url)
+    stream = QuestionStream(client)
+    client.set(STREAM, "x")
+    with pytest.raises(StreamUnavailableError):
+        stream.append([{"id": "a"}])
+    with pytest.raises(StreamUnavailableError):
+        stream.read()
+    stream.append([{"id": "b"}])
+    assert [question for _, question in stream.read()] == [{"id": "b"}]
+
+
 def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> None:
     with embedded_valkey(valkey.data_dir) as second:
         assert second.process is None
