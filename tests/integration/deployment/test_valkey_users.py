@@ -14,6 +14,7 @@ from waiting import eventually
 from tempo_storage.valkey.doorbell import FUNCTION, RINGS, Listener, Refused, ring
 from tempo_storage.valkey.server import _binary
 from tempo_storage.valkey.streams import STREAM, QuestionStream, redis_client
+from tempo_trainer.worker.rq_worker import LeaseWorker
 
 pytestmark = pytest.mark.service
 Client = Callable[[str], redis.Redis]
@@ -34,7 +35,6 @@ NOBODY: dict[str, Forbidden] = {
     "end it": lambda c: c.execute_command("SHUTDOWN", "NOSAVE"),
 }
 SERVER: dict[str, Forbidden] = {
-    "read questions": lambda c: c.xrange(STREAM),
     "delete questions": lambda c: c.delete(STREAM),
     "take rings": lambda c: c.blpop([RINGS], 0.01),
     "read jobs": lambda c: c.hget("rq:job:x", "data"),
@@ -42,7 +42,7 @@ SERVER: dict[str, Forbidden] = {
 WORKER: dict[str, Forbidden] = {
     "write questions": lambda c: c.xadd(STREAM, {"question": "{}"}),
     "ring": lambda c: c.rpush(RINGS, FUNCTION),
-    "write jobs": lambda c: c.hset("rq:job:x", "data", "x"),
+    "write RQ's records elsewhere": lambda c: c.xadd("results", {"a": "b"}),
 }
 
 
@@ -95,9 +95,27 @@ def test_the_server_sends_questions_and_rings_that_the_worker_takes(client: Clie
     ((entry_id, question),) = reader.read()
     assert question == {"id": "a"}
     reader.acknowledge([entry_id])
-    assert stream.backlog() == 0
+    assert (stream.backlog(), stream.has_stalled(), reader.has_stalled()) == (0, False, False)
     assert client("server").config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
     listener.close()
+
+
+def test_rq_s_worker_may_keep_its_records(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    waiting = ["job-1", "job-2"]
+    runs: list[str] = []
+
+    def run(job_id: str) -> None:
+        runs.append(job_id)
+        if job_id == "job-1":
+            raise ValueError(job_id)
+
+    def next_job() -> str | None:
+        return waiting.pop(0) if waiting else None
+
+    LeaseWorker(client("worker"), next_job, run).work_until_idle()
+    assert runs == ["job-1", "job-2"]
+    assert "job-1" in caplog.text
+    assert "permission" not in caplog.text
 
 
 @pytest.mark.parametrize("role", ["server", "worker"])
@@ -108,7 +126,7 @@ def test_no_role_can_do_what_nobody_needs(role: str, act: str, client: Client) -
 
 
 @pytest.mark.parametrize("act", SERVER)
-def test_the_server_cannot_read(act: str, client: Client) -> None:
+def test_the_server_takes_nothing_away(act: str, client: Client) -> None:
     with pytest.raises(redis.exceptions.NoPermissionError):
         SERVER[act](client("server"))
 
