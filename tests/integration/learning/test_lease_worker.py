@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 from forgeries import REFUSED, command
+from rq.job import Job
 from valkeys import embedded_valkey
 
 from tempo_storage.valkey.streams import QUEUE, redis_client
@@ -61,6 +62,26 @@ def test_a_command_does_not_end_a_job(connection: redis.Redis) -> None:
 
     work(connection, "job-1", "job-2", run=run)
     assert runs == ["job-1", "job-2"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_job_that_another_program_hangs_on_ours_is_not_read(
+    fails: bool, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(Job, "restore", lambda self, raw: read.append(raw))
+    connection.hset("rq:job:forged", mapping={"data": b"x", "status": "deferred"})
+
+    def run(_: str) -> None:
+        for key in connection.keys("rq:job:*"):
+            connection.sadd(key + b":dependents", "forged")
+        if fails:
+            raise ValueError
+
+    work(connection, "job-1", run=run)
+    assert read == []
+    assert connection.keys("rq:job:*:dependents")
+    assert not connection.exists(f"rq:queue:{QUEUE}")
 
 
 def test_a_job_that_fails_does_not_stop_the_next_one(connection: redis.Redis) -> None:

@@ -40,10 +40,22 @@ class LedgerJob(Job):
         return self.run_job
 
 
+class LedgerQueue(Queue):
+    """A queue whose jobs have no dependents, so that RQ looks for none in Valkey."""
+
+    def move_dependents_to_ready(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+        """Return no dependents of a job that succeeded."""
+        return {}
+
+    def enqueue_dependents(self, *_: Any, **__: Any) -> None:
+        """Queue no dependents of a job that failed."""
+
+
 class LeaseWorker(SimpleWorker):
     """Run the jobs that wait in the ledger in this process, until none waits."""
 
     job_class = LedgerJob
+    queue_class = LedgerQueue
     death_penalty_class = TimerDeathPenalty  # leaves SIGALRM to others
 
     def __init__(
