@@ -95,7 +95,7 @@ def held(s: Session) -> Counter[str]:
     return Counter({owner: count for owner, count in rows})
 
 
-def _quarantined() -> Select[tuple[str]]:
+def _quarantined() -> Select[str]:
     return select(Tenant.id).where(Tenant.quarantined)
 
 
