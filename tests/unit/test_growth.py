@@ -84,7 +84,7 @@ def line(text: str) -> None:
 
 def verify(text: str) -> None:
     for verifier in VERIFIERS:
-        verifier.verify(text, ["5"], {"options": ["a", text[:2048]]})
+        verifier.verify(text, ["5"], {"options": ["a", text[:256]]})
 
 
 READERS: dict[str, Callable[[str], Any]] = {

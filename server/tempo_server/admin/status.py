@@ -114,7 +114,7 @@ def _phase(s: Session, paused: bool) -> tuple[str, int | None]:
     return "paused" if paused else phase, progress.get("iteration")
 
 
-def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, int]:
+def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, Any]:
     captured, distinct = ledger.pool.count(s)
     counts = {name: sum(p.counters.get(name, 0) for p in processes) for name in COUNTERS}
     unstorable = ledger.dead_letters.count(s)
