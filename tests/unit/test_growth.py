@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from text_verifiers import VERIFIERS
 
 from tempo_server.admin.graders import VARIABLE
 from tempo_server.capture.question import from_chat
@@ -23,15 +24,6 @@ from tempo_storage.labeled.choice_of_verifier import choose_verifier
 from tempo_storage.labeled.file import parse
 from tempo_storage.labeled.options import Options, append_options
 from tempo_storage.question_hash import content_hash, loose_hash, old_hash, pool_hash
-from tempo_trainer.sampling.verifiers import (
-    Choice,
-    Exact,
-    JsonEqual,
-    Math,
-    Numeric,
-    StringCheck,
-    Words,
-)
 
 SIZES = [2**exponent for exponent in range(12, 17)]  # the top four doublings up to 64 KiB
 MAX_EXPONENT = 1.3
@@ -48,7 +40,6 @@ PIECES = (
     *("1,000,", "1/2 ", "e5", "- ", " - ", "an ", "the a ", "is ", r"\{", "<b>", "|", "½", "\r\n"),
     *("\u200b", r"\text{", r"\frac{", "$", ",", ":", "_", "?", "é", "<think>", "<|", ". ", "a.b."),
 )
-VERIFIERS = (Math(), Numeric(), Choice(), Exact(), Words(), JsonEqual(), StringCheck())
 
 
 def shapes() -> dict[str, Callable[[int], str]]:

@@ -2,19 +2,12 @@
 
 import time
 
-from tempo_trainer.sampling.verifiers import (
-    Choice,
-    Exact,
-    JsonEqual,
-    Math,
-    Numeric,
-    StringCheck,
-    Words,
-)
+from text_verifiers import VERIFIERS
+
+from tempo_trainer.sampling.verifiers import Math
 from tempo_trainer.sampling.verifying.equal_text import equal_text
 
 SECONDS = 0.5  # of processor time for all verifiers together; most take a hundredth
-VERIFIERS = (Math(), Numeric(), Choice(), Exact(), Words(), JsonEqual(), StringCheck())
 PIECES = (
     r"\boxed{", r"\text{", "answer ", "answer is ", "$", "$a$ ", "**", "(A) ", "x ", "is ", "\n",
     "#### \n", "<answer>", "<think>", "</", "1 ", "1,", "1.1.", r"\{", "{", "*", "_", "`", "<b>",
