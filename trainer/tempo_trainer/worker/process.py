@@ -89,8 +89,8 @@ class Worker:
                 except (SQLAlchemyError, LeaseLostError) as error:
                     logger.warning("worker %s: the ledger: %s", self.owner, error)
                     self.stopping.wait(WAIT_SECONDS)
-                except Exception:  # the job counts as abandoned, and gets three tries
-                    logger.exception("worker %s: a job broke off", self.owner)
+                except Exception:  # the worker goes on
+                    logger.exception("worker %s: cannot look for jobs", self.owner)
                     self.stopping.wait(WAIT_SECONDS)
         listener.close()
 
@@ -103,7 +103,12 @@ class Worker:
 
         def run(job_id: str) -> None:
             begun.append(job_id)
-            self._jobs.run(job_id)
+            try:
+                self._jobs.run(job_id)
+            except Exception:  # the job counts as abandoned, and gets three tries
+                # RQ would write its message, which may quote a question, to Valkey.
+                logger.exception("worker %s: job %s broke off", self.owner, job_id)
+                self.stopping.wait(WAIT_SECONDS)
 
         if (job_id := self._next_job()) is None:
             return
@@ -112,7 +117,7 @@ class Worker:
         except redis.RedisError as error:
             logger.warning("worker %s: RQ cannot run a job: %s", self.owner, error)
         if not begun:
-            self._jobs.run(job_id)
+            run(job_id)
 
     def _next_job(self) -> str | None:
         """Queue the job that is due, then return the oldest job that may run.

@@ -7,6 +7,9 @@ only after the job's own time-out.
 RQ is a doorbell here. After a ring, or a wait without one, the worker looks into the ledger for the
 oldest job that may run, and makes the RQ job of it by itself. So it never reads an RQ job, a
 command, a suspension or a registry that another program may have written.
+
+RQ writes what a job raises to its log and to Valkey, and it may quote a question. So `run_job` must
+not raise.
 """
 
 import logging
