@@ -7,7 +7,7 @@ sets `request.model` before it and adds a header after it.
 import functools
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,19 @@ from tempo_storage.errors import UnservableAdapterError
 
 ADAPTER_HEADER = "x-tempo-adapter"
 KEY_HEADER = "x-tempo-key"
+PRIORITY_HEADER = "x-vllm-priority"  # vLLM prefers it to the field `priority`
+MAX_PRIORITY = 2**63 - 1
 REQUEST_STACK = "tempo_request_stack"
+# The errors that the plugin adds to vLLM's own, for the OpenAPI document.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request is malformed."},
+    409: {"description": "This server cannot serve the version that the request names."},
+    503: {"description": "The server is starting."},
+}
+MODEL_ERRORS: dict[int | str, dict[str, Any]] = {
+    503: ERRORS[503],
+    404: {"description": "There is no such model."},
+}
 
 Endpoint = Callable[..., Awaitable[Any]]
 
@@ -71,7 +83,8 @@ def wrap(app: FastAPI) -> None:
     stock = _route(app, "/v1/models", "GET")
     listing = _listing(stock.endpoint)
     _replace(app, stock, listing)
-    app.add_api_route("/v1/models/{model:path}", _model(listing), methods=["GET"])
+    path = "/v1/models/{model:path}"
+    app.add_api_route(path, _model(listing), methods=["GET"], responses=MODEL_ERRORS)
 
 
 def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
@@ -82,6 +95,9 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
         context: EndpointContext = from_state(raw_request, "tempo_endpoints")
         key = raw_request.headers.get(KEY_HEADER)
         is_admin = key is not None and context.is_admin_key(key)
+        if not is_admin and not 0 <= _priority(request, raw_request) <= MAX_PRIORITY:
+            message = "priority: send a number from 0, which goes first, to 2**63 - 1"
+            return json_error(400, message, "invalid_value", param="priority")
         # Another plugin may have put a route of its own around this endpoint. Then the binding ends
         # when Python deletes the scope.
         stack = raw_request.scope.setdefault(REQUEST_STACK, AsyncExitStack())
@@ -108,6 +124,13 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
         return response
 
     return endpoint
+
+
+def _priority(request: Any, raw_request: Request) -> int:
+    """Return the priority with which vLLM would schedule a request."""
+    with suppress(KeyError, ValueError):
+        return int(raw_request.headers[PRIORITY_HEADER])
+    return getattr(request, "priority", 0)
 
 
 def _listing(inner: Endpoint) -> Endpoint:
@@ -160,7 +183,7 @@ def _replace(app: FastAPI, stock: APIRoute, endpoint: Endpoint) -> None:
         endpoint,
         methods=sorted(stock.methods),
         dependencies=stock.dependencies,
-        responses=stock.responses,
+        responses=ERRORS | stock.responses,
         route_class_override=BoundRoute,
     )
     # At vLLM's position: routes are tried in order, and vLLM has over a hundred.

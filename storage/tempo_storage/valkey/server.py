@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -120,5 +121,21 @@ def _socket_path(data_dir: Path) -> Path:
         return path
     digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
     private = Path("/tmp") / f"tempo-{os.getuid()}-{digest}"
-    private.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        private.mkdir(mode=0o700)
+    _raise_if_shared(private)
     return private / "valkey.sock"
+
+
+def _raise_if_shared(directory: Path) -> None:
+    """Raise StreamUnavailableError for a directory into which another user may put a socket.
+
+    Everybody can write to /tmp. So another user may make this directory, or a link, before us.
+    """
+    status = directory.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if not is_ours or stat.S_IMODE(status.st_mode) & 0o077:
+        raise StreamUnavailableError(
+            f"{directory} is not private to this user, so another user could read the questions; "
+            "delete it, or set TEMPO_DATA_DIR to a shorter path"
+        )
