@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from tempo_server.admin.route import READ, CurrentContext, KeyRoute, PageQuery
+from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery, needs
 from tempo_server.admin.schemas import Learned, Page, QuestionRequest, Tenant
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
@@ -14,7 +14,7 @@ WITHOUT_KEY = "without-key"
 TenantId = Annotated[str, Query(pattern=f"^([0-9a-f]{{16}}|{WITHOUT_KEY})$")]
 
 
-@router.post("/questions/learned", openapi_extra=READ)
+@router.post("/questions/learned", **needs("questions", 413))
 def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
     """List the versions that learned from a question.
 
@@ -24,7 +24,7 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
         return _learned(ledger.learned.versions_from(s, body.question))
 
 
-@router.get("/questions/tenants")
+@router.get("/questions/tenants", **needs("questions", 404))
 def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
     """List the tenants that have questions in the ledger, the largest first."""
     with context.sessions() as s:
@@ -36,7 +36,7 @@ def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
     return paging.page(tenants)
 
 
-@router.delete("/questions")
+@router.delete("/questions", **needs("questions"))
 def erase(context: CurrentContext, tenant: TenantId) -> Learned:
     """Erase a tenant's questions, and list the versions that learned from them.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import events
+from tempo_storage.ledger import audit, events
 from tempo_storage.ledger.models import (
     Adapter,
     File,
@@ -91,6 +91,7 @@ def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
     s.execute(delete(Question).where(theirs))
     data = {"tenant": tenant, "questions": count, "versions": versions}
     events.add(s, "questions.erased", f"{count} questions of {tenant} are erased", data=data)
+    audit.record(s, "questions.erased", tenant, before={"questions": count}, after={"questions": 0})
     return count, versions
 
 
