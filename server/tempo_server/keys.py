@@ -20,6 +20,7 @@ from tempo_server.context import Context, KnownKey
 from tempo_server.errors import AuthenticationError, InsufficientScopeError
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Key
+from tempo_storage.settings import read_key
 
 logger = logging.getLogger("vllm.tempo.keys")
 
@@ -29,7 +30,10 @@ PREFIX = "tk_"
 
 
 def ensure_admin_key(context: Context) -> Path:
-    """Write the admin key's file unless it exists, and add its key to the ledger."""
+    """Write the admin key's file unless it exists, and add its key to the ledger.
+
+    Raises SettingsError for an empty file: whoever sends no key would otherwise be an admin.
+    """
     path = context.settings.admin_key_path
     if not path.exists():
         _write_key(path)
@@ -132,8 +136,8 @@ def digest(key: str) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """Return the sha256 of the key in a file."""
-    return digest(path.read_text().strip())
+    """Return the sha256 of the key in a file; raise SettingsError for an empty file."""
+    return digest(read_key(path))
 
 
 def _known(row: Key) -> KnownKey:

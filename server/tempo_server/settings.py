@@ -1,10 +1,14 @@
 """The server's settings: what it captures, under which names it serves, and its limits."""
 
+import ipaddress
+import os
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from tempo_storage.settings import StorageSettings
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ServerSettings(StorageSettings):
@@ -18,14 +22,56 @@ class ServerSettings(StorageSettings):
     """Seconds between two readings of the serving pointer and of the admin keys."""
     max_question_bytes: int = Field(default=32 * 1024, ge=1, le=1024 * 1024)
     """Longer questions are skipped."""
+    public_metrics: bool = False
+    """Whether /metrics answers without the users' key. Without such a key it always does."""
     spool_bytes: int = Field(default=1 << 30, ge=1 << 20)
     """Limit on the bytes that wait on disk while Valkey is down; further questions are dropped."""
+    tenant_header: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$")
+    """Header by which trusted proxies name the tenant, for example X-User-Id; empty: the tenant is
+    the key that vLLM checked."""
+    trusted_proxies: str = Field(default="", validate_default=True)
+    """Addresses or networks, separated by commas, of the proxies in front of the server. The
+    tenant's header and X-Forwarded-For of other clients have no effect."""
+    tenant_by_address: bool = False
+    """Let each address be a tenant of its own, if neither a header nor a key names the tenant.
+    Otherwise such requests are all of one tenant, "anonymous"."""
+    tenant_questions_per_minute: int = Field(default=6000, ge=0)
+    """Questions of a tenant that an API process keeps in a minute; it answers the others without
+    keeping them. 0: no limit."""
 
     @property
     def alias_names(self) -> tuple[str, ...]:
         """The aliases as a tuple, without blanks and repetitions."""
         names = map(str.strip, self.aliases.split(","))
         return tuple(dict.fromkeys(filter(None, names)))
+
+    @property
+    def proxy_networks(self) -> list[Network]:
+        """The trusted proxies as networks."""
+        names = filter(None, map(str.strip, self.trusted_proxies.split(",")))
+        return [ipaddress.ip_network(name) for name in names]
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def check_proxies(cls, value: str, info: ValidationInfo) -> str:
+        """Raise ValueError for what is no address or network, or a header that nobody may send."""
+        for name in filter(None, map(str.strip, value.split(","))):
+            try:
+                ipaddress.ip_network(name)
+            except ValueError as error:
+                raise ValueError(f"{error}; give addresses or networks like 10.0.0.0/8") from error
+        if info.data.get("tenant_header") and not value.strip():
+            raise ValueError("TEMPO_TENANT_HEADER is believed from these only; name the proxies")
+        return value
+
+    def use_peer_addresses(self) -> None:
+        """Let uvicorn tell the address of the connection, not the one that X-Forwarded-For claims.
+
+        It believes this header of every client on the same machine. Call this before uvicorn
+        starts, which reads the variable.
+        """
+        if self.tenant_header or self.tenant_by_address:
+            os.environ["FORWARDED_ALLOW_IPS"] = ""
 
 
 class DoctorSettings(ServerSettings):

@@ -41,7 +41,7 @@ def get_adapter(context: CurrentContext, adapter_id: str) -> Adapter:
         return Adapter.model_validate(row).model_copy(update={"question_ids": question_ids})
 
 
-@router.post("/adapters/{adapter_id}/promote", **needs("promote", 404, 409, 413, 422))
+@router.post("/adapters/{adapter_id}/promote", **needs("promote", 404, 408, 409, 413, 422))
 def promote(
     context: CurrentContext, adapter_id: str, body: PromoteRequest | None = None
 ) -> Adapter:
@@ -62,7 +62,7 @@ def promote(
     )
 
 
-@router.post("/adapters/rollback", **needs("promote", 404, 409, 413, 422))
+@router.post("/adapters/rollback", **needs("promote", 404, 408, 409, 413, 422))
 def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> Adapter:
     """Return to the version that `to` names, or to the one that served before."""
     body = body or RollbackRequest()

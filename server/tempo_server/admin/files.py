@@ -21,6 +21,7 @@ from tempo_server.admin import references
 from tempo_server.admin.held_out import HeldOut, require_held_out
 from tempo_server.admin.route import CurrentContext, FilePageQuery, KeyRoute, needs
 from tempo_server.admin.schemas import Deletion, File, LabeledCounts, Page, Upload
+from tempo_server.admin.slots import LONG_WORK
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
@@ -39,7 +40,7 @@ from tempo_storage.ledger import models as rows
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.post("/files", **needs("labels:write", 413, 507))
+@router.post("/files", dependencies=[LONG_WORK], **needs("labels:write", 408, 413, 429, 507))
 def create_file(
     context: CurrentContext, form: Annotated[Upload, Form(media_type="multipart/form-data")]
 ) -> File:

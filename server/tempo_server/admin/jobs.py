@@ -26,7 +26,7 @@ from tempo_storage.valkey.doorbell import ring
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.post("/fine_tuning/jobs", **needs("train", 404, 409, 413))
+@router.post("/fine_tuning/jobs", **needs("train", 404, 408, 409, 413))
 def create_job(context: CurrentContext, key: CallersKey, body: JobRequest) -> Job:
     """Queue a recalibration or a round; at most one of each is queued or runs.
 

@@ -67,7 +67,7 @@ class Key(Resource):
     key: str = ""
 
 
-@router.post("/keys", **needs("keys", 409, 413))
+@router.post("/keys", **needs("keys", 408, 409, 413))
 def create_key(context: CurrentContext, caller: CallersKey, body: KeyRequest) -> Key:
     """Create a key; only this answer contains it."""
     secret = new_key()
@@ -92,7 +92,7 @@ def list_keys(context: CurrentContext, paging: PageQuery) -> Page[Key]:
         return paging.page([_with_last_use(context, row) for row in ledger.keys.find(s)])
 
 
-@router.post("/keys/{key_id}/rotate", **needs("keys", 404, 409, 413))
+@router.post("/keys/{key_id}/rotate", **needs("keys", 404, 408, 409, 413))
 def rotate_key(
     context: CurrentContext, caller: CallersKey, key_id: str, body: RotateRequest | None = None
 ) -> Key:

@@ -13,6 +13,7 @@ from tempo_server.admin import references
 from tempo_server.admin.held_out import require_held_out
 from tempo_server.admin.route import CurrentContext, KeyRoute, Paging, needs
 from tempo_server.admin.schemas import Body, Deletion, Json, Page, Resource, Row, Text
+from tempo_server.admin.slots import LONG_WORK
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import InvalidInputError
@@ -99,7 +100,9 @@ def list_labels(context: CurrentContext, paging: Annotated[LabelPaging, Query()]
     return paging.cut([Label.model_validate(row) for row in rows])
 
 
-@router.put("/labels/{label_id}", **needs("labels:write", 404, 413))
+@router.put(
+    "/labels/{label_id}", dependencies=[LONG_WORK], **needs("labels:write", 404, 408, 413, 429)
+)
 def replace_label(context: CurrentContext, label_id: str, body: LabelRequest) -> Label:
     """Replace the answer to a question; the question keeps its split."""
     with context.sessions() as s:
@@ -130,7 +133,9 @@ def remove_label(context: CurrentContext, label_id: str) -> Deletion:
     return Deletion(id=row.content_hash, object="label", examples=1, adapters=adapters)
 
 
-@router.post("/labels/verdicts", **needs("labels:read", 404, 413))
+@router.post(
+    "/labels/verdicts", dependencies=[LONG_WORK], **needs("labels:read", 404, 408, 413, 429)
+)
 def verify_responses(context: CurrentContext, body: VerdictRequest) -> Verdicts:
     """Verify responses to labeled questions, each by the verifier of its label."""
     with context.sessions() as s:

@@ -1,20 +1,20 @@
-"""Users' questions: list the versions that learned from one, and erase a tenant's questions."""
+"""Users' questions: the versions that learned from one; the tenants, to admit or to erase."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery, needs
 from tempo_server.admin.schemas import Learned, Page, QuestionRequest, Tenant
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
+from tempo_storage.ledger.tenants import ANONYMOUS
 
 router = APIRouter(route_class=KeyRoute)
-WITHOUT_KEY = "without-key"
-TenantId = Annotated[str, Query(pattern=f"^([0-9a-f]{{16}}|{WITHOUT_KEY})$")]
+TENANT = f"^([0-9a-f]{{16}}|{ANONYMOUS})$"
 
 
-@router.post("/questions/learned", **needs("questions", 413))
+@router.post("/questions/learned", **needs("questions", 408, 413))
 def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
     """List the versions that learned from a question.
 
@@ -24,28 +24,31 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
         return _learned(ledger.learned.versions_from(s, body.question))
 
 
-@router.get("/questions/tenants", **needs("questions", 404))
+@router.get("/questions/tenants", **needs("read", 404))
 def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
     """List the tenants that have questions in the ledger, the largest first."""
     with context.sessions() as s:
-        rows = ledger.pool.tenants(s)
-    tenants = [
-        Tenant(id=tenant or WITHOUT_KEY, questions=number, last_asked_at=int(last))
-        for tenant, number, last in rows
-    ]
-    return paging.page(tenants)
+        return paging.page([Tenant.model_validate(row) for row in ledger.tenants.find(s)])
+
+
+@router.post("/questions/tenants/{tenant}/admit", **needs("train", 404))
+def admit(context: CurrentContext, tenant: Annotated[str, Path(pattern=TENANT)]) -> Tenant:
+    """End the quarantine of a tenant, so that training learns from its questions."""
+    with context.sessions.begin() as s:
+        return Tenant.model_validate(ledger.tenants.admit(s, _stored(tenant)))
 
 
 @router.delete("/questions", **needs("questions"))
-def erase(context: CurrentContext, tenant: TenantId) -> Learned:
-    """Erase a tenant's questions, and list the versions that learned from them.
-
-    The tenant is the first 16 hex digits of the sha256 of the Authorization header that it sends,
-    or `without-key` for the requests without one.
-    """
+def erase(context: CurrentContext, tenant: Annotated[str, Query(pattern=TENANT)]) -> Learned:
+    """Erase a tenant's questions, and list the versions that learned from them."""
     with context.sessions.begin() as s:
-        erased, versions = ledger.learned.erase(s, "" if tenant == WITHOUT_KEY else tenant)
+        erased, versions = ledger.learned.erase(s, _stored(tenant))
     return _learned(versions, erased=erased)
+
+
+def _stored(tenant: str) -> str:
+    """Return the id of a tenant in the ledger."""
+    return "" if tenant == ANONYMOUS else tenant
 
 
 def _learned(versions: list[int], *, erased: int = 0) -> Learned:

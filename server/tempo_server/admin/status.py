@@ -1,5 +1,7 @@
 """The status of the whole deployment, the pause of training, and the health routes."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -23,7 +25,7 @@ from tempo_storage.errors import StreamUnavailableError
 from tempo_storage.installed import package_versions
 from tempo_storage.ledger import models as rows
 
-COUNTERS = ("spooled", "skipped", "opted_out", "dropped")
+COUNTERS = ("spooled", "skipped", "opted_out", "dropped", "over_limit")
 router = APIRouter(route_class=KeyRoute)
 health_router = APIRouter(route_class=PublicRoute)
 
@@ -31,7 +33,7 @@ health_router = APIRouter(route_class=PublicRoute)
 @router.get("/status", **needs("read"))
 def get_status(context: CurrentContext) -> Status:
     """Show the serving version, the training, and the counts of questions."""
-    streamed = _backlog(context)
+    stream = _stream(context)
     with context.sessions() as s:
         pointer = ledger.versions.serving(s)
         paused = ledger.training.get(s).paused
@@ -46,7 +48,7 @@ def get_status(context: CurrentContext) -> Status:
             phase=phase,
             iteration=iteration,
             paused=paused,
-            questions=schemas.QuestionCounts(streamed=streamed, **_questions(s, processes)),
+            questions=schemas.QuestionCounts(**_questions(s, processes), **stream),
             labeled=schemas.LabeledCounts.of(**ledger.labeled.count(s)),
             default_decoding=schemas.Decoding.model_validate(context.default_decoding),
             users_decoding=schemas.Decoding.model_validate(users),
@@ -58,7 +60,7 @@ def get_status(context: CurrentContext) -> Status:
         )
 
 
-@router.post("/training/pause", **needs("train", 413))
+@router.post("/training/pause", **needs("train", 408, 413))
 def pause(context: CurrentContext, body: PauseRequest | None = None) -> Training:
     """Pause training after the current step; restarts keep it paused."""
     reason = body.reason if body else ""
@@ -66,7 +68,7 @@ def pause(context: CurrentContext, body: PauseRequest | None = None) -> Training
         return Training.model_validate(ledger.training.set_paused(s, True, reason))
 
 
-@router.post("/training/resume", **needs("train", 413))
+@router.post("/training/resume", **needs("train", 408, 413))
 def resume(context: CurrentContext, key: CallersKey, body: ResumeRequest | None = None) -> Training:
     """Resume paused training.
 
@@ -95,12 +97,14 @@ async def healthz() -> Health:
 def readyz(context: CurrentContext, response: Response) -> Health:
     """Tell whether the process has started and the database answers.
 
-    Neither Valkey nor a worker is needed to serve users.
+    Neither Valkey nor a worker is needed to serve users. The check of the worker fails, too, while
+    questions wait for it and none moves.
     """
-    checks = {"database": True, "valkey": _backlog(context) is not None}
+    stream = _stream(context)
+    checks = {"database": True, "valkey": stream["streamed"] is not None}
     try:
         with context.sessions() as s:
-            checks["worker"] = _worker(s).alive
+            checks["worker"] = _worker(s).alive and not stream["stalled"]
     except SQLAlchemyError:
         response.status_code = 503
         return Health(status="unavailable", checks=checks | {"database": False})
@@ -114,7 +118,7 @@ def _phase(s: Session, paused: bool) -> tuple[str, int | None]:
     return "paused" if paused else phase, progress.get("iteration")
 
 
-def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, int]:
+def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, Any]:
     captured, distinct = ledger.pool.count(s)
     counts = {name: sum(p.counters.get(name, 0) for p in processes) for name in COUNTERS}
     unstorable = ledger.dead_letters.count(s)
@@ -128,9 +132,10 @@ def _worker(s: Session) -> schemas.Worker:
     return schemas.Worker(alive=True, owner=lease.owner, lease_expires_at=int(lease.expires_at))
 
 
-def _backlog(context: Context) -> int | None:
-    """Return the number of questions in Valkey; None while it does not answer."""
+def _stream(context: Context) -> dict[str, Any]:
+    """Return how many questions are in Valkey, and whether they have stalled there."""
     try:
-        return context.stream.backlog()
+        backlog = context.stream.backlog()
+        return {"streamed": backlog, "stalled": context.stream.has_stalled()}
     except StreamUnavailableError:
-        return None
+        return {"streamed": None, "stalled": False}

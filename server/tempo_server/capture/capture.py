@@ -4,19 +4,21 @@ Capture keeps a question only if it is all text and a user speaks last. It does 
 It never logs a question's text.
 """
 
-import hashlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
+from starlette.datastructures import Headers
 
 from tempo_server.capture.question import CapturedQuestion
+from tempo_server.capture.rate_limit import RateLimit
 from tempo_server.capture.spool import Spool
+from tempo_server.capture.tenants import ANONYMOUS, Tenants
 from tempo_server.settings import ServerSettings
 from tempo_storage.question_hash import content_hash, loose_hash
 
@@ -50,16 +52,22 @@ class Capture:
 
     settings: ServerSettings
     spool: Spool
+    tenants: Tenants = field(default_factory=Tenants)
+    rate_limit: RateLimit = field(default_factory=lambda: RateLimit(0))
 
     def keep(
         self,
         request: Any,
         read_question: ReadQuestion,
         *,
-        headers: Mapping[str, str],
+        headers: Headers,
         is_opted_out: bool,
+        peer: str = "",
     ) -> None:
-        """Keep the question of a request that vLLM has accepted; never raise."""
+        """Keep the question of a request that vLLM has accepted; never raise.
+
+        `peer` is the address from which the request came.
+        """
         counters = self.spool.counters
         if self.settings.capture == "off":
             return
@@ -71,7 +79,11 @@ class Capture:
             if question is None or not self._fits(question):
                 counters.skipped += 1
                 return
-            self.spool.append(self._record(question, headers))
+            tenant = self.tenants.name(headers, peer)
+            if not self.rate_limit.takes(tenant):
+                counters.over_limit += 1
+                return
+            self.spool.append(self._record(question, tenant))
         except Exception as error:  # no error of ours may reach the request
             counters.dropped += 1
             # Log only the error's class, because its text may quote the question.
@@ -84,12 +96,12 @@ class Capture:
             return False
         return size <= self.settings.max_question_bytes
 
-    def _record(self, question: CapturedQuestion, headers: Mapping[str, str]) -> dict[str, Any]:
+    def _record(self, question: CapturedQuestion, tenant: str) -> dict[str, Any]:
         record = {
             "id": f"q_{uuid.uuid4().hex}",
             "messages": question.messages,
             "chat_template_kwargs": question.template_arguments,
-            "tenant": _tenant_hash(headers),
+            "tenant": tenant,
             "captured_at": time.time(),
         }
         if self.settings.capture == "hash":
@@ -97,11 +109,7 @@ class Capture:
                 "content_hash": content_hash(question.messages),
                 "loose_hash": loose_hash(question.messages),
             }
-            return record | hashes | {"messages": [], "chat_template_kwargs": {}, "tenant": ""}
+            return (
+                record | hashes | {"messages": [], "chat_template_kwargs": {}, "tenant": ANONYMOUS}
+            )
         return record | question.sampling
-
-
-def _tenant_hash(headers: Mapping[str, str]) -> str:
-    """Return a hash of the user's key, from OpenAI's header or from Anthropic's; "" without one."""
-    key = headers.get("authorization", "") or headers.get("x-api-key", "")
-    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""

@@ -7,26 +7,26 @@ sets `request.model` before it and adds a header after it.
 import functools
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from tempo_server.capture import question
 from tempo_server.capture.capture import Capture, ReadQuestion, is_opted_out
 from tempo_server.context import from_state
 from tempo_server.errors import StartError, error_response, json_error
+from tempo_server.serving import priority
 from tempo_server.serving.bindings import Bindings
 from tempo_storage.errors import UnservableAdapterError
 
 ADAPTER_HEADER = "x-tempo-adapter"
 KEY_HEADER = "x-tempo-key"
-PRIORITY_HEADER = "x-vllm-priority"  # vLLM prefers it to the field `priority`
-MAX_PRIORITY = 2**63 - 1
 REQUEST_STACK = "tempo_request_stack"
 # The errors that the plugin adds to vLLM's own, for the OpenAPI document.
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -76,7 +76,10 @@ class BoundRoute(APIRoute):
 
 
 def wrap(app: FastAPI) -> None:
-    """Replace vLLM's routes by wrapped ones; raise StartError if this vLLM lacks one."""
+    """Replace vLLM's routes by wrapped ones; raise StartError if this vLLM lacks one.
+
+    On vLLM's other routes only the priority is checked.
+    """
     for path, read_question in WRAPPED.items():
         stock = _route(app, path, "POST")
         _replace(app, stock, _bound(stock.endpoint, read_question))
@@ -85,6 +88,7 @@ def wrap(app: FastAPI) -> None:
     _replace(app, stock, listing)
     path = "/v1/models/{model:path}"
     app.add_api_route(path, _model(listing), methods=["GET"], responses=MODEL_ERRORS)
+    app.add_middleware(priority.PriorityMiddleware, checked_paths=WRAPPED, is_admin=_is_admin)
 
 
 def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
@@ -93,11 +97,10 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
     @functools.wraps(inner)  # FastAPI reads vLLM's signature
     async def endpoint(*, request: Any, raw_request: Request) -> Any:
         context: EndpointContext = from_state(raw_request, "tempo_endpoints")
-        key = raw_request.headers.get(KEY_HEADER)
-        is_admin = key is not None and context.is_admin_key(key)
-        if not is_admin and not 0 <= _priority(request, raw_request) <= MAX_PRIORITY:
-            message = "priority: send a number from 0, which goes first, to 2**63 - 1"
-            return json_error(400, message, "invalid_value", param="priority")
+        is_admin = _is_admin(raw_request)
+        refusal = priority.refusal(raw_request.headers, getattr(request, "priority", 0))
+        if refusal is not None and not is_admin:
+            return refusal
         # Another plugin may have put a route of its own around this endpoint. Then the binding ends
         # when Python deletes the scope.
         stack = raw_request.scope.setdefault(REQUEST_STACK, AsyncExitStack())
@@ -120,17 +123,20 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
                 read_question,
                 headers=raw_request.headers,
                 is_opted_out=opted_out,
+                peer=raw_request.client.host if raw_request.client else "",
             )
         return response
 
     return endpoint
 
 
-def _priority(request: Any, raw_request: Request) -> int:
-    """Return the priority with which vLLM would schedule a request."""
-    with suppress(KeyError, ValueError):
-        return int(raw_request.headers[PRIORITY_HEADER])
-    return getattr(request, "priority", 0)
+def _is_admin(connection: HTTPConnection) -> bool:
+    """Tell whether a request has the worker's key."""
+    key = connection.headers.get(KEY_HEADER)
+    if key is None:
+        return False
+    context: EndpointContext = from_state(connection, "tempo_endpoints")
+    return context.is_admin_key(key)
 
 
 def _listing(inner: Endpoint) -> Endpoint:

@@ -15,5 +15,6 @@ from tempo_storage.ledger import labeled as labeled
 from tempo_storage.ledger import learned as learned
 from tempo_storage.ledger import leases as leases
 from tempo_storage.ledger import pool as pool
+from tempo_storage.ledger import tenants as tenants
 from tempo_storage.ledger import training as training
 from tempo_storage.ledger import versions as versions

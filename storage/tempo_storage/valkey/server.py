@@ -25,6 +25,7 @@ from tempo_storage.valkey.streams import redis_client
 
 START_SECONDS = 20.0
 MAX_SOCKET_PATH = 100  # Linux takes 107 bytes (sun_path)
+MAX_VALUE = "16mb"  # in Valkey; a question of a megabyte takes up to six as JSON
 
 
 class EmbeddedValkey:
@@ -75,6 +76,7 @@ class EmbeddedValkey:
             *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
             *("--dir", str(self.data_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
             *("--save", "", "--maxmemory-policy", "noeviction"),
+            *("--proto-max-bulk-len", MAX_VALUE),
         ]
         with (self.data_dir / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -87,6 +89,7 @@ class EmbeddedValkey:
                 # server deletes the socket, even if it is its successor's.
                 pass_fds=(self._lock.fileno(),) if self._lock else (),
                 start_new_session=True,  # a terminal's Ctrl-C must not end it before its users
+                umask=0o077,  # the socket is ours from its first moment, and so are the files
             )
 
     def _wait(self) -> None:
@@ -115,7 +118,10 @@ def _binary() -> str:
 
 
 def _socket_path(data_dir: Path) -> Path:
-    """Return the socket in the data directory, or in a private one if that path is too long."""
+    """Return the socket in the data directory, or in a private one if that path is too long.
+
+    Raises StreamUnavailableError if another user has made the private one, or could enter it.
+    """
     path = data_dir / "valkey.sock"
     if len(str(path)) <= MAX_SOCKET_PATH:
         return path
@@ -123,19 +129,10 @@ def _socket_path(data_dir: Path) -> Path:
     private = Path("/tmp") / f"tempo-{os.getuid()}-{digest}"
     with contextlib.suppress(FileExistsError):
         private.mkdir(mode=0o700)
-    _raise_if_shared(private)
-    return private / "valkey.sock"
-
-
-def _raise_if_shared(directory: Path) -> None:
-    """Raise StreamUnavailableError for a directory into which another user may put a socket.
-
-    Everybody can write to /tmp. So another user may make this directory, or a link, before us.
-    """
-    status = directory.lstat()
-    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-    if not is_ours or stat.S_IMODE(status.st_mode) & 0o077:
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise StreamUnavailableError(
-            f"{directory} is not private to this user, so another user could read the questions; "
-            "delete it, or set TEMPO_DATA_DIR to a shorter path"
+            f"{private} is not a directory that only this user can enter; delete it, or set "
+            "TEMPO_DATA_DIR to a shorter path"
         )
+    return private / "valkey.sock"

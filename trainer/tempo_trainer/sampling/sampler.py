@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from tempo_client._credentials import trusts_environment
 from tempo_storage.adapters import BASE_NAME
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import TempoError
@@ -34,12 +35,17 @@ RETRY_SECONDS = 1.0
 REQUEST_SECONDS = 600.0
 MAX_CACHED_PROMPTS = 4096
 QUEUE_SECONDS = 0.25  # longest age of the last look at vLLM's queue
+REFUSED_STATUSES = (400, 413, 422)
 RETRIED_STATUSES = (429, 502, 503, 504)
 WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 class SamplingError(TempoError, RuntimeError):
     """vLLM refused a rollout or did not answer; the message quotes it."""
+
+
+class RefusedError(SamplingError):
+    """vLLM refused this request; another one may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class Sampler:
             headers=headers,
             timeout=REQUEST_SECONDS,
             transport=transport,
+            trust_env=trusts_environment(settings.base_url, settings.trust_env),
         )
         self._threads = ThreadPoolExecutor(settings.requests_in_flight, "sampler")
         self._prompts: dict[str, tuple[int, ...] | None] = {}
@@ -100,7 +107,8 @@ class Sampler:
         """Return the questions as the server tokenises them; it tokenises equal messages once.
 
         A question is a row with `content_hash`, `messages` and `chat_template_kwargs`. A question
-        that leaves no room for a response of `max_response_tokens` is left out.
+        that leaves no room for a response of `max_response_tokens` is left out, and so is one that
+        vLLM refuses.
         """
         if len(self._prompts) > MAX_CACHED_PROMPTS:
             self._prompts.clear()
@@ -145,7 +153,11 @@ class Sampler:
         return seconds
 
     def _tokenize(self, body: str) -> tuple[int, ...] | None:
-        reply = self._post("/tokenize", json.loads(body))
+        try:
+            reply = self._post("/tokenize", json.loads(body))
+        except RefusedError as error:
+            logger.warning("a question is left out: %s", error)
+            return None
         ids = tuple(reply["tokens"])
         room = reply["max_model_len"]
         longest = self._settings.max_response_tokens
@@ -232,6 +244,8 @@ class Sampler:
                 if response.status_code == 200:
                     return dict(response.json())
                 reason = f"vLLM answered {response.status_code} to {path}: {response.text}"
+                if response.status_code in REFUSED_STATUSES:
+                    raise RefusedError(reason)
                 if response.status_code not in RETRIED_STATUSES:
                     raise SamplingError(reason)
             except httpx.TransportError as error:

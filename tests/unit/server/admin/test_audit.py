@@ -36,7 +36,8 @@ def changed(admin: Any) -> list[dict[str, Any]]:
     admin.publish(2)
     admin("DELETE", f"{V1}/models/tempo-v2")
     with admin.context.sessions.begin() as s:
-        ledger.pool.add(s, [captured("q_1", CANARY, tenant=TENANT)])
+        ledger.pool.add(s, [captured("q_1", CANARY, tenant=TENANT)], quarantine=9)
+    admin("POST", f"{V1}/questions/tenants/{TENANT}/admit")
     admin("DELETE", f"{V1}/questions", params={"tenant": TENANT})
     key = admin("POST", f"{V1}/keys", json={"name": "ci"}).json()["id"]
     new = admin("POST", f"{V1}/keys/{key}/rotate").json()["id"]
@@ -61,6 +62,7 @@ def test_every_kind_of_change_has_its_row(changed: list[dict[str, Any]]) -> None
         "gate.reset",  # a promotion by hand
         "version.rolled_back",
         "version.deleted",
+        "tenant.admitted",
         "questions.erased",
         "key.created",
         "key.rotated",
@@ -81,6 +83,8 @@ def test_a_row_says_who_from_where_and_what_changed(
     assert (promotion["subject"], promotion["before"]) == ("tempo-v1", {"serving": "tempo-v0"})
     assert promotion["after"] == {"serving": "tempo-v1", "reason": "by eye", "force": False}
     assert by_action["version.rolled_back"]["after"]["serving"] == "tempo-v0"
+    admission = by_action["tenant.admitted"]
+    assert (admission["subject"], admission["before"]) == (TENANT, {"quarantined": True})
     assert by_action["questions.erased"]["before"] == {"questions": 1}
     assert by_action["labels.uploaded"]["after"] == {"labels": 9}
     assert by_action["job.cancelled"]["before"] == {"status": "queued"}
@@ -109,6 +113,7 @@ def test_a_change_that_fails_writes_no_row(admin: Any) -> None:
     admin("POST", f"{V1}/adapters/tempo-v7/promote")
     admin("POST", f"{V1}/fine_tuning/jobs", json={})
     admin("DELETE", f"{V1}/keys/none")
+    admin("POST", f"{V1}/questions/tenants/{TENANT}/admit")
     admin("POST", f"{V1}/files", files={"file": ("x", b"{}")}, data={"dry_run": "true"})
     assert len(admin("GET", AUDIT).json()["data"]) == before
 

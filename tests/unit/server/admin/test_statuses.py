@@ -4,9 +4,10 @@ One app, and requests of each kind: hostile numbers and types in every field, pa
 each refusal that a state of the ledger leads to.
 """
 
+import asyncio
 import errno
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ledgers import candidate
 
 from tempo_server.admin import files, route
 from tempo_server.admin.route_table import scope_of_routes
+from tempo_server.admin.slots import MAX_WAITING, Slots
 from tempo_storage import ledger
 
 V1 = "/tempo/v1"
@@ -39,6 +41,8 @@ HOSTILE_TEXTS = (
     "a/b",
 )
 JSON_TYPE = {"content-type": "application/json"}
+FORM_TYPE = {"content-type": "multipart/form-data; boundary=x"}
+TENANT = "a" * 16
 # A route may answer these, too; no test can provoke all of them.
 ALWAYS = {200, 500, 503}
 
@@ -153,8 +157,29 @@ def observe_refusals(send: Observed) -> None:
         send(method, path, query="?after=none")
         send(method, path, id="tempo-v9")
         send(method, path, json={"answer": "a"})
-        if send.admin.app.openapi()["paths"][path][method.lower()].get("requestBody"):
+        if has_body(send.admin.app, method, path):
             send(method, path, content=b" " * (route.MAX_BODY_BYTES + 1), headers=JSON_TYPE)
+
+
+def has_body(app: Any, method: str, path: str) -> bool:
+    return "requestBody" in app.openapi()["paths"][path][method.lower()]
+
+
+async def slow_body() -> AsyncIterator[bytes]:
+    await asyncio.sleep(0.05)
+    yield b"{}"
+
+
+def observe_load(send: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Provoke 408 on each route that takes a body, and 429 on those that wait for a slot."""
+    app = send.admin.app
+    monkeypatch.setattr(app.state, "tempo_slots", Slots(waiting=MAX_WAITING), raising=False)
+    monkeypatch.setattr(route, "BODY_SECONDS", 0.0)
+    for method, path in scope_of_routes():
+        if has_body(app, method, path):
+            headers = FORM_TYPE if path == f"{V1}/files" else JSON_TYPE
+            send(method, path, content=slow_body(), headers=headers)
+            send(method, path, json={"answer": "a"})
 
 
 def observe_lists(send: Observed) -> None:
@@ -164,6 +189,7 @@ def observe_lists(send: Observed) -> None:
     send("POST", JOBS, json={"training_file": "none"})
     send("POST", f"{V1}/files", files={"file": ("x", b" " * (route.MAX_BODY_BYTES + 1))})
     send("POST", f"{V1}/labels/verdicts", json={"responses": {"none": ["x"]}})
+    send("POST", f"{V1}/questions/tenants/{{tenant}}/admit", TENANT)
 
 
 def observe_states(send: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +233,8 @@ def test_every_documented_status_is_answered_and_no_other(
     observe_refusals(send)
     observe_lists(send)
     observe_states(send, monkeypatch)
+    with monkeypatch.context() as patch:
+        observe_load(send, patch)
     reader = admin("POST", f"{V1}/keys", json={"name": "r", "scopes": ["read"]}).json()["key"]
     trainer = admin("POST", f"{V1}/keys", json={"name": "t", "scopes": ["train"]}).json()["key"]
     for (method, path), scope in scope_of_routes().items():

@@ -45,7 +45,7 @@ def test_a_directory_that_others_may_enter_is_refused(long_path: Path, mode: int
     directory = private_directory(long_path)
     directory.mkdir()
     directory.chmod(mode)
-    with pytest.raises(StreamUnavailableError, match=r"not private.*TEMPO_DATA_DIR"):
+    with pytest.raises(StreamUnavailableError, match=r"only this user.*TEMPO_DATA_DIR"):
         EmbeddedValkey(long_path)
 
 
@@ -54,11 +54,11 @@ def test_a_link_or_a_file_in_its_place_is_refused(long_path: Path, tmp_path: Pat
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     directory.symlink_to(elsewhere)
-    with pytest.raises(StreamUnavailableError, match="not private"):
+    with pytest.raises(StreamUnavailableError, match="only this user"):
         EmbeddedValkey(long_path)
     directory.unlink()
     directory.write_text("")
-    with pytest.raises(StreamUnavailableError, match="not private"):
+    with pytest.raises(StreamUnavailableError, match="only this user"):
         EmbeddedValkey(long_path)
 
 
@@ -67,5 +67,5 @@ def test_a_directory_of_another_user_is_refused(long_path: Path) -> None:
     directory = private_directory(long_path)
     directory.mkdir(mode=0o700)
     os.chown(directory, 12345, -1)
-    with pytest.raises(StreamUnavailableError, match="not private"):
+    with pytest.raises(StreamUnavailableError, match="only this user"):
         EmbeddedValkey(long_path)
