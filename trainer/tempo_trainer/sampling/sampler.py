@@ -155,8 +155,8 @@ class Sampler:
     def _tokenize(self, body: str) -> tuple[int, ...] | None:
         try:
             reply = self._post("/tokenize", json.loads(body))
-        except RefusedError as error:
-            logger.warning("a question is left out: %s", error)
+        except RefusedError:  # its text may quote the question
+            logger.warning("a question is left out: vLLM refuses to tokenise it")
             return None
         ids = tuple(reply["tokens"])
         room = reply["max_model_len"]
