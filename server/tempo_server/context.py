@@ -16,6 +16,16 @@ from tempo_storage.valkey.streams import QuestionStream
 
 
 @dataclass(frozen=True, slots=True)
+class KnownKey:
+    """An admin key as a process knows it."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """One process's settings and stores.
 
@@ -37,8 +47,10 @@ class Context:
     """The base's names by vLLM's --served-model-name."""
     warnings: tuple[str, ...] = ()
     """vLLM's flags with which it serves badly, one sentence each."""
-    key_scopes: dict[str, list[str]] = field(default_factory=dict)
-    """The scopes of each admin key, by the key's sha256, as of the last reading of the ledger."""
+    keys: dict[str, KnownKey] = field(default_factory=dict)
+    """The admin keys, by the key's sha256, as of the last reading of the ledger."""
+    key_uses: dict[str, float] = field(default_factory=dict)
+    """When a key was last used here, by its sha256."""
 
     @property
     def served_name(self) -> str:

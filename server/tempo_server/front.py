@@ -41,7 +41,7 @@ class Front:
 
     def admits(self, connection: HTTPConnection) -> bool:
         """Tell whether a request may pass."""
-        path = connection.scope["path"].removeprefix(connection.scope.get("root_path", ""))
+        path = path_of(connection.scope)
         if not self.digests or path in self.open_paths or path.startswith(OWN_PATHS):
             return True
         scheme, _, key = connection.headers.get("authorization", "").partition(" ")
@@ -77,6 +77,12 @@ class UserKeyMiddleware:
             await send({"type": "websocket.close", "code": 1008})
         else:
             await error_response(error)(scope, receive, send)
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path of a request without the prefix of a proxy."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def users_keys(args: Namespace, variable: str | None) -> list[str]:

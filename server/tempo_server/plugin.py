@@ -98,7 +98,7 @@ class TempoPlugin:
         state.tempo_endpoints = EndpointContext(
             bindings=bindings,
             capture=Capture(settings, spool, tenants, rate_limit),
-            is_admin_key=functools.partial(keys.is_admin_key, context),
+            is_admin_key=functools.partial(keys.is_workers_key, context),
         )
 
 

@@ -15,6 +15,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tempo_storage.directories import written_whole
 from tempo_storage.errors import (
@@ -26,7 +29,8 @@ from tempo_storage.errors import (
 
 BASE = 0  # version 0 is the base model without an adapter
 BASE_NAME = "tempo-v0"
-NAME = re.compile(r"tempo-([vt])(\d{1,9})")
+# One name for each number: neither tempo-v01 nor a number in other digits.
+NAME = re.compile(r"tempo-([vt])(0|[1-9][0-9]{0,8})")
 FIRST_ID = {"v": 1_000_000, "t": 1_000_000_000}
 TRIALS_KEPT = 3
 
@@ -68,15 +72,25 @@ def _match(name: str) -> re.Match[str]:
     return match
 
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=255)]
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """The sha256 of each file in an adapter's directory, and the base and rank of the adapter."""
 
+    # A file of another program may have anything here. Version 0.1 wrote `info`, which is ignored.
+    __pydantic_config__ = ConfigDict(strict=True, extra="ignore")
+
     name: str
     base: str
-    rank: int
-    sha256: dict[str, str]
-    bytes: int
+    rank: Count
+    sha256: dict[FileName, str]
+    bytes: Count
+
+
+MANIFEST = TypeAdapter(Manifest)
 
 
 class AdapterStore:
@@ -121,13 +135,13 @@ class AdapterStore:
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of an adapter; raise CorruptAdapterError if it cannot be read."""
         try:
-            record = json.loads((self.path(name) / MANIFEST_FILE).read_text())
-            record.pop("info", None)  # version 0.1 wrote it, and nobody read it
-            return Manifest(**record)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CorruptAdapterError(
-                f"{name}: {MANIFEST_FILE} is damaged ({error}); roll back to another version"
-            ) from error
+            return MANIFEST.validate_json((self.path(name) / MANIFEST_FILE).read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]  # the input may be as long as the file
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise _damaged(name, f"{place}: {first['msg']}") from error
+        except OSError as error:
+            raise _damaged(name, str(error)) from error
 
     def verify(self, name: str, *, base: str, rank: int) -> Path:
         """Return the directory of an adapter that a server of `base` may serve.
@@ -163,6 +177,12 @@ class AdapterStore:
         """Delete the hidden directories that a killed worker left unfinished."""
         for hidden in self.root.glob(".tempo-*"):
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _damaged(name: str, reason: str) -> CorruptAdapterError:
+    return CorruptAdapterError(
+        f"{name}: {MANIFEST_FILE} is damaged ({reason}); roll back to another version"
+    )
 
 
 def _write_manifest(directory: Path, name: str, base: str) -> Manifest:

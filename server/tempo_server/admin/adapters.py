@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tempo_server.admin.route import PROMOTE, CurrentContext, KeyRoute, PageQuery
+from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery, needs
 from tempo_server.admin.schemas import Adapter, Page, PromoteRequest, RollbackRequest
 from tempo_server.context import Context
 from tempo_storage import ledger
@@ -19,15 +19,17 @@ POLL_SECONDS = 0.1
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.get("/adapters")
+@router.get("/adapters", **needs("read"))
 def list_adapters(context: CurrentContext, paging: PageQuery) -> Page[Adapter]:
     """List the versions, newest first; the base is the last one."""
+    below = None if paging.after is None else version_of(paging.after)
     with context.sessions() as s:
-        versions = [Adapter.model_validate(row) for row in ledger.versions.adapters(s)]
-    return paging.page([*versions, _base(context)])
+        rows = ledger.versions.adapters(s, below=below, limit=paging.limit + 1)
+    versions = [Adapter.model_validate(row) for row in rows]
+    return paging.cut(versions if below == BASE else [*versions, _base(context)])
 
 
-@router.get("/adapters/{adapter_id}")
+@router.get("/adapters/{adapter_id}", **needs("read", 404))
 def get_adapter(context: CurrentContext, adapter_id: str) -> Adapter:
     """Show one version, with the ids of the questions that it learned from."""
     version = version_of(adapter_id)
@@ -39,7 +41,7 @@ def get_adapter(context: CurrentContext, adapter_id: str) -> Adapter:
         return Adapter.model_validate(row).model_copy(update={"question_ids": question_ids})
 
 
-@router.post("/adapters/{adapter_id}/promote", openapi_extra=PROMOTE)
+@router.post("/adapters/{adapter_id}/promote", **needs("promote", 404, 408, 409, 413, 422))
 def promote(
     context: CurrentContext, adapter_id: str, body: PromoteRequest | None = None
 ) -> Adapter:
@@ -60,7 +62,7 @@ def promote(
     )
 
 
-@router.post("/adapters/rollback", openapi_extra=PROMOTE)
+@router.post("/adapters/rollback", **needs("promote", 404, 408, 409, 413, 422))
 def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> Adapter:
     """Return to the version that `to` names, or to the one that served before."""
     body = body or RollbackRequest()
@@ -69,7 +71,8 @@ def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> A
             version = ledger.versions.version_before(s)
     else:
         version = BASE if body.to == "base" else version_of(body.to)
-    return _promote(context, version, reason=body.reason or "rollback")
+    action = ledger.versions.ROLLED_BACK
+    return _promote(context, version, reason=body.reason or "rollback", action=action)
 
 
 def _promote(

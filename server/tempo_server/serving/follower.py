@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from tempo_server.capture.spool import Counters
 from tempo_server.context import Context
-from tempo_server.keys import read_keys
+from tempo_server.keys import read_keys, take_uses
 from tempo_server.serving.bindings import Bindings
 from tempo_server.serving.probe import Finding, Probe, raise_if_failed
 from tempo_storage import ledger
@@ -177,6 +177,8 @@ class Follower:
             counters=asdict(self.counters),
             held=self.bindings.held(),
         )
+        if uses := take_uses(self.context):
+            await self._write(ledger.keys.record_uses, uses=uses)
 
     async def _write(self, function: Callable[..., object], **arguments: Any) -> None:
         """Call `function(s, **arguments)` in a transaction of the ledger, in a thread."""

@@ -5,6 +5,7 @@ with sessions() as s:
     job = ledger.jobs.get(s, job_id)
 """
 
+from tempo_storage.ledger import audit as audit
 from tempo_storage.ledger import dead_letters as dead_letters
 from tempo_storage.ledger import events as events
 from tempo_storage.ledger import gate_tests as gate_tests

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import events
+from tempo_storage.ledger import audit, events
 from tempo_storage.ledger.models import (
     Adapter,
     File,
@@ -19,6 +19,7 @@ from tempo_storage.ledger.models import (
     LearnedQuestion,
     Question,
 )
+from tempo_storage.ledger.tenants import ANONYMOUS
 from tempo_storage.question_hash import loose_hash, old_hash
 
 
@@ -90,7 +91,9 @@ def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
     count = s.scalar(select(func.count()).select_from(Question).where(theirs)) or 0
     s.execute(delete(Question).where(theirs))
     data = {"tenant": tenant, "questions": count, "versions": versions}
-    events.add(s, "questions.erased", f"{count} questions of {tenant} are erased", data=data)
+    name = tenant or ANONYMOUS
+    events.add(s, "questions.erased", f"{count} questions of {name} are erased", data=data)
+    audit.record(s, "questions.erased", name, before={"questions": count}, after={"questions": 0})
     return count, versions
 
 

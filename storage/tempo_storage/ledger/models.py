@@ -159,6 +159,7 @@ class Job(Base):
     """
 
     __tablename__ = "jobs"
+    __table_args__ = (Index("jobs_by_age", "created_at", "id"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     mode: Mapped[str]
     status: Mapped[str] = mapped_column(index=True)
@@ -326,14 +327,37 @@ class Event(Base):
     created_at: Mapped[Created]
 
 
+class AuditRecord(Base):
+    """A change: who (`actor`) made it, from which address, what it was, and what it changed.
+
+    `action` is a word such as key.created. `subject` is the id of the changed thing.
+    """
+
+    __tablename__ = "audit"
+    number: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    actor: Mapped[str]
+    address: Mapped[str]
+    action: Mapped[str] = mapped_column(index=True)
+    subject: Mapped[str]
+    before: Mapped[Data]
+    after: Mapped[Data]
+    created_at: Mapped[Created]
+
+
 class Key(Base):
-    """An admin key. The ledger has only its sha256."""
+    """An admin key. The ledger has only its sha256.
+
+    A key with `expires_at` None never expires. `rotated_to` is the id of the key that replaces it.
+    """
 
     __tablename__ = "keys"
     sha256: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     scopes: Mapped[Items]
     created_at: Mapped[Created]
+    expires_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
+    rotated_to: Mapped[str | None]
 
     @property
     def id(self) -> str:

@@ -1,13 +1,19 @@
-"""The users' key guards every route of the real vLLM's app, those of its development mode too."""
+"""The users' key guards every route of the real vLLM's app, those of its development mode too.
+
+So does the check of the priority.
+"""
 
 import json
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import clean_environment
+
+from tempo_server.serving.endpoints import WRAPPED
 
 Statuses = dict[tuple[str, str], set[int]]
 
@@ -24,13 +30,14 @@ WRONG: list[dict[str, str]] = [
     {"x-tempo-key": KEY},
 ]
 RIGHT = {"authorization": f"bearer {KEY}"}
+FIRST = RIGHT | {"x-vllm-priority": "-1"}
 SECONDS = 600.0  # most of it imports vLLM
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Statuses]:
-    """The statuses of vLLM's routes: one table for each of WRONG, RIGHT, and public metrics."""
-    cases = [*([headers, False] for headers in (*WRONG, RIGHT)), [{}, True]]
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What the script prints for each of WRONG, RIGHT, public metrics, and FIRST."""
+    cases = [*([headers, False] for headers in (*WRONG, RIGHT)), [{}, True], [FIRST, False]]
     done = subprocess.run(
         [sys.executable, str(SCRIPT)],
         input=json.dumps(cases),
@@ -40,11 +47,17 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[Statuses]:
         timeout=SECONDS,
         check=True,
     )
-    tables: list[Statuses] = [defaultdict(set) for _ in cases]
-    for number, method, path, status in json.loads(done.stdout.splitlines()[-1]):
-        if not path.startswith("/tempo/"):
-            tables[number][method, path].add(status)
-    return tables
+    printed: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return [row for row in printed if not row[2].startswith("/tempo/")]
+
+
+@pytest.fixture(scope="module")
+def answers(rows: list[Any]) -> list[Statuses]:
+    """The statuses of vLLM's routes: one table for each of WRONG, RIGHT, and public metrics."""
+    tables: list[Statuses] = [defaultdict(set) for _ in range(len(WRONG) + 3)]
+    for number, method, path, status, _ in rows:
+        tables[number][method, path].add(status)
+    return tables[:-1]  # without FIRST
 
 
 def without_401(table: Statuses) -> set[tuple[str, str]]:
@@ -60,6 +73,16 @@ def test_no_route_but_the_open_ones_answers_without_the_key(answers: list[Status
 def test_every_route_answers_with_the_key(answers: list[Statuses]) -> None:
     *_, right, _ = answers
     assert [route for route, statuses in right.items() if 401 in statuses] == []
+
+
+def test_no_route_that_takes_a_body_lets_a_user_go_before_others(rows: list[Any]) -> None:
+    last = rows[-1][0]
+    posts = [row for row in rows if row[:2] == [last, "POST"]]
+    served = {path for _, _, path, _, is_refused in posts if not is_refused}
+    # Those that the plugin wraps check it behind their own checks of the body, which is empty here.
+    assert served == WRAPPED.keys()
+    refused = {path for _, _, path, _, is_refused in posts if is_refused}
+    assert {"/invocations", "/inference/v1/generate"} <= refused
 
 
 def test_the_routes_that_vllm_s_own_key_leaves_open_are_among_them(answers: list[Statuses]) -> None:

@@ -16,6 +16,7 @@ from tempo_storage import ledger
 from tempo_storage.errors import ConflictError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS, migrate
+from tempo_storage.ledger.models import Key
 
 pytestmark = [pytest.mark.service, pytest.mark.needs("postgresql")]
 
@@ -129,3 +130,25 @@ def test_a_new_connection_replaces_one_that_postgres_has_closed(
     )
     with sessions() as s:
         assert ledger.training.get(s).paused is False
+
+
+def test_pages_of_jobs_the_audit_and_the_uses_of_keys_are_as_on_sqlite(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        for n in range(6):
+            ledger.jobs.queue(s, "round", {}, message="x").created_at = n // 2
+        s.add(Key(sha256="a" * 64, name="a", scopes=["read"]))
+        ledger.keys.record_uses(s, {"a" * 64: 7.0})
+        ledger.keys.forget_expired(s, for_seconds=0)
+        ledger.audit.record_settings(s, {"group_size": 8})
+        ledger.audit.record_settings(s, {"group_size": 4})
+    with sessions() as s:
+        first = ledger.jobs.page(s, after=None, limit=3)
+        rest = ledger.jobs.page(s, after=first[-1].id, limit=9)
+        assert [job.created_at for job in (*first, *rest)] == [2, 2, 1, 1, 0, 0]
+        assert len({job.id for job in (*first, *rest)}) == 6
+        assert ledger.keys.find(s)[0].last_used_at == 7.0
+        newest = ledger.audit.find(s, limit=1)[0]
+        assert (newest.before, newest.after) == ({"group_size": 8}, {"group_size": 4})
+        assert len(ledger.audit.find(s, before=newest.number)) == 7

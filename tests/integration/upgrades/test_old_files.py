@@ -80,7 +80,7 @@ def test_the_worker_takes_the_ring_that_waits_in_valkey_under_the_old_function_s
         listener.close()
 
 
-def test_the_old_keys_authenticate_with_the_scopes_that_they_had(old: Path) -> None:
+def test_the_old_keys_authenticate_and_none_has_gained_a_right(old: Path) -> None:
     settings = ServerSettings(data_dir=old / "data")
     client = redis_client("redis://127.0.0.1:1/0")
     app = FastAPI()
@@ -100,4 +100,6 @@ def test_the_old_keys_authenticate_with_the_scopes_that_they_had(old: Path) -> N
         assert (status("GET", "status", admin), status("GET", "status", reader)) == (200, 200)
         assert status("POST", "training/resume", reader) == 403
         assert status("POST", "training/resume", admin) == 200
+        assert (status("GET", "labels", reader), status("GET", "keys", reader)) == (403, 403)
+        assert (status("GET", "labels", admin), status("GET", "audit", admin)) == (200, 200)
     client.close()

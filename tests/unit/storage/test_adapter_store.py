@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from adapters import publish_empty_adapter, write_empty_adapter
@@ -56,6 +57,33 @@ def test_a_manifest_of_version_0_1_is_read(store: AdapterStore) -> None:
     assert store.verify("tempo-v1", base="m", rank=4) == store.root / "tempo-v1"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"rank": value} for value in ("4", None, [], {}, True, 1.5, -1, 2**63, 10**400)),
+        *({"bytes": value} for value in ("4", -1, 10**400, float("inf"))),
+        *({"sha256": value} for value in (None, [], "x", 7, {"a": 1}, {"../a": "x"}, {"": "x"})),
+        *({name: value} for name in ("name", "base") for value in (None, 7, [], {})),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_a_manifest_with_a_wrong_type_is_refused_and_the_message_names_the_field(
+    store: AdapterStore, change: dict[str, Any]
+) -> None:
+    path = store.path("tempo-v1") / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CorruptAdapterError, match=rf"damaged \({next(iter(change))}") as raised:
+        store.verify("tempo-v1", base="m", rank=4)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "[" * 5000, "\ufffe", '{"a": 1}'])
+def test_a_manifest_that_is_none_is_refused(store: AdapterStore, text: str) -> None:
+    (store.path("tempo-v1") / "manifest.json").write_text(text)
+    with pytest.raises(CorruptAdapterError, match=r"manifest\.json is damaged"):
+        store.verify("tempo-v1", base="m", rank=4)
+
+
 def test_a_missing_manifest_is_refused(store: AdapterStore) -> None:
     (store.path("tempo-v1") / "manifest.json").unlink()
     with pytest.raises(CorruptAdapterError, match="manifest"):
@@ -84,7 +112,15 @@ def test_a_writer_that_dies_leaves_no_adapter(store: AdapterStore) -> None:
 def test_names_and_ids_are_unique_and_paths_cannot_escape(store: AdapterStore) -> None:
     assert version_of(version_name(7)) == 7
     assert lora_int_id(version_name(7)) != lora_int_id(trial_name(7))
-    for name in ("../etc", "tempo-v", "tempo-v1/..", "base"):
+    for name in (
+        "../etc",
+        "tempo-v",
+        "tempo-v1/..",
+        "base",
+        "tempo-v01",
+        "tempo-v１",
+        "tempo-v1\n",
+    ):
         with pytest.raises(InvalidInputError):
             lora_int_id(name)
         with pytest.raises(NotFoundError):

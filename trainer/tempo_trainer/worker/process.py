@@ -187,7 +187,10 @@ def main() -> None:
         if settings.die_with_parent:
             die_with_parent()
         redis_url = settings.redis_url or keep_running(settings.root)
-        Worker(settings, open_database(settings.resolved_database_url), redis_url).run()
+        sessions = open_database(settings.resolved_database_url)
+        with sessions.begin() as s:
+            ledger.audit.record_settings(s, settings.of_learning())
+        Worker(settings, sessions, redis_url).run()
     except (TempoError, SQLAlchemyError) as error:
         logger.error("the worker cannot run: %s", error)
         sys.exit(1)
