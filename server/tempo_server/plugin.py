@@ -57,14 +57,14 @@ class TempoPlugin:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Serve the promoted version, start the background tasks, then fill `app.state`."""
         from tempo_server import assemble, keys
-        from tempo_server.capture import rendering
+        from tempo_server.capture import erasure, redaction, rendering
         from tempo_server.capture.capture import Capture
         from tempo_server.capture.spool import Spool, send_for_ever
         from tempo_server.serving.bindings import Bindings
         from tempo_server.serving.endpoints import EndpointContext
 
         await rendering.check(state)
-        warnings = assemble.check_vllm(engine_client.vllm_config)
+        warnings = assemble.check_vllm(engine_client.vllm_config, args)
         context = assemble.open_context(
             args.model,
             engine_client.vllm_config,
@@ -73,20 +73,29 @@ class TempoPlugin:
         )
         settings = context.settings
         keys.ensure_admin_key(context)
-        spool = Spool(settings.root / "spool", limit_bytes=settings.spool_bytes)
+        redactors = redaction.load(settings.redactor_names)
+        spool = Spool(
+            settings.root / "spool",
+            limit_bytes=settings.spool_bytes,
+            keep_days=settings.retention_days,
+        )
         bindings = Bindings(context, engine_client, state.openai_serving_models)
         follower = assemble.new_follower(context, bindings, spool.counters)
         with assemble.unmeasured(engine_client):
             await follower.restore()
             await assemble.warm_up(engine_client)
+        await erasure.erase(spool, context.sessions)  # before the first question is sent
         self._tasks = [
             asyncio.create_task(follower.run()),
             asyncio.create_task(send_for_ever(spool, context.stream)),
+            asyncio.create_task(
+                erasure.erase_for_ever(spool, context.sessions, settings.poll_seconds)
+            ),
         ]
         state.tempo = context
         state.tempo_endpoints = EndpointContext(
             bindings=bindings,
-            capture=Capture(settings, spool),
+            capture=Capture(settings, spool, redactors),
             is_admin_key=functools.partial(keys.is_admin_key, context),
         )
 

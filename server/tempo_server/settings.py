@@ -1,10 +1,24 @@
 """The server's settings: what it captures, under which names it serves, and its limits."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tempo_storage.settings import StorageSettings
+
+KEY_ID = re.compile("[0-9a-fA-F]{16}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas, without blanks and repetitions."""
+    return tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+
+
+def _check_key_ids(value: str) -> str:
+    if not all(KEY_ID.fullmatch(name) for name in _names(value)):
+        raise ValueError("give ids of 16 hex digits with commas between them; never a key itself")
+    return value
 
 
 class ServerSettings(StorageSettings):
@@ -14,6 +28,13 @@ class ServerSettings(StorageSettings):
     """Model names, separated by commas, that the serving version answers."""
     capture: Literal["off", "hash", "on"] = "on"
     """`on` keeps users' questions, `hash` keeps only their content hashes, `off` keeps nothing."""
+    redactors: str = ""
+    """Names, separated by commas, of the redactors that change each question before it is written.
+    `personal` takes out e-mail addresses, phone numbers, payment cards and keys; others are
+    installed under the entry-point group `tempo.redactors`."""
+    opt_out_keys: Annotated[str, AfterValidator(_check_key_ids)] = ""
+    """Ids of users' keys, separated by commas, whose questions are never kept. An id is the first
+    16 hex digits of the sha256 of the Authorization header, as `tempo erase` shows it."""
     poll_seconds: float = Field(default=1.0, ge=0.05, le=60)
     """Seconds between two readings of the serving pointer and of the admin keys."""
     max_question_bytes: int = Field(default=32 * 1024, ge=1, le=1024 * 1024)
@@ -23,9 +44,18 @@ class ServerSettings(StorageSettings):
 
     @property
     def alias_names(self) -> tuple[str, ...]:
-        """The aliases as a tuple, without blanks and repetitions."""
-        names = map(str.strip, self.aliases.split(","))
-        return tuple(dict.fromkeys(filter(None, names)))
+        """The aliases as a tuple."""
+        return _names(self.aliases)
+
+    @property
+    def redactor_names(self) -> tuple[str, ...]:
+        """The redactors as a tuple, in the order in which they run."""
+        return _names(self.redactors)
+
+    @property
+    def opt_out_key_ids(self) -> frozenset[str]:
+        """The ids of the keys that are opted out."""
+        return frozenset(_names(self.opt_out_keys.lower()))
 
 
 class DoctorSettings(ServerSettings):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from tempo_server.admin import erasure
 from tempo_server.admin.route import READ, CurrentContext, KeyRoute, PageQuery
 from tempo_server.admin.schemas import Learned, Page, QuestionRequest, Tenant
 from tempo_storage import ledger
@@ -21,7 +22,8 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
     The question is in the body, because access logs keep URLs.
     """
     with context.sessions() as s:
-        return _learned(ledger.learned.versions_from(s, body.question))
+        versions = ledger.learned.versions_from(s, body.question)
+    return Learned(adapters=[version_name(version) for version in versions])
 
 
 @router.get("/questions/tenants")
@@ -40,13 +42,17 @@ def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
 def erase(context: CurrentContext, tenant: TenantId) -> Learned:
     """Erase a tenant's questions, and list the versions that learned from them.
 
-    The tenant is the first 16 hex digits of the sha256 of the Authorization header that it sends,
-    or `without-key` for the requests without one.
+    The questions are erased on the servers' disks, in Valkey and in the ledger. The answer says
+    where something remains. If a version that learned from them serves, `rollback_to` is a version
+    that did not. The tenant is the first 16 hex digits of the sha256 of the Authorization header
+    that it sends, or `without-key` for the requests without one.
     """
-    with context.sessions.begin() as s:
-        erased, versions = ledger.learned.erase(s, "" if tenant == WITHOUT_KEY else tenant)
-    return _learned(versions, erased=erased)
-
-
-def _learned(versions: list[int], *, erased: int = 0) -> Learned:
-    return Learned(adapters=[version_name(version) for version in versions], erased=erased)
+    erased = erasure.erase(context, "" if tenant == WITHOUT_KEY else tenant)
+    with context.sessions() as s:
+        target = ledger.versions.rollback_from(s, erased.versions)
+    return Learned(
+        adapters=[version_name(version) for version in erased.versions],
+        erased=erased.questions,
+        remains=erased.remains,
+        rollback_to=None if target is None else version_name(target),
+    )

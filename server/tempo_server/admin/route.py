@@ -28,6 +28,7 @@ from tempo_server.context import Context, from_state
 from tempo_server.errors import error_response, json_error
 from tempo_server.keys import bearer, check_scope, has_scope
 from tempo_storage.errors import NotFoundError, TempoError, TooLargeError
+from tempo_storage.failures import trace
 from tempo_storage.labeled.file import LabeledFileError
 
 logger = logging.getLogger("vllm.tempo.admin")
@@ -47,6 +48,8 @@ ERROR_CODES = {
     "greater_than_equal": "integer_below_min_value",
 }
 MAX_SHOWN_CHARACTERS = 100
+# Beginnings of pydantic's names of errors about numbers, choices and names: no text of a question.
+SHOWN_VALUES = ("int_", "float_", "bool_", "less_", "greater_", "literal_", "string_pattern_")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Item = TypeVar("Item", bound=Resource)
@@ -210,7 +213,7 @@ def _error_response(error: Exception, request_id: str) -> JSONResponse:
     response = error_response(error)
     if response.status_code != 500:
         return response
-    logger.error("request %s failed", request_id, exc_info=error)
+    logger.error("request %s failed: %s", request_id, trace(error))
     message = f"the server failed; look for {request_id} in its log"
     return json_error(500, message, "internal_error")
 
@@ -224,11 +227,15 @@ def _invalid_request(error: RequestValidationError) -> JSONResponse:
     if code == "unknown_parameter":
         message = f"{field}: this server does not know the parameter; leave it out"
     else:
-        value = (
-            "" if code == "missing_field" else f", not {first['input']!r}"[:MAX_SHOWN_CHARACTERS]
-        )
-        message = f"{field or 'body'}: {first['msg']}{value}"
+        message = f"{field or 'body'}: {first['msg']}{_shown(first)}"
     return json_error(400, message, code, param=field)
+
+
+def _shown(error: Any) -> str:
+    """Return the value at fault, for the end of a message; "" where it may be a question's text."""
+    if not error["type"].startswith(SHOWN_VALUES):
+        return ""
+    return f", not {error['input']!r}"[:MAX_SHOWN_CHARACTERS]
 
 
 def _line_errors(error: LabeledFileError) -> JSONResponse:

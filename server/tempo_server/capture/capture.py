@@ -4,18 +4,19 @@ Capture keeps a question only if it is all text and a user speaks last. It does 
 It never logs a question's text.
 """
 
-import hashlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
 
+from tempo_server.capture import opt_out
 from tempo_server.capture.question import CapturedQuestion
+from tempo_server.capture.redaction import Redactor, redact
 from tempo_server.capture.spool import Spool
 from tempo_server.settings import ServerSettings
 from tempo_storage.question_hash import content_hash, loose_hash
@@ -24,25 +25,6 @@ logger = logging.getLogger("vllm.tempo.capture")
 
 ReadQuestion = Callable[[Any], CapturedQuestion | None]
 
-OPT_OUT_HEADER = "x-tempo-opt-out"
-FALSE_VALUES = ("false", "f", "0", "off", "no", "n")  # those that pydantic reads as false
-
-
-async def is_opted_out(raw_request: Request) -> bool:
-    """Tell whether a request forbids its capture, by the header or by `store: false`.
-
-    Call this before vLLM answers. The parsed request cannot tell: Anthropic's form has no `store`,
-    and vLLM itself sets that of a response to false. FastAPI has read the body and keeps it, so
-    this neither waits for the network nor takes the body from vLLM.
-    """
-    if raw_request.headers.get(OPT_OUT_HEADER, "0") != "0":
-        return True
-    try:
-        body = await raw_request.json()
-    except ValueError:  # vLLM accepted a body that is not JSON, so nobody knows what it forbids
-        return True
-    return isinstance(body, dict) and str(body.get("store")).lower() in FALSE_VALUES
-
 
 @dataclass(frozen=True, slots=True)
 class Capture:
@@ -50,6 +32,11 @@ class Capture:
 
     settings: ServerSettings
     spool: Spool
+    redactors: Sequence[Redactor] = ()
+
+    async def is_opted_out(self, raw_request: Request) -> bool:
+        """Tell, before vLLM answers, whether the question of a request must not be kept."""
+        return await opt_out.is_opted_out(raw_request, self.settings.opt_out_key_ids)
 
     def keep(
         self,
@@ -71,7 +58,7 @@ class Capture:
             if question is None or not self._fits(question):
                 counters.skipped += 1
                 return
-            self.spool.append(self._record(question, headers))
+            self.spool.append(self._record(self._redacted(question), headers))
         except Exception as error:  # no error of ours may reach the request
             counters.dropped += 1
             # Log only the error's class, because its text may quote the question.
@@ -83,6 +70,13 @@ class Capture:
         except UnicodeEncodeError:  # half a surrogate pair: no database takes it
             return False
         return size <= self.settings.max_question_bytes
+
+    def _redacted(self, question: CapturedQuestion) -> CapturedQuestion:
+        return replace(
+            question,
+            messages=redact(question.messages, self.redactors),
+            template_arguments=redact(question.template_arguments, self.redactors),
+        )
 
     def _record(self, question: CapturedQuestion, headers: Mapping[str, str]) -> dict[str, Any]:
         record = {
@@ -102,6 +96,6 @@ class Capture:
 
 
 def _tenant_hash(headers: Mapping[str, str]) -> str:
-    """Return a hash of the user's key, from OpenAI's header or from Anthropic's; "" without one."""
-    key = headers.get("authorization", "") or headers.get("x-api-key", "")
-    return hashlib.sha256(key.encode()).hexdigest()[:16] if key else ""
+    """Return the id of the user's key, from OpenAI's header or from Anthropic's; "" without one."""
+    header = headers.get("authorization", "") or headers.get("x-api-key", "")
+    return opt_out.key_id(header) if header else ""

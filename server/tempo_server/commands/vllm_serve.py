@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import MutableMapping, Sequence
 
-from tempo_storage.processes import die_with_parent
+from tempo_storage.processes import die_with_parent, forbid_core_files
 from tempo_storage.settings import StorageSettings
 
 PLUGINS = ("tempo", "tempo_cpu_lora")
@@ -70,6 +70,7 @@ def main() -> None:
     """Become `vllm serve`."""
     if os.environ.get("TEMPO_DIE_WITH_PARENT") == "1":
         die_with_parent()
+    forbid_core_files()  # before vLLM starts its engine's process
     allow_plugins()
     lora_rank = StorageSettings().lora_rank
     sys.argv = ["vllm", *vllm_arguments(sys.argv[1:], lora_rank=lora_rank)]

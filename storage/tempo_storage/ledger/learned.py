@@ -80,9 +80,7 @@ def versions_from_files(s: Session, files: Iterable[File]) -> list[int]:
 def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
     """Delete a tenant's questions; return their number, and the versions that learned from them.
 
-    A version that learned from the same question of another tenant is among these versions. A
-    question that is still on its way from the server to the ledger arrives later, so erase again
-    when nothing is under way.
+    A version that learned from the same question of another tenant is among these versions.
     """
     theirs = Question.tenant == tenant
     same = LearnedQuestion.loose_hash.in_(select(Question.loose_hash).where(theirs))

@@ -156,6 +156,22 @@ def m008_dead_letters(connection: sa.Connection) -> None:
     )
 
 
+def m010_privacy(connection: sa.Connection) -> None:
+    """Add the tables of published files and of erasures.
+
+    A migration does not know where the adapters are. So the rows of the versions that may serve
+    begin empty, and the server that starts first fills them (`ledger/published.py`).
+    """
+    _execute(
+        connection,
+        "CREATE TABLE published_adapters (name VARCHAR NOT NULL PRIMARY KEY, files JSON NOT NULL)",
+        "CREATE TABLE erasures (tenant VARCHAR NOT NULL PRIMARY KEY, "
+        "erased_at DOUBLE PRECISION NOT NULL)",
+        "INSERT INTO published_adapters (name, files) SELECT 'tempo-v' || CAST(version AS VARCHAR),"
+        " '{}' FROM adapters WHERE NOT swept AND status <> 'corrupt'",
+    )
+
+
 def _copy_sampling(connection: sa.Connection) -> None:
     """Copy the arguments of each request from its JSON object into the columns."""
     names = ("temperature", "top_p", "top_k", "max_tokens")
@@ -217,6 +233,7 @@ MIGRATIONS: list[Migration] = [
     m006_two_keys,
     m007_deleted_files,
     m008_dead_letters,
+    m010_privacy,
 ]
 
 

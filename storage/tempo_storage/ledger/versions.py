@@ -5,7 +5,7 @@ Only `promote` selects another version. Its callers: the gate, an operator, the 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -126,6 +126,16 @@ def sound_ancestor(s: Session, version: int) -> int:
         if _is_sound(s, version):
             return version
     return BASE
+
+
+def rollback_from(s: Session, unwanted: Collection[int]) -> int | None:
+    """Return the version to which a rollback leads away from these; None if none of them serves."""
+    version = serving(s).version
+    if version not in unwanted:
+        return None
+    while version in unwanted:
+        version = sound_ancestor(s, version)
+    return version
 
 
 def _is_sound(s: Session, version: int) -> bool:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import IO
 import redis
 
 from tempo_storage.errors import StreamUnavailableError
+from tempo_storage.private import create_private
 from tempo_storage.processes import die_with_parent
 from tempo_storage.valkey.streams import redis_client
 
 START_SECONDS = 20.0
 MAX_SOCKET_PATH = 100  # Linux takes 107 bytes (sun_path)
+MAX_VALUE = "16mb"  # in Valkey; a question of a megabyte takes up to six as JSON
 
 
 class EmbeddedValkey:
@@ -46,7 +49,7 @@ class EmbeddedValkey:
 
         Raises StreamUnavailableError if no server answers in time.
         """
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        create_private(self.data_dir)
         self._lock = self._lock or (self.data_dir / "valkey.lock").open("w")
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,9 +74,10 @@ class EmbeddedValkey:
     def _spawn(self) -> None:
         command = [
             _binary(),
-            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "600"),
             *("--dir", str(self.data_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
             *("--save", "", "--maxmemory-policy", "noeviction"),
+            *("--proto-max-bulk-len", MAX_VALUE),
         ]
         with (self.data_dir / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -86,6 +90,7 @@ class EmbeddedValkey:
                 # server deletes the socket, even if it is its successor's.
                 pass_fds=(self._lock.fileno(),) if self._lock else (),
                 start_new_session=True,  # a terminal's Ctrl-C must not end it before its users
+                umask=0o077,  # the socket is ours from its first moment, and so are the files
             )
 
     def _wait(self) -> None:
@@ -114,11 +119,21 @@ def _binary() -> str:
 
 
 def _socket_path(data_dir: Path) -> Path:
-    """Return the socket in the data directory, or in a private one if that path is too long."""
+    """Return the socket in the data directory, or in a private one if that path is too long.
+
+    Raises StreamUnavailableError if another user has made the private one, or could enter it.
+    """
     path = data_dir / "valkey.sock"
     if len(str(path)) <= MAX_SOCKET_PATH:
         return path
     digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
     private = Path("/tmp") / f"tempo-{os.getuid()}-{digest}"
-    private.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        private.mkdir(mode=0o700)
+    found = private.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise StreamUnavailableError(
+            f"{private} is not a directory that only this user can enter; delete it, or set "
+            "TEMPO_DATA_DIR to a shorter path"
+        )
     return private / "valkey.sock"

@@ -34,6 +34,7 @@ RETRY_SECONDS = 1.0
 REQUEST_SECONDS = 600.0
 MAX_CACHED_PROMPTS = 4096
 QUEUE_SECONDS = 0.25  # longest age of the last look at vLLM's queue
+TOKENIZE = "/tokenize"
 RETRIED_STATUSES = (429, 502, 503, 504)
 WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{.*\})? (\S+)$", re.MULTILINE)
 
@@ -145,7 +146,7 @@ class Sampler:
         return seconds
 
     def _tokenize(self, body: str) -> tuple[int, ...] | None:
-        reply = self._post("/tokenize", json.loads(body))
+        reply = self._post(TOKENIZE, json.loads(body))
         ids = tuple(reply["tokens"])
         room = reply["max_model_len"]
         longest = self._settings.max_response_tokens
@@ -231,7 +232,9 @@ class Sampler:
                 response = self._client.post(path, json=body)
                 if response.status_code == 200:
                     return dict(response.json())
-                reason = f"vLLM answered {response.status_code} to {path}: {response.text}"
+                reason = f"vLLM answered {response.status_code} to {path}"
+                if path != TOKENIZE:  # that answer may quote the question, and this is logged
+                    reason += f": {response.text}"
                 if response.status_code not in RETRIED_STATUSES:
                     raise SamplingError(reason)
             except httpx.TransportError as error:

@@ -20,8 +20,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import LeaseLostError, TempoError
+from tempo_storage.failures import hide_messages, reason
 from tempo_storage.ledger.sessions import open_database
-from tempo_storage.processes import die_with_parent
+from tempo_storage.private import create_private
+from tempo_storage.processes import die_with_parent, forbid_core_files
 from tempo_storage.settings import checked
 from tempo_storage.valkey.doorbell import ring
 from tempo_storage.valkey.embedded import keep_running
@@ -30,6 +32,7 @@ from tempo_trainer.jobs import schedule
 from tempo_trainer.jobs.lifecycle import Jobs
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker.background import repeated_in_thread
+from tempo_trainer.worker.retention import Retention
 from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
 from tempo_trainer.worker.stream_reader import StreamReader
 from tempo_trainer.worker_settings import WorkerSettings
@@ -73,7 +76,12 @@ class Worker:
         stream = QuestionStream(redis_client(self._redis_url))
         reader = StreamReader(stream, self._sessions, keep=self._settings.pool_questions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        with repeated_in_thread(reader.step), self._hold_lease():
+        retention = Retention(stream, self._sessions, days=self._settings.retention_days)
+        with (
+            repeated_in_thread(reader.step),
+            repeated_in_thread(retention.step),
+            self._hold_lease(),
+        ):
             while not (self.stopping.is_set() or self._lost.is_set()):
                 self._queue_due_and_ring(connection)
                 self._listen_once(connection)
@@ -102,7 +110,9 @@ class Worker:
         except redis.RedisError:
             logger.debug("worker %s: Valkey is away, %d jobs wait", self.owner, len(waiting))
         except (SQLAlchemyError, LeaseLostError) as error:
-            logger.warning("worker %s: cannot look for jobs in the ledger: %s", self.owner, error)
+            logger.warning(
+                "worker %s: cannot look for jobs in the ledger: %s", self.owner, reason(error)
+            )
 
     # The lease ----------------------------------------------------------------------------------
 
@@ -111,7 +121,7 @@ class Worker:
             with self._sessions.begin() as s:
                 epoch = ledger.leases.acquire(s, self.owner, LEASE_SECONDS)
         except SQLAlchemyError as error:
-            logger.warning("worker %s: the ledger does not answer: %s", self.owner, error)
+            logger.warning("worker %s: the ledger does not answer: %s", self.owner, reason(error))
             return False
         self.epoch = epoch or 0
         return epoch is not None
@@ -134,7 +144,7 @@ class Worker:
             logger.warning("worker %s: %s", self.owner, error)
             self._lost.set()
         except SQLAlchemyError as error:
-            logger.warning("worker %s: cannot renew the lease: %s", self.owner, error)
+            logger.warning("worker %s: cannot renew the lease: %s", self.owner, reason(error))
         return HEARTBEAT_SECONDS
 
 
@@ -148,8 +158,11 @@ def main() -> None:
         settings = checked(WorkerSettings)
         if settings.die_with_parent:
             die_with_parent()
+        hide_messages()
+        forbid_core_files()
+        create_private(settings.root)
         redis_url = settings.redis_url or keep_running(settings.root)
         Worker(settings, open_database(settings.resolved_database_url), redis_url).run()
     except (TempoError, SQLAlchemyError) as error:
-        logger.error("the worker cannot run: %s", error)
+        logger.error("the worker cannot run: %s", reason(error))
         sys.exit(1)

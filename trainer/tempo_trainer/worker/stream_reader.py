@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import ledger
+from tempo_storage import failures, ledger
 from tempo_storage.errors import StreamUnavailableError
 from tempo_storage.valkey.streams import Captured, QuestionStream
 
@@ -41,7 +41,7 @@ class StreamReader:
             moved = self.move_batch()
         except (StreamUnavailableError, SQLAlchemyError) as error:
             if not self.is_failing:
-                logger.warning("stream: questions wait in the stream: %s", error)
+                logger.warning("stream: questions wait in the stream: %s", failures.reason(error))
             self.is_failing = True
             return OUTAGE_SECONDS
         self.is_failing = False
