@@ -13,15 +13,17 @@ MODEL ?= smollm2
 STUDY_ARGS ?=
 SIMULATION_ARGS ?=
 LEARN_ARGS ?=
+RIVALS_ARGS ?=
+RESULTS := trainer/tempo_lab/results
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke learn study-cpu study-tune study-sweeps simulation test chaos lint compose-check clean help
+.PHONY: demo control smoke learn rivals study-cpu study-tune study-sweeps figures simulation test chaos lint compose-check clean help
 
 demo: .venv/ready  ## run the whole loop on a toy model: serve, capture, learn, promote, measure
-	$(BIN)/python -m tempo_lab.demo.run $(DEMO_ARGS)
+	$(BIN)/python -m tempo_lab.demo.run --kept $(RESULTS) $(DEMO_ARGS)
 
 control: .venv/ready  ## run the demo with the sign of the reward flipped; the model must not improve
-	$(BIN)/python -m tempo_lab.demo.run --flip-reward $(DEMO_ARGS)
+	$(BIN)/python -m tempo_lab.demo.run --flip-reward --kept $(RESULTS) $(DEMO_ARGS)
 
 smoke: .venv/smoke-tools  ## serve and train a real model, and refuse three wrong adapters
 	$(BIN)/python tests/smoke/run.py --model $(MODEL)
@@ -29,14 +31,20 @@ smoke: .venv/smoke-tools  ## serve and train a real model, and refuse three wron
 learn: .venv/smoke-tools .venv/study  ## let a real model learn two kinds of questions; an hour for each set and seed; resumes
 	$(BIN)/python -m tempo_lab.learn.main $(LEARN_ARGS)
 
+rivals: .venv/smoke-tools  ## train the model of `make learn` by other methods, with the same questions and budget; resumes
+	$(BIN)/python -m tempo_lab.learn.rivals $(RIVALS_ARGS)
+
 study-cpu: .venv/study  ## compare TEMPO with other methods on two toy tasks, eight seeds each; resumes
-	$(BIN)/python -m tempo_lab.study.cpu --out build/study $(STUDY_ARGS)
+	$(BIN)/python -m tempo_lab.study.cpu $(STUDY_ARGS)
 
-study-tune: .venv/study  ## try the same five settings for each method, on a seed that the study does not use
-	$(BIN)/python -m tempo_lab.study.cpu --tune --seeds 20 --out build/tune $(STUDY_ARGS)
+study-tune: .venv/study  ## try the same six settings for each method, on a seed that the study does not use
+	$(BIN)/python -m tempo_lab.study.cpu --tune --seeds 20 $(STUDY_ARGS)
 
-study-sweeps: .venv/study  ## change recalibration, labeled questions and the critic's size, one at a time
-	$(BIN)/python -m tempo_lab.study.cpu --sweeps --seeds 10,11 --out build/sweeps $(STUDY_ARGS)
+study-sweeps: .venv/study  ## change one thing at a time, and try further arms; one task, three seeds; resumes
+	$(BIN)/python -m tempo_lab.study.cpu --sweeps --seeds 10,11,12 $(STUDY_ARGS)
+
+figures: .venv/ready  ## write the figures of README.md from the rows of finished runs
+	$(BIN)/python -m tempo_lab.readme
 
 simulation: .venv/ready  ## measure the gate, the sentinel and the intervals by simulation; half an hour, resumes
 	$(BIN)/python -m tempo_lab.simulation.main --out trainer/docs/figures/simulation $(SIMULATION_ARGS)

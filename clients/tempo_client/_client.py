@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from tempo_client._credentials import as_base_url, find_api_key, find_base_url
+from tempo_client._credentials import as_base_url, find_api_key, find_base_url, trusts_environment
 from tempo_client._operations import Deployment
 from tempo_client._protocol import MAX_RETRIES, Blocking, C, Request, Suspending
 from tempo_client.errors import ConfigurationError
@@ -32,14 +32,17 @@ class Client(Deployment[C]):
         timeout: float = TIMEOUT_SECONDS,
         max_retries: int = MAX_RETRIES,
         transport: Any = None,
+        trust_env: bool | None = None,
     ) -> None:
         super().__init__(max_retries)
         self.base_url = as_base_url(base_url) if base_url else find_base_url()
+        self.trust_env = trusts_environment(self.base_url, trust_env)
         self._http = self._http_type(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {api_key or find_api_key()}"},
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
             transport=transport,
+            trust_env=self.trust_env,
         )
 
 
@@ -48,8 +51,9 @@ class Tempo(Client[Blocking]):
 
     Without `base_url` it uses TEMPO_BASE_URL, or http://127.0.0.1:8000. Without `api_key` it uses
     TEMPO_API_KEY, the file TEMPO_API_KEY_FILE, or `admin.key` in TEMPO_DATA_DIR. `timeout` is in
-    seconds per request; `transport` is httpx's, for tests. Raises ConfigurationError where the
-    address is not a URL or no key can be read.
+    seconds per request; `transport` is httpx's, for tests. With `trust_env`, by default that of
+    TEMPO_TRUST_ENV, proxies and certificates of the environment are used, but never for a server on
+    this machine. Raises ConfigurationError where the address is not a URL or no key can be read.
     """
 
     _blocks = True
@@ -58,8 +62,11 @@ class Tempo(Client[Blocking]):
 
     def openai(self, *, api_key: str = NO_KEY, **options: Any) -> "OpenAI":
         """Return OpenAI's client for the same server's /v1; `api_key` is that of vLLM."""
+        module = _import_openai()
+        if "http_client" not in options:
+            options["http_client"] = module.DefaultHttpxClient(trust_env=self.trust_env)
         url = f"{self.base_url}/v1"
-        client: OpenAI = _import_openai().OpenAI(base_url=url, api_key=api_key, **options)
+        client: OpenAI = module.OpenAI(base_url=url, api_key=api_key, **options)
         return client
 
     def close(self) -> None:
@@ -88,8 +95,11 @@ class AsyncTempo(Client[Suspending]):
 
     def openai(self, *, api_key: str = NO_KEY, **options: Any) -> "AsyncOpenAI":
         """Return OpenAI's client for the same server's /v1; `api_key` is that of vLLM."""
+        module = _import_openai()
+        if "http_client" not in options:
+            options["http_client"] = module.DefaultAsyncHttpxClient(trust_env=self.trust_env)
         url = f"{self.base_url}/v1"
-        client: AsyncOpenAI = _import_openai().AsyncOpenAI(base_url=url, api_key=api_key, **options)
+        client: AsyncOpenAI = module.AsyncOpenAI(base_url=url, api_key=api_key, **options)
         return client
 
     async def close(self) -> None:

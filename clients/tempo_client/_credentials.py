@@ -1,14 +1,19 @@
-"""The server's address and the API key from the environment, for callers that pass neither."""
+"""The server's address, its key and the use of proxies, by the environment."""
 
+import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
+import httpx
+
 from tempo_client.errors import ConfigurationError
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
-NAMES = ("TEMPO_BASE_URL", "TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_DATA_DIR")
+TRUST_ENV = "TEMPO_TRUST_ENV"
+NAMES = ("TEMPO_BASE_URL", "TEMPO_API_KEY", "TEMPO_API_KEY_FILE", "TEMPO_DATA_DIR", TRUST_ENV)
 MIN_SIMILARITY = 0.9  # TEMPO_BASE_ULR is a misspelling of one of them, TEMPO_VLLM_API_KEY is not
 
 
@@ -54,3 +59,26 @@ def find_api_key(environ: Mapping[str, str] = os.environ) -> str:
     if not key:
         raise ConfigurationError(f"no API key: {path} is empty; write the key into it")
     return key
+
+
+def trusts_environment(
+    url: str, allowed: bool | None = None, environ: Mapping[str, str] = os.environ
+) -> bool:
+    """Tell whether httpx may take proxies and certificates for a server from the environment.
+
+    It must be `allowed`, by default by TEMPO_TRUST_ENV, because a proxy sees the key of plain HTTP.
+    A server on this machine is never behind a proxy.
+    """
+    if allowed is None:
+        allowed = environ.get(TRUST_ENV, "").strip().lower() in {"1", "true", "yes", "on", "t", "y"}
+    return allowed and not _is_local(httpx.URL(url).host)
+
+
+def _is_local(host: str) -> bool:
+    """Tell whether a name or address leads to this machine."""
+    try:
+        found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return False
+    addresses = map(ipaddress.ip_address, found)
+    return any(address.is_loopback or address.is_unspecified for address in addresses)

@@ -239,17 +239,19 @@ class Questions(Operations[C]):
 
     @operation
     async def erase(self, tenant: str) -> Learned:
-        """Erase a tenant's questions; return the versions that learned from them.
-
-        A tenant is the users of one key. It is given as the first 16 hex digits of the SHA-256 of
-        the Authorization header that they send.
-        """
+        """Erase the questions of a tenant, given by its id; return the versions that learned."""
         return await self._call(delete("/questions", tenant=tenant), Learned)
 
     @operation
     async def tenants(self) -> list[Tenant]:
         """Return the tenants that have questions in the ledger, the largest first."""
         return await self._list("/questions/tenants", Tenant)
+
+    @operation
+    async def admit(self, tenant: str) -> Tenant:
+        """End the quarantine of a tenant, so that training learns from its questions."""
+        request = post(f"/questions/tenants/{tenant}/admit", {}, idempotent=True)
+        return await self._call(request, Tenant)
 
 
 class Keys(Operations[C]):

@@ -222,15 +222,17 @@ class Learned(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant(Resource):
-    """The users of one key, and their questions in the ledger.
+    """A tenant, and its questions in the ledger.
 
-    `id` is the first 16 hex digits of the SHA-256 of the Authorization header that they send, or
-    `without-key`.
+    `id` is `anonymous`, or the first 16 hex digits of a SHA-256: of `Bearer KEY` for a key that
+    vLLM checks, of the value of the header that names tenants, or of the client's address.
     """
 
     id: str
     questions: int = 0
     last_asked_at: int = 0
+    quarantined: bool = False
+    """True while training does not learn from its questions, because it is new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +273,10 @@ class QuestionCounts(Resource):
     skipped: int = 0
     opted_out: int = 0
     dropped: int = 0
+    over_limit: int = 0
     unstorable: int = 0
+    stalled: bool = False
+    """True if questions wait in Valkey and none has moved for a minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

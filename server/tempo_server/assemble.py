@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tempo_server import front
 from tempo_server.capture.spool import Counters
 from tempo_server.context import Context
 from tempo_server.errors import StartError
@@ -51,6 +53,17 @@ def check_vllm(vllm_config: Any, arguments: Any = None) -> list[str]:
     for warning in warnings:
         logger.warning(warning)
     return warnings
+
+
+def check_exposure(args: Namespace, users_keys: Sequence[str]) -> list[str]:
+    """Return a warning if other machines can use the model without a key."""
+    address = front.public_address(args)
+    if not address or users_keys:
+        return []
+    warning = f"--host is {address}, and there is no users' key: others may use the model; "
+    warning += front.REMEDY
+    logger.warning(warning)
+    return [warning]
 
 
 def open_context(

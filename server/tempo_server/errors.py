@@ -6,6 +6,8 @@ TempoError
 ├── AuthenticationError (PermissionError)
 ├── InsufficientScopeError (PermissionError)
 ├── VerifierUnavailableError (RuntimeError)
+├── BusyError (RuntimeError)
+├── SlowRequestError (TimeoutError)
 └── ConflictError (ValueError)            in tempo_storage
     └── JobRunningError
 """
@@ -40,6 +42,14 @@ class VerifierUnavailableError(TempoError, RuntimeError):
     """The process that reads references does not start; install vllm-tempo[trainer] here."""
 
 
+class BusyError(TempoError, RuntimeError):
+    """Too many requests of this kind are under way; try again later."""
+
+
+class SlowRequestError(TempoError, TimeoutError):
+    """The body of the request came too slowly."""
+
+
 class JobRunningError(stored.ConflictError):
     """Another job of this mode is queued or runs; wait for it or cancel it."""
 
@@ -56,6 +66,8 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (stored.ConflictError, 409, "conflict"),
     (stored.TooLargeError, 413, "too_large"),
     (stored.InvalidInputError, 400, "invalid_input"),
+    (SlowRequestError, 408, "request_timeout"),
+    (BusyError, 429, "rate_limit_exceeded"),
     (VerifierUnavailableError, 503, "verifier_unavailable"),
     (NotReadyError, 503, "not_ready"),
     (stored.StreamUnavailableError, 503, "stream_unavailable"),
@@ -67,10 +79,11 @@ TYPES = {
     404: "not_found_error",
     409: "conflict_error",
     422: "conflict_error",
+    429: "rate_limit_error",
 }
 # Without this header OpenAI's client would send a request that got 409 or 507 again, in vain.
 NO_RETRY = {"x-should-retry": "false"}
-HEADERS = {409: NO_RETRY, 507: NO_RETRY, 503: {"Retry-After": "1"}}
+HEADERS = {409: NO_RETRY, 507: NO_RETRY, 429: {"Retry-After": "10"}, 503: {"Retry-After": "1"}}
 
 
 def error_response(error: Exception, *, param: str | None = None) -> JSONResponse:

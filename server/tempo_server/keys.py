@@ -22,6 +22,7 @@ from tempo_server.errors import AuthenticationError, InsufficientScopeError
 from tempo_storage import ledger
 from tempo_storage.errors import ConflictError
 from tempo_storage.ledger.models import Key
+from tempo_storage.settings import read_key
 
 logger = logging.getLogger("vllm.tempo.keys")
 
@@ -32,7 +33,10 @@ MAX_KEYS = 100
 
 
 def ensure_admin_key(context: Context) -> Path:
-    """Write the admin key's file unless it exists, and add its key to the ledger."""
+    """Write the admin key's file unless it exists, and add its key to the ledger.
+
+    Raises SettingsError for an empty file: whoever sends no key would otherwise be an admin.
+    """
     path = context.settings.admin_key_path
     if not path.exists():
         _write_key(path)
@@ -156,7 +160,7 @@ def _write_key(path: Path) -> None:
 
 
 def _digest_of_file(path: Path) -> str:
-    return _digest(path.read_text().strip())
+    return _digest(read_key(path))
 
 
 def _digest(key: str) -> str:

@@ -42,29 +42,37 @@ class TempoPlugin:
         from tempo_server.admin import route
         from tempo_server.admin.router import router
         from tempo_server.capture import rendering
+        from tempo_server.front import UserKeyMiddleware
         from tempo_server.serving import endpoints
         from tempo_server.settings import ServerSettings
         from tempo_storage.settings import checked
 
-        checked(ServerSettings)
+        checked(ServerSettings).use_peer_addresses()
         raise_if_too_old("vllm", __version__)
         errors.install(app)
         route.install(app)
         app.include_router(router)
         endpoints.wrap(app)
+        app.add_middleware(UserKeyMiddleware)
         rendering.add_no_second_bos()
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Serve the promoted version, start the background tasks, then fill `app.state`."""
-        from tempo_server import assemble, keys
+        from vllm import envs
+
+        from tempo_server import assemble, front, keys
         from tempo_server.capture import erasure, redaction, rendering
         from tempo_server.capture.capture import Capture
+        from tempo_server.capture.rate_limit import RateLimit
         from tempo_server.capture.spool import Spool, send_for_ever
+        from tempo_server.capture.tenants import Tenants
         from tempo_server.serving.bindings import Bindings
         from tempo_server.serving.endpoints import EndpointContext
 
         await rendering.check(state)
         warnings = assemble.check_vllm(engine_client.vllm_config, args)
+        users_keys = front.users_keys(args, envs.VLLM_API_KEY)
+        warnings += assemble.check_exposure(args, users_keys)
         context = assemble.open_context(
             args.model,
             engine_client.vllm_config,
@@ -79,6 +87,8 @@ class TempoPlugin:
             limit_bytes=settings.spool_bytes,
             keep_days=settings.retention_days,
         )
+        tenants = Tenants.of(settings, users_keys)
+        rate_limit = RateLimit(settings.tenant_questions_per_minute)
         bindings = Bindings(context, engine_client, state.openai_serving_models)
         follower = assemble.new_follower(context, bindings, spool.counters)
         with assemble.unmeasured(engine_client):
@@ -93,9 +103,10 @@ class TempoPlugin:
             ),
         ]
         state.tempo = context
+        state.tempo_front = front.Front.of(users_keys, public_metrics=settings.public_metrics)
         state.tempo_endpoints = EndpointContext(
             bindings=bindings,
-            capture=Capture(settings, spool, redactors),
+            capture=Capture(settings, spool, tenants, rate_limit, redactors),
             is_admin_key=functools.partial(keys.is_admin_key, context),
         )
 

@@ -1,4 +1,4 @@
-"""Tell from hashes whether two questions are the same, by two keys.
+"""Tell from hashes whether two questions are the same, by three keys.
 
 `content_hash` is the strict key, the identity of a question. It covers all messages with their
 roles. Texts that differ in white space, in the width of characters (6 and ６) or in the canonical
@@ -11,21 +11,21 @@ never ignores a number, a sign of mathematics or another word. The ledger keeps 
 out of the unlabeled pool by this key. Similarity of texts would not do: a long instruction with one
 short item in it is nearly the same text for every item, but each item makes another question.
 
+`pool_hash` is the loose key of the last message behind the same earlier messages. Questions of
+users that agree in it count once.
+
 Each key takes time in proportion to the length of the text, whatever the text is.
 """
 
 import hashlib
-import itertools
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Messages = Sequence[Mapping[str, Any]]
+from tempo_storage.normal_form import normal
 
-# No language puts more marks on a letter, and sorting n of them takes time in proportion to n * n.
-MAX_MARKS = 30
+Messages = Sequence[Mapping[str, Any]]
 
 # Raised characters, or lowered ones, and the character after them if it belongs to a word.
 SCRIPT = re.compile(r"(?:([¹²³⁰ⁱ⁴-ⁿʰ-ʸᴬ-ᵡ]++)|([₀-₎ₐ-ₜᵢ-ᵪ]++))(?=(\w?))")
@@ -87,16 +87,22 @@ def loose_hash(messages: Messages) -> str:
     text = _user_text(messages)
     # NFKC would turn 3² into 32 and 3½ into 31/2.
     text = FRACTION.sub(r" \1", SCRIPT.sub(_written_out, text))
-    text = _folded(_normal("NFKC", text).casefold().translate(SIGNS))
+    text = _folded(normal("NFKC", text).casefold().translate(SIGNS))
     text = _unquoted(SPACED_OPERATOR.sub(r"\1", text))
     plain = _folded(PUNCTUATION.sub("", CONTRACTED_IS.sub(r"\1 is", text))).rstrip(" ?")
     bare = ARTICLES.sub("", _without_courtesies(plain)).rstrip(" ?,;:")
     return _sha256(bare.strip() or text)  # a question may consist of courtesies only
 
 
+def pool_hash(messages: Messages) -> str:
+    """Return the key by which users' questions count once; a user speaks last in them."""
+    loose = loose_hash(messages)
+    return _sha256(content_hash(messages[:-1]) + loose) if len(messages) > 1 else loose
+
+
 def old_hash(messages: Messages) -> str:
     """Return the only key of version 0.1, for questions of which the ledger has just that key."""
-    text = _folded(_normal("NFKC", _user_text(messages)).casefold())
+    text = _folded(normal("NFKC", _user_text(messages)).casefold())
     plain = _folded(OLD_PUNCTUATION.sub("", CONTRACTED_IS.sub(r"\1 is", text)))
     start = OLD_LEADING.match(plain)
     plain = _without_ends(plain[start.end() :] if start else plain, OLD_TRAILING)
@@ -123,16 +129,7 @@ def _written_out(script: re.Match[str]) -> str:
 
 
 def _narrow(text: str) -> str:
-    return _normal("NFC", text.translate(NARROW))
-
-
-def _normal(form: Any, text: str) -> str:
-    """Return a normal form of Unicode."""
-    if text.isascii():
-        return text
-    runs = itertools.groupby(text, lambda character: unicodedata.combining(character) > 0)
-    few_marks = (itertools.islice(run, MAX_MARKS if are_marks else None) for are_marks, run in runs)
-    return unicodedata.normalize(form, "".join(itertools.chain.from_iterable(few_marks)))
+    return normal("NFC", text.translate(NARROW))
 
 
 def _folded(text: str) -> str:

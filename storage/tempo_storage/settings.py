@@ -70,6 +70,11 @@ class StorageSettings(BaseSettings):
     """URL of Valkey or Redis; empty: an embedded Valkey in the data directory."""
     retention_days: float = Field(default=0, ge=0, le=36_500)
     """Days after which a captured question is deleted, wherever it is; 0: never for its age."""
+    vllm_api_key: str = ""
+    """Key that users send to vLLM (its --api-key); empty: that of VLLM_API_KEY, or none."""
+    trust_env: bool = False
+    """Whether requests to a server on another machine use HTTP_PROXY, SSL_CERT_FILE and the like.
+    Those to this machine never do."""
     lora_rank: int = Field(default=16, ge=1, le=512)
     """Rank of every adapter; vLLM's --max-lora-rank and the trainer's r."""
 
@@ -104,6 +109,19 @@ class StorageSettings(BaseSettings):
         return self.root / "admin.key"
 
 
+def read_key(path: Path) -> str:
+    """Return the key in a file; raise SettingsError where it cannot be read or is empty."""
+    remedy = "start the server first, or set TEMPO_API_KEY or TEMPO_API_KEY_FILE"
+    try:
+        key = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "it is no text")
+        raise SettingsError(f"no admin key at {path} ({reason}); {remedy}") from error
+    if not key:
+        raise SettingsError(f"the key file {path} is empty; write a key into it, or delete it")
+    return key
+
+
 def installed_settings() -> list[type[BaseSettings]]:
     """Return the settings classes of every installed role.
 
@@ -124,7 +142,10 @@ def refuse_unknown_variables(
     }
     names = {name.upper(): name for name in (*environ, *_files(environ.get(FILES)))}
     for variable, name in sorted(names.items()):
-        if not variable.startswith(PREFIX) or variable in variables:
+        if not variable.startswith(PREFIX):
+            continue
+        if variable in variables:
+            _refuse_empty_file(name, environ)
             continue
         if variable in REMOVED_VARIABLES:
             reason = REMOVED_VARIABLES[variable]
@@ -135,6 +156,13 @@ def refuse_unknown_variables(
         close = difflib.get_close_matches(variable, variables, n=1)
         remedy = f"did you mean {close[0]}" if close else "unset it; see `tempo settings`"
         raise SettingsError(f"unknown setting {name}; {remedy}")
+
+
+def _refuse_empty_file(name: str, environ: Mapping[str, str]) -> None:
+    """Raise SettingsError for a settings file that says nothing: an empty key would be no key."""
+    path = Path(environ.get(FILES, "")) / name
+    if name not in environ and path.is_file() and not path.read_bytes().strip():
+        raise SettingsError(f"the settings file {path} is empty; write a value, or delete it")
 
 
 def checked(role: type[S]) -> S:

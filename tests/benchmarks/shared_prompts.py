@@ -4,7 +4,10 @@
 
 MODEL is a directory. The batch has 12 labeled and 16 unlabeled questions, 8 held-out ones, and
 eight responses to each, of half to all of `--response` tokens. Both ways take turns in one process;
-a figure is the median of the turns. Prints the rows of the table in trainer/docs/results.md.
+a figure is the median of the turns. The padded way may have another precision and another number of
+threads: `--padded-dtype float32 --padded-threads 1` is the trainer as it was before it shared
+prompts. Prints the rows of the table in trainer/docs/results.md. A rate counts the tokens of prompt
+and response of each row, and counts them alike in both ways.
 """
 
 import argparse
@@ -75,39 +78,63 @@ def phases(nets: Networks, options: argparse.Namespace) -> dict[str, Callable[[]
 
 def main() -> None:
     """Measure by turns and print a row for each phase."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--prompt", type=int, default=40)
-    parser.add_argument("--response", type=int, default=16)
-    parser.add_argument("--micro", type=int, default=4096)
-    parser.add_argument("--turns", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    nets = Networks.load(options.model, TrainerSettings(device=options.device, dtype=options.dtype))
-    enabled = nets._shares_prompts
+    options = _options()
+    ways = {
+        False: _networks(options, options.padded_dtype or options.dtype),
+        True: _networks(options, options.dtype),
+    }
+    threads = {False: options.padded_threads or options.threads, True: options.threads}
+    enabled = ways[True]._shares_prompts
+    ways[False]._shares_prompts = False
     seconds: dict[str, dict[bool, list[float]]] = {}
     for turn in range(options.turns + 1):  # the first one warms up
-        for shared in (False, True):
-            nets._shares_prompts = shared and enabled
+        for shared, nets in ways.items():
+            torch.set_num_threads(threads[shared])
             for name, phase in phases(nets, options).items():
                 start = time.perf_counter()
                 phase()
                 if turn:
                     rows = seconds.setdefault(name, {False: [], True: []})
                     rows[shared].append(time.perf_counter() - start)
-    result = {}
-    for name, rows in seconds.items():
-        padded = median(rows[False])
-        once = median(rows[True])
-        result[name] = (padded, once)
-        print(f"| {name} | {padded:.1f} s | {once:.1f} s | {padded / once:.2f} |", flush=True)
-    padded = sum(pair[0] for pair in result.values())
-    once = sum(pair[1] for pair in result.values())
-    print(f"| all | {padded:.1f} s | {once:.1f} s | {padded / once:.2f} |")
+    _print(seconds, options)
     print(json.dumps(vars(options) | {"enabled": enabled}))
+
+
+def _networks(options: argparse.Namespace, dtype: str) -> Networks:
+    return Networks.load(options.model, TrainerSettings(device=options.device, dtype=dtype))
+
+
+def _print(seconds: dict[str, dict[bool, list[float]]], options: argparse.Namespace) -> None:
+    row = options.prompt + options.response * 0.75  # tokens, on average
+    questions = {
+        "E-step": 2 * LABELED,
+        "values": UNLABELED + LABELED + HELD_OUT,
+        "M-step": UNLABELED + LABELED,
+    }
+    medians = {
+        name: {way: median(turns) for way, turns in s.items()} for name, s in seconds.items()
+    }
+    medians["all"] = {way: sum(m[way] for m in medians.values()) for way in (False, True)}
+    questions["all"] = sum(questions.values())
+    for name, of_way in medians.items():
+        tokens = questions[name] * GROUP * row
+        cells = [f"{of_way[way]:.1f} s, {tokens / of_way[way]:,.0f}" for way in (False, True)]
+        print(f"| {name} | {cells[0]} | {cells[1]} | {of_way[False] / of_way[True]:.2f} |")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--padded-dtype", help="default: as --dtype")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--padded-threads", type=int, help="default: as --threads")
+    parser.add_argument("--prompt", type=int, default=40)
+    parser.add_argument("--response", type=int, default=16)
+    parser.add_argument("--micro", type=int, default=4096)
+    parser.add_argument("--turns", type=int, default=3)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

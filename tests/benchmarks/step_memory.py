@@ -50,7 +50,7 @@ def plain(nets: Networks, batch: Batch) -> None:
     """Compute the same gradient through full float32 logits."""
     with nets.policy.active():
         hidden = nets.states(batch, nets.policy.name)
-        logits = (hidden @ nets._lm_head.T).float()
+        logits = (hidden @ nets.lm_head.T).float()
         logprobs = logits.log_softmax(-1).gather(1, batch.tokens[batch.mask > 0][:, None])
         torch.autograd.backward(-logprobs.mean())
 

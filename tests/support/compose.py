@@ -20,7 +20,8 @@ from waiting import eventually
 
 from tempo_storage.valkey.server import _binary
 
-COMPOSE = Path(__file__).parents[2] / "docker" / "compose.yaml"
+DOCKER = Path(__file__).parents[2] / "docker"
+COMPOSE = DOCKER / "compose.yaml"
 PROFILE = "cpu"
 START_SECONDS = 240.0
 STOP_SECONDS = 60.0
@@ -37,6 +38,25 @@ ENVIRONMENT = {
 }
 
 
+def make_secrets(directory: Path) -> None:
+    """Write the secrets as docker/README.md says."""
+    command = ["sh", str(DOCKER / "make_secrets.sh"), str(directory)]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def replace(secret: Path, text: str) -> None:
+    """Write another text into a secret, which nobody may write."""
+    secret.unlink()
+    secret.write_text(text)
+
+
+def secret_names(secret: str | dict[str, str]) -> tuple[str, str]:
+    """Return a secret's name in the compose file, and the name under which a service sees it."""
+    if isinstance(secret, str):
+        return secret, secret
+    return secret["source"], secret["target"]
+
+
 class Services:
     """Does the work of `docker compose --profile cpu up`, without containers."""
 
@@ -51,16 +71,19 @@ class Services:
             "valkey-server": [_binary(), "--port", str(self.valkey_port)],
             "valkey-cli": [
                 *(sys.executable, "-c"),
-                f"import redis; redis.Redis(port={self.valkey_port}).ping()",
+                f"import redis; redis.Redis(port={self.valkey_port}, "
+                "username='health', password='none').ping()",
             ],
             "pg_isready": [str(BINARIES / "pg_isready"), f"--port={postgres.port}"],
             "python3": [sys.executable],
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        # docker/README.md says how to write this file; the URL names the service.
-        (root / "secrets").mkdir()
+        make_secrets(root / "secrets")
         url = f"postgresql+psycopg://tempo:{postgres.password}@postgres/tempo"
-        (root / "secrets" / "tempo_database_url").write_text(self.here(url))
+        replace(root / "secrets" / "tempo_database_url", self.here(url))
+        for role in ("server", "worker"):
+            secret = root / "secrets" / f"{role}_redis_url"
+            replace(secret, self.here(secret.read_text()))
 
     @property
     def base_url(self) -> str:
@@ -75,7 +98,6 @@ class Services:
             "server:8000": f"127.0.0.1:{self.port}",
             "valkey:6379": f"127.0.0.1:{self.valkey_port}",
             "@postgres/": f"@127.0.0.1:{postgres.port}/",
-            "/run/secrets": str(self.root / "secrets"),
             "/var/lib/tempo": str(self.root / "state"),
             "/var/cache/tempo": str(self.root / "cache"),
             "/data": str(self.root / "valkey"),
@@ -87,9 +109,28 @@ class Services:
         pattern = "|".join(re.escape(there) for there in self.places)
         return re.sub(pattern, lambda m: self.places[m[0]], filled)
 
-    def command(self, words: list[str]) -> list[str]:
-        """Return a command of the compose file as it runs on this machine."""
-        return [*self.binaries.get(words[0], [words[0]]), *map(self.here, words[1:])]
+    @property
+    def users_key(self) -> str:
+        """The key that users send."""
+        return (self.root / "secrets" / "tempo_vllm_api_key").read_text()
+
+    def secrets(self, name: str) -> str:
+        """Return a directory with the secrets of a service, by the names under which it sees them.
+
+        It stands for /run/secrets.
+        """
+        mounted = self.root / "run" / name
+        mounted.mkdir(parents=True, exist_ok=True)
+        for secret in self.services[name].get("secrets", []):
+            source, target = secret_names(secret)
+            (mounted / target).write_text((self.root / "secrets" / source).read_text())
+        return str(mounted)
+
+    def command(self, name: str, words: list[str]) -> list[str]:
+        """Return a command of a service as it runs on this machine."""
+        first = self.binaries.get(words[0], [words[0]])
+        here = [self.here(word).replace("/run/secrets", self.secrets(name)) for word in words[1:]]
+        return [*first, *here]
 
     def mounts(self, service: dict[str, Any]) -> list[str]:
         """Return a prefix of the command that mounts the service's volumes, read-only or not."""
@@ -109,7 +150,11 @@ class Services:
         """Return the variables of a service, and those that tests add."""
         own = self.services[name].get("environment", {})
         extra = WORKER_ENVIRONMENT if name == "worker" else {}
-        return clean_environment() | {k: self.here(v) for k, v in own.items()} | extra | ENVIRONMENT
+        here = {
+            variable: self.here(value).replace("/run/secrets", self.secrets(name))
+            for variable, value in own.items()
+        }
+        return clean_environment() | here | extra | ENVIRONMENT
 
     def up(self, name: str) -> None:
         """Start a service once those that it depends on meet its conditions."""
@@ -125,7 +170,7 @@ class Services:
         flags = SERVER_FLAGS if name == "server" else ()
         with self.log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*self.mounts(service), *self.command(service["command"]), *flags],
+                [*self.mounts(service), *self.command(name, service["command"]), *flags],
                 env=self.environment(name),
                 cwd=self.root,
                 stdin=subprocess.DEVNULL,
@@ -148,7 +193,7 @@ class Services:
         """Run a service's health check."""
         process = self.processes.get(name)
         assert process is None or process.poll() is None, self.tail(name)
-        test = self.command(self.services[name]["healthcheck"]["test"][1:])
+        test = self.command(name, self.services[name]["healthcheck"]["test"][1:])
         return subprocess.run(test, capture_output=True, timeout=30, check=False).returncode == 0
 
     def log(self, name: str) -> Path:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from compose import make_secrets, secret_names
 
+from tempo_server.commands.checks import CheckError
+from tempo_server.commands.exposure import check_exposure
 from tempo_storage.ledger.migrations import MIGRATIONS
 
 APPLIED = ", ".join(migration.__name__ for migration in MIGRATIONS)
@@ -58,10 +61,11 @@ def test_ports_are_open_on_this_machine_only(name: str) -> None:
 def test_secrets_are_files_and_not_variables(name: str) -> None:
     service = SERVICES[name]
     for variable, value in service.get("environment", {}).items():
-        assert "DATABASE_URL" not in variable
+        assert not variable.endswith(("DATABASE_URL", "REDIS_URL", "KEY"))
         assert "PASSWORD" not in variable or value.startswith("/run/secrets/")
         assert "@" not in str(value)
-    assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys()
+    names = {secret_names(secret)[0] for secret in service.get("secrets", [])}
+    assert names <= COMPOSE["secrets"].keys()
     assert all(set(secret) == {"file"} for secret in COMPOSE["secrets"].values())
 
 
@@ -69,6 +73,49 @@ def test_the_server_cannot_write_adapters_nor_the_worker_the_servers_state() -> 
     for suffix in ("", "-gpu"):
         assert "adapters:/var/lib/tempo/adapters:ro" in SERVICES[f"server{suffix}"]["volumes"]
         assert "state:/var/lib/tempo:ro" in SERVICES[f"worker{suffix}"]["volumes"]
+
+
+def test_the_script_writes_every_secret_once_and_keeps_it(tmp_path: Path) -> None:
+    make_secrets(tmp_path / "secrets")
+    before = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert before.keys() == COMPOSE["secrets"].keys()
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert len(set(before.values())) == len(before)
+    passwords = [url.split(":")[2].split("@")[0] for url in before.values() if "@valkey" in url]
+    assert len(set(passwords)) == 2
+    assert not any(password in before["valkey_users"] for password in passwords)
+    make_secrets(tmp_path / "secrets")
+    assert before == {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+
+
+def test_each_role_gets_its_own_url_of_valkey_and_the_users_key() -> None:
+    for name, service in SERVICES.items():
+        role = name.removesuffix("-gpu")
+        secrets = dict(map(secret_names, service.get("secrets", [])))
+        if role in ("server", "worker"):
+            assert secrets[f"{role}_redis_url"] == "tempo_redis_url"
+            assert "tempo_vllm_api_key" in secrets
+        assert not {"server_redis_url", "worker_redis_url"} - {f"{role}_redis_url"} & secrets.keys()
+
+
+@pytest.mark.parametrize("name", ["server", "server-gpu"])
+def test_the_server_listens_for_others_only_with_the_users_key(name: str) -> None:
+    flags = SERVICES[name]["command"][4:]
+    check_exposure(flags, "key")
+    with pytest.raises(CheckError, match="without a key"):
+        check_exposure(flags, "")
+
+
+@every_service
+def test_no_module_is_looked_for_where_a_service_runs_and_health_checks_use_no_proxy(
+    name: str,
+) -> None:
+    service = SERVICES[name]
+    if service.get("command", [""])[0] == "python3":
+        assert service["command"][1] == "-P"
+        assert service["working_dir"] == "/"
+    for test in service["healthcheck"].get("test", []):
+        assert ("urllib" in test) == ("ProxyHandler({})" in test)
 
 
 def test_the_ledger_is_migrated_before_anything_serves() -> None:
@@ -86,7 +133,7 @@ def test_the_ledger_is_migrated_before_anything_serves() -> None:
 
 def test_the_modules_that_the_images_and_services_run_exist() -> None:
     commands = [service["command"] for service in SERVICES.values() if "command" in service]
-    modules = {command[2] for command in commands if command[:2] == ["python3", "-m"]}
+    modules = {command[3] for command in commands if command[:3] == ["python3", "-P", "-m"]}
     modules |= set(re.findall(r'"python3", "-m", "([\w.]+)"', DOCKERFILE))
     assert len(modules) == 3  # vLLM with the plugin, the worker, the migration
     assert [module for module in modules if find_spec(module) is None] == []
@@ -107,6 +154,8 @@ def test_the_dockerfile_copies_existing_paths_and_the_lock_before_the_source() -
 def test_an_image_runs_without_rights_and_checks_its_own_health(target: str) -> None:
     stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
     assert "\nUSER 10001:10001\n" in stage
+    assert "PYTHONSAFEPATH=1" in stage
+    assert "ProxyHandler({})" in stage
     assert "\nSTOPSIGNAL SIGTERM\n" in stage
     assert "/tempo/readyz" in stage.split("HEALTHCHECK")[1]
     assert not re.search(r"^(CMD|ENTRYPOINT) (?!\[)", stage, re.MULTILINE)

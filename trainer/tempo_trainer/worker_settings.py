@@ -18,8 +18,6 @@ class WorkerSettings(TrainerSettings):
     """An admin key. If it is empty, the worker reads `api_key_file`."""
     api_key_file: str = ""
     """File with an admin key. If it is empty, the worker reads admin.key in the data directory."""
-    vllm_api_key: str = ""
-    """The key that vLLM itself was started with (--api-key), if there is one."""
     prompts_per_request: int = Field(default=4, ge=1, le=64)
     """Questions in one rollout request; each gets `group_size` responses. Small requests end soon,
     so training pauses soon when users queue."""
@@ -55,6 +53,9 @@ class WorkerSettings(TrainerSettings):
     pool_questions: int = Field(default=20_000, ge=1)
     """Distinct captured questions that are kept. Those that nobody asked for the longest time are
     deleted first."""
+    tenant_quarantine: int = Field(default=0, ge=0, le=1_000_000)
+    """Distinct questions that a new tenant asks before training learns from any of them, unless an
+    operator admits it (`tempo admit`). 0: training learns from all tenants at once."""
     verifier_processes: int = Field(default=1, ge=1, le=64)
     """Processes that verify responses. Raise it if a verifier is slow."""
     threads: int = Field(default=0, ge=0, le=1024)

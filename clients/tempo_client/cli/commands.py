@@ -26,7 +26,7 @@ from tempo_client.cli.output import (
     show_job,
 )
 from tempo_client.cli.plugins import add_plugins
-from tempo_client.cli.questions import erase, learned, questions
+from tempo_client.cli.questions import admit, erase, learned, questions
 from tempo_client.errors import ConflictError
 from tempo_client.types import Adapter, Decoding, Status
 
@@ -187,7 +187,7 @@ def watch(
     finish(tempo, job, wait=True, as_json=as_json)
 
 
-for command in (questions, learned, erase):
+for command in (questions, learned, erase, admit):
     app.command()(command)
 
 

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 
 from tempo_client import errors
 from tempo_client._client import Tempo
-from tempo_client._credentials import find_base_url
+from tempo_client._credentials import find_base_url, trusts_environment
 from tempo_client._operations import POLL_SECONDS
 from tempo_client.cli import progress
 from tempo_client.cli.line_errors import listing
@@ -74,7 +74,7 @@ def connect(ctx: typer.Context) -> Tempo:
 
 def _answers(url: str) -> bool:
     try:
-        httpx.get(url, timeout=TIMEOUT_SECONDS)
+        httpx.get(url, timeout=TIMEOUT_SECONDS, trust_env=trusts_environment(url))
     except httpx.TransportError:
         return False
     return True

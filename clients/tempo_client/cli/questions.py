@@ -1,4 +1,7 @@
-"""The commands about users' questions: count them, trace them into versions, erase them."""
+"""The commands about users' questions: count them, trace them into versions, erase them.
+
+Also the commands about tenants, who ask them.
+"""
 
 from typing import Annotated
 
@@ -9,7 +12,9 @@ from tempo_client.cli.output import Json, connect, fail, field_rows, local_time,
 from tempo_client.types import Tenant
 
 Question = Annotated[str, typer.Argument(help="Its id, its content hash or its text.")]
-KeyId = Annotated[str | None, typer.Argument(metavar="[KEY_ID]", help="A key's id.")]
+TenantId = Annotated[
+    str | None, typer.Argument(metavar="[TENANT]", help="Its id, or the first digits of it.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 ID_DIGITS = 16
 
@@ -22,7 +27,9 @@ MEANINGS = {
     "skipped": f"answered, not kept: more than text, too long, or a raw prompt{SINCE}",
     "opted_out": f"answered, not kept: the request opted out{SINCE}",
     "dropped": f"answered and lost: no room on disk, or damaged there{SINCE}",
+    "over_limit": f"answered, not kept: its tenant asked too many in a minute{SINCE}",
     "unstorable": "set aside in the ledger, because it cannot store them",
+    "stalled": "True: questions wait in Valkey, and none has moved for a minute",
 }
 
 
@@ -43,13 +50,13 @@ def learned(ctx: typer.Context, question: Question, as_json: Json = False) -> No
 
 
 def erase(
-    ctx: typer.Context, key_id: KeyId = None, yes: Yes = False, as_json: Json = False
+    ctx: typer.Context, tenant: TenantId = None, yes: Yes = False, as_json: Json = False
 ) -> None:
-    """Erase the questions of a tenant, the users of one key.
+    """Erase the questions of a tenant.
 
-    Without KEY_ID the command lists the tenants with their numbers of questions. A key's id is the
-    beginning of the SHA-256 of the Authorization header that its users send; its first digits
-    suffice. The questions of requests without a key have the id `without-key`.
+    Without TENANT the command lists the tenants with their numbers of questions. The users of a key
+    that vLLM checks are a tenant, and its id is the beginning of the SHA-256 of "Bearer KEY". All
+    requests that name no tenant are of the tenant `anonymous`.
 
     The command asks before it erases. Then it prints the number of erased questions, the versions
     that learned from them, and where text may remain. These versions stay; if one of them serves,
@@ -57,9 +64,9 @@ def erase(
     """
     tempo = connect(ctx)
     tenants = tempo.questions.tenants()
-    if key_id is None:
+    if tenant is None:
         return _show_tenants(tenants, as_json=as_json)
-    row = _matching(tenants, key_id)
+    row = _matching(tenants, tenant)
     if not yes:
         typer.confirm(f"erase {row.questions} questions of {row.id}?", abort=True, err=True)
     answer = tempo.questions.erase(row.id)
@@ -80,9 +87,24 @@ def _offer_rollback(tempo: Tempo, target: str, *, ask: bool) -> None:
         messages.print(f"tempo adapters rollback {target}")
 
 
+def admit(ctx: typer.Context, tenant: TenantId = None, as_json: Json = False) -> None:
+    """Let training learn from the questions of a new tenant.
+
+    Without TENANT the command lists the tenants. A new tenant is in quarantine if the worker has
+    the setting TEMPO_TENANT_QUARANTINE.
+    """
+    tempo = connect(ctx)
+    tenants = tempo.questions.tenants()
+    if tenant is None:
+        return _show_tenants(tenants, as_json=as_json)
+    row = tempo.questions.admit(_matching(tenants, tenant).id)
+    show(row, [("admitted", row.id)], as_json=as_json)
+
+
 def _show_tenants(tenants: list[Tenant], *, as_json: bool) -> None:
-    rows = [(t.id, t.questions, local_time(t.last_asked_at)) for t in tenants]
-    show(tenants, rows, as_json=as_json, columns=("key id", "questions", "last asked"))
+    rows = [(t.id, t.questions, local_time(t.last_asked_at), t.quarantined) for t in tenants]
+    columns = ("tenant", "questions", "last asked", "quarantined")
+    show(tenants, rows, as_json=as_json, columns=columns)
     if not tenants:
         messages.print("no question is in the ledger")
 

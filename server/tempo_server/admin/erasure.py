@@ -27,7 +27,7 @@ class Erased:
 
 
 def erase(context: Context, tenant: str) -> Erased:
-    """Erase the questions that a tenant has asked so far; "" is all users without a key."""
+    """Erase the questions that a tenant has asked so far; "" is that of the tenant anonymous."""
     with context.sessions.begin() as s:
         ledger.training.lock(s)  # the times of erasures grow in the order of their commits
         erased_at = ledger.erasures.record(s, tenant)

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from tempo_server.admin import references
 from tempo_server.admin.route import CurrentContext, FilePageQuery, KeyRoute
 from tempo_server.admin.schemas import Deletion, File, LabeledCounts, Page, Upload
+from tempo_server.admin.slots import LONG_WORK
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
@@ -38,7 +39,7 @@ from tempo_storage.ledger import models as rows
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.post("/files")
+@router.post("/files", dependencies=[LONG_WORK])
 def create_file(
     context: CurrentContext, form: Annotated[Upload, Form(media_type="multipart/form-data")]
 ) -> File:

@@ -18,12 +18,14 @@ from pydantic import ConfigDict, Field, model_validator
 from tempo_server.admin import references
 from tempo_server.admin.route import READ, KeyRoute
 from tempo_server.admin.schemas import Body, Json, Schema, Text
+from tempo_server.admin.slots import LONG_WORK
 from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.choice_of_verifier import choose_verifier
 from tempo_storage.labeled.refusal import LineRefusedError
 
 router = APIRouter(route_class=KeyRoute)
 
+MAX_FILLED = 1 << 20  # characters of a text with its variables; each may stand there often
 VARIABLE = re.compile(r"{{\s*((?:item|sample)(?:\.\w+)+)\s*}}")
 # The errors that OpenAI's clients expect in each answer; only `other_error` can be true here.
 ERRORS = (
@@ -93,7 +95,7 @@ def validate_grader(body: GraderRequest) -> dict[str, Json]:
     return {"grader": body.grader.model_dump(exclude_unset=True)}
 
 
-@router.post("/fine_tuning/alpha/graders/run")
+@router.post("/fine_tuning/alpha/graders/run", dependencies=[LONG_WORK])
 def run_grader(body: GraderRunRequest) -> GraderRun:
     """Compare one response with a reference in a process of its own."""
     grader = body.grader
@@ -143,12 +145,18 @@ def _sample(text: str) -> Json:
 
 def _filled(template: str, values: Mapping[str, Any]) -> str:
     """Return a template with its variables, such as `{{item.answer}}`, replaced by their values."""
+    room = MAX_FILLED - len(template)
 
     def value(match: re.Match[str]) -> str:
+        nonlocal room
         try:
             node: Any = functools.reduce(operator.getitem, match[1].split("."), values)
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"{match[0]} has no value; send it in `item`") from error
-        return node if isinstance(node, str) else json.dumps(node, ensure_ascii=False)
+        text = node if isinstance(node, str) else json.dumps(node, ensure_ascii=False)
+        room -= len(text)
+        if room < 0:
+            raise InvalidInputError(f"more than {MAX_FILLED:,} characters in all; shorten `item`")
+        return text
 
     return VARIABLE.sub(value, template)

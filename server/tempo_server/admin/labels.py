@@ -12,6 +12,7 @@ from pydantic import Field
 from tempo_server.admin import references
 from tempo_server.admin.route import CurrentContext, KeyRoute, Paging
 from tempo_server.admin.schemas import Body, Deletion, Json, Page, Resource, Row, Text
+from tempo_server.admin.slots import LONG_WORK
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import InvalidInputError
@@ -85,7 +86,7 @@ def list_labels(context: CurrentContext, paging: Annotated[LabelPaging, Query()]
     return Page(data=labels, has_more=len(rows) > paging.limit)
 
 
-@router.put("/labels/{label_id}")
+@router.put("/labels/{label_id}", dependencies=[LONG_WORK])
 def replace_label(context: CurrentContext, label_id: str, body: LabelRequest) -> Label:
     """Replace the answer to a question; the question keeps its split."""
     with context.sessions() as s:
@@ -119,7 +120,7 @@ def remove_label(context: CurrentContext, label_id: str) -> Deletion:
     return Deletion(id=row.content_hash, object="label", examples=1, adapters=adapters)
 
 
-@router.post("/labels/verdicts")
+@router.post("/labels/verdicts", dependencies=[LONG_WORK])
 def verify_responses(context: CurrentContext, body: VerdictRequest) -> Verdicts:
     """Verify responses to labeled questions, each by the verifier of its label."""
     with context.sessions() as s:

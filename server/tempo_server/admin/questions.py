@@ -1,18 +1,18 @@
-"""Users' questions: list the versions that learned from one, and erase a tenant's questions."""
+"""Users' questions: the versions that learned from one; the tenants, to admit or to erase."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from tempo_server.admin import erasure
 from tempo_server.admin.route import READ, CurrentContext, KeyRoute, PageQuery
 from tempo_server.admin.schemas import Learned, Page, QuestionRequest, Tenant
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
+from tempo_storage.ledger.tenants import ANONYMOUS
 
 router = APIRouter(route_class=KeyRoute)
-WITHOUT_KEY = "without-key"
-TenantId = Annotated[str, Query(pattern=f"^([0-9a-f]{{16}}|{WITHOUT_KEY})$")]
+TENANT = f"^([0-9a-f]{{16}}|{ANONYMOUS})$"
 
 
 @router.post("/questions/learned", openapi_extra=READ)
@@ -30,24 +30,25 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
 def list_tenants(context: CurrentContext, paging: PageQuery) -> Page[Tenant]:
     """List the tenants that have questions in the ledger, the largest first."""
     with context.sessions() as s:
-        rows = ledger.pool.tenants(s)
-    tenants = [
-        Tenant(id=tenant or WITHOUT_KEY, questions=number, last_asked_at=int(last))
-        for tenant, number, last in rows
-    ]
-    return paging.page(tenants)
+        return paging.page([Tenant.model_validate(row) for row in ledger.tenants.find(s)])
+
+
+@router.post("/questions/tenants/{tenant}/admit")
+def admit(context: CurrentContext, tenant: Annotated[str, Path(pattern=TENANT)]) -> Tenant:
+    """End the quarantine of a tenant, so that training learns from its questions."""
+    with context.sessions.begin() as s:
+        return Tenant.model_validate(ledger.tenants.admit(s, _stored(tenant)))
 
 
 @router.delete("/questions")
-def erase(context: CurrentContext, tenant: TenantId) -> Learned:
+def erase(context: CurrentContext, tenant: Annotated[str, Query(pattern=TENANT)]) -> Learned:
     """Erase a tenant's questions, and list the versions that learned from them.
 
     The questions are erased on the servers' disks, in Valkey and in the ledger. The answer says
     where something remains. If a version that learned from them serves, `rollback_to` is a version
-    that did not. The tenant is the first 16 hex digits of the sha256 of the Authorization header
-    that it sends, or `without-key` for the requests without one.
+    that did not.
     """
-    erased = erasure.erase(context, "" if tenant == WITHOUT_KEY else tenant)
+    erased = erasure.erase(context, _stored(tenant))
     with context.sessions() as s:
         target = ledger.versions.rollback_from(s, erased.versions)
     return Learned(
@@ -56,3 +57,8 @@ def erase(context: CurrentContext, tenant: TenantId) -> Learned:
         remains=erased.remains,
         rollback_to=None if target is None else version_name(target),
     )
+
+
+def _stored(tenant: str) -> str:
+    """Return the id of a tenant in the ledger."""
+    return "" if tenant == ANONYMOUS else tenant

@@ -4,9 +4,11 @@ We do not use app-wide middleware, because it would change vLLM's routes too. Th
 before a byte of an upload is read.
 """
 
+import asyncio
 import errno
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
@@ -25,7 +27,7 @@ from starlette.types import Message, Receive
 
 from tempo_server.admin.schemas import Page, Resource
 from tempo_server.context import Context, from_state
-from tempo_server.errors import error_response, json_error
+from tempo_server.errors import SlowRequestError, error_response, json_error
 from tempo_server.keys import bearer, check_scope, has_scope
 from tempo_storage.errors import NotFoundError, TempoError, TooLargeError
 from tempo_storage.failures import trace
@@ -34,6 +36,9 @@ from tempo_storage.labeled.file import LabeledFileError
 logger = logging.getLogger("vllm.tempo.admin")
 
 MAX_BODY_BYTES = 33 * 1024 * 1024  # a file of 32 MiB and its envelope
+# A body has so many seconds, and one more for each of these bytes that have arrived.
+BODY_SECONDS = 30.0
+MIN_BYTES_PER_SECOND = 32 * 1024
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
 # Scopes of routes, passed as `openapi_extra`.
 READ = {"x-scope": ""}
@@ -180,11 +185,20 @@ class KeyRoute(PublicRoute):
 
 
 def _bounded(receive: Receive) -> Receive:
+    """Return a function that reads a body; it raises TooLargeError or SlowRequestError."""
     received_bytes = 0
+    start = time.monotonic()
 
     async def bounded() -> Message:
         nonlocal received_bytes
-        message = await receive()
+        seconds = BODY_SECONDS + received_bytes / MIN_BYTES_PER_SECOND
+        try:
+            async with asyncio.timeout(start + seconds - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise SlowRequestError(
+                f"{received_bytes} bytes of the request came in {seconds:.0f} s; send it faster"
+            ) from None
         received_bytes += len(message.get("body", b""))
         if received_bytes > MAX_BODY_BYTES:
             raise TooLargeError("the request is larger than 33 MiB; split the file")

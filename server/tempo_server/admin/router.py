@@ -23,6 +23,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorReply, "description": "The request is malformed."},
     401: {"model": ErrorReply, "description": "The key is missing or unknown."},
     403: {"model": ErrorReply, "description": "The key lacks the scope."},
+    408: {"model": ErrorReply, "description": "The body came too slowly."},
+    429: {"model": ErrorReply, "description": "Too many requests wait for a verifier."},
     "default": {"model": ErrorReply, "description": "Another error."},
 }
 # It only describes the key: KeyRoute checks it before the body is read.

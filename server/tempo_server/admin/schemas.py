@@ -9,6 +9,7 @@ from tempo_server.keys import Scope
 from tempo_storage.adapters import BASE_NAME, version_name
 from tempo_storage.labeled.split import missing_labels, smallest_gain
 from tempo_storage.ledger import models
+from tempo_storage.ledger.tenants import ANONYMOUS
 
 Item = TypeVar("Item")
 Json = dict[str, Any]
@@ -345,15 +346,18 @@ class Learned(Schema):
 
 
 class Tenant(Resource):
-    """The users of one key, and the number of their questions in the ledger.
+    """A tenant, and the number of its questions in the ledger.
 
-    The id is the first 16 hex digits of the sha256 of the Authorization header that they send,
-    or `without-key`.
+    Training does not learn from the questions of a tenant in quarantine. The id is `anonymous`, or
+    the first 16 hex digits of a sha256: of `Bearer KEY` for a key that vLLM checks, of the value of
+    TEMPO_TENANT_HEADER, or of the client's address.
     """
 
     object: Literal["tenant"] = "tenant"
+    id: Annotated[str, BeforeValidator(lambda tenant: tenant or ANONYMOUS)]
     questions: int
     last_asked_at: Seconds
+    quarantined: bool
 
 
 class KeyRequest(Body):
@@ -403,7 +407,7 @@ class QuestionCounts(Schema):
 
     `captured` and `distinct` are in the ledger, `streamed` in Valkey (null while it does not
     answer). `unstorable` ones are set aside in the ledger. The others are sums over the API
-    processes.
+    processes. `stalled` is true if questions wait in Valkey and none has moved for a minute.
     """
 
     captured: int
@@ -413,7 +417,9 @@ class QuestionCounts(Schema):
     skipped: int
     opted_out: int
     dropped: int
+    over_limit: int
     unstorable: int
+    stalled: bool
 
 
 class Decoding(Row):

@@ -1,5 +1,7 @@
 """The status of the whole deployment, the pause of training, and the health routes."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -22,7 +24,7 @@ from tempo_storage.errors import StreamUnavailableError
 from tempo_storage.installed import package_versions
 from tempo_storage.ledger import models as rows
 
-COUNTERS = ("spooled", "skipped", "opted_out", "dropped")
+COUNTERS = ("spooled", "skipped", "opted_out", "dropped", "over_limit")
 router = APIRouter(route_class=KeyRoute)
 health_router = APIRouter(route_class=PublicRoute)
 
@@ -30,7 +32,7 @@ health_router = APIRouter(route_class=PublicRoute)
 @router.get("/status")
 def get_status(context: CurrentContext) -> Status:
     """Show the serving version, the training, and the counts of questions."""
-    streamed = _backlog(context)
+    stream = _stream(context)
     with context.sessions() as s:
         pointer = ledger.versions.serving(s)
         paused = ledger.training.get(s).paused
@@ -45,7 +47,7 @@ def get_status(context: CurrentContext) -> Status:
             phase=phase,
             iteration=iteration,
             paused=paused,
-            questions=schemas.QuestionCounts(streamed=streamed, **_questions(s, processes)),
+            questions=schemas.QuestionCounts(**_questions(s, processes), **stream),
             labeled=schemas.LabeledCounts.of(**ledger.labeled.count(s)),
             default_decoding=schemas.Decoding.model_validate(context.default_decoding),
             users_decoding=schemas.Decoding.model_validate(users),
@@ -91,12 +93,14 @@ async def healthz() -> Health:
 def readyz(context: CurrentContext, response: Response) -> Health:
     """Tell whether the process has started and the database answers.
 
-    Neither Valkey nor a worker is needed to serve users.
+    Neither Valkey nor a worker is needed to serve users. The check of the worker fails, too, while
+    questions wait for it and none moves.
     """
-    checks = {"database": True, "valkey": _backlog(context) is not None}
+    stream = _stream(context)
+    checks = {"database": True, "valkey": stream["streamed"] is not None}
     try:
         with context.sessions() as s:
-            checks["worker"] = _worker(s).alive
+            checks["worker"] = _worker(s).alive and not stream["stalled"]
     except SQLAlchemyError:
         response.status_code = 503
         return Health(status="unavailable", checks=checks | {"database": False})
@@ -110,7 +114,7 @@ def _phase(s: Session, paused: bool) -> tuple[str, int | None]:
     return "paused" if paused else phase, progress.get("iteration")
 
 
-def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, int]:
+def _questions(s: Session, processes: list[rows.ServerProcess]) -> dict[str, Any]:
     captured, distinct = ledger.pool.count(s)
     counts = {name: sum(p.counters.get(name, 0) for p in processes) for name in COUNTERS}
     unstorable = ledger.dead_letters.count(s)
@@ -124,9 +128,10 @@ def _worker(s: Session) -> schemas.Worker:
     return schemas.Worker(alive=True, owner=lease.owner, lease_expires_at=int(lease.expires_at))
 
 
-def _backlog(context: Context) -> int | None:
-    """Return the number of questions in Valkey; None while it does not answer."""
+def _stream(context: Context) -> dict[str, Any]:
+    """Return how many questions are in Valkey, and whether they have stalled there."""
     try:
-        return context.stream.backlog()
+        backlog = context.stream.backlog()
+        return {"streamed": backlog, "stalled": context.stream.has_stalled()}
     except StreamUnavailableError:
-        return None
+        return {"streamed": None, "stalled": False}

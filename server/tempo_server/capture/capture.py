@@ -8,16 +8,19 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Request
+from starlette.datastructures import Headers
 
 from tempo_server.capture import opt_out
 from tempo_server.capture.question import CapturedQuestion
+from tempo_server.capture.rate_limit import RateLimit
 from tempo_server.capture.redaction import Redactor, redact
 from tempo_server.capture.spool import Spool
+from tempo_server.capture.tenants import ANONYMOUS, Tenants
 from tempo_server.settings import ServerSettings
 from tempo_storage.question_hash import content_hash, loose_hash
 
@@ -32,33 +35,43 @@ class Capture:
 
     settings: ServerSettings
     spool: Spool
+    tenants: Tenants = field(default_factory=Tenants)
+    rate_limit: RateLimit = field(default_factory=lambda: RateLimit(0))
     redactors: Sequence[Redactor] = ()
 
     async def is_opted_out(self, raw_request: Request) -> bool:
-        """Tell, before vLLM answers, whether the question of a request must not be kept."""
-        return await opt_out.is_opted_out(raw_request, self.settings.opt_out_key_ids)
+        """Tell, before vLLM answers, whether a request or one of its keys is opted out."""
+        return await opt_out.is_opted_out(raw_request, self.settings.opt_out_ids)
 
     def keep(
         self,
         request: Any,
         read_question: ReadQuestion,
         *,
-        headers: Mapping[str, str],
+        headers: Headers,
         is_opted_out: bool,
+        peer: str = "",
     ) -> None:
-        """Keep the question of a request that vLLM has accepted; never raise."""
+        """Keep the question of a request that vLLM has accepted; never raise.
+
+        `peer` is the address from which the request came.
+        """
         counters = self.spool.counters
         if self.settings.capture == "off":
             return
-        if is_opted_out:
-            counters.opted_out += 1
-            return
         try:
+            tenant = self.tenants.name(headers, peer)
+            if is_opted_out or tenant in self.settings.opt_out_ids:
+                counters.opted_out += 1
+                return
             question = read_question(request)
             if question is None or not self._fits(question):
                 counters.skipped += 1
                 return
-            self.spool.append(self._record(self._redacted(question), headers))
+            if not self.rate_limit.takes(tenant):
+                counters.over_limit += 1
+                return
+            self.spool.append(self._record(self._redacted(question), tenant))
         except Exception as error:  # no error of ours may reach the request
             counters.dropped += 1
             # Log only the error's class, because its text may quote the question.
@@ -78,12 +91,12 @@ class Capture:
             template_arguments=redact(question.template_arguments, self.redactors),
         )
 
-    def _record(self, question: CapturedQuestion, headers: Mapping[str, str]) -> dict[str, Any]:
+    def _record(self, question: CapturedQuestion, tenant: str) -> dict[str, Any]:
         record = {
             "id": f"q_{uuid.uuid4().hex}",
             "messages": question.messages,
             "chat_template_kwargs": question.template_arguments,
-            "tenant": _tenant_hash(headers),
+            "tenant": tenant,
             "captured_at": time.time(),
         }
         if self.settings.capture == "hash":
@@ -91,11 +104,7 @@ class Capture:
                 "content_hash": content_hash(question.messages),
                 "loose_hash": loose_hash(question.messages),
             }
-            return record | hashes | {"messages": [], "chat_template_kwargs": {}, "tenant": ""}
+            return (
+                record | hashes | {"messages": [], "chat_template_kwargs": {}, "tenant": ANONYMOUS}
+            )
         return record | question.sampling
-
-
-def _tenant_hash(headers: Mapping[str, str]) -> str:
-    """Return the id of the user's key, from OpenAI's header or from Anthropic's; "" without one."""
-    header = headers.get("authorization", "") or headers.get("x-api-key", "")
-    return opt_out.key_id(header) if header else ""

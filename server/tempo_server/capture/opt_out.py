@@ -2,21 +2,21 @@
 
     X-Tempo-Opt-Out: 1        and any other value but 0
     "store": false            and any other value that is not a clear yes
-    TEMPO_OPT_OUT_KEYS        the ids of users' keys
+    TEMPO_OPT_OUT_KEYS        the ids of users' keys; `Capture.keep` looks for those of tenants
 
 One of them is enough, also where another says the opposite.
 """
 
-import hashlib
 import json
 from collections.abc import Set
 from typing import Any
 
 from fastapi import Request
 
+from tempo_server.capture.tenants import id_of
+
 HEADER = "x-tempo-opt-out"
 KEY_HEADERS = ("authorization", "x-api-key")  # OpenAI's and Anthropic's
-ID_DIGITS = 16
 TRUE_VALUES = ("true", "t", "1", "1.0", "on", "yes", "y")  # those that pydantic reads as true
 
 
@@ -42,18 +42,13 @@ async def is_opted_out(raw_request: Request, key_ids: Set[str]) -> bool:
     )
 
 
-def key_id(header: str) -> str:
-    """Return the id of a user's key: the first 16 hex digits of the sha256 of its header."""
-    return hashlib.sha256(header.encode()).hexdigest()[:ID_DIGITS]
-
-
 def _key_ids(raw_request: Request) -> set[str]:
     """Return the ids of every key that a request sends, in whichever form it sends it."""
     ids = set()
     for name in KEY_HEADERS:
         for value in raw_request.headers.getlist(name):
             key = value.split(" ")[-1]
-            ids |= {key_id(form) for form in (value, key, f"Bearer {key}")}
+            ids |= {id_of(form) for form in (value, key, f"Bearer {key}")}
     return ids
 
 

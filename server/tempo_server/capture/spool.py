@@ -44,6 +44,8 @@ class Counters:
     skipped: int = 0
     opted_out: int = 0
     dropped: int = 0
+    over_limit: int = 0
+    """Not kept, because the tenant asked too many in a minute."""
     spooled: int = 0
     """Captured, but not in the stream yet."""
     erased_to: float = 0.0

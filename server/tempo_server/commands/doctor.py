@@ -17,17 +17,19 @@ from sqlalchemy.orm import Session
 
 from tempo_server.commands import checks
 from tempo_server.commands.checks import CheckError
+from tempo_server.commands.flags import reachable_host
 from tempo_server.commands.vllm_serve import PLUGINS
+from tempo_server.front import is_loopback
 from tempo_server.plugin import raise_if_too_old
 from tempo_server.settings import DoctorSettings, ServerSettings
 from tempo_storage import ledger, private
 from tempo_storage.adapters import version_name
-from tempo_storage.errors import TempoError
+from tempo_storage.errors import SettingsError, TempoError
 from tempo_storage.installed import package_versions
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS
 from tempo_storage.ledger.models import Lease
-from tempo_storage.settings import checked
+from tempo_storage.settings import checked, read_key
 from tempo_storage.valkey.server import EmbeddedValkey
 
 START = "start the server with `tempo serve MODEL`"
@@ -75,7 +77,15 @@ def examine() -> Iterator[Check]:
     yield _run("files", lambda: check_files(settings.root))
     yield _run("valkey", lambda: check_policy(settings))
     yield from check_ledger(settings.resolved_database_url)
-    with httpx.Client(base_url=settings.base_url, timeout=checks.TIMEOUT_SECONDS) as http:
+    yield from check_running(settings)
+
+
+def check_running(settings: DoctorSettings) -> Iterator[Check]:
+    """Check the server at TEMPO_BASE_URL."""
+    host = reachable_host(httpx.URL(settings.base_url).host)
+    trust_env = settings.trust_env and not is_loopback(host)
+    timeout = checks.TIMEOUT_SECONDS
+    with httpx.Client(base_url=settings.base_url, timeout=timeout, trust_env=trust_env) as http:
         yield from check_server(http, settings)
 
 
@@ -182,7 +192,12 @@ def check_server(http: httpx.Client, settings: DoctorSettings) -> Iterator[Check
             yield Check("server", False, finding, remedy)
             return
         yield Check("server", True, f"{settings.base_url} runs with the plugin")
-        status = http.get("/tempo/v1/status", headers={"Authorization": f"Bearer {_key(settings)}"})
+        try:
+            key = _key(settings)
+        except SettingsError as error:
+            yield _failed("key", error)
+            return
+        status = http.get("/tempo/v1/status", headers={"Authorization": f"Bearer {key}"})
     except httpx.HTTPError as error:
         remedy = f"{START}, or set TEMPO_BASE_URL"
         yield Check("server", False, f"{settings.base_url} does not answer ({error})", remedy)
@@ -198,6 +213,11 @@ def check_server(http: httpx.Client, settings: DoctorSettings) -> Iterator[Check
 def _check_status(status: dict[str, Any]) -> Iterator[Check]:
     warnings = "; ".join(status["warnings"])
     yield Check("flags", not warnings, warnings or "vLLM has the right flags", "restart vLLM")
+    questions = status["questions"]
+    finding = f"{questions['streamed']} questions wait in Valkey for the ledger"
+    if stalled := questions["stalled"]:
+        finding += ", and none has moved for a minute"
+    yield Check("stream", not stalled, finding, "read the worker's log; restart the worker")
     serving = status["serving_adapter"]
     faults = "; ".join(_process_faults(status["processes"], serving))
     remedy = "wait for a second; else read the server's log, or `tempo adapters rollback`"
@@ -216,8 +236,6 @@ def _process_faults(processes: Sequence[dict[str, Any]], serving: str) -> Iterat
 
 
 def _key(settings: DoctorSettings) -> str:
-    try:
-        file = Path(settings.api_key_file or settings.admin_key_path).expanduser()
-        return settings.api_key or file.read_text().strip()
-    except OSError:
-        return "none"
+    """Return the admin key; raise SettingsError where its file has none."""
+    file = Path(settings.api_key_file or settings.admin_key_path).expanduser()
+    return settings.api_key or read_key(file)

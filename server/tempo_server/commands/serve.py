@@ -5,6 +5,9 @@
 MODEL is a directory or a model on the Hugging Face hub. Variables TEMPO_... set the rest, first of
 all TEMPO_DATA_DIR, the directory of everything that must last (~/.tempo).
 
+The server listens on 127.0.0.1 unless --host is given. Another address needs --api-key, the key
+that users send, or --insecure-public.
+
 Without TEMPO_REDIS_URL a private Valkey runs in the data directory. Only one `tempo serve` can use
 such a directory at a time. A process that ends is started again.
 
@@ -29,8 +32,10 @@ import httpx
 
 from tempo_server.commands import checks
 from tempo_server.commands.checks import CheckError
+from tempo_server.commands.exposure import check_exposure, users_key
+from tempo_server.commands.flags import bound_host, flag_value, http_url, reachable_host
 from tempo_server.commands.supervisor import Child, Supervisor, print_line
-from tempo_server.commands.vllm_serve import flag_value
+from tempo_server.front import is_loopback
 from tempo_server.settings import ServerSettings
 from tempo_storage.errors import TempoError
 from tempo_storage.ledger.sessions import open_database
@@ -41,6 +46,8 @@ from tempo_storage.valkey.embedded import keep_running
 
 WORKER_STOP_SECONDS = 12.0
 SERVER_STOP_SECONDS = 16.0  # 28 s with the worker's: an orchestrator kills after 30 s
+# With -P a module of the working directory never stands for one of ours.
+PYTHON = (sys.executable, "-P", "-m")
 LOCK_FILE = "serve.lock"
 MAX_PORT = 65535
 PLAIN_HTTP = "the worker needs plain HTTP on --port; put TLS before it"
@@ -75,7 +82,8 @@ def check(arguments: Sequence[str]) -> ServerSettings:
         if flag_value(flag, arguments) is not None:
             raise CheckError(f"{flag}: {reason}")
     check_model(arguments[0])
-    check_port(flag_value("--host", arguments) or "", port=_port(arguments))
+    check_exposure(arguments, _default_key(settings))
+    check_port(bound_host(arguments), port=_port(arguments))
     checks.check_disk(settings.root)
     return settings
 
@@ -136,37 +144,56 @@ def check_stores(settings: ServerSettings) -> None:
         checks.check_valkey(settings.redis_url)
 
 
-def worker_environment(arguments: Sequence[str], *, url: str) -> dict[str, str]:
-    """Return the variables that tell the worker the server's URL and vLLM's own key, if any."""
-    key = flag_value("--api-key", arguments) or os.environ.get("VLLM_API_KEY")
-    return {"TEMPO_BASE_URL": url} | ({"TEMPO_VLLM_API_KEY": key} if key else {})
+def child_environments(
+    arguments: Sequence[str], settings: ServerSettings, *, url: str, redis_url: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the variables of the server and of the worker.
+
+    Both get the users' key, so that neither must look for it in flags.
+    """
+    key = users_key(arguments, _default_key(settings))
+    server = {"TEMPO_DIE_WITH_PARENT": "1", "TEMPO_REDIS_URL": redis_url}
+    server |= {"TEMPO_VLLM_API_KEY": key} if key else {}
+    return server, server | {"TEMPO_BASE_URL": url}
+
+
+def _default_key(settings: ServerSettings) -> str:
+    return os.environ.get("VLLM_API_KEY") or settings.vllm_api_key
 
 
 def _run(arguments: Sequence[str], settings: ServerSettings) -> None:
-    url = f"http://{_reachable(flag_value('--host', arguments))}:{_port(arguments)}"
+    host = bound_host(arguments)
+    port = _port(arguments)
+    url = http_url(reachable_host(host), port)
 
     def announce() -> None:
         model = next(iter(settings.alias_names), "tempo-v0")  # TEMPO_ALIASES may be empty
-        print_line("tempo", f"ready: {url}/v1, model {model!r}")
+        print_line("tempo", f"ready: {http_url(host, port)}/v1, model {model!r}")
+        if not is_loopback(host):
+            key = users_key(arguments, _default_key(settings))
+            who = "whoever has the users' key" if key else "anybody, without a key"
+            print_line("tempo", f"open to other machines, for {who}")
         variables = f"TEMPO_DATA_DIR={settings.root} TEMPO_BASE_URL={url}"
         print_line("tempo", f"{variables} tempo recalibrate FILE   # questions with answers")
 
     print_line("tempo", f"data in {settings.root}")
     print_line("tempo", "vLLM starts; on a CPU the first start compiles the model for minutes")
     redis_url = settings.redis_url or keep_running(settings.root)
-    common = {"TEMPO_DIE_WITH_PARENT": "1", "TEMPO_REDIS_URL": redis_url}
+    server_environment, worker_environment = child_environments(
+        arguments, settings, url=url, redis_url=redis_url
+    )
     with httpx.Client(base_url=url, timeout=1.0, trust_env=False) as http:
         server = Child(
             "server",
-            [sys.executable, "-m", "tempo_server.commands.vllm_serve", *arguments],
-            environment=common,
+            [*PYTHON, "tempo_server.commands.vllm_serve", *arguments],
+            environment=server_environment,
             is_ready=lambda: _is_healthy(http),
             stop_seconds=SERVER_STOP_SECONDS,
         )
         worker = Child(
             "worker",
-            [sys.executable, "-m", "tempo_trainer.worker"],
-            environment=common | worker_environment(arguments, url=url),
+            [*PYTHON, "tempo_trainer.worker"],
+            environment=worker_environment,
             stop_seconds=WORKER_STOP_SECONDS,
         )
         supervisor = Supervisor(server, worker, on_ready=announce)
@@ -190,10 +217,3 @@ def _port(arguments: Sequence[str]) -> int:
     if not port.isdecimal() or int(port) > MAX_PORT:
         raise CheckError(f"--port {port} is no port; give a number up to {MAX_PORT}")
     return int(port)
-
-
-def _reachable(host: str | None) -> str:
-    """Return the host under which a client on this machine reaches a server that listens on it."""
-    if host in (None, "", "0.0.0.0", "::"):
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in str(host) else str(host)

@@ -13,15 +13,19 @@ import signal
 import sys
 from collections.abc import MutableMapping, Sequence
 
+from tempo_server.commands.flags import DEFAULT_HOST, INSECURE
 from tempo_storage.processes import die_with_parent, forbid_core_files
 from tempo_storage.settings import StorageSettings
 
 PLUGINS = ("tempo", "tempo_cpu_lora")
+USAGE = 2  # argparse's exit code: the same arguments would fail again
 
 
 def vllm_arguments(arguments: Sequence[str], *, lora_rank: int) -> list[str]:
     """Return the arguments of `vllm`: the operator's, then our defaults for the other flags."""
+    arguments = [part for part in arguments if part.replace("_", "-") != INSECURE]
     defaults = {
+        "--host": [DEFAULT_HOST],  # vLLM's own default is every address of the machine
         "--enable-lora": [],
         "--max-loras": ["5"],
         "--max-cpu-loras": ["16"],
@@ -35,20 +39,31 @@ def vllm_arguments(arguments: Sequence[str], *, lora_rank: int) -> list[str]:
     return ["serve", *arguments, *(part for flag in missing for part in flag)]
 
 
-def flag_value(flag: str, arguments: Sequence[str]) -> str | None:
-    """Return the value that vLLM reads for a flag: "" if it stands alone, None if it is absent."""
-    last = None
-    for position, part in enumerate(arguments):
-        name, equals, value = part.partition("=")
-        if name.replace("_", "-") == flag:
-            last = value if equals else "".join(arguments[position + 1 : position + 2])
-    return last
-
-
 def allow_plugins(environ: MutableMapping[str, str] = os.environ) -> None:
     """Add our plugins to those that the operator allows."""
     allowed = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
     environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*allowed, *PLUGINS]))
+
+
+def set_users_key(
+    arguments: Sequence[str], setting: str, environ: MutableMapping[str, str] = os.environ
+) -> None:
+    """Give vLLM the users' key of our setting if it has no other.
+
+    Ends the process with a message if other machines could use the model without a key.
+    """
+    # Imported here, because each process of vLLM imports this module.
+    from tempo_server.commands.checks import CheckError
+    from tempo_server.commands.exposure import check_exposure
+
+    key = environ.get("VLLM_API_KEY") or setting
+    try:
+        check_exposure(arguments, key)
+    except CheckError as error:
+        print(f"tempo: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    if key:
+        environ["VLLM_API_KEY"] = key
 
 
 def answer_for_vllm() -> None:
@@ -72,8 +87,9 @@ def main() -> None:
         die_with_parent()
     forbid_core_files()  # before vLLM starts its engine's process
     allow_plugins()
-    lora_rank = StorageSettings().lora_rank
-    sys.argv = ["vllm", *vllm_arguments(sys.argv[1:], lora_rank=lora_rank)]
+    settings = StorageSettings()
+    set_users_key(sys.argv[1:], settings.vllm_api_key)
+    sys.argv = ["vllm", *vllm_arguments(sys.argv[1:], lora_rank=settings.lora_rank)]
     # Imported here, because vLLM reads VLLM_PLUGINS and its version while it is imported.
     from vllm.entrypoints.cli.main import main as vllm_main
 

@@ -104,6 +104,7 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
                 read_question,
                 headers=raw_request.headers,
                 is_opted_out=opted_out,
+                peer=raw_request.client.host if raw_request.client else "",
             )
         return response
 

@@ -52,7 +52,7 @@ HEADING = re.compile(
 )
 # Another question after the answer is one that the model asks itself: it goes on without end.
 NEXT_QUESTION = re.compile(
-    r"^[^\w\n]*(?:(?:next )?question|problem|q|human|user|instruction|example)\s*\d*\s*:",
+    r"^[^\w\n]*(?:(?:next )?question|problem|q|human|user|instruction|example)\s*(?:\d+\s*)?:",
     re.I | re.M,
 )
 VERB = (

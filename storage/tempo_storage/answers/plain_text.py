@@ -1,7 +1,8 @@
 """Take away the dress of an answer: markup, quotes, a final period, forms of Unicode."""
 
 import re
-import unicodedata
+
+from tempo_storage.normal_form import normal
 
 MAX_WRAPPERS = 16  # around one answer; more of them are part of it
 QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "「": "」", "`": "`"}
@@ -41,7 +42,7 @@ def plain(text: str, ends: str = ENDS) -> str:
 
 def folded(text: str) -> str:
     """Return the plain text in one Unicode form, without case and needless white space."""
-    text = plain(unicodedata.normalize("NFKC", plain(text, WORDS_END)), WORDS_END)
+    text = plain(normal("NFKC", plain(text, WORDS_END)), WORDS_END)
     text = text.replace("’", "'").replace("‘", "'").replace("−", "-").replace("‐", "-")
     text = text.replace("–", "-").replace("—", "-").replace("“", '"').replace("”", '"')
     return SPACE_AROUND.sub(r"\1", " ".join(text.casefold().split()))

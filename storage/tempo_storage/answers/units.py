@@ -64,6 +64,7 @@ def _base_units() -> dict[str, tuple[str, Fraction]]:
 
 
 BASE_UNITS = _base_units()
+MAX_CHARACTERS = 200  # of a unit; the size of a product of thousands of units is an enormous number
 _PART = re.compile(
     r"\s*(?P<over>/|\bper\b|\bp\b)?\s*[*·.]?\s*(?P<shape>(?:square|sq|cubic|cu)\b\.?\s*)?"
     r"(?P<name>°\s?[CF]\b|[^\W\d_]+|[°%$¤€£¥₹¢])\.?\s*"
@@ -74,6 +75,8 @@ _PART = re.compile(
 def unit_of(text: str) -> Unit | None:
     """Return the unit that a text names (`cm^2`, `km/h`, `square meters`); None for other text."""
     text = _ALIASES.get(text, text)
+    if len(text) > MAX_CHARACTERS:
+        return None
     dimensions: dict[str, int] = {}
     size = Fraction(1)
     position = 0

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from string import ascii_uppercase
 from typing import Any
 
@@ -10,6 +11,7 @@ from tempo_storage.labeled.fields import INDICES, OPTIONS, Entry, Record, is_emp
 from tempo_storage.labeled.refusal import refuse
 from tempo_storage.labeled.strict_json import UntypedText, as_text
 
+MAX_MARKS = 64  # of one letter in a question, behind which the option is looked for
 MAX_OPTIONS = len(ascii_uppercase)
 # A field for each option: A, option_a, option1, opa. A small letter alone may be a variable.
 COLUMN = re.compile(r"([A-Z])|(?i:option|choice|opt|op)[\s_-]*([A-Za-z]|[1-9]\d?)")
@@ -63,8 +65,11 @@ def append_options(question: str, options: Options) -> str:
     """Return the question with its options below it, unless it lists all of them already."""
     position = 0
     for letter, text in zip(ascii_uppercase, options.texts, strict=False):
-        pattern = re.compile(rf"\b{letter}\s*[).:]\W{{0,4}}{re.escape(text)}", re.IGNORECASE)
-        match = pattern.search(question, position)
+        mark = re.compile(rf"\b{letter}\s*[).:]", re.IGNORECASE)
+        option = re.compile(rf"\W{{0,4}}{re.escape(text)}", re.IGNORECASE)
+        marks = islice(mark.finditer(question, position), MAX_MARKS)
+        ends = (option.match(question, one.end()) for one in marks)
+        match = next(filter(None, ends), None)
         if match is None:
             return f"{question}\n{options.lines}"
         position = match.end()

@@ -13,7 +13,7 @@ MAX_FIELDS = 256
 MAX_DIGITS = 2_048
 # A value is decoded in a window of the text, so that one endless value takes little memory. The
 # window grows, so the time is linear in the length of the value.
-WINDOWS = (64 * 1024, 256 * 1024, MAX_LINE_BYTES)
+WINDOWS = (4 * 1024, 64 * 1024, MAX_LINE_BYTES)
 REMEDY = "write one object on a line; CSV begins with a header such as question,answer"
 
 

@@ -16,5 +16,6 @@ from tempo_storage.ledger import learned as learned
 from tempo_storage.ledger import leases as leases
 from tempo_storage.ledger import pool as pool
 from tempo_storage.ledger import published as published
+from tempo_storage.ledger import tenants as tenants
 from tempo_storage.ledger import training as training
 from tempo_storage.ledger import versions as versions

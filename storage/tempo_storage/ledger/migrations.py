@@ -23,7 +23,7 @@ from tempo_storage.errors import SettingsError, TempoError
 from tempo_storage.ledger import labeled
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.models import Base, Serving, Training
-from tempo_storage.question_hash import content_hash, loose_hash
+from tempo_storage.question_hash import content_hash, loose_hash, pool_hash
 from tempo_storage.settings import StorageSettings, checked
 
 Migration = Callable[[sa.Connection], None]
@@ -172,6 +172,32 @@ def m010_privacy(connection: sa.Connection) -> None:
     )
 
 
+def m011_tenants(connection: sa.Connection) -> None:
+    """Add the table of tenants, and to each question its key in the pool and its first tenant.
+
+    The tenants of the ledger are not new, so none of them is in quarantine.
+    """
+    _execute(
+        connection,
+        "ALTER TABLE questions ADD COLUMN pool_hash VARCHAR NOT NULL DEFAULT ''",
+        "ALTER TABLE questions ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",
+        "UPDATE questions SET pool_hash = content_hash",
+    )
+    _set_hash(connection, "questions", "pool_hash", pool_hash)
+    _execute(
+        connection,
+        "CREATE INDEX questions_by_pool_hash ON questions (pool_hash, captured_at)",
+        "UPDATE questions SET owner = (SELECT same.tenant FROM questions AS same "
+        "WHERE same.pool_hash = questions.pool_hash ORDER BY same.captured_at LIMIT 1)",
+        "CREATE INDEX questions_by_owner ON questions (owner, pool_hash, captured_at)",
+        "CREATE TABLE tenants (id VARCHAR NOT NULL PRIMARY KEY, questions INTEGER NOT NULL, "
+        "last_asked_at DOUBLE PRECISION NOT NULL, quarantined BOOLEAN NOT NULL)",
+        "CREATE INDEX ix_tenants_last_asked_at ON tenants (last_asked_at)",
+        "INSERT INTO tenants (id, questions, last_asked_at, quarantined) "
+        "SELECT tenant, count(*), max(captured_at), FALSE FROM questions GROUP BY tenant",
+    )
+
+
 def _copy_sampling(connection: sa.Connection) -> None:
     """Copy the arguments of each request from its JSON object into the columns."""
     names = ("temperature", "top_p", "top_k", "max_tokens")
@@ -234,6 +260,7 @@ MIGRATIONS: list[Migration] = [
     m007_deleted_files,
     m008_dead_letters,
     m010_privacy,
+    m011_tenants,
 ]
 
 

@@ -27,15 +27,20 @@ class Base(DeclarativeBase):
 class Question(Base):
     """An unlabeled question as a user asked it: one row for each request.
 
-    Rows with one `content_hash` are one question; those with one `loose_hash` are one question that
-    is dressed differently (`question_hash.py`). The content of a message is a text, or a list of
-    parts with a text each. `messages` is [] where TEMPO_CAPTURE=hash kept the hashes only. `tenant`
-    is a hash of the user's API key. `temperature`, `top_p`, `top_k` and `max_tokens` are the
-    request's own arguments; None where it did not set them.
+    Rows with one `content_hash` are one text, and those with one `pool_hash` count as one question.
+    Those with one `loose_hash` are one question that is dressed differently (`question_hash.py`).
+    The content of a message is a text, or a list of parts with a text each. `messages` is [] where
+    TEMPO_CAPTURE=hash kept the hashes only. `tenant` is a hash that names who asked, or "" for the
+    tenant "anonymous"; `owner` is the tenant that asked the question first. `temperature`, `top_p`,
+    `top_k` and `max_tokens` are the request's own arguments; None where it did not set them.
     """
 
     __tablename__ = "questions"
-    __table_args__ = (Index("questions_by_content", "content_hash", "captured_at"),)
+    __table_args__ = (
+        Index("questions_by_content", "content_hash", "captured_at"),
+        Index("questions_by_pool_hash", "pool_hash", "captured_at"),
+        Index("questions_by_owner", "owner", "pool_hash", "captured_at"),
+    )
     id: Mapped[str] = mapped_column(primary_key=True)
     content_hash: Mapped[str]
     loose_hash: Mapped[str] = mapped_column(index=True)
@@ -49,6 +54,22 @@ class Question(Base):
     captured_at: Mapped[float]
     draws: Mapped[int] = mapped_column(default=0)
     """How often it was drawn; a new question begins with the fewest draws of the pool."""
+    pool_hash: Mapped[str]
+    owner: Mapped[str]
+
+
+class Tenant(Base):
+    """A tenant that asked; training does not learn from one in quarantine.
+
+    `questions` counts the distinct questions that it was the first to ask, also those that were
+    deleted since.
+    """
+
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    questions: Mapped[int]
+    last_asked_at: Mapped[float] = mapped_column(index=True)
+    quarantined: Mapped[bool]
 
 
 class DeadLetter(Base):

@@ -1,45 +1,72 @@
 """The pool: captured questions without a known answer. An M-step draws from it.
 
 The server captures a question, the ledger stores it in the pool, and the trainer calls it an
-unlabeled question. A question counts once, however many users asked it; its rows share a content
-hash. A question that is labeled in any dress stays outside: the loose hash tells.
+unlabeled question. Questions of one `pool_hash` count once, whoever asked them in whatever dress. A
+question that is labeled in any dress stays outside: the loose hash tells. No tenant fills more than
+its share of the pool or of a draw (`tenants.py`).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median_high, median_low
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, cast, delete, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session
 
 from tempo_storage.decoding import Decoding, sampling_arguments
-from tempo_storage.ledger import erasures, labeled
+from tempo_storage.ledger import erasures, labeled, tenants
 from tempo_storage.ledger.models import LabeledExample, Question
-from tempo_storage.question_hash import content_hash, loose_hash
+from tempo_storage.question_hash import content_hash, loose_hash, pool_hash
 
-MAX_DELETED = 500  # rows or questions that one call of `prune` deletes
+MAX_DELETED = 500  # rows or questions of the surplus that one call of `prune` deletes
 RECENT_QUESTIONS = 1000  # distinct questions whose sampling counts as the users'
 # With TEMPO_CAPTURE=hash the ledger has the hash of a question only, so nobody can answer it again.
 HAS_TEXT = cast(Question.messages, String) != "[]"
 DRAWS = func.max(Question.draws)
+FIRST_ASKED = func.min(Question.captured_at)
+LAST_ASKED = func.max(Question.captured_at)
 
 
-def add(s: Session, captured: Sequence[dict[str, Any]]) -> int:
-    """Store captured questions and return how many were new.
+def add(
+    s: Session,
+    captured: Sequence[dict[str, Any]],
+    *,
+    keep: int | None = None,
+    quarantine: int = 0,
+) -> int:
+    """Store captured questions and return how many were new; then `prune` to `keep` questions.
 
     A question whose id is stored already was delivered twice by the stream. A question that is
     labeled is not stored either, because nothing unlabeled may train on a held-out question. Nor is
-    one that was on its way when its tenant's questions were erased.
+    one that was on its way when its tenant's questions were erased. `quarantine` is that of new
+    tenants (`tenants.record`).
     """
     rows = {record["id"]: _question(record) for record in erasures.remaining(s, captured)}
     stored_ids = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
     labeled_hashes = labeled.loose_hashes(s, [row.loose_hash for row in rows.values()])
     new_rows = [row for row in rows.values() if row.id not in stored_ids]
     new = [row for row in new_rows if row.loose_hash not in labeled_hashes]
-    _set_draws(s, new)
+    first_asked = _set_draws_and_owners(s, new)
     s.add_all(new)
     s.flush()
+    if new:
+        tenants.record(s, new, first_asked, quarantine=quarantine)
+    if keep is not None:
+        prune(s, keep, first_asked)
     return len(new)
 
 
@@ -54,6 +81,7 @@ def _question(record: dict[str, Any]) -> Question:
         **sampling_arguments(fields),
         id=record["id"],
         content_hash=content,
+        pool_hash=pool_hash(messages) if messages else content,
         loose_hash=loose_hash(messages) if messages else record.get("loose_hash") or content,
         messages=messages,
         chat_template_kwargs=record.get("chat_template_kwargs") or {},
@@ -64,26 +92,14 @@ def _question(record: dict[str, Any]) -> Question:
 
 def count(s: Session) -> tuple[int, int]:
     """Return the number of captured questions, and the number of distinct ones."""
-    counts = func.count(), func.count(func.distinct(Question.content_hash))
+    counts = func.count(), func.count(func.distinct(Question.pool_hash))
     captured, distinct = s.execute(select(*counts).select_from(Question)).one()
     return captured, distinct
 
 
-def tenants(s: Session) -> list[tuple[str, int, float]]:
-    """Return tenant, number of questions and time of the last one, the largest number first.
-
-    The tenant is "" for requests without a key, and for all of them with TEMPO_CAPTURE=hash.
-    """
-    count = func.count()
-    query = select(Question.tenant, count, func.max(Question.captured_at))
-    query = query.group_by(Question.tenant)
-    rows = s.execute(query.order_by(count.desc(), Question.tenant))
-    return [(tenant, number, last) for tenant, number, last in rows]
-
-
 def size(s: Session) -> int:
     """Return the number of distinct questions that an M-step can draw."""
-    distinct = func.count(func.distinct(Question.content_hash))
+    distinct = func.count(func.distinct(Question.pool_hash))
     return s.scalar(select(distinct).where(*_drawable())) or 0
 
 
@@ -93,20 +109,44 @@ def next_questions(s: Session, count: int) -> list[Question]:
     Those with the fewest draws come first, and among them the ones that were first asked last. So
     new questions come first, and each question comes once before any comes twice, while the pool
     grows and is pruned. `record_draws` makes them count as drawn.
+
+    A tenant gets its share of `count` at most. Its questions beyond that come in a later draw, and
+    hold back those that were drawn more often; so a draw may be smaller than `count`.
     """
-    grouped = select(func.min(Question.id)).where(*_drawable()).group_by(Question.content_hash)
-    newest = func.min(Question.captured_at).desc()
-    ids = list(s.scalars(grouped.order_by(DRAWS, newest, Question.content_hash).limit(count)))
-    rows = {row.id: row for row in s.scalars(select(Question).where(Question.id.in_(ids)))}
-    return [rows[id] for id in ids]
+    turns = _turns(tenants.allowance(s, count)).limit(count).subquery()
+    same = turns.c.pool_hash == Question.pool_hash, turns.c.first == Question.captured_at
+    rows = select(Question).join(turns, and_(*same)).where(*_drawable())
+    rows = rows.order_by(turns.c.draws, turns.c.first.desc(), turns.c.pool_hash, Question.id.desc())
+    # Two requests of one question may have the same time.
+    return list({row.pool_hash: row for row in s.scalars(rows)}.values())
+
+
+def _turns(share: int) -> Select[Any]:
+    """Return the questions in the order of a draw in which each tenant has `share` at most.
+
+    `place` counts the questions of a tenant in this order. Where one is beyond the share, no
+    question with more draws has its turn.
+    """
+    draws, first = DRAWS.label("draws"), FIRST_ASKED.label("first")
+    owner = func.max(Question.owner).label("owner")  # all rows of a question have the same
+    grouped = select(Question.pool_hash, owner, draws, first).where(*_drawable())
+    pool = grouped.group_by(Question.pool_hash).subquery().c
+    order = pool.draws, pool.first.desc(), pool.pool_hash
+    place = func.row_number().over(partition_by=pool.owner, order_by=order).label("place")
+    placed = select(pool.pool_hash, pool.draws, pool.first, place).subquery().c
+    held_back = func.min(case((placed.place > share, placed.draws))).over().label("held_back")
+    all_turns = select(*placed, held_back).subquery().c
+    in_turn = or_(all_turns.held_back.is_(None), all_turns.draws <= all_turns.held_back)
+    turns = select(*all_turns).where(all_turns.place <= share, in_turn)
+    return turns.order_by(all_turns.draws, all_turns.first.desc(), all_turns.pool_hash)
 
 
 def record_draws(s: Session, questions: Iterable[Question]) -> None:
-    """Add one draw to these questions, and with each to all rows of the same content.
+    """Add one draw to these questions, and with each to all rows of the same question.
 
     Record also a question that was too long to be answered, or it is drawn again at once.
     """
-    same = Question.content_hash.in_({question.content_hash for question in questions})
+    same = Question.pool_hash.in_({question.pool_hash for question in questions})
     s.execute(update(Question).where(same).values(draws=Question.draws + 1))
 
 
@@ -164,14 +204,13 @@ def _newest(
     s: Session, count: int, *columns: Any, where: ColumnElement[bool] | None = None
 ) -> list[tuple[Any, ...]]:
     """Return these columns of the newest row of each of the last `count` distinct questions."""
-    asked_at = func.max(Question.captured_at)
-    grouped = select(Question.content_hash, asked_at.label("asked_at"))
+    grouped = select(Question.pool_hash, LAST_ASKED.label("asked_at"))
     if where is not None:
         grouped = grouped.where(where)
-    grouped = grouped.group_by(Question.content_hash).order_by(asked_at.desc()).limit(count)
+    grouped = grouped.group_by(Question.pool_hash).order_by(LAST_ASKED.desc()).limit(count)
     last = grouped.subquery()
-    same = Question.content_hash == last.c.content_hash, Question.captured_at == last.c.asked_at
-    query = select(Question.content_hash, *columns).join(last, and_(*same))
+    same = Question.pool_hash == last.c.pool_hash, Question.captured_at == last.c.asked_at
+    query = select(Question.pool_hash, *columns).join(last, and_(*same))
     rows = s.execute(query.order_by(Question.captured_at.desc(), Question.id))
     # Two requests of one question may have the same time.
     values: dict[str, tuple[Any, ...]] = {}
@@ -180,33 +219,38 @@ def _newest(
     return list(values.values())
 
 
-def _drawable() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _drawable() -> tuple[ColumnElement[bool], ...]:
     unlabeled = Question.loose_hash.not_in(select(LabeledExample.loose_hash))
-    return HAS_TEXT, unlabeled
+    return HAS_TEXT, unlabeled, tenants.is_admitted()
 
 
-def _set_draws(s: Session, new: Sequence[Question]) -> None:
-    """Set the draws of rows that are not stored yet.
+def _set_draws_and_owners(s: Session, new: Sequence[Question]) -> Counter[str]:
+    """Set draws and owner of rows not stored yet; count, by owner, the questions asked first here.
 
     A question that is asked again has those of its older rows, because these may be pruned. Another
     one begins with the fewest draws of the pool: it takes part in the pass over the pool that is
     under way, and is not drawn once more for each earlier pass.
     """
     fewest = s.scalar(select(func.min(Question.draws)).where(*_drawable())) or 0
-    again = Question.content_hash.in_([row.content_hash for row in new])
-    query = select(Question.content_hash, DRAWS).where(again).group_by(Question.content_hash)
-    draws = {content_hash: draws for content_hash, draws in s.execute(query)}
+    again = Question.pool_hash.in_([row.pool_hash for row in new])
+    query = select(Question.pool_hash, DRAWS, func.max(Question.owner)).where(again)
+    rows = s.execute(query.group_by(Question.pool_hash))
+    stored = {pool_hash: (draws, owner) for pool_hash, draws, owner in rows}
+    first_asked: Counter[str] = Counter()
     for row in new:
-        row.draws = draws.get(row.content_hash, fewest)
+        if row.pool_hash not in stored:
+            stored[row.pool_hash] = fewest, row.tenant
+            first_asked[row.tenant] += 1
+        row.draws, row.owner = stored[row.pool_hash]
+    return first_asked
 
 
 def count_new(s: Session, since: float) -> int:
     """Return the number of distinct questions that nobody had asked before the time `since`."""
-    earlier = aliased(Question)
-    same = earlier.content_hash == Question.content_hash
-    asked_before = select(earlier.id).where(same, earlier.captured_at <= since).exists()
-    new = Question.captured_at > since, HAS_TEXT, ~asked_before
-    return s.scalar(select(func.count(func.distinct(Question.content_hash))).where(*new)) or 0
+    by_hash = select(Question.pool_hash).group_by(Question.pool_hash)
+    new = by_hash.having(since < FIRST_ASKED)
+    distinct = select(func.count(func.distinct(Question.pool_hash)))
+    return s.scalar(distinct.where(Question.pool_hash.in_(new), *_drawable())) or 0
 
 
 def asked_hashes(s: Session, hashes: Sequence[str]) -> set[str]:
@@ -222,23 +266,46 @@ def expire(s: Session, before: float) -> int:
     return expired
 
 
-def prune(s: Session, keep: int) -> None:
+def prune(s: Session, keep: int, first_asked: Mapping[str, int] | None = None) -> None:
     """Delete up to 500 surplus questions, or else up to 500 surplus rows.
 
-    The `keep` most recently asked distinct questions stay; the others are surplus, and the least
-    recently asked go first. If there are no surplus questions but more than twice `keep` rows, the
-    rows beyond that number are surplus: the oldest repeats go first, and the newest row of each
-    question stays.
+    Questions beyond the number `keep` are surplus. Those of tenants that hold more than their share
+    go first, and of them or of all the ones that were least recently asked. If there are no surplus
+    questions but more than twice `keep` rows, the rows beyond that number are surplus: the oldest
+    repeats go first, and the newest row of each question stays.
+
+    A tenant at its share grows no more: questions that it has just asked first (`first_asked`)
+    replace as many of its own.
     """
-    rows, distinct = count(s)
-    last_asked = func.max(Question.captured_at)
-    if distinct > keep:
-        hashes = select(Question.content_hash).group_by(Question.content_hash)
-        oldest = hashes.order_by(last_asked).limit(min(distinct - keep, MAX_DELETED))
-        s.execute(delete(Question).where(Question.content_hash.in_(oldest)))
-    elif rows > 2 * keep:
-        newest_rows = select(last_asked).group_by(Question.content_hash)
+    share = tenants.allowance(s, keep)
+    held = tenants.held(s)
+    for owner, count_asked in (first_asked or {}).items():
+        held[owner] -= _evict(s, min(count_asked, held[owner] - share), owner)
+    surplus = min(held.total() - keep, MAX_DELETED)
+    if surplus <= 0:
+        return _delete_repeats(s, keep)
+    for owner, number in held.most_common(tenants.MIN_SHARE):
+        surplus -= _evict(s, min(surplus, number - share), owner)
+    _evict(s, surplus)
+
+
+def _evict(s: Session, count: int, *owners: str) -> int:
+    """Delete the `count` questions that were least recently asked, of all owners or of these."""
+    if count <= 0:
+        return 0
+    hashes = select(Question.pool_hash).group_by(Question.pool_hash)
+    if owners:
+        hashes = hashes.where(Question.owner.in_(owners))
+    oldest = hashes.order_by(LAST_ASKED, Question.pool_hash).limit(count)
+    s.execute(delete(Question).where(Question.pool_hash.in_(oldest)))
+    return count
+
+
+def _delete_repeats(s: Session, keep: int) -> None:
+    rows, _ = count(s)
+    surplus = min(rows - 2 * keep, MAX_DELETED)
+    if surplus > 0:
+        newest_rows = select(LAST_ASKED).group_by(Question.pool_hash)
         repeats = select(Question.id).where(Question.captured_at.not_in(newest_rows))
-        surplus = min(rows - 2 * keep, MAX_DELETED)
         oldest = repeats.order_by(Question.captured_at).limit(surplus)
         s.execute(delete(Question).where(Question.id.in_(oldest)))

@@ -20,6 +20,9 @@ from tempo_storage.errors import StreamUnavailableError
 STREAM = "tempo:questions"
 GROUP = "ledger"
 CONSUMER = "worker"
+MOVED = "tempo:questions:moved"  # there while an entry was moved into the ledger a short time ago
+STALL_SECONDS = 60
+MAX_ENTRY_BYTES = 4 << 20  # the largest question has 1 MiB, and JSON may write it with escapes
 QUEUE = "tempo"  # the queue of the doorbell; RQ adds its own prefix
 TIMEOUT_SECONDS = 0.5
 REWRITE_SECONDS = 30.0
@@ -69,7 +72,19 @@ class QuestionStream:
             pipeline = self._client.pipeline(transaction=True)
             pipeline.xack(STREAM, GROUP, *entry_ids)
             pipeline.xdel(STREAM, *entry_ids)
+            pipeline.set(MOVED, 1, ex=STALL_SECONDS)
             pipeline.execute()
+
+    def has_stalled(self) -> bool:
+        """Tell whether entries wait for a minute, in which none was acknowledged."""
+        with _unavailable():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.xrange(STREAM, count=1)
+            pipeline.exists(MOVED)
+            pipeline.time()
+            oldest, has_moved, (now, _) = pipeline.execute()
+        added = [int(entry_id.split(b"-")[0]) / 1000 for entry_id, _ in oldest]
+        return not has_moved and any(now - at > STALL_SECONDS for at in added)
 
     def backlog(self) -> int:
         """Return the number of entries that are not in the ledger yet."""
@@ -124,7 +139,9 @@ class QuestionStream:
         try:
             self._client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):  # the group exists
+            if "WRONGTYPE" in str(error):  # another program overwrote it: no question could pass
+                self._client.unlink(STREAM)
+            elif "BUSYGROUP" not in str(error):  # the group exists
                 raise
 
 
@@ -136,7 +153,7 @@ def _write_anew(pipeline: Any, is_unwanted: Callable[[Captured], bool]) -> int:
         (entry_id, fields) for entry_id, fields in entries if not is_unwanted(_question(fields))
     ]
     pipeline.multi()
-    pipeline.delete(STREAM)
+    pipeline.unlink(STREAM)
     for entry_id, fields in wanted:
         pipeline.xadd(STREAM, fields, id=entry_id)
     pipeline.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
@@ -146,9 +163,12 @@ def _write_anew(pipeline: Any, is_unwanted: Callable[[Captured], bool]) -> int:
 
 def _question(fields: Mapping[bytes, bytes]) -> Captured:
     """Return the question of an entry; {} for an entry that another program wrote."""
+    text = fields.get(b"question", b"")
+    if len(text) > MAX_ENTRY_BYTES:
+        return {}
     try:
-        question = json.loads(fields[b"question"])
-    except (KeyError, ValueError, RecursionError):
+        question = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
     return question if isinstance(question, dict) else {}
 

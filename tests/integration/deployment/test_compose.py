@@ -4,6 +4,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from compose import Services
@@ -59,8 +60,12 @@ def learn_and_answer(services: Services) -> None:
     key = (services.root / "state" / "admin.key").read_text().strip()
     with (
         Tempo(base_url=services.base_url, api_key=key) as tempo,
-        openai.OpenAI(base_url=f"{services.base_url}/v1", api_key="user", max_retries=0) as client,
+        openai.OpenAI(
+            base_url=f"{services.base_url}/v1", api_key=services.users_key, max_retries=0
+        ) as client,
     ):
+        assert answers(services) == {"/health": 200, "/metrics": 401, "/invocations": 401}
+        assert answers(services, services.users_key)["/metrics"] == 200
         upload(tempo, SPLIT.labeled)
         for puzzle in SPLIT.unlabeled:
             ask(client, puzzle.question)
@@ -71,6 +76,14 @@ def learn_and_answer(services: Services) -> None:
         answer = ask(client, SPLIT.unlabeled[0].question)
         assert answer.headers["x-tempo-adapter"] == "tempo-v1"
         assert answer.parse().model == "tempo-v1"
+
+
+def answers(services: Services, key: str = "wrong") -> dict[str, int]:
+    """Return how the server answers a user with this key."""
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=services.base_url, headers=headers, timeout=30) as http:
+        paths = ("/health", "/metrics", "/invocations")
+        return {path: http.get(path).status_code for path in paths}
 
 
 def ask(client: openai.OpenAI, question: str) -> Any:

@@ -90,7 +90,7 @@ def test_status_and_doctor_report_no_error(deployment: Deployment) -> None:
     checks = deployment.tempo("doctor")
     assert [check["name"] for check in checks] == [
         *("settings", "vllm", "plugins", "disk", "valkey", "database", "worker"),
-        *("server", "key", "flags", "serving"),
+        *("server", "key", "flags", "stream", "serving"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The RQ worker on a real Valkey: it runs one function, in its own process, with a heartbeat."""
+"""RQ's worker on a real Valkey: it runs the ledger's jobs, in its own process, with a heartbeat."""
 
 import os
 import time
@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from rq import Callback, Queue
+from forgeries import REFUSED, command
 from rq.job import Job
-from rq.serializers import JSONSerializer
 from valkeys import embedded_valkey
 
-from tempo_storage.valkey.doorbell import ring
 from tempo_storage.valkey.streams import QUEUE, redis_client
 from tempo_trainer.worker import rq_worker
 from tempo_trainer.worker.rq_worker import LeaseWorker
@@ -28,40 +26,73 @@ def connection(tmp_path: Path) -> Iterator[redis.Redis]:
         client.close()
 
 
-def do_nothing(job_id: str) -> None:
-    """Run a job that does nothing."""
+def work(connection: redis.Redis, *job_ids: str, run: Callable[[str], None]) -> None:
+    """Run these jobs as if they waited in the ledger."""
+    waiting = list(job_ids)
+    LeaseWorker(connection, lambda: waiting.pop(0) if waiting else None, run).work_until_idle()
 
 
-def work(connection: redis.Redis, run_job: Callable[[str], None] = do_nothing) -> None:
-    LeaseWorker(connection, run_job).work(burst=True, logging_level="CRITICAL")
-
-
-def test_a_ring_runs_the_ledger_s_job_in_this_process(connection: redis.Redis) -> None:
+def test_the_ledger_s_jobs_run_in_this_process_in_their_order(connection: redis.Redis) -> None:
     runs: list[tuple[str, int]] = []
-    assert ring(connection, "job-1")
-    work(connection, lambda job_id: runs.append((job_id, os.getpid())))
-    assert runs == [("job-1", os.getpid())]
+    work(connection, "job-1", "job-2", run=lambda job_id: runs.append((job_id, os.getpid())))
+    assert runs == [("job-1", os.getpid()), ("job-2", os.getpid())]
+    (worker,) = connection.keys("rq:worker:*")
+    assert connection.hget(worker, "successful_job_count") == b"2"
 
 
-def test_the_worker_never_calls_another_function(connection: redis.Redis, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
-    queued = queue.enqueue("os.system", f"touch {trace}")
-    work(connection)
-    assert not trace.exists()
-    failed = Job.fetch(queued.id, connection=connection, serializer=JSONSerializer)
-    assert failed.is_failed
-    assert "only tempo_trainer.jobs.run_job runs here" in str(failed.latest_result().exc_string)
-
-
-def test_the_worker_refuses_a_job_with_a_callback(connection: redis.Redis) -> None:
+@pytest.mark.parametrize("name", ["os.system", "a success callback", "a suspension"])
+def test_what_others_queued_is_not_read(name: str, connection: redis.Redis, tmp_path: Path) -> None:
     runs: list[str] = []
-    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
-    callback = Callback("os.abort")  # would end this process
-    queued = queue.enqueue(rq_worker.ALLOWED, "job-1", on_success=callback)
-    work(connection, runs.append)
-    assert runs == []
-    assert Job.fetch(queued.id, connection=connection, serializer=JSONSerializer).is_failed
+    forge = REFUSED.get(name, lambda client, _: client.set("rq:suspended", 1))
+    forge(connection, tmp_path / "canary")
+    work(connection, "job-1", run=runs.append)
+    assert runs == ["job-1"]
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_command_does_not_end_a_job(connection: redis.Redis) -> None:
+    runs: list[str] = []
+
+    def run(job_id: str) -> None:
+        for channel in connection.pubsub_channels():
+            connection.publish(channel, '{"command": "shutdown"}')
+        command(connection, "shutdown")
+        time.sleep(0.5)
+        runs.append(job_id)
+
+    work(connection, "job-1", "job-2", run=run)
+    assert runs == ["job-1", "job-2"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_job_that_another_program_hangs_on_ours_is_not_read(
+    fails: bool, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(Job, "restore", lambda self, raw: read.append(raw))
+    connection.hset("rq:job:forged", mapping={"data": b"x", "status": "deferred"})
+
+    def run(_: str) -> None:
+        for key in connection.keys("rq:job:*"):
+            connection.sadd(key + b":dependents", "forged")
+        if fails:
+            raise ValueError
+
+    work(connection, "job-1", run=run)
+    assert read == []
+    assert connection.keys("rq:job:*:dependents")
+    assert not connection.exists(f"rq:queue:{QUEUE}")
+
+
+def test_a_job_that_fails_does_not_stop_the_next_one(connection: redis.Redis) -> None:
+    runs: list[str] = []
+
+    def run(job_id: str) -> None:
+        runs.append(job_id)
+        raise ValueError(job_id)
+
+    work(connection, "job-1", "job-2", run=run)
+    assert runs == ["job-1", "job-2"]
 
 
 def test_a_long_job_keeps_its_short_lease(
@@ -77,7 +108,6 @@ def test_a_long_job_keeps_its_short_lease(
             ((_, ends),) = connection.zrange(f"rq:wip:{QUEUE}", 0, -1, withscores=True)
             left.append(ends - time.time())
 
-    ring(connection, "job-1")
-    work(connection, run)
+    work(connection, "job-1", run=run)
     # At most the lease ahead, so that RQ notices a dead worker; never behind.
     assert all(0 < seconds <= 2 for seconds in left)

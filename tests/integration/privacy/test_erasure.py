@@ -18,6 +18,7 @@ from canaries import canary, files_with
 from fastapi import FastAPI
 from ledgers import opened, user
 from sqlalchemy import update
+from starlette.datastructures import Headers
 from valkeys import embedded_valkey
 from waiting import eventually
 
@@ -26,8 +27,8 @@ from tempo_server.admin import erasure as admin_erasure
 from tempo_server.admin.router import router
 from tempo_server.capture import erasure, question
 from tempo_server.capture.capture import Capture
-from tempo_server.capture.opt_out import key_id
 from tempo_server.capture.spool import Spool
+from tempo_server.capture.tenants import Tenants, id_of
 from tempo_server.context import Context
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
@@ -55,7 +56,7 @@ class Deployment:
         self.settings = ServerSettings(data_dir=root)
         self.stream = QuestionStream(redis_client(valkey.url, timeout_seconds=5.0))
         self.spool = Spool(root / "spool", limit_bytes=1 << 20)
-        self.capture = Capture(self.settings, self.spool)
+        self.capture = Capture(self.settings, self.spool, Tenants(keys={"ann", "bob"}))
         self.reader = StreamReader(self.stream, sessions, keep=KEEP)
         store = AdapterStore(self.settings.adapters_dir)
         redis: Any = None
@@ -69,7 +70,7 @@ class Deployment:
     def ask(self, text: str, key: str = ANN, **fields: Any) -> None:
         """Let a user ask; the question is in the spool."""
         request = SimpleNamespace(messages=user(text), **fields)
-        headers = {"authorization": key}
+        headers = Headers({"authorization": key})
         self.capture.keep(request, question.from_chat, headers=headers, is_opted_out=False)
 
     def send(self) -> None:
@@ -89,7 +90,7 @@ class Deployment:
             self.app,
             "DELETE",
             "/tempo/v1/questions",
-            params={"tenant": key_id(key)},
+            params={"tenant": id_of(key)},
             headers={"Authorization": f"Bearer {admin}"},
         )
         assert reply.status_code == 200, reply.text
@@ -120,7 +121,7 @@ def fill(deployment: Deployment) -> None:
     deployment.send()
     deployment.drain()
     for key, name in ((ANN, "ann"), (BOB, "bob")):
-        tenant = key_id(key)
+        tenant = id_of(key)
         broken = {"id": f"q_{name}", "messages": [canary(name)], "tenant": tenant}
         deployment.stream.append([broken | {"captured_at": time.time()}])
     deployment.drain()
@@ -173,7 +174,7 @@ def test_questions_that_wait_in_the_spool_while_valkey_is_away_are_erased_there(
     deployment.ask(f"{canary('ann')} active")
     assert len(deployment.holders("ann")) == 2
     with deployment.sessions.begin() as s:  # the erasure that another API process took
-        erased_at = ledger.erasures.record(s, key_id(ANN))
+        erased_at = ledger.erasures.record(s, id_of(ANN))
     asyncio.run(erasure.erase(deployment.spool, deployment.sessions))
     assert deployment.holders("ann") == []
     assert len(deployment.holders("bob")) == 1
@@ -208,15 +209,15 @@ def test_questions_that_arrive_while_the_stream_is_written_anew_are_not_lost(
 
     def arrive() -> None:
         for number in range(300):
-            own.append([{"id": f"q_{number}", "tenant": key_id(ANN if number % 3 else BOB)}])
+            own.append([{"id": f"q_{number}", "tenant": id_of(ANN if number % 3 else BOB)}])
 
     deleted = 0
     thread = threading.Thread(target=arrive)
     thread.start()
     while thread.is_alive():
-        deleted += deployment.stream.delete(lambda question: question["tenant"] == key_id(ANN))
+        deleted += deployment.stream.delete(lambda question: question["tenant"] == id_of(ANN))
         time.sleep(0.005)
-    deleted += deployment.stream.delete(lambda question: question["tenant"] == key_id(ANN))
+    deleted += deployment.stream.delete(lambda question: question["tenant"] == id_of(ANN))
     entries = deployment.stream.read(1000)
     assert [q["id"] for _, q in entries] == [f"q_{number}" for number in range(0, 300, 3)]
     assert deleted == 200

@@ -219,16 +219,23 @@ def test_a_verifier_that_crashes_shows_no_response_and_leaves_no_core(
     assert files_with(TEXT, tmp_path) == []
 
 
-def test_a_question_that_vllm_refuses_is_not_quoted_from_its_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_question_that_vllm_refuses_is_not_quoted_from_its_answer(
+    status: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(400, json={"error": {"message": f"bad: {request.content!r}"}})
+        return httpx.Response(status, json={"error": {"message": f"bad: {request.content!r}"}})
 
     sampler = Sampler(
         WorkerSettings(data_dir=tmp_path), key="tk_x", transport=httpx.MockTransport(refuse)
     )
     rows = [type("Row", (), {"content_hash": "a", "messages": [{"content": TEXT}]})()]
-    with pytest.raises(SamplingError, match=r"vLLM answered 400 to /tokenize$"):
-        sampler.prompts(rows)
+    if status == 500:
+        with pytest.raises(SamplingError, match=r"vLLM answered 500 to /tokenize$"):
+            sampler.prompts(rows)
+    else:
+        assert sampler.prompts(rows) == []
+        assert f"vLLM refuses it: vLLM answered {status} to /tokenize" in caplog.text
     sampler.close()
 
 

@@ -10,10 +10,9 @@ from traffic import ask
 from waiting import eventually
 
 from tempo_storage import private
+from tempo_storage.ledger.tenants import ANONYMOUS
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
-
-TENANT = "without-key"
 
 
 def test_an_erasure_reaches_the_stream_and_the_spool_of_a_running_server(server: Any) -> None:
@@ -25,11 +24,11 @@ def test_an_erasure_reaches_the_stream_and_the_spool_of_a_running_server(server:
     ask(server, canary("spooled"))
     assert any("spool/" in name for name in files_with(canary("spooled"), server.data_dir))
     with server.admin() as tempo:
-        (remains,) = tempo.questions.erase(TENANT).remains  # the server's spool has answered
+        (remains,) = tempo.questions.erase(ANONYMOUS).remains  # the server's spool has answered
         assert remains.startswith("Valkey's stream or its file")
         assert files_with(canary("spooled"), server.data_dir) == []
         assert server.valkey.restart_if_dead()
-        eventually(lambda: tempo.questions.erase(TENANT).remains == [], seconds=20)
+        eventually(lambda: tempo.questions.erase(ANONYMOUS).remains == [], seconds=20)
     for name in ("streamed", "spooled"):
         assert files_with(canary(name), server.data_dir) == []  # vLLM's log is there, too
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from processes import is_alive
 from valkeys import embedded_valkey
 from waiting import eventually
@@ -80,6 +81,18 @@ def test_a_stream_that_was_lost_is_created_again(valkey: EmbeddedValkey) -> None
     assert len(stream.read()) == 1
 
 
+def test_a_stream_that_another_program_overwrote_is_made_again(valkey: EmbeddedValkey) -> None:
+    client = redis_client(valkey.url)
+    stream = QuestionStream(client)
+    client.set(STREAM, "x")
+    with pytest.raises(StreamUnavailableError):
+        stream.append([{"id": "a"}])
+    with pytest.raises(StreamUnavailableError):
+        stream.read()
+    stream.append([{"id": "b"}])
+    assert [question for _, question in stream.read()] == [{"id": "b"}]
+
+
 def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> None:
     with embedded_valkey(valkey.data_dir) as second:
         assert second.process is None
@@ -102,3 +115,39 @@ def test_the_server_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     owner.wait(10)
     owner.stdout.close()
     eventually(lambda: not is_alive(server), seconds=10)
+
+
+def test_nobody_but_the_user_who_started_it_can_enter(valkey: EmbeddedValkey) -> None:
+    QuestionStream(redis_client(valkey.url)).append([{"id": "a"}])
+    files = [*valkey.data_dir.rglob("*.aof"), valkey.socket]
+    assert len(files) > 1
+    assert [file.name for file in files if file.stat().st_mode & 0o077] == []
+
+
+def test_a_huge_value_is_refused(valkey: EmbeddedValkey) -> None:
+    client = redis_client(valkey.url, timeout_seconds=20.0)
+    with pytest.raises(redis.RedisError):
+        client.set("x", b"0" * (17 << 20))
+    assert client.set("x", b"0" * (15 << 20))
+    client.close()
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
+def test_a_directory_that_others_prepared_for_the_socket_is_refused(
+    kind: str, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / ("long" * 30)
+    private = EmbeddedValkey(data_dir).socket.parent
+    assert private.stat().st_mode & 0o777 == 0o700
+    private.rmdir()
+    try:
+        if kind == "open to others":
+            private.mkdir(mode=0o755)
+        elif kind == "a link":
+            private.symlink_to(tmp_path)
+        else:
+            private.touch()
+        with pytest.raises(StreamUnavailableError, match="only this user can enter"):
+            EmbeddedValkey(data_dir)
+    finally:
+        private.rmdir() if kind == "open to others" else private.unlink()

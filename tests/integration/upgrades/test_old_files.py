@@ -19,8 +19,8 @@ from tempo_server.context import Context
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore, version_name
+from tempo_storage.valkey.doorbell import Listener, Refused
 from tempo_storage.valkey.streams import QUEUE, QuestionStream, redis_client
-from tempo_trainer.worker.rq_worker import LeaseWorker
 
 
 def test_adapters_and_the_uploaded_file_are_what_the_ledger_says(old: Path) -> None:
@@ -70,21 +70,16 @@ def test_the_learner_restores_every_checkpoint_that_is_still_needed(
 
 
 @pytest.mark.service
-def test_the_worker_takes_the_job_that_waits_in_valkey_under_the_old_function_s_name(
+def test_the_worker_takes_the_ring_that_waits_in_valkey_under_the_old_function_s_name(
     old: Path,
 ) -> None:
-    runs: list[str] = []
-
-    def run(job_id: str) -> None:
-        runs.append(job_id)
-
     with embedded_valkey(old / "data") as valkey:
         client = redis_client(valkey.url, timeout_seconds=5.0)
         (entry,) = Queue(QUEUE, connection=client, serializer=JSONSerializer).jobs
         assert (entry.func_name, entry.kwargs) == ("tempo_trainer.jobs.run_job", {"job_id": QUEUED})
-        LeaseWorker(client, run).work(burst=True, logging_level="CRITICAL")
-        client.close()
-    assert runs == [QUEUED]
+        listener = Listener(client)
+        assert listener.wait(60) == Refused()
+        listener.close()
 
 
 def test_the_old_keys_authenticate_with_the_scopes_that_they_had(old: Path) -> None:

@@ -253,7 +253,7 @@ def test_the_version_needs_no_server() -> None:
 def test_each_count_of_questions_has_its_meaning() -> None:
     rows = [line.split("\t") for line in run("questions").stdout.splitlines()]
     names = ["captured", "distinct", "streamed", "spooled", "skipped", "opted out"]
-    names += ["dropped", "unstorable"]
+    names += ["dropped", "over limit", "unstorable", "stalled"]
     assert [name for name, _, _ in rows] == names
     assert rows[0][1:] == ["7", "kept in the ledger, counted each time that a user asked"]
     assert all(meaning for _, _, meaning in rows)

@@ -24,7 +24,7 @@ README = ROOT / "clients" / "README.md"
 MAX_README_LINES = 100  # the help takes half of them
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = {
-    *("status", "recalibrate", "round", "watch", "questions", "learned", "erase"),
+    *("status", "recalibrate", "round", "watch", "questions", "learned", "erase", "admit"),
     *("pause", "resume", "version"),
 }
 GROUPS = {
@@ -94,7 +94,7 @@ def test_version_is_an_option_too() -> None:
 
 
 def test_a_shell_can_complete_the_commands() -> None:
-    environ = {"_TEMPO_COMPLETE": "complete_bash", "COMP_WORDS": "tempo ad", "COMP_CWORD": "1"}
+    environ = {"_TEMPO_COMPLETE": "complete_bash", "COMP_WORDS": "tempo ada", "COMP_CWORD": "1"}
     result = CliRunner().invoke(app, [], env=environ, prog_name="tempo")
     assert result.stdout.split() == ["adapters"]
 

@@ -12,7 +12,7 @@ from tempo_client.cli.commands import app
 
 TENANTS = "GET /tempo/v1/questions/tenants"
 ERASE = "DELETE /tempo/v1/questions"
-FIRST = {"id": "ab" * 8, "questions": 12, "last_asked_at": 1}
+FIRST = {"id": "ab" * 8, "questions": 12, "last_asked_at": 1, "quarantined": True}
 SECOND = {"id": "ac" * 8, "questions": 3, "last_asked_at": 0}
 
 
@@ -27,7 +27,8 @@ def test_without_a_key_id_the_tenants_are_listed_with_their_numbers() -> None:
     output = run("erase", answers={TENANTS: page(FIRST, SECOND)}).stdout
     first, second = output.splitlines()
     assert first.startswith(f"{FIRST['id']}\t12\t")
-    assert second == f"{SECOND['id']}\t3\t-"
+    assert first.endswith("\tTrue")
+    assert second == f"{SECOND['id']}\t3\t-\tFalse"
 
 
 def test_without_any_question_there_is_no_tenant() -> None:
@@ -115,3 +116,10 @@ def test_a_question_that_taught_nothing_was_learned_by_none() -> None:
     result = run("learned", "1+1", answers={"POST /tempo/v1/questions/learned": {"adapters": []}})
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == "none: no version learned from this question\n"
+
+
+def test_a_tenant_is_admitted_by_the_beginning_of_its_id() -> None:
+    admit = f"POST /tempo/v1/questions/tenants/{FIRST['id']}/admit"
+    answers = {TENANTS: page(FIRST, SECOND), admit: FIRST | {"quarantined": False}}
+    result = run("admit", "abab", answers=answers)
+    assert (result.exit_code, result.stdout) == (0, f"admitted\t{FIRST['id']}\n")

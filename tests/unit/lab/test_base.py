@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tempo_lab.tasks.base import EOS, Recipe, build_base
-from tempo_lab.tasks.countdown import puzzles, solutions
+from tempo_lab.tasks.base import EOS, Recipe, base_directory, build_base
+from tempo_lab.tasks.countdown import BARE_COUNTDOWN, puzzles, solutions
 
 TINY = Recipe(hidden=16, layers=1, heads=2, intermediate=16, steps=20, batch=32, warmup=5)
 
@@ -38,6 +38,12 @@ def test_a_base_is_built_once(built: tuple[Path, list[float]]) -> None:
 
 def test_another_recipe_is_another_directory() -> None:
     assert len({TINY.digest, replace(TINY, seed=1).digest, Recipe().digest}) == 3
+    bare = replace(Recipe(), task=BARE_COUNTDOWN)
+    assert base_directory(Path(), bare) != base_directory(Path(), Recipe())
+
+
+def test_the_base_of_the_demo_is_the_one_that_was_measured() -> None:
+    assert base_directory(Path(), Recipe()).name == "countdown-fb83fd88351d"
 
 
 def test_the_same_recipe_gives_the_same_weights(

@@ -5,11 +5,15 @@ import random
 import pytest
 
 from tempo_lab.tasks.countdown import (
+    BARE_COUNTDOWN,
+    COUNTDOWN,
+    VERDICTS,
     Countdown,
     Puzzle,
     derivations,
     exercises,
     is_honest,
+    is_honest_bare,
     labeled_row,
     puzzles,
     solutions,
@@ -129,3 +133,19 @@ def test_a_labeled_row_is_accepted_by_its_own_verifier() -> None:
     row = labeled_row(puzzles()[0])
     assert row["verifier"] == "countdown"
     assert Countdown().check_reference([str(row["reference_answer"])]) is None
+
+
+def test_a_bare_response_ends_with_its_result_and_is_verified_alike() -> None:
+    solution = labeled_row(PUZZLE, bare=True)["metadata"]["solution"]
+    assert solution.endswith("= 75")
+    assert is_honest_bare(PUZZLE.question, solution)
+    assert not is_honest(PUZZLE.question, solution)
+    assert PUZZLE.is_solved_by(solution)
+
+
+def test_the_bare_base_sees_the_same_puzzles_without_a_verdict() -> None:
+    assert set(COUNTDOWN.words) - set(BARE_COUNTDOWN.words) == set(VERDICTS)
+    for own, bare in zip(COUNTDOWN.exercises(), BARE_COUNTDOWN.exercises(), strict=True):
+        assert bare.question == own.question
+        assert bare.attempts == [text.rpartition(" ; ")[0] for text in own.attempts]
+        assert bare.solutions == [text.removesuffix(" ; ok") for text in own.solutions]

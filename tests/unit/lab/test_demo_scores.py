@@ -2,6 +2,7 @@
 
 from collections import Counter
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from tempo_lab.demo import run as demo
 from tempo_lab.demo.run import control_verdict, table
 from tempo_lab.demo.users import ask
+from tempo_lab.rows import read
 from tempo_lab.serving.scores import Scores, means, measure
 from tempo_lab.tasks import countdown
 
@@ -125,3 +127,15 @@ def test_a_control_run_says_whether_anything_was_promoted() -> None:
 
 def test_the_demonstration_leaves_the_gate_its_default_number_of_responses() -> None:
     assert not [name for name in demo.ENVIRONMENT if name.startswith("TEMPO_GATE")]
+
+
+def test_a_result_is_kept_as_a_row_with_its_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "run", lambda _: {"promotions": 1})
+    assert demo.main(["--seed", "2", "--kept", str(tmp_path)]) == 0
+    assert demo.main(["--seed", "2"]) == 0  # an operator's own run keeps nothing
+    (row,) = read(tmp_path / "demo.jsonl")
+    assert (row["seed"], row["flip_reward"], row["promotions"]) == (2, False, 1)
+    assert row["minutes"] == 0
+    assert row["commit"]

@@ -4,7 +4,15 @@ import random
 
 import pytest
 
-from tempo_lab.tasks.equation import EQUATION, Equation, draw, equations, exercises, labeled_row
+from tempo_lab.tasks.equation import (
+    BARE_EQUATION,
+    EQUATION,
+    Equation,
+    draw,
+    equations,
+    exercises,
+    labeled_row,
+)
 from tempo_trainer.sampling.verifiers import Numeric
 
 
@@ -33,6 +41,8 @@ def test_guesses_whose_results_are_out_of_range_are_left_out() -> None:
     [
         ("7 * 3 = 21 ; 21 + 4 = 25 ; ok 7", True),
         ("5 * 3 = 15 ; 15 + 4 = 19 ; no 5", False),
+        ("7 * 3 = 21 ; 21 + 4 = 25 ; x = 7", True),
+        ("5 * 3 = 15 ; 15 + 4 = 19 ; x = 5", False),
         ("7 * 3 = 21 ; 21 + 4 = 25 ; ok", False),
         ("", False),
     ],
@@ -75,3 +85,14 @@ def test_equal_functions_of_x_are_on_the_same_side() -> None:
 def test_drawn_equations_differ_and_are_the_same_for_their_seed() -> None:
     assert len(set(draw(3, 50))) == 50
     assert draw(3, 50) == draw(3, 50) != draw(4, 50)
+
+
+def test_a_bare_response_closes_with_its_answer_within_16_tokens() -> None:
+    equation = Equation(("*", 3), ("+", 4), 25)
+    assert equation.attempts(bare=True)[5] == "5 * 3 = 15 ; 15 + 4 = 19 ; x = 5"
+    words = set(BARE_EQUATION.words)
+    assert not words & {"ok", "no"}
+    for exercise in random.Random(0).sample(list(BARE_EQUATION.exercises()), 300):
+        for text in (*exercise.attempts, *exercise.solutions):
+            assert len(text.split()) == 15  # and <eos>
+            assert set(text.split()) <= words

@@ -14,7 +14,7 @@ from tempo_lab.learn.run import Plan, Stages, hopeless
 from tempo_lab.rows import read
 
 SETS_BY_NAME = pytest.mark.parametrize("one", SETS.values(), ids=SETS)
-PLAN = Plan(SETS["smallest"], seed=1, iterations=8, settings={}, model=Path("models/small"))
+PLAN = Plan(SETS["last"], seed=1, iterations=8, settings={}, model=Path("models/small"))
 KL = {"TEMPO_KL_COEFFICIENT": "0"}
 
 
@@ -92,9 +92,7 @@ def test_the_table_pools_the_seeds_of_one_plan_alone(tmp_path: Path) -> None:
     append(path, run(replace(PLAN, seed=2), [1.0, 0.0, 1.0, 0.0]))
     append(path, run(replace(PLAN, settings=KL), [0.0, 0.0, 0.0, 0.0]))
     text = table(read(path))
-    two = (
-        "| smallest, small, 2 × 8 iterations | unseen | greedy | 1 (tempo-v1), 2 (tempo-v1) | 0.250"
-    )
+    two = "| last, small, 2 × 8 iterations | unseen | greedy | 1 (tempo-v1), 2 (tempo-v1) | 0.250"
     assert f"{two} | 0.750 | +50.0 [" in text
     assert "8 iterations, TEMPO_KL_COEFFICIENT=0 | unseen | greedy | 1 (tempo-v1) | 0.250" in text
     assert "What is 1 + 2?  (right: 3)" in text

@@ -1,17 +1,22 @@
 """The study of the two small tasks: disjoint questions, and arms and variants that differ."""
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 
-from tempo_lab.study import cpu
+from tempo_lab.study import cpu, small
+from tempo_lab.study.arms import ARMS, BARE, SWEEPS, TUNED
 from tempo_lab.study.lab import Responses
 from tempo_lab.study.measurement import honest_shares
 from tempo_lab.study.methods import METHODS
 from tempo_lab.study.questions import Question
+from tempo_lab.study.small import TASKS, countdown_rows
+from tempo_lab.study.tuning import GRID
 from tempo_lab.tasks import countdown
 from tempo_lab.tasks.base import Recipe
 from tempo_trainer.sampling.sampler import Prompt, Sample
@@ -21,20 +26,23 @@ def texts(rows: list[dict[str, Any]]) -> set[str]:
     return {row["messages"][0]["content"] for row in rows}
 
 
-@pytest.mark.parametrize("task", cpu.RECIPES)
+@pytest.mark.parametrize("task", TASKS)
 def test_the_sets_of_a_seed_are_disjoint(task: str) -> None:
-    rows = cpu.ROWS[task](10)
+    rows = TASKS[task].rows(10)
     sets = [texts(rows[name]) for name in ("labeled", "unlabeled", "unseen")]
     assert [len(s) for s in sets] == [256, 192, 128]
     assert len(set.union(*sets)) == 576
-    assert cpu.ROWS[task](10) == rows != cpu.ROWS[task](11)
+    assert TASKS[task].rows(10) == rows != TASKS[task].rows(11)
 
 
-def test_the_sweeps_labeled_files_are_smaller_or_easier_and_share_no_other_questions() -> None:
-    rows = cpu.ROWS["countdown"](10)
+def test_the_sweeps_files_are_smaller_larger_or_easier_and_share_no_other_questions() -> None:
+    rows = countdown_rows(10)
     assert texts(rows["labeled-16"]) < texts(rows["labeled-64"]) < texts(rows["labeled"])
-    used = texts(rows["labeled"]) | texts(rows["unlabeled"]) | texts(rows["unseen"])
-    assert not texts(rows["labeled-easy"]) & used
+    assert texts(rows["unlabeled"]) < texts(rows["unlabeled-768"])
+    assert len(texts(rows["unlabeled-768"])) == 768
+    others = texts(rows["labeled"]) | texts(rows["labeled-easy"]) | texts(rows["unseen"])
+    assert not texts(rows["unlabeled-768"]) & others
+    assert not texts(rows["labeled-easy"]) & (texts(rows["labeled"]) | texts(rows["unseen"]))
     solutions = {p.question: len(countdown.solutions(p)) for p in countdown.puzzles()}
     easy = sum(solutions[question] for question in texts(rows["labeled-easy"])) / 256
     usual = sum(solutions[question] for question in texts(rows["labeled"])) / 256
@@ -46,26 +54,35 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespa
     def bases(recipes: list[Recipe], processes: int) -> list[Path]:
         return [Path(f"{recipe.task.name}-{recipe.seed}") for recipe in recipes]
 
-    monkeypatch.setattr(cpu, "_bases", bases)
-    return cpu._options(["--out", str(tmp_path), "--seeds", "10,11"])
+    monkeypatch.setattr(small, "build_bases", bases)
+    kept = str(tmp_path / "kept")
+    return cpu._options(["--out", str(tmp_path), "--seeds", "10,11", "--kept", kept])
 
 
 def test_every_arm_runs_on_both_tasks_with_alternating_bases(options: argparse.Namespace) -> None:
     studies = cpu.methods(options)
-    assert [folder.name for folder in studies] == ["countdown", "equation"]
+    assert [folder.name for folder in studies] == list(BARE)
     for folder, specs in studies.items():
-        arms = {arm for arm in cpu.ARMS if (folder.name, arm) not in cpu.OMITTED}
-        assert {(s.arm, s.seed) for s in specs} == {(arm, s) for arm in arms for s in (10, 11)}
-        assert {s.method for s in specs} >= {"tempo", "supervised", "frozen", "ttrl", "empo"}
+        assert {(s.arm, s.seed) for s in specs} == {(arm, s) for arm in ARMS for s in (10, 11)}
         assert {(s.seed, s.model) for s in specs} == {
             (10, f"{folder.name}-0"),
             (11, f"{folder.name}-1"),
         }
         assert all(Path(s.unlabeled).is_file() and Path(s.labeled).is_file() for s in specs)
+        assert {s.users.temperature for s in specs} == {0.6}
+        assert specs[0].arm == "tempo-default"  # the one that the others are compared with
+
+
+def test_the_command_may_ask_for_some_arms_and_another_task(tmp_path: Path) -> None:
+    options = cpu._options(["--tasks", "countdown", "--arms", "ttrl,empo"])
+    assert options.tasks == ["countdown"]
+    assert cpu._chosen(options, ARMS) == ["ttrl", "empo"]
+    with pytest.raises(SystemExit):
+        cpu._options(["--tasks", "chess"])
 
 
 def test_the_two_forms_of_tempo_differ_in_one_setting(options: argparse.Namespace) -> None:
-    specs = {s.arm: s for s in cpu.methods(options)[options.out / "countdown"]}
+    specs = {s.arm: s for s in cpu.methods(options)[options.out / BARE[0]]}
     paper = specs["tempo-paper"].worker_settings().model_dump()
     default = specs["tempo-default"].worker_settings().model_dump()
     assert {name for name in paper if paper[name] != default[name]} == {"labeled_in_policy"}
@@ -77,29 +94,33 @@ def test_every_variant_of_the_sweeps_differs_from_the_unchanged_one(
 ) -> None:
     (specs,) = cpu.sweeps(options).values()
     variants = {s.arm: s for s in specs if s.seed == 10}
-    assert len(variants) == len(specs) // 2 == 1 + sum(map(len, cpu.SWEEPS.values()))
-    unchanged = variants["unchanged"]
+    assert len(variants) == len(specs) // 2 == 1 + sum(map(len, SWEEPS.values()))
+    described = {}
     for name, spec in variants.items():
         assert Path(spec.labeled).is_file()
+        assert Path(spec.unlabeled).is_file()
         spec.worker_settings()  # is valid
-        decisive = (spec.labeled, spec.recalibrate_every, spec.settings)
-        same = (unchanged.labeled, unchanged.recalibrate_every, unchanged.settings)
-        assert (decisive == same) is (name == "unchanged")
+        described[name] = json.dumps({**asdict(spec), "name": ""}, sort_keys=True)
+    assert len(set(described.values())) == len(described)
     assert len({s.stem for s in specs}) == len(specs)
+    assert variants["flipped"].flip_at == variants["flipped, gate"].flip_at == 100
 
 
-def test_each_method_that_can_learn_is_tuned_over_the_same_settings(
+def test_each_arm_that_can_learn_is_tuned_over_the_same_six_settings(
     options: argparse.Namespace,
 ) -> None:
-    (specs,) = cpu.tune(options).values()
-    assert len({s.stem for s in specs}) == len(specs) == 2 * 8 * len(cpu.GRID)
-    settings: dict[str, list[dict[str, object]]] = {}
-    for spec in specs:
-        spec.worker_settings()  # is valid
-        settings.setdefault(spec.method, []).append(spec.settings)
-    assert settings.keys() == METHODS.keys() - {"random", "oracle"}
-    tempo = settings.pop("tempo")
-    assert all(own == tempo for own in settings.values())
+    assert len(GRID) == 6
+    for specs in cpu.tune(options).values():
+        assert len({s.stem for s in specs}) == len(specs) == 2 * len(TUNED) * len(GRID)
+        assert {s.method for s in specs} == METHODS.keys() - {"random", "oracle"}
+        settings: dict[str, list[dict[str, Any]]] = {}
+        for spec in specs:
+            spec.worker_settings()  # is valid
+            names = ("policy_learning_rate", "kl_coefficient")
+            arm = spec.name.split(" ")[0]
+            settings.setdefault(arm, []).append({name: spec.settings[name] for name in names})
+        first, *others = settings.values()
+        assert all(own == first for own in others)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +138,18 @@ def test_each_method_that_can_learn_is_tuned_over_the_same_settings(
             ["7 * 3 = 21 ; 21 + 4 = 25 ; ok 7", "5 * 3 = 15 ; 15 + 4 = 19 ; no 5"],
             ["5 * 3 = 15 ; 15 + 4 = 19 ; ok 5", "5 * 3 = 21 ; 21 + 4 = 25 ; ok 5", "ok 7"],
         ),
+        (
+            "countdown-bare",
+            "use 3 10 15 make 45 ?",
+            ["15 - 10 = 5 ; 5 * 3 = 15", "10 * 3 = 30 ; 30 + 15 = 45"],
+            ["15 - 10 = 5 ; 5 * 3 = 45", "15 - 10 = 5 ; 5 * 3 = 15 ; no", "15 * 3 = 45"],
+        ),
+        (
+            "equation-bare",
+            "x * 3 + 4 = 25 ?",
+            ["7 * 3 = 21 ; 21 + 4 = 25 ; x = 7", "5 * 3 = 15 ; 15 + 4 = 19 ; x = 5"],
+            ["5 * 3 = 15 ; 15 + 4 = 19 ; x = 7", "5 * 3 = 15 ; 15 + 4 = 19 ; no 5", "x = 7"],
+        ),
     ],
 )
 def test_honest_work_may_be_wrong_but_says_so(
@@ -124,10 +157,8 @@ def test_honest_work_may_be_wrong_but_says_so(
     question: str,
     honest: list[str],
     dishonest: list[str],
-    options: argparse.Namespace,
 ) -> None:
-    (spec, *_) = cpu.methods(options)[options.out / task]
-    is_honest = resolve_name(spec.honest)
+    is_honest = resolve_name(TASKS[task].honest)
     assert all(is_honest(question, text) for text in honest)
     assert not any(is_honest(question, text) for text in dishonest)
     assert not is_honest("what?", honest[0])

@@ -1,5 +1,6 @@
 """Each method's reward and advantages, by hand, on two groups of four responses."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tempo_lab.study import methods
-from tempo_lab.study.lab import CachedVerifiers, Responses
+from tempo_lab.study.lab import CachedVerifiers, Responses, Spec
 from tempo_lab.study.questions import Question
 from tempo_lab.study.rewards import cluster_share, majority
 from tempo_trainer.algorithm import em
@@ -68,7 +69,9 @@ class FakeLab:
         self.hidden_answers: dict[str, Any] = {}
         self.budget = 12
         self.iteration = 0
-        self.recalibrate_every = 1
+        self.spec = Spec("tempo", 0, "", "", "", iterations=15)
+        self.labeled_share = 0.5
+        self.memory: dict[str, Any] = {}
         self.replay: list[Batch] = []
         self.sampled: list[tuple[str, int]] = []
 
@@ -188,7 +191,7 @@ def test_the_critic_of_tempo_is_recalibrated_and_that_of_frozen_is_not(
 
 def test_the_critic_is_recalibrated_every_few_iterations(calls: dict[str, Any]) -> None:
     lab = FakeLab()
-    lab.recalibrate_every = 4
+    lab.spec = replace(lab.spec, recalibrate_every=4)
     for lab.iteration in range(9):
         methods.tempo(lab)
     assert calls["e_steps"] == 3

@@ -1,4 +1,4 @@
-"""Variables that an earlier version read: a removed one is a warning and stops no process."""
+"""Variables that an earlier version read are warned about; empty files are refused."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from tempo_storage.settings import (
     REMOVED_VARIABLES,
     StorageSettings,
     checked,
+    read_key,
     refuse_unknown_variables,
 )
 
@@ -65,3 +66,34 @@ def test_a_misspelt_variable_is_refused_beside_a_removed_one(
     with pytest.raises(SettingsError, match="unknown setting TEMPO_VALUE_CLIPS"):
         refuse_unknown_variables(StorageSettings, environ=environ)
     assert len(warnings(caplog)) == 1
+
+
+# Files that say nothing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["", "\n", " \t\n"])
+@pytest.mark.parametrize("name", ["tempo_vllm_api_key", "tempo_redis_url", "TEMPO_LORA_RANK"])
+def test_an_empty_settings_file_is_refused(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SettingsError, match=f"{name} is empty; write a value, or delete it"):
+        refuse_unknown_variables(StorageSettings, environ={"TEMPO_SETTINGS_DIR": str(tmp_path)})
+    (tmp_path / name).write_text("16")
+    refuse_unknown_variables(StorageSettings, environ={"TEMPO_SETTINGS_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \t\r\n"])
+def test_an_empty_key_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "a.key"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"a\.key is empty; write a key into it"):
+        read_key(file)
+
+
+def test_a_key_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no admin key at .*No such file.*TEMPO_API_KEY_FILE"):
+        read_key(tmp_path / "missing")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(SettingsError, match="it is no text"):
+        read_key(tmp_path / "binary")
+    (tmp_path / "good").write_text("tk_x\n")
+    assert read_key(tmp_path / "good") == "tk_x"

@@ -23,6 +23,7 @@ from rich.table import Table
 from tempo_client import Tempo
 from tempo_client.types import Job
 from tempo_lab.demo.users import MAX_TOKENS, Users, idle_first_tokens, p99_ms
+from tempo_lab.rows import last_commit, write
 from tempo_lab.serving.jobs import follow
 from tempo_lab.serving.processes import Process, free_port
 from tempo_lab.serving.progress import Reporter
@@ -43,6 +44,8 @@ ABOUT = (
 )
 BEST = "each at the best of these temperatures"
 TEMPERATURES = ("greedy", "users", "plain")
+MEASURED = ("tempo_lab/demo", "tempo_lab/serving", "tempo_lab/tasks", "tempo_trainer")
+"""The files that decide a row, below `trainer/`."""
 PHASES = {"e_step": "E-step", "m_step": "M-step", "gating": "gate"}
 # A model this small is all overhead: one engine process, one thread, nothing compiled.
 SERVER_FLAGS = (
@@ -71,12 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
     options = _options(arguments)
+    commit = last_commit(MEASURED)  # files may change while it runs
+    start = time.monotonic()
     try:
         result = run(options)
     except (TempoError, openai.OpenAIError, RuntimeError) as error:
         console.print(f"[red]demo failed:[/] {error}", markup=True)
         return 1
     print(json.dumps(result))
+    if options.kept:
+        minutes = round((time.monotonic() - start) / 60, 1)
+        keep(options, result | {"minutes": minutes, "commit": commit})
     return int(options.flip_reward and result["promotions"] > 0)
 
 
@@ -100,6 +108,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 result = _loop(options, tempo, client, reporter=reporter, check=serving.check)
             reporter.begin("stop of vLLM")
     return result
+
+
+def keep(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    """Add a result to the rows of the demonstration."""
+    names = ("seed", "flip_reward", "rounds", "iterations")
+    row = {name: getattr(options, name) for name in names}
+    write(options.kept / "demo.jsonl", [{**row, **result}])
 
 
 def _environment(options: argparse.Namespace, data_dir: Path) -> dict[str, str]:
@@ -283,6 +298,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--flip-reward", action="store_true", help="control: must promote nothing")
     parser.add_argument("--cache", type=Path, default=CACHE, help="directory of the base model")
     parser.add_argument("--data-dir", type=Path, help="default: a new temporary directory")
+    parser.add_argument("--kept", type=Path, help="folder to which the result is added as a row")
     return parser.parse_args(arguments)
 
 

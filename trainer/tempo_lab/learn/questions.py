@@ -1,8 +1,8 @@
 """Two sets of questions with a number as the answer, and their partition.
 
-`smallest` asks for the number alone. `largest` asks for an explanation, too. SmolLM2 answers both
-worse than by chance, which is a third, when it samples at temperature 1. No two questions of a set
-are equal up to the order of their numbers.
+`last` asks for the last number of a list, and for the number alone. `larger` asks for the larger of
+two numbers, and for an explanation. No two questions of a set are equal up to the order of their
+numbers.
 """
 
 import hashlib
@@ -73,36 +73,39 @@ class QuestionSet:
         return Split(drawn[:LABELED], drawn[LABELED:end], drawn[end:])
 
 
-def _triples() -> Iterator[tuple[int, int, int]]:
-    """Yield different triples of numbers, no two of them equal up to order."""
+def _draws(numbers: range, count: int) -> Iterator[list[int]]:
+    """Yield draws of `count` different numbers, no two draws equal up to order."""
     random_numbers = random.Random(0)
     seen: set[frozenset[int]] = set()
     while len(seen) < QUESTIONS:
-        a, b, c = random_numbers.sample(range(100, 1000), 3)
-        if frozenset((a, b, c)) not in seen:
-            seen.add(frozenset((a, b, c)))
-            yield a, b, c
+        draw = random_numbers.sample(numbers, count)
+        if frozenset(draw) not in seen:
+            seen.add(frozenset(draw))
+            yield draw
 
 
-def _smallest() -> Iterator[Question]:
-    for a, b, c in _triples():
-        text = f"Which number is the smallest: {a}, {b} or {c}? Reply with the number only."
-        yield Question(text, min(a, b, c))
-
-
-def _largest() -> Iterator[Question]:
-    for a, b, c in _triples():
+def _last() -> Iterator[Question]:
+    for draw in _draws(range(10, 100), 4):
         yield Question(
-            f"Which number is the largest: {a}, {b} or {c}? Explain how you compare the numbers "
-            "in two sentences. End with: The answer is [number].",
-            max(a, b, c),
+            f"Here is a list of numbers: {', '.join(map(str, draw))}. "
+            "What is the last number of the list? Reply with the number only.",
+            draw[-1],
+        )
+
+
+def _larger() -> Iterator[Question]:
+    for first, second in _draws(range(100, 1000), 2):
+        yield Question(
+            f"Which number is larger, {first} or {second}? "
+            "Explain your answer in two sentences. End with: The answer is [number].",
+            max(first, second),
         )
 
 
 SETS = {
     one.name: one
     for one in (
-        QuestionSet("smallest", 16, _smallest),
-        QuestionSet("largest", 96, _largest),
+        QuestionSet("last", 16, _last),
+        QuestionSet("larger", 96, _larger),
     )
 }

@@ -89,10 +89,10 @@ def _table_rows(name: str, runs: Sequence[Row]) -> Iterator[str]:
                 for version in ("base", "served")
             )
             changes = [run["gain"][part][measure] for run in runs]
-            per_seed = ", ".join(_shown(change) for change in changes)
+            per_seed = ", ".join(shown(change) for change in changes)
             if len(runs) > 1:
                 over = _rounded(np.array([change[0] for change in changes]))
-                per_seed = f"{_shown(over)} over seeds; each: {per_seed}"
+                per_seed = f"{shown(over)} over seeds; each: {per_seed}"
             seeds = ", ".join(f"{run['seed']} ({run['serving']})" for run in runs)
             yield (
                 f"| {name} | {part} | {about} | {seeds} | {base:.3f} | {served:.3f} | {per_seed} |"
@@ -145,6 +145,7 @@ def _rounded(differences: Any) -> list[float]:
     return [round(value, 4) for value in (interval.mean, interval.low, interval.high)]
 
 
-def _shown(change: Sequence[float]) -> str:
+def shown(change: Sequence[float]) -> str:
+    """Return mean, lower and upper bound of a change in points."""
     mean, low, high = (100 * value for value in change)
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,13 @@ from tempo_lab.rows import last_commit
 from tempo_lab.serving.jobs import follow
 from tempo_lab.serving.processes import Process, free_port
 from tempo_lab.serving.scores import USERS, measure, responses
+from tempo_storage.adapters import BASE_NAME
 from tempo_storage.decoding import GREEDY
 from tempo_storage.errors import TempoError
 
 console = Console(highlight=False, markup=False)
 ROUNDS = 2
+BASE_SCORES = "scores of the base"
 # Of eight responses at least one in twenty groups must be right and another one wrong.
 MIN_RIGHT = 0.007
 MAX_RIGHT = 0.993
@@ -46,11 +49,11 @@ ENVIRONMENT = {
     "TEMPO_LABELED_PER_STEP": "12",
     "TEMPO_UNLABELED_PER_STEP": "16",
     "TEMPO_REPLAY_BATCHES": "1",
-    "TEMPO_WARM_UP_STEPS": "8",
+    "TEMPO_WARM_UP_STEPS": "16",
     "TEMPO_WARM_UP_QUESTIONS": "16",
     "TEMPO_KL_COEFFICIENT": "0.1",
     "TEMPO_POLICY_LEARNING_RATE": "5e-4",
-    "TEMPO_CRITIC_LEARNING_RATE": "5e-4",
+    "TEMPO_CRITIC_LEARNING_RATE": "1e-3",
     "TEMPO_TOKENS_PER_MICROBATCH": "4096",
     # vLLM idles while the trainer computes, and the trainer while vLLM samples. So both take all
     # cores.
@@ -138,44 +141,69 @@ class Stages:
 
 def run(plan: Plan, folder: Path) -> dict[str, Any]:
     """Make a run, or what is left of it; return its row."""
-    data_dir = folder / "data"
-    environment = {
+    stages = Stages(folder / "stages.json")
+    with serve(plan, folder, "data") as server:
+        result = _Run(plan, server, stages).make()
+    return plan.row | result | {"minutes": stages.minutes}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `tempo serve`, and its clients."""
+
+    settings: dict[str, str]
+    """Its TEMPO_ variables, TEMPO_BASE_URL among them."""
+    tempo: Tempo
+    client: openai.OpenAI
+    check: Callable[[], None]
+    """Raises ProcessError if it has ended."""
+
+
+@contextmanager
+def serve(plan: Plan, folder: Path, data: str) -> Iterator[Server]:
+    """Serve a plan's model, with the data directory `data` of a folder."""
+    data_dir = folder / data
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {
         **ENVIRONMENT,
         "TEMPO_SEED": str(plan.seed),
         "TEMPO_DATA_DIR": str(data_dir),
         "TEMPO_MAX_RESPONSE_TOKENS": str(plan.questions.max_tokens),
         **plan.settings,
     }
-    stages = Stages(folder / "stages.json")
-    port = free_port()
     command = ["serve", str(plan.model), "--port", str(port), *SERVER_FLAGS]
     log = folder / "serve.log"
     console.print(f"tempo serve {plan.model}; log in {log}")
-    with Process("tempo_client.cli", command, log=log, env=environment) as serving:
-        url = f"http://127.0.0.1:{port}"
+    with Process("tempo_client.cli", command, log=log, env=settings) as serving:
         serving.wait_until_healthy(f"{url}/tempo/healthz")
         key = (data_dir / "admin.key").read_text().strip()
         with Tempo(base_url=url, api_key=key) as tempo, tempo.openai(max_retries=0) as client:
-            result = _Run(plan, tempo, client, stages, serving.check).make()
-    return plan.row | result | {"minutes": stages.minutes}
+            yield Server(settings | {"TEMPO_BASE_URL": url}, tempo, client, serving.check)
+
+
+def scores(plan: Plan, client: openai.OpenAI, model: str) -> dict[str, dict[str, list[float]]]:
+    """Return the figures of each asked and each unseen question by measurement."""
+    split = plan.questions.split(plan.seed)
+    limit = plan.questions.max_tokens
+    return {
+        name: {
+            measured: [round(float(value), 4) for value in values]
+            for measured, values in measure(client, model, questions, max_tokens=limit).items()
+        }
+        for name, questions in (("asked", split.asked), ("unseen", split.unseen))
+    }
 
 
 class _Run:
     """The stages of a run on a server."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        tempo: Tempo,
-        client: openai.OpenAI,
-        stages: Stages,
-        check: Callable[[], None],
-    ) -> None:
+    def __init__(self, plan: Plan, server: Server, stages: Stages) -> None:
         self._plan = plan
-        self._tempo = tempo
-        self._client = client
+        self._tempo = server.tempo
+        self._client = server.client
         self._stages = stages
-        self._check = check
+        self._check = server.check
         self._split = plan.questions.split(plan.seed)
         self._shown = ""
 
@@ -183,7 +211,7 @@ class _Run:
         """Make all stages; return the row."""
         stage = self._stages.result
         commit = stage("commit", lambda: last_commit(MEASURED))
-        base = stage("scores of the base", lambda: self._scores("tempo-v0"))
+        base = stage(BASE_SCORES, lambda: scores(self._plan, self._client, BASE_NAME))
         if reason := hopeless(base["asked"]["plain"]):
             raise HopelessError(reason)
         stage("users ask", self._ask)
@@ -192,7 +220,9 @@ class _Run:
         for number in range(1, ROUNDS + 1):
             job_id = stage(f"start of round {number}", lambda: self._start(file))
             rounds.append(stage(f"round {number}", partial(self._round, job_id)))
-        served = stage("scores of the served version", lambda: self._scores("tempo"))
+        served = stage(
+            "scores of the served version", lambda: scores(self._plan, self._client, "tempo")
+        )
         return {
             "commit": commit,
             "rounds": rounds,
@@ -200,18 +230,6 @@ class _Run:
             "base": base,
             "served": served,
             "examples": stage("examples", self._examples),
-        }
-
-    def _scores(self, model: str) -> dict[str, dict[str, list[float]]]:
-        sets = {"asked": self._split.asked, "unseen": self._split.unseen}
-        return {
-            name: {
-                measured: [round(float(value), 4) for value in values]
-                for measured, values in measure(
-                    self._client, model, questions, max_tokens=self._plan.questions.max_tokens
-                ).items()
-            }
-            for name, questions in sets.items()
         }
 
     def _ask(self) -> int:
@@ -268,9 +286,9 @@ class _Run:
                 n=1,
                 max_tokens=self._plan.questions.max_tokens,
             )
-            for model in ("tempo-v0", "tempo")
+            for model in (BASE_NAME, "tempo")
         }
-        rows = zip(questions, answers["tempo-v0"], answers["tempo"], strict=True)
+        rows = zip(questions, answers[BASE_NAME], answers["tempo"], strict=True)
         return [
             {"question": q.question, "answer": str(q.answer), "base": base[0], "served": served[0]}
             for q, base, served in rows

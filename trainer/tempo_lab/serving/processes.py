@@ -34,7 +34,7 @@ class Process:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [sys.executable, "-P", "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -55,7 +55,7 @@ class Process:
         while time.monotonic() < deadline:
             self.check()
             with suppress(httpx.TransportError):
-                if httpx.get(url, timeout=2.0).status_code == 200:
+                if httpx.get(url, timeout=2.0, trust_env=False).status_code == 200:
                     return
             time.sleep(0.25)
         raise ProcessError(f"{url} did not answer within {START_SECONDS:.0f} s{self._tail()}")

@@ -75,8 +75,9 @@ def compact(lines: Sequence[Mapping[str, Any]], seed: int) -> list[Row]:
 def _means(line: Mapping[str, Any], sets: Sequence[str]) -> Row:
     figures: Row = {name: line[name] for name in ("iteration", "sampled", "seconds")}
     figures |= {name: _mean_figures(line[name]) for name in sets if name in line}
-    if "critic" in line:
-        figures["critic"] = {name: round(value, 4) for name, value in line["critic"].items()}
+    for part in ("critic", "reward"):
+        if part in line:
+            figures[part] = {name: round(value, 4) for name, value in line[part].items()}
     if "scaled" in line:
         figures["scaled"] = {
             scale: {name: _mean_figures(part[name]) for name in sets if name in part}

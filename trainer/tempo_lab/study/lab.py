@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from tempo_lab.study.critics import TwoCritics
 from tempo_lab.study.questions import Answers, Data, Question, QuestionSet
 from tempo_lab.study.sampling import LocalSampler, reference_sample, seed_of
 from tempo_lab.study.served import ServedSampler
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.algorithm import within
 from tempo_trainer.algorithm.batch import Batch
-from tempo_trainer.algorithm.networks import Networks
+from tempo_trainer.algorithm.networks import Critic, Networks
 from tempo_trainer.learning.learner import WINDOW
 from tempo_trainer.sampling.deck import DECKS, draw
 from tempo_trainer.sampling.responses import rollouts_of
@@ -28,6 +29,7 @@ from tempo_trainer.sampling.verifiers import Verdict, answer
 from tempo_trainer.worker_settings import WorkerSettings
 
 SAMPLERS: Mapping[str, Callable[[Networks, str, WorkerSettings], LocalSampler | ServedSampler]]
+OTHER_SEED = 1_000_003  # apart from the seeds of other runs
 SAMPLERS = {"local": LocalSampler, "vllm": ServedSampler.connect}
 IsHonest = Callable[[str, str], bool]
 """Whether a response (second) to a question (first) is honest work, right or wrong."""
@@ -54,6 +56,14 @@ class Spec:
     save_every: int = 20
     recalibrate_every: int = 1
     """Iterations from one E-step to the next; 0: none after the warm-up."""
+    disagreement: float | None = None
+    """λ of two critics on split responses, R = mean − λ |V₁ − V₂|; None: one critic."""
+    pass_k: int = 0
+    """k of the pass@k advantages of labeled rows in the policy's loss; 0: the product's own."""
+    flip_at: int = 0
+    """Iterations after which the unlabeled reward has the wrong sign; 0: never."""
+    gate: bool = False
+    """Whether the gate tests each round, so that the version that serves is measured."""
     honest: str = ""
     """`module:function` of an IsHonest; empty: the study does not measure honest work."""
     sampler: Literal["local", "vllm"] = "local"
@@ -70,6 +80,11 @@ class Spec:
     def stem(self) -> str:
         """The name of the run's files, without a suffix."""
         return f"{self.arm.replace(' ', '-')}-{self.seed}"
+
+    @property
+    def is_product(self) -> bool:
+        """Whether an iteration of `tempo` is exactly the product's own."""
+        return self.disagreement is None and not self.pass_k and not self.flip_at
 
     def worker_settings(self) -> WorkerSettings:
         """Return the product's settings, TEMPO_ variables included, with this run's differences."""
@@ -137,9 +152,20 @@ class Lab:
     """Draws questions, samples the policy, and keeps the state from iteration to iteration."""
 
     def __init__(self, spec: Spec, data: Data, pool: VerifierPool) -> None:
+        self.spec = spec
         self.settings = spec.worker_settings()
-        self.recalibrate_every = spec.recalibrate_every
         self.networks = Networks.load(spec.model, self.settings)
+        self.critics = [self.networks.critic]
+        self.critic = self.networks.critic
+        self.two_critics: TwoCritics | None = None
+        self._others: list[Networks] = []
+        if spec.disagreement is not None:
+            # A base of its own, because two heads on one adapter would hardly differ.
+            other = self.settings.model_copy(update={"seed": self.settings.seed + OTHER_SEED})
+            self._others = [Networks.load(spec.model, other)]
+            self.critics.append(self._others[0].critic)
+            self.two_critics = TwoCritics(*self.critics, weight=spec.disagreement)
+            self.critic = cast(Critic, self.two_critics)  # it gives values, and never learns itself
         self._model = spec.model
         self.sampler = SAMPLERS[spec.sampler](self.networks, spec.model, self.settings)
         self.verifiers = CachedVerifiers(pool)
@@ -150,6 +176,8 @@ class Lab:
         self.counters = dict.fromkeys(("iteration", "sampled", "one_label", *DECKS), 0)
         self.replay: list[Batch] = []
         self.window: list[Batch] = []
+        self.memory: dict[str, Any] = {}
+        """Numbers, lists and tensors that a method keeps from iteration to iteration."""
         self._prompts: dict[str, Prompt] = {}
 
     def close(self) -> None:
@@ -160,6 +188,24 @@ class Lab:
     def iteration(self) -> int:
         """Number of iterations that have ended."""
         return self.counters["iteration"]
+
+    @property
+    def step_settings(self) -> WorkerSettings:
+        """The settings of this iteration: from `flip_at` on the reward has the wrong sign."""
+        flip_at = self.spec.flip_at
+        is_flipped = 0 < flip_at <= self.iteration
+        return self.settings.model_copy(update={"reward_sign": -1}) if is_flipped else self.settings
+
+    @property
+    def held_out(self) -> QuestionSet:
+        """The labeled questions on which nothing trains."""
+        return self._decks["held_out"]
+
+    @property
+    def labeled_share(self) -> float:
+        """Share of the labeled questions among all that a method may train on."""
+        labeled = len(self._decks["train"].questions)
+        return labeled / (labeled + len(self._decks["unlabeled"].questions))
 
     @property
     def budget(self) -> int:
@@ -253,6 +299,8 @@ class Lab:
         """Return everything from which `restore` continues the run bit by bit."""
         return {
             "networks": self.networks.state_dict(),
+            "others": [networks.state_dict() for networks in self._others],
+            "memory": self.memory,
             "counters": dict(self.counters),
             "replay": [_tensors(batch) for batch in self.replay],
             "window": [_tensors(batch) for batch in self.window],
@@ -261,6 +309,9 @@ class Lab:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         self.networks.load_state_dict(state["networks"])
+        for networks, own in zip(self._others, state["others"], strict=True):
+            networks.load_state_dict(own)
+        self.memory = state["memory"]
         self.counters = state["counters"]
         self.replay = [Batch(**tensors) for tensors in state["replay"]]
         self.window = [Batch(**tensors) for tensors in state["window"]]

@@ -112,6 +112,8 @@ def _rounded(values: Iterable[float]) -> list[float]:
 def _critic_figures(
     lab: Lab, responses: Responses, outcomes: Sequence[Sequence[float]]
 ) -> dict[str, float]:
-    fitness = measure_critic(lab.networks.critic, lab.batch(responses, outcomes), lab.settings)
-    figures = asdict(fitness)
+    batch = lab.batch(responses, outcomes)
+    figures = asdict(measure_critic(lab.critic, batch, lab.settings))
+    if lab.two_critics:
+        figures |= lab.two_critics.disagreement(batch, lab.settings.tokens_per_microbatch)
     return {k: v for k, v in figures.items() if isinstance(v, float) and math.isfinite(v)}

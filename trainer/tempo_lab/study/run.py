@@ -12,9 +12,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tempo_lab.study import gating
 from tempo_lab.study.lab import Lab, Spec
 from tempo_lab.study.measurement import measure, measure_scaled
 from tempo_lab.study.methods import METHODS, WITH_CRITIC, warm_up
+from tempo_lab.study.pseudo import reward_figures
 from tempo_lab.study.questions import Data
 from tempo_trainer.learning import checkpoint
 from tempo_trainer.sampling.verifier_pool import VerifierPool
@@ -54,7 +56,6 @@ def run(spec: Spec, folder: Path, report: Report = lambda _: None) -> Path:
 
 def _iterate(spec: Spec, lab: Lab, data: Data, seconds: float | None) -> Iterator[dict[str, Any]]:
     """Yield the missing lines; `seconds` were spent on training so far, None for a new run."""
-    has_critic = spec.method in WITH_CRITIC
     # Processor time: a machine that is busy with other runs makes no method look slow. The work of
     # a GPU or of vLLM is not in it, so with these it is wall-clock time.
     is_alone = lab.networks.device.type == "cpu" and spec.sampler == "local"
@@ -65,23 +66,34 @@ def _iterate(spec: Spec, lab: Lab, data: Data, seconds: float | None) -> Iterato
         if seconds is not None:
             figures = METHODS[spec.method](lab)
             lab.counters["iteration"] += 1
-        elif has_critic:
+            if spec.gate:
+                figures |= gating.after_iteration(lab)
+        elif spec.method in WITH_CRITIC:
             warm_up(lab)
+        if seconds is None and spec.gate:
+            gating.remember_base(lab)
         seconds = (seconds or 0.0) + clock() - start
         is_last = lab.iteration == spec.iterations
         if is_last or lab.iteration % spec.measure_every == 0:
-            figures |= measure(
-                lab, data.measured, samples=spec.samples, users=spec.users, critic=has_critic
-            )
-        if is_last:
-            figures["scaled"] = measure_scaled(
-                lab, data.measured, samples=spec.samples, users=spec.users
-            )
+            figures |= _measured(spec, lab, data, scaled=is_last)
         if lab.iteration == 0:
             sets = data.measured.items()
             figures["questions"] = {name: [q.id[:12] for q in s.questions] for name, s in sets}
         counts = {"iteration": lab.iteration, "sampled": lab.counters["sampled"]}
         yield counts | {"seconds": seconds} | figures
+
+
+def _measured(spec: Spec, lab: Lab, data: Data, *, scaled: bool) -> dict[str, Any]:
+    """Return the figures of the policy as it would serve; `scaled` ones are at the end of a run."""
+    how: dict[str, Any] = {"samples": spec.samples, "users": spec.users}
+    with gating.serving(lab):
+        critic = spec.method in WITH_CRITIC
+        figures = measure(lab, data.measured, critic=critic, **how)
+        figures["reward"] = reward_figures(lab, spec.method)
+    if scaled:
+        with gating.serving(lab, scale=1.0):
+            figures["scaled"] = measure_scaled(lab, data.measured, **how)
+    return figures
 
 
 def _last_iteration(lines: Path) -> int:

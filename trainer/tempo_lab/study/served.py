@@ -78,20 +78,7 @@ class ServedSampler:
             )
         return prompts[0]
 
-    def sample(
-        self, prompts: Sequence[Prompt], *, n: int, seed: int, decoding: Decoding = PLAIN
-    ) -> list[list[Sample]]:
-        """Return `n` responses to each prompt. vLLM draws them afresh, so the seed has no effect.
-
-        Raises SamplingError for a response that vLLM broke off, since groups must be whole.
-        """
-        adapter = self._current_adapter()
-        groups = self._sampler.sample(prompts, adapter=adapter, n=n, decoding=decoding)
-        if any(not s.ids or s.finish_reason == "abort" for group in groups for s in group):
-            raise SamplingError("vLLM broke off a response; the same command continues the study")
-        return groups
-
-    def _current_adapter(self) -> str:
+    def publish(self) -> str:
         """Return the name of the policy as it is now; publish it first if it has changed."""
         weights = self._weights()
         if not all(torch.equal(self._published[name], weights[name]) for name in weights):
@@ -102,6 +89,19 @@ class ServedSampler:
             self._adapter = manifest.name
             self._published = weights
         return self._adapter
+
+    def sample(
+        self, prompts: Sequence[Prompt], *, n: int, seed: int, decoding: Decoding = PLAIN
+    ) -> list[list[Sample]]:
+        """Return `n` responses to each prompt. vLLM draws them afresh, so the seed has no effect.
+
+        Raises SamplingError for a response that vLLM broke off, since groups must be whole.
+        """
+        adapter = self.publish()
+        groups = self._sampler.sample(prompts, adapter=adapter, n=n, decoding=decoding)
+        if any(not s.ids or s.finish_reason == "abort" for group in groups for s in group):
+            raise SamplingError("vLLM broke off a response; the same command continues the study")
+        return groups
 
     def _weights(self) -> dict[str, Tensor]:
         parameters = self._networks.adapter_parameters(POLICY)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo_lab.study.measurement import METRICS, PASS_K
+from tempo_lab.study.pseudo import COLLAPSED
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_trainer.algorithm.intervals import Interval, t_interval
 from tempo_trainer.algorithm.reports import mean
@@ -27,6 +28,8 @@ COMPARED = ("greedy", "users", "avg", "pass")
 """Metrics of which the tables have differences."""
 SAME = 1e-9  # a smaller difference is a rounding error
 CRITIC = ("within_auroc", "auroc", "ece")
+DISAGREEMENT = ("spread", "spread_error")
+"""Figures that only two critics have."""
 Vector = NDArray[np.floating]
 
 
@@ -68,6 +71,12 @@ class Run:
         """Return a metric's mean at each measurement of a set, or of `critic`."""
         values = [line[name].get(metric) for line in self.lines if name in line]
         return [np.nan if value is None else float(np.mean(value)) for value in values]
+
+    @property
+    def collapse_step(self) -> int | None:
+        """The iteration of the first measurement whose reward is hardly ever true; None: none."""
+        steps = zip(self.lines, self.curve("reward", "accuracy"), strict=False)
+        return next((line["iteration"] for line, share in steps if share < COLLAPSED), None)
 
 
 Arms = Mapping[str, Mapping[int, Run]]
@@ -190,14 +199,34 @@ def label(metric: str, samples: int) -> str:
 
 
 def _run_figures(runs: Mapping[int, Run], name: str) -> dict[str, Any]:
-    """Return the figures of whole runs: peak, the last critic, refused M-steps and seconds."""
+    """Return the figures of whole runs: peak, the last critic and reward, and the collapse.
+
+    Beside them stand the refused M-steps and the seconds.
+    """
     row: dict[str, Any] = {"peak": mean([max(run.curve(name, "avg")) for run in runs.values()])}
-    for metric in CRITIC:
-        curves = [run.curve("critic", metric) for run in runs.values()]
-        row[metric] = mean([curve[-1] for curve in curves if curve])
+    row |= {metric: _last(runs, "critic", metric) for metric in CRITIC}
+    spreads = {metric: _last(runs, "critic", metric) for metric in DISAGREEMENT}
+    row |= {metric: value for metric, value in spreads.items() if not np.isnan(value)}
+    row["reward accuracy"] = _last(runs, "reward", "accuracy")
+    row["majority share"] = _last(runs, "reward", "majority_share")
+    row["model collapse step"] = _collapse(runs)
     row["refused"] = round(mean([run.refused for run in runs.values()]))
     row["seconds"] = round(mean([run.seconds for run in runs.values()]))
     return row
+
+
+def _last(runs: Mapping[int, Run], part: str, metric: str) -> float:
+    """Return the mean over runs of the last figure of the critic or of the reward."""
+    curves = [run.curve(part, metric) for run in runs.values()]
+    return mean([curve[-1] for curve in curves if curve])
+
+
+def _collapse(runs: Mapping[int, Run]) -> str | None:
+    """Return the mean step at which runs collapsed, and their number; None without a reward."""
+    if np.isnan(_last(runs, "reward", "accuracy")):
+        return None
+    steps = [step for run in runs.values() if (step := run.collapse_step) is not None]
+    return f"{mean(steps):.0f} ({len(steps)}/{len(runs)})" if steps else f"none of {len(runs)}"
 
 
 def difference(

@@ -1,9 +1,9 @@
-"""Small base models: a Qwen3 that attempts a task and closes each response with a verdict on it.
+"""Small base models: a Qwen3 that attempts a task, and closes a response with a verdict on it.
 
 It is trained from nothing in a few minutes, on 40 % honest random attempts and 60 % solutions. It
 then follows the form, mostly calculates right, and solves about three questions of ten: that leaves
 room to learn, and gives a signal to learn from. The closing verdict lets a critic read the quality
-of a response instead of memorising questions.
+of a response. The bare form of a task has no verdict, so a critic must find the quality itself.
 """
 
 import hashlib

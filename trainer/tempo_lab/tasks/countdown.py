@@ -7,7 +7,8 @@ Numbers are 1-16 and may repeat. A derivation uses each of them once, with + - *
 first, every result in 0..100, and never times 0 or 1, nor minus 0. A target can be reached, is at
 least 2 and is none of the numbers: there are 6,825 questions. A response is correct if its
 arithmetic is right, it uses each number once and it ends at the target. The closing `ok` or `no` is
-the model's own verdict, and only a part of the form.
+the model's own verdict, and only a part of the form. The bare form ends before it, so that a critic
+must compare the result with the target itself.
 """
 
 import operator
@@ -23,7 +24,8 @@ from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, is_for_bas
 from tempo_trainer.sampling.verifiers import Metadata, References, Verdict
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-SYMBOLS = ("use", "make", "?", "+", "-", "*", "=", ";", "ok", "no")
+VERDICTS = ("ok", "no")
+SYMBOLS = ("use", "make", "?", "+", "-", "*", "=", ";", *VERDICTS)
 
 QUESTION = re.compile(r"use (\d{1,6}) (\d{1,6}) (\d{1,6}) make (\d{1,6}) \?")
 OPERATION = r"(\d{1,6}) ([-+*]) (\d{1,6}) = (\d{1,6})"
@@ -61,9 +63,9 @@ class Derivation:
     text: str
     result: int
 
-    def attempt(self, target: int) -> str:
-        """Return the whole response for a target, with an honest verdict at its end."""
-        return f"{self.text} ; {'ok' if self.result == target else 'no'}"
+    def attempt(self, target: int, *, bare: bool = False) -> str:
+        """Return the whole response for a target, with an honest verdict at its end, or bare."""
+        return self.text if bare else f"{self.text} ; {'ok' if self.result == target else 'no'}"
 
 
 @cache
@@ -93,26 +95,42 @@ def puzzles() -> tuple[Puzzle, ...]:
     )
 
 
-def exercises() -> Iterator[Exercise]:
+def exercises(*, bare: bool = False) -> Iterator[Exercise]:
     """Yield the puzzles of the base, with their honest attempts and their solutions."""
     for puzzle in puzzles():
         if not puzzle.is_for_base:
             continue
-        attempts = [d.attempt(puzzle.target) for d in derivations(puzzle.numbers)]
-        right = [d.attempt(puzzle.target) for d in solutions(puzzle)]
+        attempts = [d.attempt(puzzle.target, bare=bare) for d in derivations(puzzle.numbers)]
+        right = [d.attempt(puzzle.target, bare=bare) for d in solutions(puzzle)]
         yield Exercise(puzzle.question, attempts, right)
 
 
+def bare_exercises() -> Iterator[Exercise]:
+    """Yield the same in the bare form."""
+    return exercises(bare=True)
+
+
 COUNTDOWN = Task("countdown", SYMBOLS, exercises)
+BARE_COUNTDOWN = Task("countdown-bare", SYMBOLS[: -len(VERDICTS)], bare_exercises)
 
 
 def is_honest(question: str, response: str) -> bool:
     """Return whether the arithmetic is right and the closing verdict agrees with its result."""
+    return _is_attempt(question, response, bare=False)
+
+
+def is_honest_bare(question: str, response: str) -> bool:
+    """Return whether the arithmetic of a bare response is right."""
+    return _is_attempt(question, response, bare=True)
+
+
+def _is_attempt(question: str, response: str, *, bare: bool) -> bool:
     match = QUESTION.fullmatch(normalised(question))
     if match is None:
         return False
     a, b, c, target = map(int, match.groups())
-    return normalised(response) in {d.attempt(target) for d in derivations((a, b, c))}
+    attempts = {d.attempt(target, bare=bare) for d in derivations((a, b, c))}
+    return normalised(response) in attempts
 
 
 class Countdown:
@@ -219,7 +237,7 @@ def split(seed: int, *, labeled: int = 512, unlabeled: int = 192, unseen: int = 
     return Split(sample[:labeled], sample[labeled:end], sample[end:])
 
 
-def labeled_row(puzzle: Puzzle) -> dict[str, Any]:
+def labeled_row(puzzle: Puzzle, *, bare: bool = False) -> dict[str, Any]:
     """Return one line of a labeled file: the question and one solution.
 
     The metadata have a whole response, for a method that learns it by heart.
@@ -228,5 +246,5 @@ def labeled_row(puzzle: Puzzle) -> dict[str, Any]:
         "messages": [{"role": "user", "content": puzzle.question}],
         "reference_answer": solutions(puzzle)[0].text,
         "verifier": Countdown.name,
-        "metadata": {"solution": solutions(puzzle)[0].attempt(puzzle.target)},
+        "metadata": {"solution": solutions(puzzle)[0].attempt(puzzle.target, bare=bare)},
     }

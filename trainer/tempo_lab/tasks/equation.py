@@ -6,6 +6,9 @@
 The unknown and the two other numbers are 1-16. The operations are + - *, from left to right, with
 every result in 0..100, and never times 1: there are 19,246 questions. Each has exactly one right
 answer, so that a vote is fair. The last number is the answer, and the verifier `numeric` reads it.
+The bare form closes with the answer and without a verdict:
+
+    x * 3 + 4 = 25 ?   ->   5 * 3 = 15 ; 15 + 4 = 19 ; x = 5
 """
 
 import random
@@ -15,7 +18,8 @@ from functools import cache
 
 from tempo_lab.tasks.task import MAX_RESULT, NUMBERS, Exercise, Task, is_for_base, normalised
 
-SYMBOLS = ("x", "?", "+", "-", "*", "=", ";", "ok", "no")
+VERDICTS = ("ok", "no")
+SYMBOLS = ("x", "?", "+", "-", "*", "=", ";", *VERDICTS)
 Operation = tuple[str, int]
 
 
@@ -43,21 +47,30 @@ class Equation:
         """The question as a user asks it."""
         return "x {} {} {} {} = {} ?".format(*self.first, *self.second, self.result)
 
-    def attempts(self) -> dict[int, str]:
-        """Return the response for each guess whose results are in range, with an honest verdict."""
+    def attempts(self, *, bare: bool = False) -> dict[int, str]:
+        """Return the response for each guess whose results are in range.
+
+        It has an honest verdict, or is bare.
+        """
         return {
             x: f"{x} {self.first[0]} {self.first[1]} = {middle} ;"
             f" {middle} {self.second[0]} {self.second[1]} = {result} ;"
-            f" {'ok' if result == self.result else 'no'} {x}"
-            for x in NUMBERS
-            if (middle := _apply(x, self.first)) is not None
-            and (result := _apply(middle, self.second)) is not None
+            f" {'x =' if bare else 'ok' if result == self.result else 'no'} {x}"
+            for x, middle, result in self._guesses()
         }
 
     @property
     def solution(self) -> int:
         """The unknown; there is only one, because both operations are one-to-one."""
-        return next(x for x, text in self.attempts().items() if " ok " in text)
+        return next(x for x, _, result in self._guesses() if result == self.result)
+
+    def _guesses(self) -> Iterator[tuple[int, int, int]]:
+        """Yield each guess whose results are in range, with both results."""
+        for x in NUMBERS:
+            middle = _apply(x, self.first)
+            result = None if middle is None else _apply(middle, self.second)
+            if middle is not None and result is not None:
+                yield x, middle, result
 
 
 @cache
@@ -74,16 +87,22 @@ def equations() -> tuple[Equation, ...]:
     )
 
 
-def exercises() -> Iterator[Exercise]:
+def exercises(*, bare: bool = False) -> Iterator[Exercise]:
     """Yield the equations of the base with all guesses, and with the right one."""
     for equation in equations():
         if not equation.is_for_base:
             continue
-        guesses = list(equation.attempts().values())
-        yield Exercise(equation.question, guesses, [text for text in guesses if " ok " in text])
+        guesses = equation.attempts(bare=bare)
+        yield Exercise(equation.question, list(guesses.values()), [guesses[equation.solution]])
+
+
+def bare_exercises() -> Iterator[Exercise]:
+    """Yield the same in the bare form."""
+    return exercises(bare=True)
 
 
 EQUATION = Task("equation", SYMBOLS, exercises)
+BARE_EQUATION = Task("equation-bare", SYMBOLS[: -len(VERDICTS)], bare_exercises)
 
 
 def draw(seed: int, count: int) -> list[Equation]:
@@ -94,8 +113,17 @@ def draw(seed: int, count: int) -> list[Equation]:
 
 def is_honest(question: str, response: str) -> bool:
     """Return whether the arithmetic is right and the closing verdict agrees with its result."""
+    return _is_attempt(question, response, bare=False)
+
+
+def is_honest_bare(question: str, response: str) -> bool:
+    """Return whether the arithmetic of a bare response is right, and its answer is its guess."""
+    return _is_attempt(question, response, bare=True)
+
+
+def _is_attempt(question: str, response: str, *, bare: bool) -> bool:
     equation = _by_question().get(question)
-    return equation is not None and normalised(response) in equation.attempts().values()
+    return equation is not None and normalised(response) in equation.attempts(bare=bare).values()
 
 
 @cache
@@ -103,7 +131,7 @@ def _by_question() -> dict[str, Equation]:
     return {equation.question: equation for equation in equations()}
 
 
-def labeled_row(equation: Equation) -> dict[str, object]:
+def labeled_row(equation: Equation, *, bare: bool = False) -> dict[str, object]:
     """Return one line of a labeled file.
 
     The metadata have a whole response, for a method that learns it by heart.
@@ -112,7 +140,7 @@ def labeled_row(equation: Equation) -> dict[str, object]:
         "messages": [{"role": "user", "content": equation.question}],
         "reference_answer": str(equation.solution),
         "verifier": "numeric",
-        "metadata": {"solution": equation.attempts()[equation.solution]},
+        "metadata": {"solution": equation.attempts(bare=bare)[equation.solution]},
     }
 
 

@@ -36,7 +36,7 @@ def em_step(
     no E-step is made and the critic gives its advantages as it is. `held_out` measures the critic;
     None measures nothing, so no M-step is made.
     """
-    batch = _policy_batch(labeled, unlabeled, settings)
+    batch = policy_batch(labeled, unlabeled, settings)
     if settings.order == "reference_code":
         signal = advantage_signal(networks.critic, batch, settings)  # before this E-step
         e_step = recalibrate(networks.critic, labeled, settings)
@@ -114,7 +114,7 @@ def refine(policy: Policy, batch: Batch, a: Tensor, settings: TrainerSettings) -
     return MStep(Updates.of(updates), PolicyDrift.of(drifts))
 
 
-def _policy_batch(labeled: Sequence[Batch], unlabeled: Batch, settings: TrainerSettings) -> Batch:
+def policy_batch(labeled: Sequence[Batch], unlabeled: Batch, settings: TrainerSettings) -> Batch:
     """Return the rows that the policy learns from."""
     if not labeled or not settings.labeled_in_policy:
         return unlabeled

@@ -55,7 +55,7 @@ class Networks:
         with torch.no_grad():
             expected = base(input_ids=probe, use_cache=False).logits.float().log_softmax(-1)
         self._backbone = getattr(base, base.base_model_prefix)
-        self._lm_head: Tensor = base.get_output_embeddings().weight
+        self.lm_head: Tensor = base.get_output_embeddings().weight
         self._precision: torch.dtype = base.dtype
         self._rounds = base.dtype == torch.bfloat16
         self._active: str | None = None
@@ -107,7 +107,7 @@ class Networks:
         """Return log π(y_t | x, y<t) at response positions, 0 on padding."""
         tokens = batch.tokens.to(self.device)[batch.mask.to(self.device).bool()]  # (N,)
         states = self.states(batch, adapter)
-        return _spread(token_logprobs(states, self._lm_head, tokens), batch.mask)
+        return _spread(token_logprobs(states, self.lm_head, tokens), batch.mask)
 
     def next_logprobs(
         self, ids: Int[Tensor, "B S"], cache: Any, adapter: str
@@ -115,7 +115,7 @@ class Networks:
         """Return log π(· | ids) of the next token, and add keys and values to the `cache`."""
         with torch.no_grad():
             last = self._hidden(ids.to(self.device), adapter, cache)[:, -1]
-            return (last @ self._lm_head.T).float().log_softmax(-1)
+            return (last @ self.lm_head.T).float().log_softmax(-1)
 
     def states(self, batch: Batch, adapter: str | None) -> Float[Tensor, "N H"]:
         """Return the last layer's state before each of the N response tokens, row after row."""
@@ -211,7 +211,7 @@ class Networks:
         """Raise unless fresh adapters, hidden states and lm_head give the base's own logits."""
         with torch.no_grad():
             hidden = self._hidden(ids[None], POLICY)[0]
-        gap = token_logprobs(hidden, self._lm_head, ids) - expected.gather(1, ids[:, None])[:, 0]
+        gap = token_logprobs(hidden, self.lm_head, ids) - expected.gather(1, ids[:, None])[:, 0]
         if float(gap.abs().max()) > (0.1 if self._rounds else 1e-3):
             raise UnsupportedModelError(
                 f"log-probabilities differ by {float(gap.abs().max()):.3g} nats from the base"
@@ -292,7 +292,7 @@ class Critic(TrainedAdapter):
     name = CRITIC
 
     def __init__(self, networks: Networks, settings: TrainerSettings) -> None:
-        self.value_head = ValueHead(networks._lm_head.shape[1]).to(networks.device)
+        self.value_head = ValueHead(networks.lm_head.shape[1]).to(networks.device)
         adapter = list(networks.adapter_parameters(CRITIC).values())
         head = list(self.value_head.parameters())
         groups = [

@@ -54,7 +54,7 @@ class Jobs:
         self._rounds: Rounds | None = None
 
     def run(self, job_id: str) -> None:
-        """Run a job to its end. A job may be announced twice; ignore it unless it is queued."""
+        """Run a job to its end; ignore one that is not queued."""
         if self._should_stop() or not self._claim(job_id):
             return
         try:
@@ -112,7 +112,7 @@ class Jobs:
             if job is None or job.status != "queued":
                 return False
             if job_id not in {waiting.id for waiting in ledger.jobs.runnable(s)}:
-                return False  # an operator paused training after the bell rang
+                return False  # an operator paused training meanwhile
             if job.serving_sequence is None:
                 job.serving_sequence = ledger.versions.serving(s).sequence
             job.status = "running"

@@ -42,7 +42,7 @@ class Rollouts:
     tokens: int
     """Response tokens that were sampled, those of left-out questions included."""
     too_long: int = 0
-    """Questions left out because they leave no room for a response."""
+    """Questions left out because they leave no room for a response, or vLLM refuses them."""
     all_truncated: int = 0
     """Questions left out because every response to them was cut at the length limit."""
     questions: Sequence[Question] = ()

@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from tempo_client._credentials import trusts_environment
 from tempo_storage.adapters import BASE_NAME
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import TempoError
@@ -35,12 +36,17 @@ REQUEST_SECONDS = 600.0
 MAX_CACHED_PROMPTS = 4096
 QUEUE_SECONDS = 0.25  # longest age of the last look at vLLM's queue
 TOKENIZE = "/tokenize"
+REFUSED_STATUSES = (400, 413, 422)
 RETRIED_STATUSES = (429, 502, 503, 504)
 WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{.*\})? (\S+)$", re.MULTILINE)
 
 
 class SamplingError(TempoError, RuntimeError):
     """vLLM refused a rollout or did not answer; the message quotes it."""
+
+
+class RefusedError(SamplingError):
+    """vLLM refused this request; another one may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Sampler:
             headers=headers,
             timeout=REQUEST_SECONDS,
             transport=transport,
+            trust_env=trusts_environment(settings.base_url, settings.trust_env),
         )
         self._threads = ThreadPoolExecutor(settings.requests_in_flight, "sampler")
         self._prompts: dict[str, tuple[int, ...] | None] = {}
@@ -101,7 +108,8 @@ class Sampler:
         """Return the questions as the server tokenises them; it tokenises equal messages once.
 
         A question is a row with `content_hash`, `messages` and `chat_template_kwargs`. A question
-        that leaves no room for a response of `max_response_tokens` is left out.
+        that leaves no room for a response of `max_response_tokens` is left out, and so is one that
+        vLLM refuses.
         """
         if len(self._prompts) > MAX_CACHED_PROMPTS:
             self._prompts.clear()
@@ -146,7 +154,11 @@ class Sampler:
         return seconds
 
     def _tokenize(self, body: str) -> tuple[int, ...] | None:
-        reply = self._post(TOKENIZE, json.loads(body))
+        try:
+            reply = self._post(TOKENIZE, json.loads(body))
+        except RefusedError as error:
+            logger.warning("a question is left out, because vLLM refuses it: %s", error)
+            return None
         ids = tuple(reply["tokens"])
         room = reply["max_model_len"]
         longest = self._settings.max_response_tokens
@@ -235,6 +247,8 @@ class Sampler:
                 reason = f"vLLM answered {response.status_code} to {path}"
                 if path != TOKENIZE:  # that answer may quote the question, and this is logged
                     reason += f": {response.text}"
+                if response.status_code in REFUSED_STATUSES:
+                    raise RefusedError(reason)
                 if response.status_code not in RETRIED_STATUSES:
                     raise SamplingError(reason)
             except httpx.TransportError as error:

@@ -5,25 +5,17 @@ from pathlib import Path
 from tempo_client import Tempo
 from tempo_client.errors import APIError
 from tempo_storage.decoding import Decoding
-from tempo_storage.errors import SettingsError
+from tempo_storage.settings import read_key
 from tempo_trainer.sampling.sampler import SamplingError
 from tempo_trainer.worker_settings import WorkerSettings
 
 
 def admin_key(settings: WorkerSettings) -> str:
     """Return the key that the worker sends to the server; raise SettingsError if there is none."""
-    if settings.api_key:
-        return settings.api_key
     path = settings.admin_key_path
     if settings.api_key_file:
         path = Path(settings.api_key_file).expanduser()
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise SettingsError(
-            f"no admin key at {path} ({error.strerror}); start the server first, or set "
-            "TEMPO_API_KEY or TEMPO_API_KEY_FILE"
-        ) from error
+    return settings.api_key or read_key(path)
 
 
 def served_model(settings: WorkerSettings, key: str) -> tuple[str, Decoding]:
@@ -32,7 +24,8 @@ def served_model(settings: WorkerSettings, key: str) -> tuple[str, Decoding]:
     The model is a directory or a hub id. Raises SamplingError if the server does not answer.
     """
     try:
-        with Tempo(base_url=settings.base_url, api_key=key) as tempo:
+        trust_env = settings.trust_env
+        with Tempo(settings.base_url, api_key=key, trust_env=trust_env) as tempo:
             status = tempo.status()
     except APIError as error:
         message = f"{error}; is vLLM with the tempo plugin at {settings.base_url}"

@@ -48,6 +48,7 @@ SCOPES = {
     "DELETE /models/{model}": "promote",
     "POST /questions/learned": "",
     "GET /questions/tenants": "",
+    "POST /questions/tenants/{tenant}/admit": "train",
     "DELETE /questions": "train",
     "POST /keys": "promote",
     "GET /keys": "",

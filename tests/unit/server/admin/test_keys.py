@@ -9,6 +9,7 @@ import pytest
 
 from tempo_server import keys
 from tempo_storage import ledger
+from tempo_storage.errors import SettingsError
 from tempo_storage.ledger.models import Key
 
 KEYS = "/tempo/v1/keys"
@@ -153,6 +154,15 @@ def test_the_key_in_admin_key_can_be_revoked_by_the_remedy_in_the_refusal(admin:
     assert admin("DELETE", first).status_code == 200
     assert admin("GET", STATUS, headers=header(admin, old)).status_code == 401
     assert admin("GET", STATUS).status_code == 200
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_empty_admin_key_stops_the_start_and_opens_nothing(admin: Any, content: str) -> None:
+    context = admin.app.state.tempo
+    context.settings.admin_key_path.write_text(content)
+    with pytest.raises(SettingsError, match="is empty"):
+        keys.ensure_admin_key(context)
+    assert not keys.is_admin_key(context, "")
 
 
 def test_events_record_the_keys_that_were_created_and_revoked(admin: Any) -> None:

@@ -63,16 +63,30 @@ def test_the_tenants_are_listed_with_their_numbers_of_questions(admin: Any) -> N
         ledger.pool.add(s, rows)
     page = admin("GET", f"{QUESTIONS}/tenants", params={"limit": 1}).json()
     assert (page["data"][0]["id"], page["data"][0]["questions"]) == ("b" * 16, 2)
-    assert page["has_more"] is True
+    assert (page["has_more"], page["data"][0]["quarantined"]) == (True, False)
     later = {"after": "b" * 16}
     rows = admin("GET", f"{QUESTIONS}/tenants", params=later).json()["data"]
-    assert {row["id"]: row["questions"] for row in rows} == {TENANT: 1, "without-key": 1}
+    assert {row["id"]: row["questions"] for row in rows} == {TENANT: 1, "anonymous": 1}
 
 
-def test_the_questions_of_requests_without_a_key_can_be_erased(admin: Any) -> None:
+def test_the_questions_of_the_anonymous_tenant_can_be_erased(admin: Any) -> None:
     with admin.context.sessions.begin() as s:
         rows = [captured("q_1", "1+1", tenant=""), captured("q_2", "2+2", tenant=TENANT)]
         ledger.pool.add(s, rows)
-    reply = admin("DELETE", QUESTIONS, params={"tenant": "without-key"}).json()
+    reply = admin("DELETE", QUESTIONS, params={"tenant": "anonymous"}).json()
     assert reply["erased"] == 1
     assert admin("GET", "/tempo/v1/status").json()["questions"]["captured"] == 1
+
+
+def test_an_operator_admits_a_tenant_in_quarantine(admin: Any) -> None:
+    with admin.context.sessions.begin() as s:
+        ledger.pool.add(s, [captured("q_1", "1+1", tenant=TENANT)], quarantine=9)
+        assert ledger.pool.size(s) == 0
+    assert admin("GET", f"{QUESTIONS}/tenants").json()["data"][0]["quarantined"] is True
+    reply = admin("POST", f"{QUESTIONS}/tenants/{TENANT}/admit").json()
+    assert (reply["id"], reply["quarantined"]) == (TENANT, False)
+    with admin.context.sessions() as s:
+        assert ledger.pool.size(s) == 1
+        assert ledger.events.find(s, newest_first=True)[0].type == "tenant.admitted"
+    assert admin("POST", f"{QUESTIONS}/tenants/{'b' * 16}/admit").status_code == 404
+    assert admin("POST", f"{QUESTIONS}/tenants/sk-secret/admit").status_code == 400

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from ledgers import user
 from sqlalchemy.orm import Session, sessionmaker
+from starlette.datastructures import Headers
 
 from tempo_server.capture import question
 from tempo_server.capture.capture import Capture
 from tempo_server.capture.spool import Counters, Spool
+from tempo_server.capture.tenants import Tenants
 from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
 from tempo_storage.question_hash import content_hash, loose_hash
@@ -28,12 +30,16 @@ class Captured:
         self.root = root
         self.spool = Spool(root, limit_bytes=1 << 20)
         self.counters = self.spool.counters
-        self.capture = Capture(ServerSettings(data_dir=root, **settings), self.spool)
+        self.capture = Capture(
+            ServerSettings(data_dir=root, **settings), self.spool, Tenants(keys={"user"})
+        )
 
     def keep(self, *, headers: dict[str, str] | None = None, **fields: Any) -> None:
         """Capture a chat request with these fields."""
         request = SimpleNamespace(**({"messages": MESSAGES} | fields))
-        self.capture.keep(request, question.from_chat, headers=headers or {}, is_opted_out=False)
+        self.capture.keep(
+            request, question.from_chat, headers=Headers(headers or {}), is_opted_out=False
+        )
 
     def records(self) -> list[dict[str, Any]]:
         files = self.root.glob("*.active")

@@ -3,12 +3,19 @@
 import asyncio
 import hashlib
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fastapi import Request
+from starlette.datastructures import Headers
 
-from tempo_server.capture.opt_out import is_opted_out, key_id
+from tempo_server.capture import question
+from tempo_server.capture.capture import Capture
+from tempo_server.capture.opt_out import is_opted_out
+from tempo_server.capture.spool import Spool
+from tempo_server.capture.tenants import Tenants, id_of
 from tempo_server.settings import ServerSettings
 from tempo_storage.errors import SettingsError
 from tempo_storage.settings import checked
@@ -28,7 +35,7 @@ def is_out(
 
     raw = [(name.lower().encode(), value.encode()) for name, value in headers or []]
     request = Request({"type": "http", "headers": raw}, receive)
-    return asyncio.run(is_opted_out(request, ServerSettings(opt_out_keys=keys).opt_out_key_ids))
+    return asyncio.run(is_opted_out(request, ServerSettings(opt_out_keys=keys).opt_out_ids))
 
 
 HEADER = "X-Tempo-Opt-Out"
@@ -86,13 +93,34 @@ def test_a_store_that_stands_twice_is_out_if_one_of_them_is(body: bytes, expecte
     ],
 )
 def test_a_key_that_the_operator_opted_out_is_out_however_it_is_sent(headers: Any) -> None:
-    assert key_id(f"Bearer {KEY}") == KEY_ID
+    assert id_of(f"Bearer {KEY}") == KEY_ID
     assert is_out({"store": True}, headers, keys=f"{'0' * 16}, {KEY_ID.upper()}")
     assert not is_out(headers=headers)
 
 
 def test_another_key_is_kept() -> None:
     assert not is_out(headers=[("Authorization", "Bearer other")], keys=KEY_ID)
+
+
+@pytest.mark.parametrize(
+    ("user", "peer", "is_kept"),
+    [("ann", "10.0.0.1", False), ("bob", "10.0.0.1", True), ("ann", "192.0.2.1", True)],
+)
+def test_a_tenant_that_the_operator_opted_out_is_out_if_a_trusted_proxy_names_it(
+    user: str, peer: str, is_kept: bool, tmp_path: Path
+) -> None:
+    settings = ServerSettings(
+        data_dir=tmp_path,
+        opt_out_keys=id_of("ann"),
+        tenant_header="X-User",
+        trusted_proxies="10.0.0.0/8",
+    )
+    spool = Spool(tmp_path, limit_bytes=1 << 20)
+    capture = Capture(settings, spool, Tenants.of(settings, ()))
+    request = SimpleNamespace(messages=[{"role": "user", "content": "1 + 1"}])
+    headers = Headers({"X-User": user})
+    capture.keep(request, question.from_chat, headers=headers, is_opted_out=False, peer=peer)
+    assert (spool.counters.captured, spool.counters.opted_out) == (is_kept, not is_kept)
 
 
 @pytest.mark.parametrize("value", [KEY, "a" * 64, f"{KEY_ID} {KEY_ID}"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ledgers import user
 from processes import install
+from starlette.datastructures import Headers
 
 from tempo_server.capture import question, redaction
 from tempo_server.capture.capture import Capture
@@ -118,9 +119,9 @@ def captured(root: Path, redactors: str, **fields: Any) -> tuple[list[Any], Coun
     """Capture a request; return the lines of the spool, and the counters."""
     settings = ServerSettings(data_dir=root, redactors=redactors)
     spool = Spool(root / "spool", limit_bytes=1 << 20)
-    capture = Capture(settings, spool, redaction.load(settings.redactor_names))
+    capture = Capture(settings, spool, redactors=redaction.load(settings.redactor_names))
     request = SimpleNamespace(**fields)
-    capture.keep(request, question.from_chat, headers={}, is_opted_out=False)
+    capture.keep(request, question.from_chat, headers=Headers(), is_opted_out=False)
     files = (root / "spool").glob("*.active")
     lines = [line for path in files for line in path.read_text().splitlines()]
     return [json.loads(line) for line in lines], spool.counters

@@ -20,6 +20,7 @@ from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from tempo_server.capture.capture import Capture
 from tempo_server.capture.spool import Counters, Spool
+from tempo_server.capture.tenants import Tenants
 from tempo_server.serving import endpoints
 from tempo_server.serving.bindings import Binding
 from tempo_server.serving.endpoints import EndpointContext
@@ -40,6 +41,7 @@ CLASSES = {
     "/v1/responses": ResponsesRequest,
     "/v1/messages": AnthropicMessagesRequest,
 }
+NOBODY = Tenants()
 CAPTURED = [path for path in REQUESTS if path != "/v1/completions"]
 
 
@@ -54,7 +56,7 @@ class FakeBindings:
 class CapturingApp:
     """An app with vLLM's routes, wrapped, and the spool into which they capture."""
 
-    def __init__(self, root: Path, **settings: Any) -> None:
+    def __init__(self, root: Path, tenants: Tenants = NOBODY, **settings: Any) -> None:
         self.root = root
         spool = Spool(root, limit_bytes=1 << 20)
         self.counters = spool.counters
@@ -66,7 +68,7 @@ class CapturingApp:
         bindings: Any = FakeBindings()
         self.app.state.tempo_endpoints = EndpointContext(
             bindings=bindings,
-            capture=Capture(ServerSettings(data_dir=root, **settings), spool),
+            capture=Capture(ServerSettings(data_dir=root, **settings), spool, tenants),
             is_admin_key=lambda key: key == KEY,
         )
 
@@ -278,10 +280,15 @@ def test_a_request_for_plain_text_is_captured(
     assert [question["messages"] for question in app.records()] == [MESSAGES]
 
 
-def test_the_key_of_anthropic_s_clients_tells_tenants_apart(app: CapturingApp) -> None:
-    for key in ("a", "b"):
+def test_the_keys_of_both_kinds_of_clients_tell_tenants_apart(tmp_path: Path) -> None:
+    app = CapturingApp(tmp_path, Tenants(keys={"a", "b"}))
+    for key in ("a", "b", "invented"):
         app.post("/v1/messages", headers={"X-Api-Key": key})
-    assert len({q["tenant"] for q in app.records()} - {""}) == 2
+        app.post("/v1/responses", headers={"Authorization": f"Bearer {key}"})
+    tenants = [question["tenant"] for question in app.records()]
+    assert tenants[::2] == tenants[1::2]
+    assert len(set(tenants)) == 3
+    assert tenants[-1] == ""
 
 
 def test_claude_code_s_attribution_is_not_part_of_the_question(app: CapturingApp) -> None:

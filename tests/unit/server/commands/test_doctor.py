@@ -22,6 +22,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 STATUS = {
     "serving_adapter": "tempo-v1",
     "warnings": [],
+    "questions": {"streamed": 0, "stalled": False},
     "processes": [{"id": "p", "version": 1, "error": None}],
 }
 
@@ -58,7 +59,7 @@ def server_with(status: dict[str, Any], *, code: int = 200) -> Handler:
 
 def test_a_healthy_server_passes(tmp_path: Path) -> None:
     checks = server_checks(tmp_path, server_with(STATUS))
-    assert list(checks) == ["server", "key", "flags", "serving"]
+    assert list(checks) == ["server", "key", "flags", "stream", "serving"]
     assert all(check.ok for check in checks.values())
 
 
@@ -87,6 +88,12 @@ def test_a_vllm_without_the_plugin_fails(tmp_path: Path) -> None:
     ("status", "code", "failed", "finding"),
     [
         ({}, 401, "key", "401"),
+        (
+            STATUS | {"questions": {"streamed": 7, "stalled": True}},
+            200,
+            "stream",
+            "7 questions wait in Valkey for the ledger, and none has moved for a minute",
+        ),
         (STATUS | {"warnings": ["--max-loras is 1: use 5"]}, 200, "flags", "--max-loras is 1"),
         (processes({"id": "p", "version": 0, "error": "sha differs"}), 200, "serving", REFUSAL),
         (processes({"id": "p", "version": 0, "error": None}), 200, "serving", BEHIND),

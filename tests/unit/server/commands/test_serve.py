@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -192,19 +192,81 @@ def test_a_database_that_does_not_answer_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "variable", "key"),
+    ("flags", "variables", "key"),
     [
-        ([], None, {}),
-        (["--api-key", "k"], None, {"TEMPO_VLLM_API_KEY": "k"}),
-        (["--api-key", "k"], "other", {"TEMPO_VLLM_API_KEY": "k"}),
-        ([], "k", {"TEMPO_VLLM_API_KEY": "k"}),
+        ([], {}, None),
+        (["--api-key", "k"], {}, "k"),
+        (["--api-key", "k"], {"VLLM_API_KEY": "other"}, "k"),
+        ([], {"VLLM_API_KEY": "k"}, "k"),
+        ([], {"TEMPO_VLLM_API_KEY": "k"}, "k"),
+        ([], {"TEMPO_VLLM_API_KEY": "other", "VLLM_API_KEY": "k"}, "k"),
     ],
 )
-def test_the_worker_gets_the_server_s_url_and_vllm_s_key_of_the_flag_or_else_of_the_variable(
-    flags: list[str], variable: str | None, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_the_server_and_the_worker_get_one_users_key(
+    flags: list[str],
+    variables: dict[str, str],
+    key: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("VLLM_API_KEY", variable)
-    url = "http://127.0.0.1:1"
-    assert serve.worker_environment(["m", *flags], url=url) == {"TEMPO_BASE_URL": url} | key
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    server, worker = serve.child_environments(
+        ["m", *flags], ServerSettings(), url="http://127.0.0.1:1", redis_url="unix:///x"
+    )
+    assert server.get("TEMPO_VLLM_API_KEY") == key
+    assert worker == server | {"TEMPO_BASE_URL": "http://127.0.0.1:1"}
+
+
+def test_a_public_address_without_a_users_key_is_refused_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    assert serve.main([*arguments(), "--host", "0.0.0.0"]) == 1
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert "--insecure-public allows it" in output.err
+    monkeypatch.setenv("TEMPO_VLLM_API_KEY", "k")
+    serve.check([*arguments(), "--host", "0.0.0.0"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [
+        ([], ["ready: http://127.0.0.1:{}/v1, model 'tempo'"]),
+        (
+            ["--host", "0.0.0.0", "--api-key", "k"],
+            [
+                "ready: http://0.0.0.0:{}/v1, model 'tempo'",
+                "open to other machines, for whoever has the users' key",
+            ],
+        ),
+        (
+            ["--host=::", "--insecure-public"],
+            [
+                "ready: http://[::]:{}/v1, model 'tempo'",
+                "open to other machines, for anybody, without a key",
+            ],
+        ),
+    ],
+)
+def test_the_address_that_is_printed_is_the_one_that_is_bound(
+    flags: list[str],
+    lines: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The children are not started; their supervisor is ready at once."""
+
+    class Ready:
+        def __init__(self, *_: object, on_ready: Callable[[], None]) -> None:
+            self.stop = self.run = on_ready
+
+    monkeypatch.setattr(serve, "Supervisor", Ready)
+    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    words = [*arguments(), *flags]
+    serve._run(words, ServerSettings(redis_url="redis://127.0.0.1:1/0"))
+    printed = [line.partition(" | ")[2] for line in capsys.readouterr().out.splitlines()]
+    start = next(n for n, line in enumerate(printed) if line.startswith("ready"))
+    assert printed[start : start + len(lines)] == [line.format(words[2]) for line in lines]

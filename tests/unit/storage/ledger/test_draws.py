@@ -108,9 +108,11 @@ def question(text: str, *, at: float, draws: int) -> Question:
         id=text,
         content_hash=text,
         loose_hash=text,
+        pool_hash=text,
         messages=[{"role": "user", "content": text}],
         chat_template_kwargs={},
         tenant="",
+        owner="",
         captured_at=float(at),
         draws=draws,
     )

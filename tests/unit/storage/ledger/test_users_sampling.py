@@ -132,9 +132,11 @@ def test_the_users_sampling_is_read_quickly_from_40_000_rows(sessions: Sessions)
                 id=str(n),
                 content_hash=str(n % 20_000),
                 loose_hash=str(n % 20_000),
+                pool_hash=str(n % 20_000),
                 messages=[{"role": "user", "content": str(n)}],
                 chat_template_kwargs={},
                 tenant="",
+                owner="",
                 captured_at=float(n),
                 temperature=0.0 if n < 39_500 else 1.0,
             )

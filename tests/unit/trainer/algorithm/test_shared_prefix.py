@@ -129,6 +129,31 @@ def test_models_with_other_layers_keep_padded_rows(family: str) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("longest", "precision"), [(256, torch.float32), (0, torch.bfloat16)])
+def test_gradients_in_bfloat16_attend_to_short_rows_in_float32(
+    monkeypatch: pytest.MonkeyPatch, shared: bool, longest: int, precision: torch.dtype
+) -> None:
+    seen: set[torch.dtype] = set()
+    stock = shared_prefix.sdpa_attention_forward
+
+    def attend(module: object, query: Tensor, *parts: Tensor, **settings: object) -> object:
+        seen.add(query.dtype)
+        return stock(module, query, *parts, **settings)
+
+    monkeypatch.setattr(shared_prefix, "SHORT", longest)
+    nets = Networks(tiny.model().to(torch.bfloat16), tiny.settings())
+    nets._shares_prompts = shared
+    batch = Batch.collate(rollouts(), tiny.PAD)
+    monkeypatch.setattr(shared_prefix, "sdpa_attention_forward", attend)
+    with nets.policy.active():
+        nets.policy.logprobs(batch).sum().backward()
+    assert seen == {precision}
+    seen.clear()
+    nets.policy.base_logprobs(batch)
+    assert seen == {torch.bfloat16}
+
+
 def test_a_response_does_not_see_another_one() -> None:
     nets = networks(FAMILIES["llama"])
     rows = rollouts(questions=1)

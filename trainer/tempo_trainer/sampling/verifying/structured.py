@@ -10,7 +10,7 @@ from tempo_trainer.sampling.verifying.contract import Metadata, References, Verd
 
 MAX_JSON_CHARACTERS = 32_768
 OPERATIONS = ("eq", "ne", "like", "ilike")
-FENCED = re.compile(r"```(?:json|JSON)?\s*\n(.*?)```", re.DOTALL)
+FENCED = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
 class JsonEqual:
