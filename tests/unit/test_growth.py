@@ -35,22 +35,11 @@ from tempo_trainer.sampling.verifiers import (
 
 SIZES = [2**exponent for exponent in range(12, 17)]  # the top four doublings up to 64 KiB
 MAX_EXPONENT = 1.3
-FILLERS = (" ", "\n", ".", "*", "(", "{", "1", "a", "\\", "\u0300\u0315")
+# Behind each start stand many of the first three, and all alone stand many of each.
+FILLERS = (" ", "\n", "a", ".", "*", "(", "{", "1", "\\", "\u0300\u0315")
 STARTS = (
     *("", "question", "answer", "the answer is", "####", "```", r"\boxed", r"\boxed{", "<answer>"),
-    *(
-        "please",
-        "hope this",
-        "A",
-        "x =",
-        "1",
-        "not ",
-        "what's",
-        "{{",
-        "{{item",
-        '{"question"',
-        "<b",
-    ),
+    *("please", "hope this", "A", "x =", "1", "not ", "what's", "{{", "{{item", '{"question"'),
 )
 PIECES = (
     *("please ", "hi ", " thanks", " a:", "aa. ", "aa! ", "3? ", "question: ", "\nQ:", "#### 1\n"),
@@ -66,10 +55,10 @@ def shapes() -> dict[str, Callable[[int], str]]:
     """Return texts of any size by a name: a start, a long filler, and an end that does not fit."""
     made: dict[str, Callable[[int], str]] = {}
     for start in STARTS:
-        for filler in FILLERS:
+        for filler in FILLERS[:3] if start else FILLERS:
             made[f"{start}{filler}…"] = lambda n, s=start, f=filler: s + f * (n // len(f)) + "~x"
     for piece in PIECES:
-        made[f"{piece}…"] = lambda n, p=piece: p * (n // len(p))
+        made[f"({piece})…"] = lambda n, p=piece: p * (n // len(p))
     for opening, closing in ("[]", "{}", "()", ("<b>", "</b>"), (r"\text{", "}"), ('{"a":', "}")):
         made[f"{opening}…{closing}"] = lambda n, o=opening, c=closing: (
             o * (n // len(o + c)) + c * (n // len(o + c))
@@ -95,7 +84,7 @@ def line(text: str) -> None:
 
 def verify(text: str) -> None:
     for verifier in VERIFIERS:
-        verifier.verify(text, ["5"], {"options": ["a", text[:2048]]})
+        verifier.verify(text, ["5"], {"options": ["a", text[:256]]})
 
 
 READERS: dict[str, Callable[[str], Any]] = {
@@ -140,10 +129,11 @@ def exponent(reader: Callable[[str], Any], shape: Callable[[int], str]) -> float
 
 def is_linear(reader: Callable[[str], Any], shape: Callable[[int], str]) -> bool:
     """Tell whether the exponent is below 1.3; measure it only where a look leaves a doubt."""
-    _, half, whole, *_ = SIZES
-    time_of_whole = seconds(reader, shape(whole))
-    if time_of_whole < 0.001 or time_of_whole < 2.2 * seconds(reader, shape(half), runs=2):
-        return True
+    half, whole, *_ = SIZES
+    for runs in (1, 3):
+        time_of_whole = seconds(reader, shape(whole), runs)
+        if time_of_whole < max(0.0005, 2.2 * seconds(reader, shape(half), runs + 1)):
+            return True
     return exponent(reader, shape) < MAX_EXPONENT
 
 

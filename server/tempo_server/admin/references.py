@@ -170,7 +170,11 @@ class _Process:
         except BrokenPipeError:
             return None
         line = self._read_line()
-        reply: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
+        try:
+            reply: dict[str, Any] | None = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:  # a verifier's own print
+            self._process.kill()
+            return None
         return reply
 
     def _read_line(self) -> bytes:

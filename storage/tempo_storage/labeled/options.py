@@ -65,15 +65,19 @@ def append_options(question: str, options: Options) -> str:
     """Return the question with its options below it, unless it lists all of them already."""
     position = 0
     for letter, text in zip(ascii_uppercase, options.texts, strict=False):
-        mark = re.compile(rf"\b{letter}\s*[).:]", re.IGNORECASE)
-        option = re.compile(rf"\W{{0,4}}{re.escape(text)}", re.IGNORECASE)
+        mark = re.compile(rf"\b{letter}\s*[).:](?=(\W{{0,4}}))", re.IGNORECASE)
         marks = islice(mark.finditer(question, position), MAX_MARKS)
-        ends = (option.match(question, one.end()) for one in marks)
-        match = next(filter(None, ends), None)
-        if match is None:
+        starts = (one.end() + gap for one in marks for gap in range(len(one[1]) + 1))
+        end = next((s + len(text) for s in starts if _begins_with(text, question, s)), None)
+        if end is None:
             return f"{question}\n{options.lines}"
-        position = match.end()
+        position = end
     return question
+
+
+def _begins_with(text: str, question: str, start: int) -> bool:
+    """Tell whether an option's text, in any case, stands at this place of a question."""
+    return question[start : start + len(text)].lower() == text.lower()
 
 
 def letter_of(entry: Entry, options: Options) -> str:

@@ -17,7 +17,7 @@ from tempo_lab.tasks import countdown
 from tempo_trainer.sampling.verifier_pool import Item, VerifierError, VerifierPool
 
 PLUGIN = """
-import os, signal
+import contextlib, os, signal
 from tempo_trainer.sampling.verifiers import Verdict
 
 class Odd:
@@ -31,6 +31,10 @@ class Odd:
             raise ValueError("odd " * 100)
         if response == "hang":
             9 ** 9 ** 9 ** 9  # Python's own timers do not run in the middle of it
+        if response == "garble":
+            for number in range(3, 12):
+                with contextlib.suppress(OSError):
+                    os.write(number, b"[1]\\n")
         if response == "fill":
             bytearray(3 << 30)
         print("chatter")
@@ -69,6 +73,11 @@ def test_a_response_that_hangs_costs_one_verdict(odd: VerifierPool) -> None:
     verdicts = odd.verify([custom(text) for text in ("1", "hang", "1")])
     assert [(v.correct, v.reason) for v in verdicts] == [(True, ""), (False, "timeout"), (True, "")]
     assert [v.failed for v in verdicts] == [False, True, False]
+
+
+def test_a_reply_that_is_no_verdict_costs_one_verdict(odd: VerifierPool) -> None:
+    verdicts = odd.verify([custom(text) for text in ("garble", "1")])
+    assert [(v.correct, v.failed) for v in verdicts] == [(False, True), (True, False)]
 
 
 def test_a_verifier_may_have_a_time_out_of_its_own(odd: VerifierPool) -> None:

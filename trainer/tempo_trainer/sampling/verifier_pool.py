@@ -116,7 +116,7 @@ class _Child:
         self._process = self._start()
 
     def verify(self, item: Item, timeout_seconds: float) -> Verdict | None:
-        """Return the verdict; kill a process that gives none in time and return None."""
+        """Return the verdict; kill a process that gives none, or none in time, and return None."""
         if self._process.poll() is not None:
             self._process = self._start()
             self.wait()
@@ -126,10 +126,11 @@ class _Child:
             reply = self._read(self._own_timeouts.get(item.verifier, timeout_seconds))
         except BrokenPipeError:
             reply = None
-        if reply is None:
-            self.kill()
-            return None
-        return Verdict(**json.loads(reply))
+        with suppress(ValueError, TypeError):  # another line than a verdict
+            if reply is not None:
+                return Verdict(**json.loads(reply))
+        self.kill()
+        return None
 
     def wait(self) -> None:
         """Return when the process has loaded its verifiers."""

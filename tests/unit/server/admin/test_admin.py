@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from ledgers import captured
+from ledgers import captured, hold_lease
 
 from tempo_server import keys
 from tempo_server.admin.router import router
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.ledger.models import Key
+from tempo_storage.valkey.streams import QuestionStream
 
 STATUS = "/tempo/v1/status"
 
@@ -266,3 +267,16 @@ def test_a_key_that_another_process_added_is_found_in_the_ledger(admin: Any) -> 
         s.add(Key(sha256=digest, name="other", scopes=[], created_at=0.0))
     assert admin("GET", STATUS, headers={"Authorization": "bearer tk_other"}).status_code == 200
     assert keys.is_admin_key(admin.context, "tk_other")
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+def test_a_stalled_stream_shows_in_the_status_and_in_the_readiness_of_the_worker(
+    admin: Any, monkeypatch: pytest.MonkeyPatch, stalled: bool
+) -> None:
+    monkeypatch.setattr(QuestionStream, "backlog", lambda _: 7)
+    monkeypatch.setattr(QuestionStream, "has_stalled", lambda _: stalled)
+    hold_lease(admin.context.sessions)
+    questions = admin("GET", "/tempo/v1/status").json()["questions"]
+    assert (questions["streamed"], questions["stalled"]) == (7, stalled)
+    health = admin("GET", "/tempo/readyz")
+    assert (health.status_code, health.json()["checks"]["worker"]) == (200, not stalled)

@@ -123,3 +123,10 @@ def test_half_a_surrogate_pair_is_refused(admin: Any, field: str) -> None:
 def test_a_variable_without_a_value_is_named(admin: Any) -> None:
     reply = run(admin, CHECK, "Paris")
     assert (reply.status_code, "{{ item.answer }}" in reply.text) == (400, True)
+
+
+def test_a_short_template_makes_no_enormous_text(admin: Any) -> None:
+    grader = CHECK | {"input": "{{item.big}}" * 1_000}
+    reply = run(admin, grader, "Paris", answer="Paris", big="x" * 10_000)
+    assert reply.status_code == 400
+    assert "shorten `item`" in reply.json()["error"]["message"]

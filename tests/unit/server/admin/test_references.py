@@ -57,6 +57,12 @@ def test_a_reference_on_which_the_process_hangs_is_named_and_the_process_is_kill
     assert time.monotonic() - started < 10.0
 
 
+def test_a_reply_that_is_no_json_costs_one_reference() -> None:
+    garbage = answering(f"print('oh', flush=True) if line['line'] == 2 else {REPLY}")
+    errors = references.check(examples(*[("math", "1")] * 4), command=garbage)
+    assert [(e.line, e.code) for e in errors] == [(2, "verifier_failed")]
+
+
 def test_a_reference_on_which_the_process_hangs_costs_the_others_nothing() -> None:
     error = "'cannot read it' if line['line'] == 5 else None"
     reply = f"print(json.dumps({{'line': line['line'], 'error': {error}}}), flush=True)"

@@ -200,9 +200,9 @@ def test_the_share_holds_quickly_among_100_000_questions(sessions: Sessions) -> 
         for n in range(5):
             s.add(Tenant(id=f"tenant{n}", questions=1, last_asked_at=1e5, quarantined=False))
     with sessions.begin() as s:
-        assert least_seconds(lambda: ledger.pool.next_questions(s, 32)) < 1.5
-        assert least_seconds(lambda: ledger.pool.count_new(s, 99_900.0)) < 0.3
-        assert least_seconds(lambda: ledger.pool.prune(s, 99_000)) < 0.3
+        assert least_seconds(lambda: ledger.pool.next_questions(s, 32)) < 5.0
+        assert least_seconds(lambda: ledger.pool.count_new(s, 99_900.0)) < 1.0
+        assert least_seconds(lambda: ledger.pool.prune(s, 99_000)) < 1.0
         assert ledger.pool.count(s)[1] == 99_000
 
 

@@ -149,6 +149,21 @@ def test_each_content_is_tokenised_once_and_a_too_long_one_left_out() -> None:
     assert sorted(texts) == ["abc", "far too long"]
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_question_that_vllm_refuses_is_left_out_and_the_others_are_asked(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if b"poison" in request.content:
+            return httpx.Response(status, json={"error": "roles must alternate: poison"})
+        return httpx.Response(200, json={"tokens": [1], "max_model_len": 10})
+
+    questions = [Question(text, [{"role": "user", "content": text}]) for text in ("poison", "a")]
+    assert sampler(answer).prompts(questions) == [Prompt("a", (1,))]
+    assert "refuses" in caplog.text
+    assert "poison" not in caplog.text
+
+
 def test_a_response_as_long_as_the_model_is_an_error_that_names_both() -> None:
     reply = httpx.Response(200, json={"tokens": [1], "max_model_len": 4})
     client = sampler(lambda _: reply)
