@@ -33,7 +33,8 @@ def since(s: Session, moment: float) -> Times:
 def remaining(s: Session, captured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the captured questions without the erased ones."""
     tenants = {str(record.get("tenant") or "") for record in captured}
-    rows = s.execute(select(Erasure.tenant, Erasure.erased_at).where(Erasure.tenant.in_(tenants)))
+    ids = filter(str.isprintable, tenants)  # PostgreSQL refuses to look for a NUL or a surrogate
+    rows = s.execute(select(Erasure.tenant, Erasure.erased_at).where(Erasure.tenant.in_(ids)))
     times = {tenant: erased_at for tenant, erased_at in rows}
     return [record for record in captured if not is_erased(record, times)]
 
