@@ -208,10 +208,16 @@ class Adapter(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned(Resource):
-    """The adapters that learned from questions, and the number of questions that were erased."""
+    """The adapters that learned from questions, and the number of questions that were erased.
+
+    `remains` has a sentence for each place where erased text may still be. `rollback_to` is a
+    version that did not learn from the questions, if one that did serves.
+    """
 
     adapters: list[str] = field(default_factory=list)
     erased: int = 0
+    remains: list[str] = field(default_factory=list)
+    rollback_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

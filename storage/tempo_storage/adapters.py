@@ -1,5 +1,7 @@
 """Immutable adapter directories: written aside, hashed, fsynced, renamed; verified at each load.
 
+The ledger keeps the digests of the files (`ledger/published.py`), and a load compares with those.
+
     <root>/tempo-v7/adapter_config.json adapter_model.safetensors probe.json manifest.json
 
 `tempo-v<N>` is version N, `tempo-t<N>` is a trial: the policy at one iteration of a round. Once the
@@ -10,9 +12,10 @@ of a step. The same holds for every trial.
 
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +42,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 FILES = (CONFIG_FILE, WEIGHTS_FILE)
 PROBE_FILE = "probe.json"  # the adapter's effect in the trainer; a server compares its own with it
 MANIFEST_FILE = "manifest.json"
+
+Fingerprint = list[tuple[str | int, ...]]
 
 
 def version_name(version: int) -> str:
@@ -92,6 +97,17 @@ class Manifest:
 
 MANIFEST = TypeAdapter(Manifest)
 
+    @property
+    def text(self) -> str:
+        """The content of the manifest's own file."""
+        return json.dumps(asdict(self), indent=1)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The sha256 of every file of the adapter, the manifest's own included."""
+        own = hashlib.sha256(self.text.encode()).hexdigest()
+        return self.sha256 | {MANIFEST_FILE: own}
+
 
 class AdapterStore:
     """The adapter directories under one root."""
@@ -122,15 +138,15 @@ class AdapterStore:
             manifest = _write_manifest(hidden, name, base)
         return manifest
 
-    def publish_trial(self, write: Callable[[Path], None], *, base: str) -> str:
-        """Publish a trial under the next number, delete the oldest trials, return the name."""
+    def publish_trial(self, write: Callable[[Path], None], *, base: str) -> Manifest:
+        """Publish a trial under the next number, delete the oldest trials, return its manifest."""
         numbers = sorted(int(n.removeprefix("tempo-t")) for n in self.names() if "-t" in n)
         name = trial_name(numbers[-1] + 1 if numbers else 1)
-        self.publish(name, write, base=base)
+        manifest = self.publish(name, write, base=base)
         # The newest stay, so that no number is used twice.
         for number in numbers[: 1 - TRIALS_KEPT]:
             self.remove(trial_name(number))
-        return name
+        return manifest
 
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of an adapter; raise CorruptAdapterError if it cannot be read."""
@@ -143,20 +159,52 @@ class AdapterStore:
         except OSError as error:
             raise _damaged(name, str(error)) from error
 
-    def verify(self, name: str, *, base: str, rank: int) -> Path:
+    def fingerprint(self, name: str) -> Fingerprint:
+        """Return numbers that change when a file of an adapter is written, replaced or added.
+
+        They cost no reading of the files. Raises NotFoundError for an unknown adapter.
+        """
+        stats = [(path.name, path.lstat()) for path in sorted(self.path(name).iterdir())]
+        return [(n, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in stats]
+
+    def digests(self, name: str) -> dict[str, str]:
+        """Return the sha256 of each file that an adapter has now.
+
+        Raises NotFoundError for an unknown adapter, CorruptAdapterError for an entry that is no
+        plain file or cannot be read.
+        """
+        directory = self.path(name)
+        if directory.is_symlink():
+            raise CorruptAdapterError(
+                f"{name}: {directory} is a link; roll back to another version"
+            )
+        digests = {}
+        for path in directory.iterdir():
+            try:
+                digests[path.name] = _sha256(path)
+            except OSError as error:
+                raise CorruptAdapterError(
+                    f"{name}: {path.name} is no file that can be read ({error.strerror}); "
+                    "roll back to another version"
+                ) from error
+        return digests
+
+    def verify(self, name: str, published: Mapping[str, str], *, base: str, rank: int) -> Path:
         """Return the directory of an adapter that a server of `base` may serve.
 
-        `rank` is the server's --max-lora-rank. Raises CorruptAdapterError for a changed or missing
-        file, AdapterMismatchError for another base or a higher rank.
+        `published` has the sha256 of each file as the ledger knows it, and `rank` is the server's
+        --max-lora-rank. Raises CorruptAdapterError for a changed, missing or added file,
+        AdapterMismatchError for another base or a higher rank.
         """
+        found = self.digests(name)
+        changed = {file for file, _ in found.items() ^ published.items()}
+        if changed:
+            raise CorruptAdapterError(
+                f"{name}: {', '.join(sorted(changed))} is not what was published; "
+                "roll back to another version"
+            )
         manifest = self.manifest(name)
         directory = self.path(name)
-        for file in dict.fromkeys((*FILES, *manifest.sha256)):
-            path = directory / file
-            if not path.is_file() or manifest.sha256.get(file) != _sha256(path):
-                raise CorruptAdapterError(
-                    f"{name}: {file} is not what was published; roll back to another version"
-                )
         if manifest.base != base:
             raise AdapterMismatchError(
                 f"{name} was trained for {manifest.base!r} but {base!r} is served; "
@@ -194,10 +242,12 @@ def _write_manifest(directory: Path, name: str, base: str) -> Manifest:
         sha256={file: _sha256(directory / file) for file in files},
         bytes=sum((directory / file).stat().st_size for file in files),
     )
-    (directory / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=1))
+    (directory / MANIFEST_FILE).write_text(manifest.text)
     return manifest
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    # A link would lead to a file that may change, and opening a pipe would wait for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -91,6 +91,7 @@ def make_version_of(make_adapter: MakeAdapter) -> MakeVersion:
             version = ledger.versions.next_version(s)
             manifest = make_adapter(server.store, version_name(version), **options)
             s.add(candidate(version, bytes=manifest.bytes))
+            ledger.published.add(s, manifest)
         return version
 
     return make

@@ -10,7 +10,7 @@ from tempo_server.admin.schemas import Adapter, Page, PromoteRequest, RollbackRe
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE, version_name, version_of
-from tempo_storage.errors import ConflictError, CorruptAdapterError
+from tempo_storage.errors import ConflictError
 from tempo_storage.ledger.models import Serving
 
 FOLLOW_SECONDS = 5.0
@@ -82,28 +82,13 @@ def _promote(
 
     With `resets_tests` the number of the gate's tests starts again at 0.
     """
-    _verify(context, version)
+    if version != BASE:  # before the pointer moves
+        context.verify(version_name(version))
     with context.sessions.begin() as s:
         pointer = ledger.versions.promote(s, version, **options)
         if resets_tests:
             ledger.gate_tests.reset(s)
     return _await_processes(context, pointer)
-
-
-def _verify(context: Context, version: int) -> None:
-    """Check the files before the pointer moves.
-
-    Mark damaged ones corrupt, which moves the pointer off them. Raises UnservableAdapterError or
-    NotFoundError.
-    """
-    if version == BASE:
-        return
-    try:
-        context.verify(version_name(version))
-    except CorruptAdapterError as error:
-        with context.sessions.begin() as s:
-            ledger.versions.mark_corrupt(s, version, str(error))
-        raise
 
 
 def _await_processes(context: Context, pointer: Serving) -> Adapter:

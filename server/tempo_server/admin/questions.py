@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from tempo_server.admin import erasure
 from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery, needs
 from tempo_server.admin.schemas import Learned, Page, QuestionRequest, Tenant
 from tempo_storage import ledger
@@ -21,7 +22,8 @@ def learned_from(context: CurrentContext, body: QuestionRequest) -> Learned:
     The question is in the body, because access logs keep URLs.
     """
     with context.sessions() as s:
-        return _learned(ledger.learned.versions_from(s, body.question))
+        versions = ledger.learned.versions_from(s, body.question)
+    return Learned(adapters=[version_name(version) for version in versions])
 
 
 @router.get("/questions/tenants", **needs("read", 404))
@@ -40,16 +42,23 @@ def admit(context: CurrentContext, tenant: Annotated[str, Path(pattern=TENANT)])
 
 @router.delete("/questions", **needs("questions"))
 def erase(context: CurrentContext, tenant: Annotated[str, Query(pattern=TENANT)]) -> Learned:
-    """Erase a tenant's questions, and list the versions that learned from them."""
-    with context.sessions.begin() as s:
-        erased, versions = ledger.learned.erase(s, _stored(tenant))
-    return _learned(versions, erased=erased)
+    """Erase a tenant's questions, and list the versions that learned from them.
+
+    The questions are erased on the servers' disks, in Valkey and in the ledger. The answer says
+    where something remains. If a version that learned from them serves, `rollback_to` is a version
+    that did not.
+    """
+    erased = erasure.erase(context, _stored(tenant))
+    with context.sessions() as s:
+        target = ledger.versions.rollback_from(s, erased.versions)
+    return Learned(
+        adapters=[version_name(version) for version in erased.versions],
+        erased=erased.questions,
+        remains=erased.remains,
+        rollback_to=None if target is None else version_name(target),
+    )
 
 
 def _stored(tenant: str) -> str:
     """Return the id of a tenant in the ledger."""
     return "" if tenant == ANONYMOUS else tenant
-
-
-def _learned(versions: list[int], *, erased: int = 0) -> Learned:
-    return Learned(adapters=[version_name(version) for version in versions], erased=erased)

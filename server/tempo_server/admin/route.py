@@ -28,8 +28,9 @@ from starlette.types import Message, Receive
 from tempo_server.admin.schemas import ErrorReply, Page, Resource, Text
 from tempo_server.context import Context, from_state
 from tempo_server.errors import SlowRequestError, error_response, json_error
-from tempo_server.keys import Scope, bearer, check_scope, key_with_scope
+from tempo_server.keys import Scope, bearer, check_scope, has_scope, key_with_scope
 from tempo_storage.errors import InvalidInputError, NotFoundError, TempoError, TooLargeError
+from tempo_storage.failures import trace
 from tempo_storage.labeled.file import LabeledFileError
 from tempo_storage.ledger import audit
 
@@ -72,6 +73,8 @@ PUBLIC_ERRORS: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for sta
 COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
     status: ERRORS[status] for status in (400, 401, 403, 500, 503)
 } | {"default": {"model": ErrorReply, "description": "Another error."}}
+# Beginnings of pydantic's names of errors about numbers, choices and names: no text of a question.
+SHOWN_VALUES = ("int_", "float_", "bool_", "less_", "greater_", "literal_", "string_pattern_")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Item = TypeVar("Item", bound=Resource)
@@ -273,7 +276,7 @@ def _error_response(error: Exception, request_id: str) -> JSONResponse:
     response = error_response(error)
     if response.status_code != 500:
         return response
-    logger.error("request %s failed", request_id, exc_info=error)
+    logger.error("request %s failed: %s", request_id, trace(error))
     message = f"the server failed; look for {request_id} in its log"
     return json_error(500, message, "internal_error")
 
@@ -287,11 +290,15 @@ def _invalid_request(error: RequestValidationError) -> JSONResponse:
     if code == "unknown_parameter":
         message = f"{field}: this server does not know the parameter; leave it out"
     else:
-        value = (
-            "" if code == "missing_field" else f", not {first['input']!r}"[:MAX_SHOWN_CHARACTERS]
-        )
-        message = f"{field or 'body'}: {first['msg']}{value}"
+        message = f"{field or 'body'}: {first['msg']}{_shown(first)}"
     return json_error(400, message, code, param=field)
+
+
+def _shown(error: Any) -> str:
+    """Return the value at fault, for the end of a message; "" where it may be a question's text."""
+    if not error["type"].startswith(SHOWN_VALUES):
+        return ""
+    return f", not {error['input']!r}"[:MAX_SHOWN_CHARACTERS]
 
 
 def _line_errors(error: LabeledFileError) -> JSONResponse:

@@ -347,11 +347,17 @@ class Deletion(Schema):
 
 
 class Learned(Schema):
-    """The adapters that learned from questions, and the number of questions that were erased."""
+    """The adapters that learned from questions, and the number of questions that were erased.
+
+    `remains` has a sentence for each place where erased text may still be. `rollback_to` is a
+    version that did not learn from the questions, if one that did serves.
+    """
 
     object: Literal["learned"] = "learned"
     adapters: list[str]
     erased: int = 0
+    remains: list[str] = []
+    rollback_to: str | None = None
 
 
 class Tenant(Resource):

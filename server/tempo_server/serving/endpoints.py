@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from tempo_server.capture import question
-from tempo_server.capture.capture import Capture, ReadQuestion, is_opted_out
+from tempo_server.capture.capture import Capture, ReadQuestion
 from tempo_server.context import from_state
 from tempo_server.errors import StartError, error_response, json_error
 from tempo_server.serving import priority
@@ -112,7 +112,7 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
         if binding is None:  # the name is not ours: vLLM answers (usually 404), nothing is captured
             return await inner(request=request, raw_request=raw_request)
         request.model = binding.key
-        opted_out = not is_admin and await is_opted_out(raw_request)
+        opted_out = not is_admin and await context.capture.is_opted_out(raw_request)
         response = await inner(request=request, raw_request=raw_request)
         if response is None:  # the client is gone
             return None

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import events
+from tempo_storage.ledger import erasures, events
 from tempo_storage.ledger.models import DeadLetter
 
 MAX_CHARACTERS = 65_536  # of an entry
@@ -17,7 +17,12 @@ MAX_KEPT = 1_000
 
 
 def add(s: Session, entry_id: str, entry: dict[str, Any], *, reason: str) -> None:
-    """Keep an entry of the stream; the oldest ones go beyond MAX_KEPT. Say so in an event."""
+    """Keep an entry of the stream; the oldest ones go beyond MAX_KEPT. Say so in an event.
+
+    An entry of a tenant whose questions were erased is not kept.
+    """
+    if not erasures.remaining(s, [entry]):
+        return
     s.merge(DeadLetter(entry_id=entry_id, reason=reason, entry=_text(entry)))
     s.flush()
     newest = select(DeadLetter.entry_id).order_by(DeadLetter.created_at.desc()).limit(MAX_KEPT)
@@ -29,6 +34,31 @@ def add(s: Session, entry_id: str, entry: dict[str, Any], *, reason: str) -> Non
 def count(s: Session) -> int:
     """Return how many entries are set aside."""
     return s.scalar(select(func.count()).select_from(DeadLetter)) or 0
+
+
+def erase(s: Session, tenant: str) -> int:
+    """Delete the entries of a tenant, and those that do not say whose they are; count them."""
+    rows = s.execute(select(DeadLetter.entry_id, DeadLetter.entry)).all()
+    theirs = [entry_id for entry_id, text in rows if _tenant(text) in (tenant, None)]
+    s.execute(delete(DeadLetter).where(DeadLetter.entry_id.in_(theirs)))
+    return len(theirs)
+
+
+def expire(s: Session, before: float) -> int:
+    """Delete the entries that were set aside before a time; return their number."""
+    old = list(s.scalars(select(DeadLetter.entry_id).where(DeadLetter.created_at < before)))
+    s.execute(delete(DeadLetter).where(DeadLetter.entry_id.in_(old)))
+    return len(old)
+
+
+def _tenant(text: str) -> str | None:
+    """Return the tenant of an entry; None if its text was cut, or names none."""
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    tenant = entry.get("tenant") if isinstance(entry, dict) else None
+    return tenant if isinstance(tenant, str) else None
 
 
 def _text(entry: dict[str, Any]) -> str:

@@ -190,6 +190,22 @@ def m009_keys_and_audit(connection: sa.Connection) -> None:
         connection.execute(sa.update(keys).where(keys.c.sha256 == sha256).values(scopes=new))
 
 
+def m010_privacy(connection: sa.Connection) -> None:
+    """Add the tables of published files and of erasures.
+
+    A migration does not know where the adapters are. So the rows of the versions that may serve
+    begin empty, and the server that starts first fills them (`ledger/published.py`).
+    """
+    _execute(
+        connection,
+        "CREATE TABLE published_adapters (name VARCHAR NOT NULL PRIMARY KEY, files JSON NOT NULL)",
+        "CREATE TABLE erasures (tenant VARCHAR NOT NULL PRIMARY KEY, "
+        "erased_at DOUBLE PRECISION NOT NULL)",
+        "INSERT INTO published_adapters (name, files) SELECT 'tempo-v' || CAST(version AS VARCHAR),"
+        " '{}' FROM adapters WHERE NOT swept AND status <> 'corrupt'",
+    )
+
+
 def m011_tenants(connection: sa.Connection) -> None:
     """Add the table of tenants, and to each question its key in the pool and its first tenant.
 
@@ -278,6 +294,7 @@ MIGRATIONS: list[Migration] = [
     m007_deleted_files,
     m008_dead_letters,
     m009_keys_and_audit,
+    m010_privacy,
     m011_tenants,
 ]
 

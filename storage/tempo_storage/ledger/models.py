@@ -85,6 +85,14 @@ class DeadLetter(Base):
     created_at: Mapped[Created]
 
 
+class Erasure(Base):
+    """The last time at which a tenant's questions were erased; none that is older is stored."""
+
+    __tablename__ = "erasures"
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    erased_at: Mapped[float]
+
+
 class File(Base):
     """An uploaded file of labeled questions.
 
@@ -252,6 +260,18 @@ class Adapter(Base):
     lineage: Mapped[Data]
     report: Mapped[Data]
     created_at: Mapped[Created]
+
+
+class PublishedAdapter(Base):
+    """The sha256 of each file of an adapter, a version or a trial, as it was published.
+
+    `files` is {} for a version that was published before the ledger kept them, until a server has
+    compared its files with its manifest.
+    """
+
+    __tablename__ = "published_adapters"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    files: Mapped[Data]
 
 
 class GateTest(Base):

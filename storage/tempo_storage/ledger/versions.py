@@ -155,6 +155,16 @@ def sound_ancestor(s: Session, version: int) -> int:
     return BASE
 
 
+def rollback_from(s: Session, unwanted: Collection[int]) -> int | None:
+    """Return the version to which a rollback leads away from these; None if none of them serves."""
+    version = serving(s).version
+    if version not in unwanted:
+        return None
+    while version in unwanted:
+        version = sound_ancestor(s, version)
+    return version
+
+
 def _is_sound(s: Session, version: int) -> bool:
     """Tell whether a version may serve without force: it is not corrupt, rejected or swept."""
     row = s.get(Adapter, version)

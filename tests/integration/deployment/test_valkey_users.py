@@ -32,15 +32,18 @@ NOBODY: dict[str, Forbidden] = {
     "write its files": lambda c: c.save(),
     "copy itself elsewhere": lambda c: c.execute_command("REPLICAOF", "127.0.0.1", "1"),
     "watch others": lambda c: c.execute_command("CLIENT", "LIST"),
+    "watch another key": lambda c: c.execute_command("WATCH", "other"),
+    "delete another key": lambda c: c.unlink("other"),
     "end it": lambda c: c.execute_command("SHUTDOWN", "NOSAVE"),
 }
 SERVER: dict[str, Forbidden] = {
-    "delete questions": lambda c: c.delete(STREAM),
+    "take questions": lambda c: c.xreadgroup("ledger", "server", {STREAM: ">"}),
+    "acknowledge questions": lambda c: c.xack(STREAM, "ledger", "1-0"),
     "take rings": lambda c: c.blpop([RINGS], 0.01),
+    "delete rings": lambda c: c.unlink(RINGS),
     "read jobs": lambda c: c.hget("rq:job:x", "data"),
 }
 WORKER: dict[str, Forbidden] = {
-    "write questions": lambda c: c.xadd(STREAM, {"question": "{}"}),
     "ring": lambda c: c.rpush(RINGS, FUNCTION),
     "write RQ's records elsewhere": lambda c: c.xadd("results", {"a": "b"}),
 }
@@ -100,6 +103,18 @@ def test_the_server_sends_questions_and_rings_that_the_worker_takes(client: Clie
     listener.close()
 
 
+@pytest.mark.parametrize("role", ["server", "worker"])
+def test_each_role_erases_questions_and_keeps_the_others(role: str, client: Client) -> None:
+    QuestionStream(client("server")).append([{"id": "erased"}, {"id": "kept"}])
+    stream = QuestionStream(client(role))
+    assert stream.delete(lambda question: question["id"] == "erased") == 1
+    stream.rewrite_log()
+    reader = QuestionStream(client("worker"))
+    ((entry_id, question),) = reader.read()
+    assert question == {"id": "kept"}
+    reader.acknowledge([entry_id])
+
+
 def test_rq_s_worker_may_keep_its_records(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     waiting = ["job-1", "job-2"]
     runs: list[str] = []
@@ -126,13 +141,13 @@ def test_no_role_can_do_what_nobody_needs(role: str, act: str, client: Client) -
 
 
 @pytest.mark.parametrize("act", SERVER)
-def test_the_server_takes_nothing_away(act: str, client: Client) -> None:
+def test_the_server_takes_nothing_from_the_worker(act: str, client: Client) -> None:
     with pytest.raises(redis.exceptions.NoPermissionError):
         SERVER[act](client("server"))
 
 
 @pytest.mark.parametrize("act", WORKER)
-def test_the_worker_cannot_write(act: str, client: Client) -> None:
+def test_the_worker_can_neither_ring_nor_write_elsewhere(act: str, client: Client) -> None:
     with pytest.raises(redis.exceptions.NoPermissionError):
         WORKER[act](client("worker"))
 

@@ -118,7 +118,7 @@ def test_verdicts_come_in_the_order_of_the_items() -> None:
 
 @pytest.mark.parametrize(
     ("failure", "reason"),
-    [("exit", "timeout"), ("raise", "ValueError: odd"), ("fill", "MemoryError")],
+    [("exit", "timeout"), ("raise", "ValueError"), ("fill", "MemoryError")],
 )
 def test_a_verifier_that_fails_costs_its_own_verdict_only(
     odd: VerifierPool, failure: str, reason: str

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ledgers import candidate, opened
+from canaries import canary
+from ledgers import candidate, captured, opened
 from postgres import Postgres, postgres_server
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -17,6 +19,7 @@ from tempo_storage.errors import ConflictError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS, migrate
 from tempo_storage.ledger.models import Key
+from tempo_storage.ledger.scrub import scrub
 
 pytestmark = [pytest.mark.service, pytest.mark.needs("postgresql")]
 
@@ -120,6 +123,30 @@ def test_a_figure_that_is_not_a_number_is_stored_as_null(sessions: sessionmaker[
     with sessions() as s:
         (event,) = ledger.events.find(s)
         assert event.data == {"auroc": None, "gate": {"high": None, "k": 4}, "rows": [0.5, None]}
+
+
+def test_an_erased_question_leaves_no_bytes_in_the_tables_files(
+    postgres: Postgres, sessions: sessionmaker[Session]
+) -> None:
+    paths = "SELECT pg_relation_filepath(oid) FROM pg_class WHERE relname = 'questions'"
+
+    def holds_it() -> bool:
+        engine = sessions.kw["bind"]
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CHECKPOINT"))
+            (path,) = connection.scalars(text(paths))
+        return canary("ann").encode() in (postgres.directory / "data" / path).read_bytes()
+
+    with sessions.begin() as s:
+        ledger.pool.add(s, [captured("q", canary("ann"), tenant="ann")])
+    assert holds_it()
+    with sessions.begin() as s:
+        assert ledger.learned.erase(s, "ann") == (1, [])
+    assert holds_it()
+    assert scrub(sessions.kw["bind"]) == ""
+    assert not holds_it()
+    with sessions.begin() as s:  # the connection is back in a usable state
+        ledger.pool.add(s, [captured("q", "1 + 1")])
 
 
 def test_a_new_connection_replaces_one_that_postgres_has_closed(

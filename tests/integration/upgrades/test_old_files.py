@@ -26,9 +26,11 @@ from tempo_storage.valkey.streams import QUEUE, QuestionStream, redis_client
 def test_adapters_and_the_uploaded_file_are_what_the_ledger_says(old: Path) -> None:
     store = AdapterStore(old / "data" / "adapters")
     assert [name for name in store.names() if "-v" in name] == ["tempo-v2", "tempo-v3", "tempo-v4"]
-    with opened(f"sqlite:///{old / 'data' / 'tempo.db'}") as sessions, sessions() as s:
+    with opened(f"sqlite:///{old / 'data' / 'tempo.db'}") as sessions, sessions.begin() as s:
+        ledger.published.adopt(s, store)
         for version in (2, 3, 4):
-            directory = store.verify(version_name(version), base=BASE, rank=1)
+            files = ledger.published.files(s, version_name(version))
+            directory = store.verify(version_name(version), files, base=BASE, rank=1)
             weights = (directory / "adapter_model.safetensors").read_bytes()
             digest = hashlib.sha256(weights).hexdigest()
             assert ledger.versions.adapter(s, version).sha256 == digest

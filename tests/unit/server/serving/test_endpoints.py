@@ -55,6 +55,9 @@ class FakeCapture:
     def __init__(self) -> None:
         self.models: list[str] = []
 
+    async def is_opted_out(self, raw_request: Any) -> bool:
+        return False
+
     def keep(self, request: Any, read_question: Any, **_: Any) -> None:
         self.models.append(request.model)
 

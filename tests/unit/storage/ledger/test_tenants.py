@@ -125,6 +125,17 @@ def test_a_question_belongs_to_the_tenant_that_asked_it_first(sessions: Sessions
         assert ledger.tenants.held(s) == {"ann": 1, "ben": 1}  # while anybody's row of it is there
 
 
+def test_the_questions_of_an_erased_tenant_belong_to_the_one_that_asked_next(
+    sessions: Sessions,
+) -> None:
+    with sessions.begin() as s:
+        ask(s, "ann", "2 + 2", "4 + 4", at=1.0)
+        ask(s, "cem", "2 + 2", at=3.0)
+        ask(s, "ben", "2 + 2", at=2.0)
+        assert ledger.learned.erase(s, "ann") == (2, [])
+        assert [row.owner for row in s.scalars(select(Question))] == ["ben", "ben"]
+
+
 def test_a_new_tenant_waits_in_quarantine_until_it_has_asked_enough(sessions: Sessions) -> None:
     with sessions.begin() as s:
         ask(s, "ann", "a 1", "a 2", quarantine=4)
