@@ -94,9 +94,6 @@ class Manifest:
     sha256: dict[FileName, str]
     bytes: Count
 
-
-MANIFEST = TypeAdapter(Manifest)
-
     @property
     def text(self) -> str:
         """The content of the manifest's own file."""
@@ -107,6 +104,9 @@ MANIFEST = TypeAdapter(Manifest)
         """The sha256 of every file of the adapter, the manifest's own included."""
         own = hashlib.sha256(self.text.encode()).hexdigest()
         return self.sha256 | {MANIFEST_FILE: own}
+
+
+MANIFEST = TypeAdapter(Manifest)
 
 
 class AdapterStore:

@@ -28,7 +28,7 @@ from starlette.types import Message, Receive
 from tempo_server.admin.schemas import ErrorReply, Page, Resource, Text
 from tempo_server.context import Context, from_state
 from tempo_server.errors import SlowRequestError, error_response, json_error
-from tempo_server.keys import Scope, bearer, check_scope, has_scope, key_with_scope
+from tempo_server.keys import Scope, bearer, check_scope, key_with_scope
 from tempo_storage.errors import InvalidInputError, NotFoundError, TempoError, TooLargeError
 from tempo_storage.failures import trace
 from tempo_storage.labeled.file import LabeledFileError
