@@ -1,8 +1,8 @@
 """Two sets of questions with a number as the answer, and their partition.
 
-`last` asks for the last number of a list, and for the number alone. `larger` asks for the larger of
-two numbers, and for an explanation. No two questions of a set are equal up to the order of their
-numbers.
+`last` asks for the last number of a list, and for the number alone. `largest` asks for the largest
+of three numbers, and for an explanation. No two questions of a set are equal up to the order of
+their numbers.
 """
 
 import hashlib
@@ -93,12 +93,12 @@ def _last() -> Iterator[Question]:
         )
 
 
-def _larger() -> Iterator[Question]:
-    for first, second in _draws(range(100, 1000), 2):
+def _largest() -> Iterator[Question]:
+    for first, second, third in _draws(range(10, 100), 3):
         yield Question(
-            f"Which number is larger, {first} or {second}? "
-            "Explain your answer in two sentences. End with: The answer is [number].",
-            max(first, second),
+            f"Which number is the largest, {first}, {second} or {third}? "
+            "Explain your answer in three sentences. End with: The answer is [number].",
+            max(first, second, third),
         )
 
 
@@ -106,6 +106,6 @@ SETS = {
     one.name: one
     for one in (
         QuestionSet("last", 16, _last),
-        QuestionSet("larger", 96, _larger),
+        QuestionSet("largest", 96, _largest),
     )
 }
