@@ -47,7 +47,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             end(reason)
 
 
-# The tables of `make chaos` and `make attack` ------------------------------------------------------
+# The tables of `make chaos` and `make attack` -----------------------------------------------------
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,9 @@ from tempo_storage.ledger.models import Question
 USERS_KEY = "sk-of-all-users"
 PROXY = "127.0.0.2"  # the only address whose header names a tenant
 TENANT_HEADER = "X-User-Id"
+SILENT = "a tenant that the operator opted out"
+LIMIT = 300  # questions of a tenant in a minute
+POOL = 200  # questions that the worker keeps
 JSON = {"content-type": "application/json"}
 QUIET_SECONDS = 0.5  # without a byte, after which an answer is whole
 V1 = "/tempo/v1"

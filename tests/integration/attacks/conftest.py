@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from attackers import PROXY, TENANT_HEADER, USERS_KEY, HonestUser
+from attackers import LIMIT, POOL, PROXY, SILENT, TENANT_HEADER, USERS_KEY, HonestUser
 from processes import install, with_python_path
 from servers import Server, serving
 from waiting import eventually
@@ -14,15 +14,12 @@ from waiting import eventually
 from tempo_server.capture.tenants import id_of
 from tempo_storage import ledger
 
-QUESTIONS_PER_MINUTE = 200
-POOL = 200
-SILENT = "a tenant that the operator opted out"
 COMMON = {"TEMPO_VLLM_API_KEY": USERS_KEY}
 SERVER = {
     "TEMPO_TENANT_HEADER": TENANT_HEADER,
     "TEMPO_TRUSTED_PROXIES": PROXY,
     "TEMPO_TENANT_BY_ADDRESS": "true",
-    "TEMPO_TENANT_QUESTIONS_PER_MINUTE": str(QUESTIONS_PER_MINUTE),
+    "TEMPO_TENANT_QUESTIONS_PER_MINUTE": str(LIMIT),
     "TEMPO_REDACTORS": "personal",
     "TEMPO_OPT_OUT_KEYS": id_of(SILENT),
 }

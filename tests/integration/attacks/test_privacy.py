@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from attackers import JSON, V1, HonestUser, chat, counted, stored
+from attackers import JSON, SILENT, V1, HonestUser, chat, counted, stored
 from canaries import canary, files_with
 from ledgers import captured
 from traffic import CHAT
@@ -18,8 +18,6 @@ from waiting import eventually
 from tempo_server.capture.tenants import id_of
 from tempo_storage import private
 from tempo_storage.valkey.streams import STREAM
-
-from .conftest import SILENT
 
 pytestmark = [pytest.mark.vllm, pytest.mark.service]
 Seen = Callable[[object], None]

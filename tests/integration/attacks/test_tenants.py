@@ -7,7 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from attackers import PROXY, TENANT_HEADER, USERS_KEY, HonestUser, chat, counted, stored
+from attackers import (
+    LIMIT,
+    POOL,
+    PROXY,
+    TENANT_HEADER,
+    USERS_KEY,
+    HonestUser,
+    chat,
+    counted,
+    stored,
+)
 from ledgers import captured
 from traffic import CHAT
 from waiting import eventually
@@ -20,8 +30,6 @@ Seen = Callable[[object], None]
 
 OF_THE_KEY = id_of(f"Bearer {USERS_KEY}")
 FLOOD = 420
-LIMIT = 200
-POOL = 200
 CLAIMS = (
     {TENANT_HEADER: "honest"},
     {TENANT_HEADER.lower(): "honest", "Forwarded": f"for={PROXY}"},
@@ -74,7 +82,7 @@ def ask_flood(stack: Any) -> Counter[int]:
 )
 @pytest.mark.attack(
     "fair share",
-    "420 questions of one tenant within a minute, at a limit of 200",
+    "420 questions of one tenant within a minute, at a limit of 300",
     promise="all are answered; those beyond the limit are counted and not kept",
 )
 def test_a_flood_displaces_nobody(stack: Any, seen: Seen) -> None:
