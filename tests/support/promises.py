@@ -5,8 +5,8 @@ A marker names the table, a group, what the test does, and what is promised:
     @pytest.mark.fault(5, "kill -9 of Valkey", promise="no request fails")
     @pytest.mark.attack("Valkey", "a pickled job", promise="nothing of it runs")
 
-Each test with the same arguments adds to the same row. What a test measured is its property
-`observed`; the test of an attack must record it.
+Each test with the same arguments adds to the same row. Its property `observed` says what it
+measured; the test of an attack must record one.
 """
 
 import signal

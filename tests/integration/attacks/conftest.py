@@ -83,11 +83,15 @@ def admin(stack: Server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(autouse=True)
-def unharmed(
-    stack: Server, worker_process: subprocess.Popen[bytes], honest: HonestUser
-) -> Iterator[None]:
-    """After each attack both processes live, and an honest user's question is stored."""
+def _unharmed(stack: Server, worker_process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """After each attack both processes live."""
     yield
     assert stack.process is not None
     assert (stack.process.poll(), worker_process.poll()) == (None, None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _learning(honest: HonestUser) -> Iterator[None]:
+    """After the attacks of a file an honest user's question is stored."""
+    yield
     assert honest.seconds_until_stored() < 30

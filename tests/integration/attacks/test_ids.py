@@ -86,6 +86,7 @@ def test_no_id_leads_out_of_its_directory(stack: Any, admin: httpx.Client, seen:
             filled = "/".join(text if part.startswith("{") else part for part in path.split("/"))
             request = f"{method} {filled} HTTP/1.1\r\nHost: x\r\n{key}\r\nConnection: close\r\n\r\n"
             answer = raw(stack, request.encode())
+            assert answer, request
             assert stack.admin_key.encode() not in answer
             assert b"root:" not in answer
             codes.update(statuses(answer))
@@ -118,6 +119,10 @@ def test_the_name_of_an_upload_names_no_place(
         for n in range(8)
     ]
     reply = admin.post(f"{V1}/files", files={"file": (name, "\n".join(lines).encode())})
+    if len(name) > 1_000:  # a header of this length is no part of a form
+        assert reply.status_code == 400, reply.text
+        seen(f"{len(name)} characters: {reply.status_code}")
+        return
     assert reply.status_code == 200, reply.text
     file_id = reply.json()["id"]
     names = {path.name for path in (stack.data_dir / "files").iterdir()}
@@ -126,7 +131,7 @@ def test_the_name_of_an_upload_names_no_place(
     content = admin.get(f"{V1}/files/{file_id}/content?held_out=true")
     assert content.text.splitlines() == lines
     assert admin.delete(f"{V1}/files/{file_id}").status_code == 200
-    seen(f"{reply.status_code}, one file under its id")
+    seen(f"{reply.status_code}, one file under its id, {len(elsewhere)} elsewhere")
 
 
 @pytest.mark.attack(
@@ -158,7 +163,7 @@ def test_unknown_paths_and_methods_have_one_form(
     clients.append((admin, ("/tempo/nothing", f"{V1}/nothing", f"{V1}/status", JOBS)))
     for client, paths in clients:
         for path in paths:
-            for method in ("PUT", "PATCH", "TRACE", "BREW"):
+            for method in ("PUT", "PATCH", "DELETE"):
                 reply = client.request(method, path)
                 error = reply.json()["error"]
                 assert error.keys() >= {"message", "type", "param", "code"}, (method, path)

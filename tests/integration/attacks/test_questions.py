@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from attackers import JSON, USERS_KEY, HonestUser, chat, counted, nested, stored
 from ledgers import captured
@@ -26,13 +27,12 @@ ARGUMENTS = {
     "NUL": '{"a": "\\u0000"}',
     "half a surrogate pair": '{"\\ud800": 1}',
     "an infinity": '{"a": 1e400}',
-    "10^400": f'{{"a": {10**400}}}',
 }
 
 
 @pytest.mark.attack(
     "learning",
-    "chat_template_kwargs of 600 nested lists, 20 KB, NUL, half a surrogate pair, 1e400, 10^400",
+    "chat_template_kwargs of 600 nested lists, 20 KB, NUL, half a surrogate pair, 1e400",
     promise="no 5xx; the question is skipped and counted; the next one is stored",
 )
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -53,7 +53,7 @@ def test_arguments_of_the_template_are_skipped_and_stop_nothing(
 
 # Entries that another program writes --------------------------------------------------------------
 
-ODD = (None, 0, -1, 10**30, 1e308, True, "", "x", [], {}, [[1]], {"a": {}}, "\0", "\ud800")
+ODD = (None, 0, -1, 10**30, 10**400, 1e308, True, "", "x", [], {}, [[1]], {"a": {}}, "\0", "\ud800")
 FIELDS = (
     *("id", "messages", "captured_at", "tenant", "chat_template_kwargs", "content_hash"),
     *("loose_hash", "temperature", "top_p", "top_k", "max_tokens", "adapter_version"),
@@ -113,6 +113,12 @@ def set_aside(stack: Any) -> int:
         return ledger.dead_letters.count(s)
 
 
+def num_events(stack: Any) -> int:
+    with stack.sessions() as s:
+        newest = ledger.events.find(s, newest_first=True, limit=1_000)
+        return sum(event.type == "questions.dead_letter" for event in newest)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -132,13 +138,16 @@ def test_poisoned_entries_are_set_aside_and_the_others_flow(
 ) -> None:
     entries = POISON[name]()
     before = set_aside(stack)
+    events_before = num_events(stack)
     for fields in entries:
         stack.stream._client.xadd(STREAM, fields)
     seconds = honest.seconds_until_stored()
     eventually(lambda: stack.stream.backlog() == 0, seconds=10)
     aside = set_aside(stack) - before
+    events = num_events(stack) - events_before
     assert 0 < aside <= len(entries)
-    seen(f"{aside} of {len(entries)} set aside, next stored in {seconds:.1f} s")
+    assert events <= 2  # one a minute
+    seen(f"{aside} of {len(entries)} set aside, {events} events, next stored in {seconds:.1f} s")
 
 
 @pytest.mark.attack(
@@ -170,20 +179,35 @@ def test_stored_questions_that_cannot_be_asked_are_left_out_of_a_round(
     seen(f"{len(asked)} of {len(rows)} drawn questions are asked, the others are left out")
 
 
+def processor_seconds(process_id: int) -> float:
+    """Return the processor time that a process has used."""
+    times = psutil.Process(process_id).cpu_times()
+    return float(times.user + times.system)
+
+
 @pytest.mark.attack(
     "time and memory",
     "200 questions of 32 KB of courtesies",
-    promise="each takes less than 20 ms on the way into the ledger",
+    promise="they take the worker at most twice the processor time of other questions of 32 KB",
 )
-def test_courtesies_take_no_time(stack: Any, honest: HonestUser, seen: Seen) -> None:
-    usual = min(honest.seconds_until_stored() for _ in range(3))
-    for start in ("please ", "hi there ", "could you tell me ", " thanks", "question: "):
-        for number in range(40):
-            text = f"{start * (32_000 // len(start))} {number}"
-            stack.stream._client.xadd(STREAM, entry(messages=[{"role": "user", "content": text}]))
-    seconds = honest.seconds_until_stored()
-    seen(f"the next question was stored after {seconds:.2f} s, usually {usual:.2f} s")
-    assert seconds - usual < 200 * 0.02
+def test_courtesies_take_no_time(
+    stack: Any, honest: HonestUser, worker_process: Any, seen: Seen
+) -> None:
+    def cost(starts: tuple[str, ...]) -> float:
+        before = processor_seconds(worker_process.pid)
+        for start in starts:
+            for number in range(40):
+                text = f"{start * (32_000 // len(start))} {number}"
+                messages = [{"role": "user", "content": text}]
+                stack.stream._client.xadd(STREAM, entry(messages=messages))
+        eventually(lambda: stack.stream.backlog() == 0, seconds=90)
+        return processor_seconds(worker_process.pid) - before
+
+    usual = cost(("abc def ", "seven ", "x", "many more words ", "12 + 34 = "))
+    courteous = cost(("please ", "hi there ", "could you tell me ", " thanks", "question: "))
+    seen(f"{courteous * 5:.0f} ms of processor time a question, others {usual * 5:.0f} ms")
+    assert courteous < 2 * usual
+    assert honest.seconds_until_stored() < 30
 
 
 # The stream itself --------------------------------------------------------------------------------

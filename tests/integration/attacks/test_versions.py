@@ -83,7 +83,8 @@ def serving(stack: Any, make_version_of: Any) -> str:
 def refusals(stack: Any, name: str) -> list[str]:
     """Return the events that say that a version was refused."""
     with stack.sessions() as s:
-        return [e.type for e in ledger.events.find(s) if e.level == "error" and name in e.message]
+        newest = ledger.events.find(s, newest_first=True)
+        return [e.type for e in newest if e.level == "error" and name in e.message]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ SECONDS = 600.0  # most of it imports vLLM
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What the script prints for each of WRONG, RIGHT, public metrics, and FIRST."""
+    """The rows that the script prints for WRONG, RIGHT, public metrics, and FIRST."""
     cases = [*([headers, False] for headers in (*WRONG, RIGHT)), [{}, True], [FIRST, False]]
     done = subprocess.run(
         [sys.executable, str(SCRIPT)],
