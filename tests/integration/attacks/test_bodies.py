@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -32,7 +33,7 @@ Seen = Callable[[object], None]
 MEGABYTE = 1 << 20
 MAX_GROWTH_BYTES = 150 * MEGABYTE
 QUICKLY = 5.0
-LINE = {"question": "1 + 1?", "answer": "2", "verifier": "hanging"}
+LINE = {"question": "How long?", "answer": "2", "verifier": "hanging"}
 
 
 class Cost:
@@ -116,10 +117,12 @@ def test_a_huge_upload_is_refused_while_it_comes(
     secret = stack.admin_key if key == "admin" else "tk_wrong"
     headers = {"Authorization": f"Bearer {secret}"}
     headers["Content-Type"] = "multipart/form-data; boundary=x"
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body = chain([part], slowly(300 * MEGABYTE))
     with Cost(stack) as cost:
-        status = post(f"{stack.base_url}{V1}/files", headers, slowly(300 * MEGABYTE))
+        status = post(f"{stack.base_url}{V1}/files", headers, body)
     seen(f"{key} key: {status} after {cost}")
-    assert status in (expected, 400, "closed")
+    assert status in (expected, "closed")
     assert cost.growth_bytes < MAX_GROWTH_BYTES
 
 
@@ -252,7 +255,9 @@ def uploads(stack: Any) -> Iterator[list[threading.Thread]]:
     def upload(thread: Any) -> None:
         url = f"{stack.base_url}{V1}/files?"
         files = {"file": ("labeled.jsonl", content)}
-        thread.status = httpx.post(url, files=files, headers=headers, timeout=600).status_code
+        reply = httpx.post(url, files=files, headers=headers, timeout=600)
+        thread.reply = reply.text
+        thread.status = reply.status_code
 
     threads = [threading.Thread(daemon=True) for _ in range(40)]
     for thread in threads:
@@ -262,7 +267,8 @@ def uploads(stack: Any) -> Iterator[list[threading.Thread]]:
     yield threads
     for thread in threads:
         thread.join(120)
-    assert {thread.status for thread in threads} <= {400, 429}  # type: ignore[attr-defined]
+    ends = [(t.status, "verifier_timeout" in t.reply) for t in threads]  # type: ignore[attr-defined]
+    assert Counter(ends) == {(429, False): 28, (400, True): 12}
 
 
 @pytest.mark.slow
