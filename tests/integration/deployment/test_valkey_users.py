@@ -142,7 +142,7 @@ def forbidden(act: str) -> Any:
 
 
 @pytest.mark.parametrize("role", ["server", "worker", "health"])
-@pytest.mark.parametrize("act", map(forbidden, NOBODY))
+@pytest.mark.parametrize("act", [*map(forbidden, NOBODY)])
 def test_no_role_can_do_what_nobody_needs(
     role: str, act: str, client: Client, seen: Callable[[object], None]
 ) -> None:

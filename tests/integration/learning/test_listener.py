@@ -69,7 +69,7 @@ def forged(name: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", map(forged, REFUSED))
+@pytest.mark.parametrize("name", [*map(forged, REFUSED)])
 def test_a_forged_job_is_refused_and_runs_nothing(
     name: str,
     listener: Listener,
