@@ -17,7 +17,7 @@ RIVALS_ARGS ?=
 RESULTS := trainer/tempo_lab/results
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke learn rivals study-cpu study-tune study-sweeps figures simulation test chaos lint compose-check clean help
+.PHONY: demo control smoke learn rivals study-cpu study-tune study-sweeps figures simulation test chaos attack lint compose-check clean help
 
 demo: .venv/ready  ## run the whole loop on a toy model: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_lab.demo.run --kept $(RESULTS) $(DEMO_ARGS)
@@ -54,6 +54,9 @@ test: lint  ## run linters, type checks, unit tests, and tests on real vLLM, Val
 
 chaos: .venv/ready  ## inject each fault into real processes, and print which promises held
 	$(BIN)/python -m pytest -m fault $(PYTEST_ARGS)
+
+attack: .venv/ready  ## attack a server, a worker and a Valkey as users and neighbours could, and print what was seen
+	$(BIN)/python -m pytest -m attack $(PYTEST_ARGS)
 
 lint: .venv/ready  ## run linters and type checks
 	$(BIN)/ruff check .

@@ -103,7 +103,11 @@ class TempoPlugin:
             ),
         ]
         state.tempo = context
-        state.tempo_front = front.Front.of(users_keys, public_metrics=settings.public_metrics)
+        state.tempo_front = front.Front.of(
+            users_keys,
+            public_metrics=settings.public_metrics,
+            max_body_bytes=settings.max_request_bytes,
+        )
         state.tempo_endpoints = EndpointContext(
             bindings=bindings,
             capture=Capture(settings, spool, tenants, rate_limit, redactors),

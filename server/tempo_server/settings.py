@@ -37,6 +37,8 @@ class ServerSettings(StorageSettings):
     """Seconds between two readings of the serving pointer and of the admin keys."""
     max_question_bytes: int = Field(default=32 * 1024, ge=1, le=1024 * 1024)
     """Longer questions are skipped."""
+    max_request_bytes: int = Field(default=64 << 20, ge=1 << 20)
+    """Largest body of a request; a larger one answers 413."""
     public_metrics: bool = False
     """Whether /metrics answers without the users' key. Without such a key it always does."""
     spool_bytes: int = Field(default=1 << 30, ge=1 << 20)

@@ -145,6 +145,8 @@ def install(app: FastAPI) -> None:
 async def _routing_error(request: Request, error: Exception) -> Response:
     """Answer an error of the app's router; an error of a route gets FastAPI's own answer."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, TempoError):  # FastAPI wraps what is raised while it reads
+        return error_response(error.__cause__)
     path = request.url.path
     methods = ", ".join(sorted(_methods(request)))
     if error.status_code != (405 if methods else 404):

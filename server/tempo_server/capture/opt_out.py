@@ -54,9 +54,7 @@ def _key_ids(raw_request: Request) -> set[str]:
 
 def _stores(parsed: Any, body: bytes) -> list[Any]:
     """Return each value of `store` in a body: a name may stand there twice."""
-    if not isinstance(parsed, dict):
+    if not isinstance(parsed, dict) or "store" not in parsed:
         return []
-    if body.count(b'"store"') < 2:
-        return [parsed.get("store")]
     pairs = json.loads(body, object_pairs_hook=list)
     return [value for name, value in pairs if name == "store"]

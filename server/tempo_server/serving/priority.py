@@ -14,9 +14,12 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tempo_server.errors import json_error
-from tempo_server.front import OWN_PATHS, path_of
+from tempo_server.errors import error_response, json_error
+from tempo_server.front import METRICS_PATH, OPEN_PATHS, OWN_PATHS, path_of
+from tempo_storage.errors import TooLargeError
 
+# They answer without a key, so nobody may let us read a body there.
+WITHOUT_BODY = (*OPEN_PATHS, METRICS_PATH)
 HEADER = "x-vllm-priority"  # some routes prefer it to the field `priority`, others ignore it
 MAX_PRIORITY = 2**63 - 1
 INTEGER = TypeAdapter(int)  # reads the field as vLLM does
@@ -61,6 +64,9 @@ class PriorityMiddleware:
             body = await request.body()
         except ClientDisconnect:
             return
+        except TooLargeError as error:
+            await error_response(error)(scope, receive, send)
+            return
         answer = refusal(request.headers, _field(body))
         if answer is None or self.is_admin(request):
             await self.app(scope, _replayed(body, receive), send)
@@ -69,7 +75,7 @@ class PriorityMiddleware:
 
     def _is_checked(self, scope: Scope) -> bool:
         path = path_of(scope)
-        return path in self.checked_paths or path.startswith(OWN_PATHS)
+        return path in self.checked_paths or path in WITHOUT_BODY or path.startswith(OWN_PATHS)
 
 
 def _field(body: bytes) -> object:

@@ -4,6 +4,7 @@ They are kept so that nothing is lost without a trace, and so that the questions
 """
 
 import json
+import time
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -14,12 +15,15 @@ from tempo_storage.ledger.models import DeadLetter
 
 MAX_CHARACTERS = 65_536  # of an entry
 MAX_KEPT = 1_000
+EVENT_SECONDS = 60.0  # between two events: a flood must not fill the ledger
+EVENT = "questions.dead_letter"
 
 
 def add(s: Session, entry_id: str, entry: dict[str, Any], *, reason: str) -> None:
-    """Keep an entry of the stream; the oldest ones go beyond MAX_KEPT. Say so in an event.
+    """Keep an entry of the stream; the oldest ones go beyond MAX_KEPT.
 
-    An entry of a tenant whose questions were erased is not kept.
+    An event says so, at most one a minute while nothing else fails. An entry of a tenant whose
+    questions were erased is not kept.
     """
     if not erasures.remaining(s, [entry]):
         return
@@ -27,8 +31,10 @@ def add(s: Session, entry_id: str, entry: dict[str, Any], *, reason: str) -> Non
     s.flush()
     newest = select(DeadLetter.entry_id).order_by(DeadLetter.created_at.desc()).limit(MAX_KEPT)
     s.execute(delete(DeadLetter).where(DeadLetter.entry_id.not_in(newest)))
-    message = f"a captured question cannot be stored ({reason}); the ledger keeps it aside"
-    events.add(s, "questions.dead_letter", message, level="error")
+    last = events.last_error(s)
+    if last is None or last.type != EVENT or last.created_at < time.time() - EVENT_SECONDS:
+        message = f"a captured question cannot be stored ({reason}); the ledger keeps it aside"
+        events.add(s, EVENT, message, level="error")
 
 
 def count(s: Session) -> int:

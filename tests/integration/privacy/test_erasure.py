@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -265,8 +265,13 @@ def test_a_reader_that_holds_the_log_is_waited_for_or_named(
 # Retention ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(
+    "privacy",
+    "questions older than the retention in spool, stream, AOF, SQL and dead letters",
+    promise="no file has a byte of them",
+)
 def test_after_the_retention_no_file_holds_an_old_question_and_newer_ones_stay(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, seen: Callable[[object], None]
 ) -> None:
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 8 * DAY_SECONDS)
@@ -289,6 +294,7 @@ def test_after_the_retention_no_file_holds_an_old_question_and_newer_ones_stay(
             "questions.expired",
             "82 questions older than 7 days are deleted",
         )
+        seen(f"{event.message}; the newer one is there")
 
 
 def test_without_a_retention_nothing_is_deleted(deployment: Deployment) -> None:

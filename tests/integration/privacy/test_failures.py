@@ -89,17 +89,31 @@ class OneEntry:
         {"id": "\0" + TEXT, "tenant": [TEXT]},
     ],
 )
+@pytest.mark.attack(
+    "privacy",
+    "entries that fail in the drain, with the question in every field",
+    promise="no event, log or reason has the text",
+)
 def test_an_entry_that_cannot_be_stored_leaves_only_the_class_of_its_error(
-    sessions: sessionmaker[Session], fields: dict[str, Any]
+    sessions: sessionmaker[Session], fields: dict[str, Any], seen: Callable[[object], None]
 ) -> None:
     stream: Any = OneEntry(captured("q", TEXT) | fields)
     assert StreamReader(stream, sessions, keep=100).step() == 0.0
     assert TEXT not in shown(sessions)
+    seen(f"the text is in {shown(sessions).count(TEXT)} places")
 
 
 @pytest.mark.parametrize("damage", ["no table", "locked", "full"])
+@pytest.mark.attack(
+    "privacy",
+    "a database without a table, locked, full",
+    promise="no event or log has a parameter",
+)
 def test_a_database_that_fails_shows_no_parameter(
-    sessions: sessionmaker[Session], damage: str, monkeypatch: pytest.MonkeyPatch
+    sessions: sessionmaker[Session],
+    damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: Callable[[object], None],
 ) -> None:
     stream: Any = OneEntry(captured("q", TEXT))
     reader = StreamReader(stream, sessions, keep=100)
@@ -120,6 +134,7 @@ def test_a_database_that_fails_shows_no_parameter(
         monkeypatch.setattr(ledger.pool, "add", lambda *_: (_ for _ in ()).throw(error))
     reader.step()
     assert TEXT not in shown(sessions)
+    seen(f"the text is in {shown(sessions).count(TEXT)} places")
 
 
 # Jobs ---------------------------------------------------------------------------------------------
@@ -146,8 +161,17 @@ FAILURES: list[Callable[[], None]] = [
 
 
 @pytest.mark.parametrize("fail", FAILURES)
+@pytest.mark.attack(
+    "privacy",
+    "jobs that fail with the question in the error, its cause or its SQL",
+    promise="no job, event or log has the text",
+)
 def test_a_job_that_fails_shows_no_text_in_job_event_or_log(
-    sessions: sessionmaker[Session], tmp_path: Path, fail: Any, monkeypatch: pytest.MonkeyPatch
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+    fail: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    seen: Callable[[object], None],
 ) -> None:
     epoch = hold_lease(sessions)
     jobs = Jobs(
@@ -158,12 +182,20 @@ def test_a_job_that_fails_shows_no_text_in_job_event_or_log(
         ledger.jobs.create(s, "job", "round", {})
     jobs.run("job")
     assert TEXT not in shown(sessions)
+    seen(f"the text is in {shown(sessions).count(TEXT)} places")
 
 
 # Valkey ------------------------------------------------------------------------------------------
 
 
-def test_a_command_that_valkey_refuses_quotes_no_question(tmp_path: Path) -> None:
+@pytest.mark.attack(
+    "privacy",
+    "Valkey refuses a question and quotes it",
+    promise="no error has the text",
+)
+def test_a_command_that_valkey_refuses_quotes_no_question(
+    tmp_path: Path, seen: Callable[[object], None]
+) -> None:
     with embedded_valkey(tmp_path) as valkey:
         client = redis_client(valkey.url, timeout_seconds=5.0)
         client.execute_command("ACL", "SETUSER", "default", "-xadd")
@@ -179,6 +211,7 @@ def test_a_command_that_valkey_refuses_quotes_no_question(tmp_path: Path) -> Non
         assert TEXT not in f"{caught.value!r} {caught.value.__cause__!r}"
         client.close()
         assert files_with(TEXT, tmp_path) == []
+    seen(f"in {len(files_with(TEXT, tmp_path))} files")
 
 
 # Verifiers and vLLM ------------------------------------------------------------------------------
@@ -202,8 +235,13 @@ class Odd:
 
 
 @pytest.mark.parametrize("way", ["raise", "exit", "interrupt", "crash"])
+@pytest.mark.attack(
+    "privacy",
+    "a verifier that raises, exits, is interrupted or crashes on a response",
+    promise="no message or core file has the response",
+)
 def test_a_verifier_that_crashes_shows_no_response_and_leaves_no_core(
-    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, seen: Callable[[object], None]
 ) -> None:
     install(
         tmp_path, "odd_verifier", PLUGIN, entry_points="[tempo.verifiers]\nodd = odd_verifier:Odd\n"
@@ -217,6 +255,7 @@ def test_a_verifier_that_crashes_shows_no_response_and_leaves_no_core(
         raise_if_failed(verdicts)
     assert TEXT not in f"{verdicts} {caught.value}"
     assert files_with(TEXT, tmp_path) == []
+    seen(f"{way}: in {len(files_with(TEXT, tmp_path))} files")
 
 
 @pytest.mark.parametrize("status", [400, 422, 500])

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,17 +124,28 @@ def test_nobody_but_the_user_who_started_it_can_enter(valkey: EmbeddedValkey) ->
     assert [file.name for file in files if file.stat().st_mode & 0o077] == []
 
 
-def test_a_huge_value_is_refused(valkey: EmbeddedValkey) -> None:
+@pytest.mark.attack(
+    "Valkey",
+    "a value of 17 MiB",
+    promise="Valkey refuses it",
+)
+def test_a_huge_value_is_refused(valkey: EmbeddedValkey, seen: Callable[[object], None]) -> None:
     client = redis_client(valkey.url, timeout_seconds=20.0)
-    with pytest.raises(redis.RedisError):
+    with pytest.raises(redis.RedisError) as caught:
         client.set("x", b"0" * (17 << 20))
     assert client.set("x", b"0" * (15 << 20))
     client.close()
+    seen(f"{type(caught.value).__name__}; 15 MiB are stored")
 
 
 @pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
+@pytest.mark.attack(
+    "Valkey",
+    "another user makes the directory of the socket first: open, a link, a file",
+    promise="no process uses it",
+)
 def test_a_directory_that_others_prepared_for_the_socket_is_refused(
-    kind: str, tmp_path: Path
+    kind: str, tmp_path: Path, seen: Callable[[object], None]
 ) -> None:
     data_dir = tmp_path / ("long" * 30)
     private = EmbeddedValkey(data_dir).socket.parent
@@ -148,7 +159,8 @@ def test_a_directory_that_others_prepared_for_the_socket_is_refused(
             private.symlink_to(tmp_path)
         else:
             private.touch()
-        with pytest.raises(StreamUnavailableError, match="only this user can enter"):
+        with pytest.raises(StreamUnavailableError, match="only this user can enter") as caught:
             EmbeddedValkey(data_dir)
     finally:
         private.rmdir() if kind == "open to others" else private.unlink()
+    seen(f"{kind}: {type(caught.value).__name__}")

@@ -7,7 +7,7 @@ each refusal that a state of the ledger leads to.
 import asyncio
 import errno
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -96,8 +96,13 @@ def filled(path: str, value: str = "none") -> str:
 
 
 @pytest.mark.parametrize(("method", "path"), scope_of_routes())
+@pytest.mark.attack(
+    "numbers and ids",
+    "hostile numbers, types and texts in every field, parameter and id of every route",
+    promise="a documented status, no 5xx",
+)
 def test_no_number_type_or_text_brings_a_status_that_is_not_documented(
-    admin: Any, labeled: bytes, method: str, path: str
+    admin: Any, labeled: bytes, method: str, path: str, seen: Callable[[object], None]
 ) -> None:
     admin.upload(labeled)
     statuses = documented(admin.app, method, path)
@@ -114,6 +119,7 @@ def test_no_number_type_or_text_brings_a_status_that_is_not_documented(
             continue  # an id with a slash is another path
         assert reply.status_code < 500, (str(reply.request.url), reply.request.content[:200])
         assert reply.status_code in statuses | {405, 307}, (str(reply.request.url), reply.text)
+    seen(f"{method} {path.removeprefix(V1)}: {len(replies)} requests")
 
 
 @pytest.mark.parametrize("verb", ["validate", "run"])

@@ -72,6 +72,9 @@ def test_a_store_that_is_a_yes_or_says_nothing_is_kept(store: Any) -> None:
     [
         (b'{"store": false, "store": true}', True),
         (b'{"store": true, "x": {"store": 1}, "store": 0e0}', True),
+        (b'{"store": false, "st\\u006fre": true}', True),
+        ('{"store": false, "store": true}'.encode("utf-16"), True),
+        ('{"store": true}'.encode("utf-16"), False),
         (b'{"store": true, "metadata": {"store": false}}', False),
         (b'{"messages": [{"content": "\\"store\\": false"}], "store": true}', False),
         (b"{", True),
