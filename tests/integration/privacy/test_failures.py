@@ -340,7 +340,6 @@ def test_a_worker_that_crashes_writes_no_core(tmp_path: Path) -> None:
     script = (
         "import sys; from tempo_trainer.worker import process\n"
         "process.Worker = lambda *_: print(open('/proc/self/limits').read()) or sys.exit(0)\n"
-        "process.open_database = lambda url: None\n"
         "process.main()"
     )
     environment = os.environ | {"TEMPO_DATA_DIR": str(tmp_path), "TEMPO_REDIS_URL": "redis://x"}
