@@ -70,7 +70,7 @@ lint: .venv/audit-tools  ## run linters and type checks, and look for known vuln
 sbom: .venv/audit-tools  ## write build/sbom.json, the list of the CPU stack's packages (CycloneDX)
 	@mkdir -p $(dir $(SBOM))
 	cat docker/torch.lock docker/cpu.lock | $(BIN)/cyclonedx-py requirements \
-	    --pyproject pyproject.toml --output-reproducible --output-file $(SBOM) -
+	    --pyproject pyproject.toml --validate --output-reproducible --output-file $(SBOM) -
 
 lock: .venv/tools  ## record the hashes of all pinned packages again; those of torch with TORCH_INDEX
 	sh docker/lock.sh $(BIN)/uv $(filter-out docker/torch.lock,$(LOCKS))

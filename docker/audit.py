@@ -22,12 +22,11 @@ PIP_AUDIT = (
 )
 # Without the local part ("+cpu"): the database knows the versions of PyPI only.
 PIN = re.compile(r"^[\w.-]+==[\w.!]+", re.MULTILINE)
-PROBE_SECONDS = 15.0
+PROBE_SECONDS = 30.0
 AUDIT_SECONDS = 300.0
 # The end of pip-audit's errors when an answer does not come, or is none of the database's.
 NO_ANSWER = re.compile(
-    r"^(?:requests|urllib3)\.\S*(?:Error|Timeout)|ServiceError|network may be blocking",
-    re.MULTILINE,
+    r"^(?:requests|urllib3)\.\S*(?:Error|Timeout)|network may be blocking", re.MULTILINE
 )
 UNREACHABLE = "pip-audit: the database cannot be reached; skipped"
 
@@ -81,8 +80,9 @@ def report(known: Sequence[dict[str, Any]], total: int) -> int:
         remedy = ", ".join(flaw["fix_versions"]) or "no version mends it yet"
         print(f"{entry['name']} {entry['version']}: {names}; mended in: {remedy}")
         print(f"    {flaw['description'][:300]}")
-    print(f"pip-audit: {len(found)} known vulnerabilities in {len(known)} of {total} packages", end="")
-    print("" if len(known) == total else "; the database does not know the others")
+    print(f"pip-audit: {len(found)} known vulnerabilities in {len(known)} of {total} packages")
+    if len(known) < total:
+        print("    the database does not know the others")
     return 1 if found else 0
 
 
