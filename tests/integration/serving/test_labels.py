@@ -29,7 +29,7 @@ def test_a_check_verifies_the_served_model_s_responses_and_captures_no_question(
     ]
     file = tempo.files.create(rows)
     before = tempo.status().questions
-    options = ["-n", "2", "--max-tokens", "16", "--file", file.id, "--json"]
+    options = ["-n", "2", "--max-tokens", "16", "--held-out", "--file", file.id, "--json"]
     result = CliRunner().invoke(app, ["labels", "check", *options], obj=server.admin)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
