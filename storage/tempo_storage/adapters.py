@@ -118,7 +118,7 @@ class AdapterStore:
     def path(self, name: str) -> Path:
         """Return the directory of an adapter; raise NotFoundError if there is none."""
         if NAME.fullmatch(name) is None or not (self.root / name).is_dir():
-            raise NotFoundError(f"no adapter {name!r} under {self.root}")
+            raise _unknown(self.root, name)
         return self.root / name
 
     def names(self) -> list[str]:
@@ -162,9 +162,16 @@ class AdapterStore:
     def fingerprint(self, name: str) -> Fingerprint:
         """Return numbers that change when a file of an adapter is written, replaced or added.
 
-        They cost no reading of the files. Raises NotFoundError for an unknown adapter.
+        They cost no reading of the files; there are none if the files cannot be listed. Raises
+        NotFoundError for an unknown adapter.
         """
-        stats = [(path.name, path.lstat()) for path in sorted(self.path(name).iterdir())]
+        directory = self.path(name)
+        try:
+            stats = [(path.name, path.lstat()) for path in sorted(directory.iterdir())]
+        except FileNotFoundError as error:  # it is deleted at this moment
+            raise _unknown(self.root, name) from error
+        except OSError:
+            return []
         return [(n, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in stats]
 
     def digests(self, name: str) -> dict[str, str]:
@@ -179,14 +186,12 @@ class AdapterStore:
                 f"{name}: {directory} is a link; roll back to another version"
             )
         digests = {}
-        for path in directory.iterdir():
-            try:
+        path = directory
+        try:
+            for path in directory.iterdir():
                 digests[path.name] = _sha256(path)
-            except OSError as error:
-                raise CorruptAdapterError(
-                    f"{name}: {path.name} is no file that can be read ({error.strerror}); "
-                    "roll back to another version"
-                ) from error
+        except OSError as error:
+            raise _unreadable(name, path, error) from error
         return digests
 
     def verify(self, name: str, published: Mapping[str, str], *, base: str, rank: int) -> Path:
@@ -218,13 +223,30 @@ class AdapterStore:
         return directory
 
     def remove(self, name: str) -> None:
-        """Delete an adapter. No process may serve it or still answer requests with it."""
-        shutil.rmtree(self.path(name))
+        """Delete an adapter. No process may serve it or still answer requests with it.
+
+        It goes at once: a server must not take a half-deleted directory for a changed one.
+        """
+        hidden = self.root / f".{name}-removed"
+        shutil.rmtree(hidden, ignore_errors=True)
+        self.path(name).rename(hidden)
+        shutil.rmtree(hidden)
 
     def sweep_unfinished(self) -> None:
         """Delete the hidden directories that a killed worker left unfinished."""
         for hidden in self.root.glob(".tempo-*"):
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _unknown(root: Path, name: str) -> NotFoundError:
+    return NotFoundError(f"no adapter {name!r} under {root}")
+
+
+def _unreadable(name: str, path: Path, error: OSError) -> CorruptAdapterError:
+    return CorruptAdapterError(
+        f"{name}: {path.name} is no file that can be read ({error.strerror}); "
+        "roll back to another version"
+    )
 
 
 def _damaged(name: str, reason: str) -> CorruptAdapterError:

@@ -139,7 +139,9 @@ class Bindings:
         """
         for name in await asyncio.to_thread(self._changed):
             try:
-                self._fingerprints[name], _ = await asyncio.to_thread(self._verified, name)
+                fingerprint, _ = await asyncio.to_thread(self._verified, name)
+                if name in self._loaded:
+                    self._fingerprints[name] = fingerprint
             except (UnservableAdapterError, NotFoundError) as error:
                 logger.error("%s", error)
                 if name not in self._public():
@@ -192,9 +194,14 @@ class Bindings:
 
     def _changed(self) -> list[str]:
         """Return the loaded adapters whose files were written, replaced or added since."""
-        store = self.context.store
-        names = [name for name in [*self._loaded] if name in store.names()]
-        return [name for name in names if store.fingerprint(name) != self._fingerprints[name]]
+        loaded = [*self._fingerprints.items()]  # the event loop may load and forget meanwhile
+        return [name for name, before in loaded if self._is_changed(name, before)]
+
+    def _is_changed(self, name: str, before: Fingerprint) -> bool:
+        try:
+            return self.context.store.fingerprint(name) != before
+        except NotFoundError:  # deleted; the loaded adapter goes on
+            return False
 
     def _publish(self, old: set[str]) -> None:
         """Put the aliases and the public versions into vLLM's dict; take out the `old` names."""

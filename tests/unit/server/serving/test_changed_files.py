@@ -170,3 +170,53 @@ def test_a_directory_that_is_gone_changes_nothing_while_the_version_is_loaded(
     store.remove("tempo-v2")
     server.poll()
     assert server.names.answerer("tempo") == "tempo-v2"
+
+
+@pytest.mark.parametrize("entry", ["a file", "a link to nothing"])
+def test_an_entry_that_is_no_directory_does_not_stop_the_following(
+    server: Server, entry: str
+) -> None:
+    path = server.path(2)
+    shutil.rmtree(path)
+    if entry == "a file":
+        path.write_text("x")
+    else:
+        path.symlink_to("nowhere")
+    with server.sessions.begin() as s:
+        ledger.versions.promote(s, 3)
+    server.poll()
+    assert server.names.answerer("tempo") == "tempo-v3"
+
+
+def test_files_that_nobody_may_list_are_changed_files(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may list all files, so the refusal is the file system's only in part."""
+    directory = server.path(2)
+    listed = Path.iterdir
+
+    def refuse(path: Path) -> Any:
+        if path == directory:
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    server.poll()
+    assert server.names.answerer("tempo") == "tempo-v1"
+    assert server.statuses() == ["serving", "corrupt", "candidate"]
+
+
+def test_a_trial_that_is_deleted_while_it_is_loaded_is_not_taken_for_a_changed_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.names.answerer("tempo-t1", is_admin=True) == "tempo-t1"
+    remove = shutil.rmtree
+
+    def remove_slowly(path: Path, **options: Any) -> None:
+        (path / WEIGHTS).unlink(missing_ok=True)
+        server.poll()  # a process looks while the directory is half deleted
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_slowly)
+    server.names.store.remove("tempo-t1")
+    assert server.events() == []
