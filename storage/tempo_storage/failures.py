@@ -27,7 +27,7 @@ def reason(error: BaseException) -> str:
     name = type(error).__name__
     text = ""
     if isinstance(error, OperationalError | InterfaceError):
-        text = str(error.orig).split("\n")[0]
+        text = str(error.orig).split("\n")[0].split(" with text '")[0]  # SQLite quotes bad UTF-8
     elif isinstance(error, OSError):
         text = error.strerror or ""
     elif isinstance(error, ImportError):

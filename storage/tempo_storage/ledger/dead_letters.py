@@ -51,20 +51,31 @@ def erase(s: Session, tenant: str) -> int:
 
 
 def expire(s: Session, before: float) -> int:
-    """Delete the entries that were set aside before a time; return their number."""
-    old = list(s.scalars(select(DeadLetter.entry_id).where(DeadLetter.created_at < before)))
+    """Delete the entries that were captured or set aside before a time; return their number."""
+    rows = s.execute(select(DeadLetter.entry_id, DeadLetter.created_at, DeadLetter.entry)).all()
+    old = [entry_id for entry_id, at, text in rows if min(at, _captured_at(text, at)) < before]
     s.execute(delete(DeadLetter).where(DeadLetter.entry_id.in_(old)))
     return len(old)
 
 
 def _tenant(text: str) -> str | None:
     """Return the tenant of an entry; None if its text was cut, or names none."""
+    tenant = _fields(text).get("tenant")
+    return tenant if isinstance(tenant, str) else None
+
+
+def _captured_at(text: str, default: float) -> float:
+    """Return the time at which an entry was captured, as far as it says one."""
+    captured_at = _fields(text).get("captured_at")
+    return captured_at if isinstance(captured_at, int | float) else default
+
+
+def _fields(text: str) -> dict[str, Any]:
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    tenant = entry.get("tenant") if isinstance(entry, dict) else None
-    return tenant if isinstance(tenant, str) else None
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _text(entry: dict[str, Any]) -> str:

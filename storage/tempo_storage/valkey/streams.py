@@ -112,22 +112,24 @@ class QuestionStream:
         """
         deadline = time.monotonic() + timeout_seconds
         with _unavailable():
-            self._await_rewrite(deadline)  # one that runs began before the entries were deleted
-            if self._client.info("persistence")["aof_enabled"]:
-                self._client.bgrewriteaof()
-                self._await_rewrite(deadline)
+            state = self._await_rewrite(deadline)  # one that runs began before the deletion
+            if not state["aof_enabled"]:
+                return
+            self._client.bgrewriteaof()
+            state = self._await_rewrite(deadline)
+        if state.get("aof_last_bgrewrite_status", "ok") != "ok":
+            raise StreamUnavailableError("Valkey cannot write its append-only file; see its log")
 
-    def _await_rewrite(self, deadline: float) -> None:
+    def _await_rewrite(self, deadline: float) -> dict[str, Any]:
+        """Return what Valkey says of its file when it does not write it anew any more."""
         names = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
         while True:
             state: Any = self._client.info("persistence")
             if not any(state.get(name) for name in names):
-                break
+                return dict(state)
             if time.monotonic() > deadline:
                 raise StreamUnavailableError("Valkey still writes its append-only file; try again")
             time.sleep(POLL_SECONDS)
-        if state.get("aof_last_bgrewrite_status", "ok") != "ok":
-            raise StreamUnavailableError("Valkey cannot write its append-only file; see its log")
 
     def _read(self, count: int, start: str) -> list[tuple[str, Captured]]:
         reply: Any = self._client.xreadgroup(GROUP, CONSUMER, {STREAM: start}, count=count)
@@ -178,10 +180,13 @@ def _unavailable() -> Iterator[None]:
     """Raise StreamUnavailableError for the client's errors in the block."""
     try:
         yield
+    except StreamUnavailableError:  # it is an OSError, too, and says what happened
+        raise
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise StreamUnavailableError(f"Valkey does not answer ({error}); is it running") from error
     except redis.ResponseError as error:
-        refusal = str(error).split(", with args")[0]  # Valkey quotes the arguments: a question
+        # A pipeline quotes its command, and Valkey the arguments: both hold a question.
+        refusal = str(error).rpartition("caused error: ")[2].split(", with args")[0]
         raise StreamUnavailableError(
             f"Valkey refused ({refusal}); check its disk and memory"
         ) from None

@@ -201,7 +201,8 @@ def test_a_command_that_valkey_refuses_quotes_no_question(
         client.execute_command("ACL", "SETUSER", "default", "-xadd")
         with pytest.raises(StreamUnavailableError) as caught:
             QuestionStream(client).append([captured("q", TEXT)])
-        assert TEXT not in f"{caught.value!r} {caught.value.__cause__!r}"
+        # Some releases of the client cut the command that they quote, some do not.
+        assert TEXT[:4] not in f"{caught.value!r} {caught.value.__cause__!r}"
         client.set("tempo:questions", "taken")
         client.execute_command("ACL", "SETUSER", "default", "+xadd")
         with pytest.raises(StreamUnavailableError, match="WRONGTYPE"):

@@ -1,5 +1,6 @@
 """The embedded Valkey and the question stream, on the real binary."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -91,6 +92,24 @@ def test_a_stream_that_another_program_overwrote_is_made_again(valkey: EmbeddedV
         stream.read()
     stream.append([{"id": "b"}])
     assert [question for _, question in stream.read()] == [{"id": "b"}]
+
+
+def test_a_file_that_could_not_be_written_anew_once_is_written_when_it_can(
+    valkey: EmbeddedValkey,
+) -> None:
+    client = redis_client(valkey.url, timeout_seconds=5.0)
+    stream = QuestionStream(client)
+    stream.append([{"id": "a"}])
+    client.config_set("rdb-key-save-delay", 2_000_000)  # microseconds for each key
+    client.bgrewriteaof()
+    assert valkey.process is not None
+    pid = valkey.process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    eventually(lambda: client.info("persistence")["aof_last_bgrewrite_status"] == "err", seconds=10)
+    client.config_set("rdb-key-save-delay", 0)
+    stream.rewrite_log()
+    assert client.info("persistence")["aof_last_bgrewrite_status"] == "ok"
 
 
 def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import text
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from tempo_storage.errors import ConflictError
 from tempo_storage.failures import reason, trace
+from tempo_storage.ledger.engine import connect
 
 CANARY = "canary-4711"
 
@@ -53,6 +55,15 @@ def test_a_foreign_error_shows_its_class_and_its_places_but_no_text(name: str) -
     assert reason(error) == type(error).__name__
     assert trace(error).endswith(type(error).__name__)
     assert "test_failures.py" in trace(error)
+
+
+def test_a_text_in_the_ledger_that_is_no_utf_8_is_not_quoted() -> None:
+    damaged = text("SELECT CAST(X'ff' || 'canary-4711' AS TEXT) AS messages")
+    with connect("sqlite://").begin() as connection:
+        error = raised(lambda: connection.execute(damaged).all())
+    assert isinstance(error, OperationalError)
+    assert CANARY in str(error)
+    assert reason(error) == "OperationalError: Could not decode to UTF-8 column 'messages'"
 
 
 @pytest.mark.parametrize("kind", [DataError, IntegrityError])

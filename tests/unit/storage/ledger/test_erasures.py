@@ -1,5 +1,6 @@
 """An erasure reaches questions on their way, and those that were set aside."""
 
+import time
 from typing import Any
 
 import pytest
@@ -50,6 +51,24 @@ def test_entries_set_aside_go_with_their_tenant_and_so_do_those_that_name_none(
     with sessions.begin() as s:
         assert ledger.dead_letters.erase(s, ANN) == 3
         assert [row.entry_id for row in s.query(DeadLetter)] == ["bob"]
+
+
+def test_the_age_of_an_entry_set_aside_counts_from_its_capture(
+    sessions: sessionmaker[Session],
+) -> None:
+    now = time.time()
+    entries: dict[str, Any] = {
+        "old": {"captured_at": now - 100},
+        "new": {"captured_at": now},
+        "odd": {"captured_at": "soon"},
+        "cut": {"text": "y" * 70_000, "captured_at": now - 100},
+    }
+    with sessions.begin() as s:
+        for entry_id, entry in entries.items():
+            ledger.dead_letters.add(s, entry_id, entry, reason="KeyError")
+        assert ledger.dead_letters.expire(s, now - 50) == 1
+        assert ledger.dead_letters.count(s) == 3
+        assert ledger.dead_letters.expire(s, now + 50) == 3
 
 
 def test_an_erased_entry_is_not_set_aside_either(sessions: sessionmaker[Session]) -> None:
