@@ -74,7 +74,8 @@ COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
     status: ERRORS[status] for status in (400, 401, 403, 500, 503)
 } | {"default": {"model": ErrorReply, "description": "Another error."}}
 # Beginnings of pydantic's names of errors about numbers, choices and names: no text of a question.
-SHOWN_VALUES = ("int_", "float_", "bool_", "less_", "greater_", "literal_", "string_pattern_")
+SHOWN_VALUES = ("int_", "float_", "bool_", "less_", "greater_", "literal_")
+SHOWN_NAMES = ("string_pattern_",)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Item = TypeVar("Item", bound=Resource)
@@ -298,7 +299,8 @@ def _invalid_request(error: RequestValidationError) -> JSONResponse:
 
 def _shown(error: Any) -> str:
     """Return the value at fault, for the end of a message; "" where it may be a question's text."""
-    if not error["type"].startswith(SHOWN_VALUES):
+    in_body = error["loc"][0] == "body"
+    if not error["type"].startswith(SHOWN_VALUES if in_body else (*SHOWN_VALUES, *SHOWN_NAMES)):
         return ""
     return f", not {error['input']!r}"[:MAX_SHOWN_CHARACTERS]
 

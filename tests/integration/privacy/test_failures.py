@@ -308,6 +308,7 @@ def admin(sessions: sessionmaker[Session], tmp_path: Path) -> Any:
         {"question": [TEXT]},
         {"question": {"text": TEXT}},
         {"question": TEXT * 4_000},
+        {"question": f"{TEXT}\0"},
         [TEXT],
         TEXT,
     ],
