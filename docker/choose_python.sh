@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print the name of a Python for which docker/cpu.lock can be installed.
+# Print the name of a Python for which docker/torch.lock can be installed.
 #
 #   sh docker/choose_python.sh [PYTHON [TORCH_INDEX]]
 #
@@ -9,7 +9,7 @@
 set -u
 candidates=${1:-python3.11 python3.12 python3.13}
 index=${2:-}
-torch=$(sed -n 's/^torch==//p' "$(dirname "$0")/cpu.lock")
+torch=$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$(dirname "$0")/torch.lock")
 pip_errors=$(mktemp)
 trap 'rm -f "$pip_errors"' EXIT
 passed_over=
@@ -53,7 +53,7 @@ for candidate in $candidates; do
     passed_over="$passed_over; $candidate passed over: $defect"
 done
 
-say "error: no Python fits docker/cpu.lock$passed_over"
+say "error: no Python fits docker/torch.lock$passed_over"
 grep -v 'neither a file nor a directory\|experimental command' "$pip_errors" | sed 's/^/  pip: /' >&2
 remedy="install python3.11 with pip and venv"
 if [ -n "$with_pip" ] && has_torch "$with_pip" --python-version 3.11; then

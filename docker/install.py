@@ -1,6 +1,6 @@
 """Install packages with pip into the environment of the Python that runs this file.
 
-    .venv/bin/python docker/install.py -r docker/cpu.lock     # the arguments of `pip install`
+    .venv/bin/python docker/install.py --require-hashes -r docker/cpu.lock  # as `pip install`
 
 Only the named packages are installed, without their dependencies. A line at least every 15 seconds
 says how far the installation is. pip warns about each package that a configured local index lacks;
@@ -80,7 +80,7 @@ def count_requirements(arguments: Sequence[str]) -> int:
     for argument in arguments:
         if previous in ("-r", "--requirement"):
             lines = Path(argument).read_text().splitlines()
-            total += sum(bool(line.strip()) and not line.startswith("#") for line in lines)
+            total += sum(line[:1].isalnum() for line in lines)  # no comment, no hash
         elif not argument.startswith("-") and not previous.endswith(("index-url", "find-links")):
             total += 1
         previous = argument

@@ -1,15 +1,15 @@
-"""The path to tests/support, an empty ledger, and the fault table of `make chaos`."""
+"""The path to tests/support, an empty ledger, and the tables of `make chaos` and `make attack`."""
 
+import functools
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FAULTS = 21
-KEY = "fault"
+STARTED_AT = pytest.StashKey[float]()
 sys.path.append(str(Path(__file__).parent / "support"))  # modules that several test files share
 
 
@@ -31,7 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker of the tests that need such a program."""
+    """Register the marker of the tests that need such a program; note when the run began."""
+    config.stash[STARTED_AT] = time.time()
     config.addinivalue_line("markers", "needs(name): a program of tests/support/services.py")
 
 
@@ -46,65 +47,36 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             end(reason)
 
 
-# The fault table ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Row:
-    """One fault, and the outcomes of the tests that inject it."""
-
-    observed: list[str] = field(default_factory=list)
-    outcomes: list[str] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> str:
-        if "failed" in self.outcomes:
-            return "NO"
-        return "yes" if "passed" in self.outcomes else "not run"
-
-    @property
-    def observation(self) -> str:
-        """Return the figures that the tests recorded, or one word where they recorded none."""
-        word = {"yes": "held", "NO": "broken"}.get(self.verdict, "")
-        return "; ".join(dict.fromkeys(self.observed)) or word
+# The tables of `make chaos` and `make attack` -----------------------------------------------------
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the marker's arguments into each test's report."""
+    """Put the markers' arguments into each test's report."""
+    from promises import put_into_report
+
     for item in items:
-        for mark in item.iter_markers(KEY):
-            item.user_properties.append((KEY, (*mark.args, mark.kwargs["promise"])))
+        put_into_report(item)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table when `-m` selected the faults."""
-    options = terminalreporter.config.option
-    if KEY not in options.markexpr.split() or options.collectonly:
-        return
-    rows: dict[tuple[int, str, str], Row] = {}
-    for report in _reports(terminalreporter):
-        properties = [(name, value) for name, value in report.user_properties]
-        for fault in [value for name, value in properties if name == KEY]:
-            row = rows.setdefault(tuple(fault), Row())
-            row.outcomes.append(report.outcome)
-            row.observed += [str(value) for name, value in properties if name == "observed"]
-            if report.skipped and isinstance(report.longrepr, tuple):
-                row.observed.append(report.longrepr[2])
-    terminalreporter.section("faults")
-    terminalreporter.write_line("| # | fault | promise | observed | ok |")
-    terminalreporter.write_line("|---|---|---|---|---|")
-    for (number, fault, promise), row in sorted(rows.items()):
-        cells = (str(number), fault, promise, row.observation, row.verdict)
-        terminalreporter.write_line(f"| {' | '.join(cells)} |")
-    if missing := set(range(1, FAULTS + 1)) - {number for number, *_ in rows}:
-        terminalreporter.write_line(f"no test ran for: {', '.join(map(str, sorted(missing)))}")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Bound the tests that attack."""
+    from promises import attacked
+
+    with attacked(item):
+        return (yield)
 
 
-def _reports(terminalreporter: pytest.TerminalReporter) -> Iterator[pytest.TestReport]:
-    """Yield the reports of the calls, and of every phase that failed or was skipped."""
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if isinstance(report, pytest.TestReport) and (
-                report.when == "call" or report.outcome != "passed"
-            ):
-                yield report
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table that `-m` selected."""
+    from promises import print_table
+
+    print_table(terminalreporter, config.stash[STARTED_AT])
+
+
+@pytest.fixture
+def seen(record_property: Callable[[str, object], None]) -> Callable[[object], None]:
+    """Record what an attack achieved, for the table: seen("3 of 40 were refused")."""
+    return functools.partial(record_property, "observed")

@@ -28,6 +28,7 @@ from tempo_client.errors import RateLimitError as RateLimitError
 from tempo_client.errors import TempoError as TempoError
 from tempo_client.errors import UnprocessableEntityError as UnprocessableEntityError
 from tempo_client.types import Adapter as Adapter
+from tempo_client.types import AuditRecord as AuditRecord
 from tempo_client.types import Checkpoint as Checkpoint
 from tempo_client.types import Decoding as Decoding
 from tempo_client.types import Deletion as Deletion

@@ -7,7 +7,7 @@ the coroutine from either client.
 """
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from tempo_client._protocol import (
@@ -70,18 +70,25 @@ class Operations(Generic[C]):
         return _parse(kind, await exchange(self._client, request))
 
     async def _list(
-        self, path: str, kind: type[R], *, until: str | None = None, **filters: str
+        self,
+        path: str,
+        kind: type[R],
+        *,
+        until: str | None = None,
+        limit: int = 0,
+        filters: Mapping[str, str] | None = None,
     ) -> list[R]:
-        """Return all items of a list, or those before the one with the id `until`."""
+        """Return the first `limit` items of a list (0: all), or those before the id `until`."""
         items: list[R] = []
-        query = dict(filters)
+        query = dict(filters or {})
         while True:
-            body = await exchange(self._client, get(path, limit=PAGE_SIZE, **query))
+            size = min(PAGE_SIZE, limit - len(items)) if limit else PAGE_SIZE
+            body = await exchange(self._client, get(path, limit=size, **query))
             for item in body["data"]:
                 if until is not None and item.get("id") == until:
                     return items
                 items.append(_parse(kind, item))
-            if not body["has_more"]:
+            if not body["has_more"] or (limit and len(items) >= limit):
                 return items
             query["after"] = body["data"][-1]["id"]
 

@@ -13,6 +13,7 @@ from tempo_client._protocol import PREFIX, C, Connection, Request, delete, get, 
 from tempo_client.errors import JobFailedError, JobTimeoutError
 from tempo_client.types import (
     Adapter,
+    AuditRecord,
     Checkpoint,
     Deletion,
     Event,
@@ -35,6 +36,7 @@ values of numpy and pandas become those of JSON.
 """
 
 POLL_SECONDS = 1.0
+DAY_SECONDS = 24 * 3600
 JOBS = "/fine_tuning/jobs"
 
 
@@ -89,18 +91,29 @@ class Labels(Operations[C]):
         return await self._call(delete(f"/labels/{label_id}"), Deletion)
 
     @operation
-    async def verify(self, responses: Mapping[str, Iterable[str]]) -> Verdicts:
-        """Verify responses to labeled questions, given by the label's id."""
-        body = {label_id: [*texts] for label_id, texts in responses.items()}
-        request = post("/labels/verdicts", {"responses": body}, idempotent=True)
+    async def verify(
+        self, responses: Mapping[str, Iterable[str]], *, held_out: bool = False
+    ) -> Verdicts:
+        """Verify responses to labeled questions, given by the label's id.
+
+        Raises BadRequestError for a held-out label unless `held_out` is true.
+        """
+        texts = {label_id: [*texts] for label_id, texts in responses.items()}
+        body = {"responses": texts, "held_out": held_out}
+        request = post("/labels/verdicts", body, idempotent=True)
         return await self._call(request, Verdicts)
 
     @operation
-    async def list(self, *, split: str | None = None, file: str | None = None) -> list[Label]:
-        """Return all labels, or those of a split and of a file."""
-        filters = {"split": split, "file": file}
+    async def list(
+        self, *, split: str | None = None, file: str | None = None, held_out: bool = False
+    ) -> list[Label]:
+        """Return the labels, or those of a split and of a file.
+
+        Held-out ones are among them only if `held_out` is true.
+        """
+        filters = {"split": split, "file": file, "held_out": "true" if held_out else None}
         query = {name: value for name, value in filters.items() if value is not None}
-        return await self._list("/labels", Label, **query)
+        return await self._list("/labels", Label, filters=query)
 
 
 class Jobs(Operations[C]):
@@ -115,7 +128,10 @@ class Jobs(Operations[C]):
         max_steps: int | None = None,
         auto_promote: bool = True,
     ) -> Job:
-        """Queue a job; raise ConflictError while another job of its mode has not ended."""
+        """Queue a job; raise ConflictError while another job of its mode has not ended.
+
+        Without `auto_promote` a version waits for an operator; this needs the scope `promote`.
+        """
         options = {"mode": mode, "max_steps": max_steps, "auto_promote": auto_promote}
         return await self._call(post(JOBS, {"training_file": training_file, "tempo": options}), Job)
 
@@ -255,17 +271,40 @@ class Questions(Operations[C]):
 
 
 class Keys(Operations[C]):
-    """Admin keys. Each key may read; the scopes `train` and `promote` allow changes."""
+    """Admin keys. A key may do what its scopes say, until it expires."""
 
     @operation
-    async def create(self, name: str, *, scopes: Iterable[str] = ()) -> Key:
+    async def create(
+        self,
+        name: str,
+        *,
+        scopes: Iterable[str] = ("read",),
+        expires_in_seconds: int | None = None,
+    ) -> Key:
         """Make a key; its secret, `key`, is in this answer and in no later one.
 
-        Raises PermissionDeniedError for a scope that the caller's key lacks, and ConflictError
-        where the name is taken.
+        Without `expires_in_seconds` it never expires, unless the caller's key does. Raises
+        PermissionDeniedError for a scope that the caller's key lacks, and ConflictError where the
+        name is taken.
         """
+        body = {"name": name, "scopes": [*scopes], "expires_in_seconds": expires_in_seconds}
         # Not idempotent: the server would refuse a second one, and the first secret would be lost.
-        return await self._call(post("/keys", {"name": name, "scopes": [*scopes]}), Key)
+        return await self._call(post("/keys", body), Key)
+
+    @operation
+    async def rotate(
+        self,
+        key_id: str,
+        *,
+        grace_seconds: int = DAY_SECONDS,
+        expires_in_seconds: int | None = None,
+    ) -> Key:
+        """Make a key with the name and the scopes of another one, which works for the grace only.
+
+        By default the new key gets as long a life as the old one had.
+        """
+        body = {"grace_seconds": grace_seconds, "expires_in_seconds": expires_in_seconds}
+        return await self._call(post(f"/keys/{key_id}/rotate", body), Key)
 
     @operation
     async def delete(self, key_id: str) -> Key:
@@ -276,6 +315,15 @@ class Keys(Operations[C]):
     async def list(self) -> list[Key]:
         """Return all keys, newest first."""
         return await self._list("/keys", Key)
+
+
+class Audit(Operations[C]):
+    """The changes of the deployment: who made each one, from which address."""
+
+    @operation
+    async def list(self, *, limit: int = 100) -> list[AuditRecord]:
+        """Return the `limit` newest changes, newest first; 0: all."""
+        return await self._list("/audit", AuditRecord, limit=limit)
 
 
 class TrainingSwitch(Operations[C]):
@@ -291,6 +339,7 @@ class TrainingSwitch(Operations[C]):
     async def resume(self, new_tests: bool = False) -> Training:
         """Let training go on; with `new_tests` reset the number of the gate's tests.
 
+        Only a key with the scope `promote`, too, may reset it.
         The gate makes at most 50 tests on one set of held-out questions. The number is reset also
         where training is not paused.
         """
@@ -310,6 +359,7 @@ class Deployment(Operations[C], Connection[C]):
         self.adapters = Adapters(self)
         self.questions = Questions(self)
         self.keys = Keys(self)
+        self.audit = Audit(self)
         self.training = TrainingSwitch(self)
 
     @operation

@@ -208,10 +208,16 @@ class Adapter(Resource):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned(Resource):
-    """The adapters that learned from questions, and the number of questions that were erased."""
+    """The adapters that learned from questions, and the number of questions that were erased.
+
+    `remains` has a sentence for each place where erased text may still be. `rollback_to` is a
+    version that did not learn from the questions, if one that did serves.
+    """
 
     adapters: list[str] = field(default_factory=list)
     erased: int = 0
+    remains: list[str] = field(default_factory=list)
+    rollback_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,13 +236,33 @@ class Tenant(Resource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord(Resource):
+    """A change: who (`actor`) made it, from which address, what it was, and what it changed."""
+
+    id: str
+    created_at: int
+    actor: str
+    address: str
+    action: str
+    subject: str
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Key(Resource):
-    """An admin key; without scopes it only reads."""
+    """An admin key, which may do what its scopes say."""
 
     id: str
     name: str
     scopes: list[str] = field(default_factory=list)
     created_at: int = 0
+    expires_at: int | None = None
+    """None: it never expires."""
+    last_used_at: int | None = None
+    """Right to a minute; None: nobody has used it."""
+    rotated_to: str | None = None
+    """The id of the key that replaces it."""
     key: str = field(default="", repr=False)
     """The secret, in the answer to `keys.create`; empty everywhere else."""
 

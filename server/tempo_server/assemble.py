@@ -14,9 +14,12 @@ from tempo_server.serving.bindings import Bindings
 from tempo_server.serving.follower import Follower
 from tempo_server.serving.probe import Probe, engine_scorer
 from tempo_server.settings import ServerSettings
+from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.decoding import PLAIN, Decoding, sampling_arguments
 from tempo_storage.ledger.sessions import open_database
+from tempo_storage.private import create_private
+from tempo_storage.processes import forbid_core_files
 from tempo_storage.valkey.embedded import keep_running
 from tempo_storage.valkey.streams import QuestionStream, redis_client
 
@@ -24,10 +27,15 @@ logger = logging.getLogger("vllm.tempo")
 
 # vLLM's places for the serving version, a candidate, and a version that finishes its requests
 MIN_SLOTS = 3
+# vLLM then logs prompts, or errors with the values that they quote.
+WRITING_FLAGS = ("--enable-log-requests", "--log-error-stack")
 
 
-def check_vllm(vllm_config: Any) -> list[str]:
-    """Return warnings about flags with which vLLM serves badly; raise StartError without LoRA."""
+def check_vllm(vllm_config: Any, arguments: Any = None) -> list[str]:
+    """Return warnings about flags with which vLLM serves badly; raise StartError without LoRA.
+
+    `arguments` are those of vLLM's command line.
+    """
     if vllm_config.lora_config is None:
         raise StartError(
             "vLLM was started without LoRA; add --enable-lora --max-loras 5 --max-cpu-loras 16"
@@ -39,6 +47,9 @@ def check_vllm(vllm_config: Any) -> list[str]:
     policy = vllm_config.scheduler_config.policy
     if policy != "priority":
         warnings.append(f"--scheduling-policy is {policy}: rollouts delay users; use priority")
+    for flag in WRITING_FLAGS:
+        if getattr(arguments, flag.strip("-").replace("-", "_"), False):
+            warnings.append(f"{flag} writes users' questions to the log: leave it out")
     for warning in warnings:
         logger.warning(warning)
     return warnings
@@ -64,12 +75,17 @@ def open_context(
 ) -> Context:
     """Open the stores that the settings name; `base` is vLLM's --model."""
     settings = ServerSettings()
-    settings.root.mkdir(parents=True, exist_ok=True)
+    create_private(settings.root)
+    forbid_core_files()
     client = redis_client(settings.redis_url or keep_running(settings.root))
+    sessions = open_database(settings.resolved_database_url)
+    store = AdapterStore(settings.adapters_dir)
+    with sessions.begin() as s:
+        ledger.published.adopt(s, store)
     return Context(
         settings=settings,
-        sessions=open_database(settings.resolved_database_url),
-        store=AdapterStore(settings.adapters_dir),
+        sessions=sessions,
+        store=store,
         stream=QuestionStream(client),
         redis=client,
         base=base,

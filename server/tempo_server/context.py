@@ -10,9 +10,21 @@ from starlette.requests import HTTPConnection
 
 from tempo_server.errors import NotReadyError
 from tempo_server.settings import ServerSettings
+from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.decoding import PLAIN, Decoding
+from tempo_storage.errors import CorruptAdapterError
 from tempo_storage.valkey.streams import QuestionStream
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """An admin key as a process knows it."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +49,10 @@ class Context:
     """The base's names by vLLM's --served-model-name."""
     warnings: tuple[str, ...] = ()
     """vLLM's flags with which it serves badly, one sentence each."""
-    key_scopes: dict[str, list[str]] = field(default_factory=dict)
-    """The scopes of each admin key, by the key's sha256, as of the last reading of the ledger."""
+    keys: dict[str, KnownKey] = field(default_factory=dict)
+    """The admin keys, by the key's sha256, as of the last reading of the ledger."""
+    key_uses: dict[str, float] = field(default_factory=dict)
+    """When a key was last used here, by its sha256."""
 
     @property
     def served_name(self) -> str:
@@ -48,9 +62,22 @@ class Context:
     def verify(self, name: str) -> Path:
         """Return the directory of an adapter that this server can serve.
 
-        Raises NotFoundError, CorruptAdapterError or AdapterMismatchError.
+        Its files are compared with the ledger. If they are not those that were published, the
+        ledger records it, and the version before it serves. Raises NotFoundError,
+        CorruptAdapterError or AdapterMismatchError.
         """
-        return self.store.verify(name, base=self.base, rank=self.max_lora_rank)
+        with self.sessions() as s:
+            files = ledger.published.files(s, name)
+        if not files:  # an old version, whose directory was not there when the server started
+            with self.sessions.begin() as s:
+                ledger.published.adopt(s, self.store)
+                files = ledger.published.files(s, name)
+        try:
+            return self.store.verify(name, files, base=self.base, rank=self.max_lora_rank)
+        except CorruptAdapterError as error:
+            with self.sessions.begin() as s:
+                ledger.published.record_corrupt(s, name, str(error))
+            raise
 
 
 def from_state(connection: HTTPConnection, name: str) -> Any:

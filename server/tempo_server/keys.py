@@ -1,35 +1,32 @@
-"""Create and check admin keys.
+"""Check admin keys, and write the first one to a file. The ledger keeps only each key's sha256.
 
-The first key is written to a file. The ledger keeps only the sha256 of each key.
-
-The scopes of all keys are kept in memory, so that a look-up costs no SQL on vLLM's event loop.
-The follower reads them again at each poll.
+All keys are kept in memory, so that a look-up costs no SQL on vLLM's event loop. The follower reads
+them again at each poll, and writes when they were last used.
 """
 
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import secrets
-from collections.abc import Collection
+import time
 from pathlib import Path
 from typing import Literal, get_args
 
 from sqlalchemy.exc import IntegrityError
 
-from tempo_server.context import Context
+from tempo_server.context import Context, KnownKey
 from tempo_server.errors import AuthenticationError, InsufficientScopeError
 from tempo_storage import ledger
-from tempo_storage.errors import ConflictError
 from tempo_storage.ledger.models import Key
 from tempo_storage.settings import read_key
 
 logger = logging.getLogger("vllm.tempo.keys")
 
-Scope = Literal["train", "promote"]
+Scope = Literal["read", "labels:read", "labels:write", "train", "promote", "questions", "keys"]
 SCOPES = get_args(Scope)
 PREFIX = "tk_"
-MAX_KEYS = 100
 
 
 def ensure_admin_key(context: Context) -> Path:
@@ -41,86 +38,81 @@ def ensure_admin_key(context: Context) -> Path:
     if not path.exists():
         _write_key(path)
         logger.info("admin key: %s", path)
-    digest = _digest_of_file(path)
+    sha256 = digest_of_file(path)
     with contextlib.suppress(IntegrityError), context.sessions.begin() as s:
-        if s.get(Key, digest) is None:  # another process may insert it at the same moment
-            s.add(Key(sha256=digest, name="admin", scopes=[*SCOPES]))
+        if s.get(Key, sha256) is None:  # another process may insert it at the same moment
+            row = Key(sha256=sha256, name="admin", scopes=[*SCOPES])
+            s.add(row)
+            ledger.audit.record(
+                s, "key.created", row.id, after={"name": "admin", "file": str(path)}
+            )
     read_keys(context)
     return path
 
 
-def create_key(
-    context: Context, name: str, scopes: Collection[str], *, creator: str
-) -> tuple[Key, str]:
-    """Add a key with scopes that the creator's key has; return its row and the key itself.
+def key_with_scope(context: Context, key: str, scope: str) -> KnownKey | None:
+    """Return from memory the key that has a scope and has not expired; it counts as used."""
+    sha256 = digest(key)
+    known = context.keys.get(sha256)
+    if known is None or scope not in known.scopes or known.expires_at <= time.time():
+        return None
+    context.key_uses[sha256] = time.time()
+    return known
 
-    Raises AuthenticationError or InsufficientScopeError if the creator's key has not all of them,
-    and ConflictError if the name is taken or there are MAX_KEYS keys.
+
+def is_workers_key(context: Context, key: str) -> bool:
+    """Tell from memory whether a key may name every version: it has the scope `train`.
+
+    Questions with such a key are measurements, and nobody keeps them.
     """
-    key = _new_key()
-    scopes = [scope for scope in SCOPES if scope in scopes]
-    with context.sessions.begin() as s:
-        ledger.training.lock(s)
-        for scope in scopes or [""]:  # under the lock, so that a revoked key creates no other
-            check_scope(context, creator, scope)
-        _check_room(ledger.keys.find(s), name)
-        row = Key(sha256=_digest(key), name=name, scopes=scopes)
-        s.add(row)
-        message = f"key {row.id} ({name}) was created; it may {' and '.join(scopes) or 'only read'}"
-        ledger.events.add(s, "key.created", message)
+    return key_with_scope(context, key, "train") is not None
+
+
+def check_scope(context: Context, key: str, scope: str) -> KnownKey:
+    """Return the key that has a scope, as of now in the ledger.
+
+    Raises AuthenticationError for an unknown or expired key, InsufficientScopeError for one without
+    the scope.
+    """
     read_keys(context)
-    return row, key
+    known = key_with_scope(context, key, scope)
+    if known is None:
+        raise _refusal(context.keys.get(digest(key)), scope)
+    return known
 
 
-def revoke_key(context: Context, key_id: str) -> Key:
-    """Delete a key; raise ConflictError for the key in this server's admin.key."""
-    path = context.settings.admin_key_path
-    with context.sessions.begin() as s:
-        ledger.training.lock(s)
-        row = ledger.keys.get(s, key_id)
-        if path.exists() and row.sha256 == _digest_of_file(path):
-            raise ConflictError(
-                f"{row.id} is the key in {path}, and the server adds it again when it starts; "
-                "delete that file, restart the server, then revoke the key"
-            )
-        s.delete(row)
-        ledger.events.add(s, "key.revoked", f"key {row.id} ({row.name}) was revoked")
-    read_keys(context)
-    return row
-
-
-def is_admin_key(context: Context, key: str) -> bool:
-    """Tell from memory whether `key` is an admin key, whatever its scopes."""
-    return _digest(key) in context.key_scopes
-
-
-def has_scope(context: Context, key: str, scope: str) -> bool:
-    """Tell from memory whether `key` is an admin key with a scope; every key has the scope ""."""
-    scopes = context.key_scopes.get(_digest(key))
-    return scopes is not None and (not scope or scope in scopes)
-
-
-def check_scope(context: Context, key: str, scope: str) -> None:
-    """Raise AuthenticationError or InsufficientScopeError for a key without the scope."""
-    read_keys(context)
-    if not is_admin_key(context, key):
-        raise AuthenticationError(
+def _refusal(known: KnownKey | None, scope: str) -> Exception:
+    if known is None:
+        return AuthenticationError(
             "this server has no such key; send the one in the server's admin.key file"
         )
-    if not has_scope(context, key, scope):
-        raise InsufficientScopeError(
-            f"the key lacks the scope {scope!r}; send a key that has it, for example the one in "
-            "the server's admin.key file"
+    if known.expires_at <= time.time():
+        expired_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(known.expires_at))
+        return AuthenticationError(
+            f"the key {known.id} ({known.name}) expired at {expired_at}; send another one, which "
+            "`tempo keys create` or `tempo keys rotate` makes"
         )
+    return InsufficientScopeError(
+        f"the key {known.id} ({known.name}) lacks the scope {scope!r}; send a key that has it, for "
+        "example the one in the server's admin.key file"
+    )
 
 
 def read_keys(context: Context) -> None:
     """Read all keys from the ledger: another process may have added or revoked some."""
     with context.sessions() as s:
-        key_scopes = {key.sha256: key.scopes for key in ledger.keys.find(s)}
-    context.key_scopes.update(key_scopes)  # first: a key that stays is never missing in between
-    for revoked in context.key_scopes.keys() - key_scopes.keys():
-        context.key_scopes.pop(revoked, None)
+        keys = {row.sha256: _known(row) for row in ledger.keys.find(s)}
+    context.keys.update(keys)  # first: a key that stays is never missing in between
+    for revoked in context.keys.keys() - keys.keys():
+        context.keys.pop(revoked, None)
+
+
+def take_uses(context: Context) -> dict[str, float]:
+    """Return when each key was last used since the last call."""
+    uses = dict(context.key_uses)
+    for sha256 in uses:
+        context.key_uses.pop(sha256, None)
+    return uses
 
 
 def bearer(authorization: str | None) -> str:
@@ -133,15 +125,24 @@ def bearer(authorization: str | None) -> str:
     return key.strip()
 
 
-def _check_room(keys: Collection[Key], name: str) -> None:
-    if any(key.name == name for key in keys):
-        raise ConflictError(f"a key named {name!r} exists; choose another name, or revoke that key")
-    if len(keys) >= MAX_KEYS:
-        raise ConflictError(f"there are {len(keys)} keys, and no more are allowed; revoke one")
-
-
-def _new_key() -> str:
+def new_key() -> str:
+    """Return a new key."""
     return PREFIX + secrets.token_urlsafe(32)
+
+
+def digest(key: str) -> str:
+    """Return the sha256 of a key."""
+    return hashlib.sha256(key.encode(errors="replace")).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the sha256 of the key in a file; raise SettingsError for an empty file."""
+    return digest(read_key(path))
+
+
+def _known(row: Key) -> KnownKey:
+    expires_at = math.inf if row.expires_at is None else row.expires_at
+    return KnownKey(row.id, row.name, frozenset(row.scopes), expires_at)
 
 
 def _write_key(path: Path) -> None:
@@ -151,17 +152,9 @@ def _write_key(path: Path) -> None:
     aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
-        file.write(_new_key() + "\n")
+        file.write(new_key() + "\n")
         file.flush()
         os.fsync(descriptor)
     with contextlib.suppress(FileExistsError):
         os.link(aside, path)
     aside.unlink()
-
-
-def _digest_of_file(path: Path) -> str:
-    return _digest(read_key(path))
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode(errors="replace")).hexdigest()

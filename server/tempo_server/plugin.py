@@ -61,7 +61,7 @@ class TempoPlugin:
         from vllm import envs
 
         from tempo_server import assemble, front, keys
-        from tempo_server.capture import rendering
+        from tempo_server.capture import erasure, redaction, rendering
         from tempo_server.capture.capture import Capture
         from tempo_server.capture.rate_limit import RateLimit
         from tempo_server.capture.spool import Spool, send_for_ever
@@ -70,7 +70,7 @@ class TempoPlugin:
         from tempo_server.serving.endpoints import EndpointContext
 
         await rendering.check(state)
-        warnings = assemble.check_vllm(engine_client.vllm_config)
+        warnings = assemble.check_vllm(engine_client.vllm_config, args)
         users_keys = front.users_keys(args, envs.VLLM_API_KEY)
         warnings += assemble.check_exposure(args, users_keys)
         context = assemble.open_context(
@@ -81,7 +81,12 @@ class TempoPlugin:
         )
         settings = context.settings
         keys.ensure_admin_key(context)
-        spool = Spool(settings.root / "spool", limit_bytes=settings.spool_bytes)
+        redactors = redaction.load(settings.redactor_names)
+        spool = Spool(
+            settings.root / "spool",
+            limit_bytes=settings.spool_bytes,
+            keep_days=settings.retention_days,
+        )
         tenants = Tenants.of(settings, users_keys)
         rate_limit = RateLimit(settings.tenant_questions_per_minute)
         bindings = Bindings(context, engine_client, state.openai_serving_models)
@@ -89,16 +94,24 @@ class TempoPlugin:
         with assemble.unmeasured(engine_client):
             await follower.restore()
             await assemble.warm_up(engine_client)
+        await erasure.erase(spool, context.sessions)  # before the first question is sent
         self._tasks = [
             asyncio.create_task(follower.run()),
             asyncio.create_task(send_for_ever(spool, context.stream)),
+            asyncio.create_task(
+                erasure.erase_for_ever(spool, context.sessions, settings.poll_seconds)
+            ),
         ]
         state.tempo = context
-        state.tempo_front = front.Front.of(users_keys, public_metrics=settings.public_metrics)
+        state.tempo_front = front.Front.of(
+            users_keys,
+            public_metrics=settings.public_metrics,
+            max_body_bytes=settings.max_request_bytes,
+        )
         state.tempo_endpoints = EndpointContext(
             bindings=bindings,
-            capture=Capture(settings, spool, tenants, rate_limit),
-            is_admin_key=functools.partial(keys.is_admin_key, context),
+            capture=Capture(settings, spool, tenants, rate_limit, redactors),
+            is_admin_key=functools.partial(keys.is_workers_key, context),
         )
 
 

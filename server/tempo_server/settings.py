@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -9,6 +10,12 @@ from pydantic import Field, ValidationInfo, field_validator
 from tempo_storage.settings import StorageSettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+ID = re.compile("[0-9a-fA-F]{16}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas, without blanks and repetitions."""
+    return tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
 
 
 class ServerSettings(StorageSettings):
@@ -18,10 +25,20 @@ class ServerSettings(StorageSettings):
     """Model names, separated by commas, that the serving version answers."""
     capture: Literal["off", "hash", "on"] = "on"
     """`on` keeps users' questions, `hash` keeps only their content hashes, `off` keeps nothing."""
+    redactors: str = ""
+    """Names, separated by commas, of the redactors that change each question before it is written.
+    `personal` takes out e-mail addresses, phone numbers, payment cards and keys; others are
+    installed under the entry-point group `tempo.redactors`."""
+    opt_out_keys: str = ""
+    """Ids of users' keys or of tenants, separated by commas, whose questions are never kept. The id
+    of a key is the first 16 hex digits of the sha256 of the Authorization header; `tempo erase`
+    lists those of tenants."""
     poll_seconds: float = Field(default=1.0, ge=0.05, le=60)
     """Seconds between two readings of the serving pointer and of the admin keys."""
     max_question_bytes: int = Field(default=32 * 1024, ge=1, le=1024 * 1024)
     """Longer questions are skipped."""
+    max_request_bytes: int = Field(default=64 << 20, ge=1 << 20)
+    """Largest body of a request; a larger one answers 413."""
     public_metrics: bool = False
     """Whether /metrics answers without the users' key. Without such a key it always does."""
     spool_bytes: int = Field(default=1 << 30, ge=1 << 20)
@@ -41,21 +58,39 @@ class ServerSettings(StorageSettings):
 
     @property
     def alias_names(self) -> tuple[str, ...]:
-        """The aliases as a tuple, without blanks and repetitions."""
-        names = map(str.strip, self.aliases.split(","))
-        return tuple(dict.fromkeys(filter(None, names)))
+        """The aliases as a tuple."""
+        return _names(self.aliases)
+
+    @property
+    def redactor_names(self) -> tuple[str, ...]:
+        """The redactors as a tuple, in the order in which they run."""
+        return _names(self.redactors)
+
+    @property
+    def opt_out_ids(self) -> frozenset[str]:
+        """The ids of the keys and of the tenants that are opted out."""
+        return frozenset(_names(self.opt_out_keys.lower()))
 
     @property
     def proxy_networks(self) -> list[Network]:
         """The trusted proxies as networks."""
-        names = filter(None, map(str.strip, self.trusted_proxies.split(",")))
-        return [ipaddress.ip_network(name) for name in names]
+        return [ipaddress.ip_network(name) for name in _names(self.trusted_proxies)]
+
+    @field_validator("opt_out_keys")
+    @classmethod
+    def check_ids(cls, value: str) -> str:
+        """Raise ValueError for what is no list of ids."""
+        if not all(ID.fullmatch(name) for name in _names(value)):
+            raise ValueError(
+                "give ids of 16 hex digits with commas between them; never a key itself"
+            )
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod
     def check_proxies(cls, value: str, info: ValidationInfo) -> str:
         """Raise ValueError for what is no address or network, or a header that nobody may send."""
-        for name in filter(None, map(str.strip, value.split(","))):
+        for name in _names(value):
             try:
                 ipaddress.ip_network(name)
             except ValueError as error:

@@ -1,10 +1,15 @@
-"""Write a directory so that it is whole or absent, even after a power cut."""
+"""Write a directory so that it is whole or absent, even after a power cut.
+
+Only its owner can read it.
+"""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tempo_storage.private import restrict
 
 
 @contextmanager
@@ -21,6 +26,7 @@ def written_whole(final: Path) -> Iterator[Path]:
     hidden.mkdir(parents=True)
     yield hidden
     for path in (*hidden.iterdir(), hidden):
+        restrict(path)
         fsync(path)
     # Renamed, not deleted in place: a reader would see a half-deleted directory.
     with suppress(FileNotFoundError):

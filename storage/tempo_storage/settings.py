@@ -68,6 +68,8 @@ class StorageSettings(BaseSettings):
     """SQLAlchemy URL of the ledger; empty: SQLite in the data directory."""
     redis_url: str = ""
     """URL of Valkey or Redis; empty: an embedded Valkey in the data directory."""
+    retention_days: float = Field(default=0, ge=0, le=36_500)
+    """Days after which a captured question is deleted, wherever it is; 0: never for its age."""
     vllm_api_key: str = ""
     """Key that users send to vLLM (its --api-key); empty: that of VLLM_API_KEY, or none."""
     trust_env: bool = False

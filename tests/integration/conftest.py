@@ -13,7 +13,7 @@ from servers import Server, serving
 
 from tempo_client import Tempo
 from tempo_storage import ledger
-from tempo_storage.adapters import AdapterStore, Manifest, version_name
+from tempo_storage.adapters import AdapterStore, Manifest, trial_name, version_name
 
 StartServer = Callable[..., AbstractContextManager[Server]]
 StartWorker = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
@@ -91,7 +91,20 @@ def make_version_of(make_adapter: MakeAdapter) -> MakeVersion:
             version = ledger.versions.next_version(s)
             manifest = make_adapter(server.store, version_name(version), **options)
             s.add(candidate(version, bytes=manifest.bytes))
+            ledger.published.add(s, manifest)
         return version
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_trial(server: Server, make_adapter: MakeAdapter) -> Callable[..., None]:
+    """Publish a random adapter as a trial of the shared server: make_trial(number, seed=…)."""
+
+    def make(number: int, **options: object) -> None:
+        manifest = make_adapter(server.store, trial_name(number), **options)
+        with server.sessions.begin() as s:
+            ledger.published.add(s, manifest)
 
     return make
 

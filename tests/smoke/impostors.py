@@ -52,6 +52,7 @@ def publish(impostor: Impostor, root: Path) -> str:
         row: dict[str, Any] = {"job_id": "", "checkpoint": "", "sha256": ""}
         row |= {"version": version, "parent": version_of(impostor.probe), "bytes": manifest.bytes}
         s.add(Adapter(status="candidate", **row))
+        ledger.published.add(s, manifest)
     sessions.kw["bind"].dispose()
     return name
 

@@ -3,8 +3,8 @@
     python tests/support/front_app.py < cases.json
 
 A case is `[headers, public_metrics]`. Prints for each case and each route `[number of the case,
-method, path, status]`. A route that needs an engine fails with 500 behind the front; before it the
-answer is 401.
+method, path, status, is_refused]`, where the last says whether the priority was refused. A route
+that needs an engine fails with 500 behind the front; before it the answer is 401.
 """
 
 import asyncio
@@ -91,10 +91,11 @@ async def main() -> None:
             for method, path in routes(app):
                 if method == "WEBSOCKET":
                     closed = await websocket_is_closed(app, path, headers)
-                    results.append([number, method, path, 401 if closed else 101])
+                    results.append([number, method, path, 401 if closed else 101, False])
                 else:
                     reply = await http.request(method, path, headers=headers)
-                    results.append([number, method, path, reply.status_code])
+                    is_refused = b'"param":"priority"' in reply.content
+                    results.append([number, method, path, reply.status_code, is_refused])
     print(json.dumps(results))
 
 

@@ -58,6 +58,7 @@ class Judge:
                 base=str(self.server.model),
             )
             s.add(candidate(version, parent=serving, bytes=manifest.bytes))
+            ledger.published.add(s, manifest)
         return version
 
     def test(self, wanted: Mapping[str, float]) -> tuple[str, dict[str, Any]]:

@@ -214,6 +214,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         _job("queued", "round", {}),
         _job("unknown", "round", {"critic_auroc": None, "sequence": None}),
     ],
+    "keys": [
+        {"sha256": name * 16, "name": name, "scopes": scopes, "created_at": 1.0}
+        for name, scopes in (
+            *(("none", []), ("trai", ["train"])),
+            *(("prom", ["promote"]), ("both", ["train", "promote"])),
+        )
+    ],
     "server_processes": [
         {
             "id": "p",
@@ -252,6 +259,8 @@ def facts(engine: Engine) -> dict[str, Any]:
             "jobs": {job.id: astuple(job.end)[1:] for job in s.scalars(select(Job))},
             "sequences": set(s.scalars(select(Job.serving_sequence))),
             "held": dict(s.execute(select(ServerProcess.id, ServerProcess.held)).all()),
+            "keys": {key.name: set(key.scopes) for key in ledger.keys.find(s)},
+            "ends of keys": {(key.expires_at, key.rotated_to) for key in ledger.keys.find(s)},
             "serving": ledger.versions.serving(s).version,
             "sampling": {q.id: _sampling(q) for q in s.scalars(select(Question))},
             "draws": set(s.scalars(select(Question.draws))),
@@ -302,6 +311,15 @@ FACTS = {
     },
     "sequences": {None},
     "held": {"p": ["tempo-v1"], "q": []},
+    "keys": {
+        "none": {"read"},
+        "trai": {"read", "labels:read", "labels:write", "train", "questions"},
+        "prom": {"read", "promote", "keys"},
+        "both": {
+            *("read", "labels:read", "labels:write", "train", "promote", "questions", "keys"),
+        },
+    },
+    "ends of keys": {(None, None)},
     "serving": 2,
     "sampling": {
         "q1": (0.5, 1.0, -1, None),

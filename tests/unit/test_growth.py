@@ -129,10 +129,18 @@ def is_linear(reader: Callable[[str], Any], shape: Callable[[int], str]) -> bool
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_the_time_of_a_reader_grows_no_faster_than_its_text(name: str) -> None:
+@pytest.mark.attack(
+    "time and memory",
+    "the worst texts of up to 64 KiB for each parser, normaliser and verifier",
+    promise="the time grows in proportion to the text (exponent below 1.3)",
+)
+def test_the_time_of_a_reader_grows_no_faster_than_its_text(
+    name: str, seen: Callable[[object], None]
+) -> None:
     reader = READERS[name]
     slow = (text for text, shape in shapes().items() if not is_linear(reader, shape))
     assert [*islice(slow, 3)] == []
+    seen(f"{len(shapes())} texts, 0 slow")
 
 
 def test_the_measurement_notices_a_quadratic_reader() -> None:

@@ -130,12 +130,18 @@ def try_to(ask: Callable[[str], Any], url: str) -> None:
 
 @pytest.mark.parametrize("trust_env", ["", "1"])
 @pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.attack(
+    "the front",
+    "proxies in every variable of the environment, with a server on this machine",
+    promise="no proxy sees a request of any client",
+)
 def test_no_proxy_sees_a_request_to_this_machine(
     name: str,
     trust_env: str,
     proxy: list[str],
     listener: Callable[[], tuple[str, list[str]]],
     monkeypatch: pytest.MonkeyPatch,
+    seen: Callable[[object], None],
 ) -> None:
     if trust_env:
         monkeypatch.setenv("TEMPO_TRUST_ENV", trust_env)
@@ -143,6 +149,7 @@ def test_no_proxy_sees_a_request_to_this_machine(
     try_to(CLIENTS[name], url)
     assert requests
     assert proxy == []
+    seen(f"{name}: {len(requests)} requests, {len(proxy)} through the proxy")
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -14,8 +14,8 @@ import services
 ROOT = Path(__file__).parents[2]
 CHOOSE = ROOT / "docker" / "choose_python.sh"
 INSTALL = ROOT / "docker" / "install.py"
-LOCK = (ROOT / "docker" / "cpu.lock").read_text()
-TORCH = re.findall(r"^torch==(.+)$", LOCK, re.MULTILINE)[0]
+LOCK = (ROOT / "docker" / "torch.lock").read_text()
+TORCH = re.findall(r"^torch==(\S+)", LOCK, re.MULTILINE)[0]
 TOOLS = ("sh", "bash", "sed", "grep", "mktemp", "rm", "dirname", "basename", "awk")
 
 
@@ -124,7 +124,7 @@ def test_where_only_the_wheel_of_python_3_11_exists_one_line_says_so(tools: Path
 def test_without_any_python_the_error_names_the_remedy(tools: Path) -> None:
     result = choose(tools)
     assert (result.returncode, result.stdout) == (1, "")
-    assert "error: no Python fits docker/cpu.lock; python3.11 passed over" in result.stderr
+    assert "error: no Python fits docker/torch.lock; python3.11 passed over" in result.stderr
     assert "install python3.11 with pip and venv" in result.stderr
 
 
@@ -148,7 +148,8 @@ def test_the_named_python_is_the_only_candidate_and_the_named_index_is_asked(too
 def test_make_hands_on_the_named_python_and_index() -> None:
     result = run("make", "-nB", ".venv/ready", "PYTHON=/my/python", "TORCH_INDEX=https://e.org")
     assert 'choose_python.sh "/my/python" "https://e.org"' in result.stdout
-    assert '--extra-index-url "https://e.org" -r docker/cpu.lock' in result.stdout
+    locks = "-r docker/torch.lock -r docker/cpu.lock"
+    assert f'--extra-index-url "https://e.org" {locks}' in result.stdout
 
 
 # The installation ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Write the figures of README.md from the rows of results.
+"""Write the figures of README.md and of the page of results from the rows of finished runs.
 
     python -m tempo_lab.readme      # `make figures`
 
@@ -13,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
+from tempo_lab.learn.results import examples, grouped, table
 from tempo_lab.rows import ROOT, Row, read
 from tempo_lab.study.arms import ARMS, BARE, DEFAULT, SEEDS
 from tempo_trainer.algorithm.intervals import t_interval
 
 README = ROOT.parent / "README.md"
+RESULTS_PAGE = ROOT / "docs" / "results.md"
+PAGES = (README, RESULTS_PAGE)
 RESULTS = ROOT / "tempo_lab" / "results"
 SIMULATION = ROOT / "docs" / "figures" / "simulation"
 FIGURE = re.compile(r"<!--(\w+)-->(.*?)<!--/\1-->", re.DOTALL)
 COMMIT = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7}\b")
-COUNTS = {3: "three", 5: "five", 8: "eight"}
+COUNTS = {2: "two", 3: "three", 5: "five", 8: "eight"}
 ITERATIONS = 200
 NAMES = {
     "base": "base",
@@ -73,11 +76,32 @@ def demo(results: Path, commits: Sequence[str]) -> str:
 """
 
 
-def smoke(results: Path, commits: Sequence[str]) -> str:
-    """Return time and memory of the smoke test."""
-    row = _first(read(results / "smoke.jsonl"), commits)
-    parts = ["`make smoke MODEL=smollm2`", row["commit"], row.get("conditions", "")]
-    return f"{row['minutes']} minutes and {row['peak_gb']} GB\n({', '.join(filter(None, parts))})"
+def learn(results: Path, commits: Sequence[str]) -> str:
+    """Return the change on unseen questions of each set of the real model."""
+    parts = []
+    for rows in grouped(_learned(results, commits)).values():
+        base, served = (
+            _share(np.mean([row[version]["unseen"]["users"] for row in rows]))
+            for version in ("base", "served")
+        )
+        minutes = max(sum(row["minutes"].values()) for row in rows)
+        seeds = f"{COUNTS[len(rows)]} seeds" if len(rows) > 1 else f"seed {rows[0]['seed']}"
+        about = f"{seeds}, {minutes:.0f} minutes, {_commits(rows)}"
+        parts.append(f"{base} to {served} (`{rows[0]['set']}`, {about})")
+    return ";\n".join(parts)
+
+
+def learned(results: Path, commits: Sequence[str]) -> str:
+    """Return the table of the real model, and examples of its answers."""
+    rows = _learned(results, commits)
+    return f" At {_commits(rows)}:\n\n{table(rows)}\n\n```text\n{examples(rows)}\n```\n"
+
+
+def _learned(results: Path, commits: Sequence[str]) -> list[Row]:
+    """Return the rows of the commits; without commits those of every clean one."""
+    rows = read(results / "learn.jsonl")
+    clean = [row for row in rows if not row["commit"].endswith("+")]
+    return [row for row in clean if row["commit"] in commits] or clean
 
 
 def gate(results: Path, commits: Sequence[str]) -> str:
@@ -110,7 +134,8 @@ def pass8(results: Path, commits: Sequence[str]) -> str:
 
 FIGURES: dict[str, Callable[[Path, Sequence[str]], str]] = {
     "demo": demo,
-    "smoke": smoke,
+    "learn": learn,
+    "learned": learned,
     "gate": gate,
     "study": study,
     "pass8": pass8,
@@ -214,4 +239,5 @@ def _share(value: float) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text()))
+    for path in PAGES:
+        path.write_text(rewritten(path.read_text()))

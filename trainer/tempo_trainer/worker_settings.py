@@ -3,10 +3,16 @@
 They say where the server is, how much the worker asks of it, and when rounds and checks start.
 """
 
+from typing import Any
+
 from pydantic import Field
 
 from tempo_storage.labeled.split import MAX_ASKED
+from tempo_storage.settings import StorageSettings
 from tempo_trainer.settings import TrainerSettings
+
+# These name no setting of learning, and some of them are secrets.
+OF_THE_PROCESS = {"base_url", "api_key", "api_key_file", "die_with_parent"}
 
 
 class WorkerSettings(TrainerSettings):
@@ -63,3 +69,9 @@ class WorkerSettings(TrainerSettings):
     slow all others down."""
     die_with_parent: bool = False
     """End this process when the process that started it ends, even if that one was killed."""
+
+    def of_learning(self) -> dict[str, Any]:
+        """Return the settings that decide how and when the model learns, for the audit."""
+        return self.model_dump(
+            mode="json", exclude={*StorageSettings.model_fields, *OF_THE_PROCESS}
+        )

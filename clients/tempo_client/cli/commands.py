@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tempo_client.cli import gate_report, progress
-from tempo_client.cli.keys import keys
+from tempo_client.cli.keys import audit, keys
 from tempo_client.cli.labeled import missing_labels, print_file, shown_gain
 from tempo_client.cli.labels import labels
 from tempo_client.cli.output import (
@@ -187,7 +187,7 @@ def watch(
     finish(tempo, job, wait=True, as_json=as_json)
 
 
-for command in (questions, learned, erase, admit):
+for command in (questions, learned, erase, admit, audit):
     app.command()(command)
 
 

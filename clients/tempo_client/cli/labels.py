@@ -27,6 +27,7 @@ Split = Annotated[str | None, typer.Option(metavar="[train|held_out]", help="Onl
 File = Annotated[
     str | None, typer.Option(metavar="FILE", help="Only this file's; see `tempo labels files`.")
 ]
+HeldOut = Annotated[bool, typer.Option("--held-out", help="With the held-out labels, too.")]
 Answers = Annotated[list[str], typer.Argument(help="The right answer, or several right ones.")]
 Verifier = Annotated[str | None, typer.Option(help="Another verifier for it.")]
 Output = Annotated[Path | None, typer.Argument(help="By default standard output.")]
@@ -45,10 +46,14 @@ labels = typer.Typer(help="List, correct, remove, export and check labeled quest
 
 @labels.command("list")
 def list_labels(
-    ctx: typer.Context, split: Split = None, file: File = None, as_json: Json = False
+    ctx: typer.Context,
+    split: Split = None,
+    file: File = None,
+    held_out: HeldOut = False,
+    as_json: Json = False,
 ) -> None:
-    """List the labels, by default all of them."""
-    listed = connect(ctx).labels.list(split=split, file=file)
+    """List the labels; held-out ones only with --held-out or --split held_out."""
+    listed = _list(connect(ctx), split, file, held_out)
     rows = [(label.id[:12], label.split, *_summary(label)) for label in listed]
     columns = ("label", "split", "verifier", "answer", "question")
     if not listed:
@@ -100,13 +105,15 @@ def export(
     output: Output = None,
     split: Split = None,
     file: File = None,
+    held_out: HeldOut = False,
     as_json: Json = False,
 ) -> None:
     """Write the labels as a labeled file, which can be uploaded again.
 
-    It is JSON Lines, or a JSON array with --json.
+    It is JSON Lines, or a JSON array with --json. Held-out labels are in it only with --held-out or
+    --split held_out.
     """
-    lines = [label.line() for label in connect(ctx).labels.list(split=split, file=file)]
+    lines = [label.line() for label in _list(connect(ctx), split, file, held_out)]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     if as_json:
         text = json.dumps(lines, ensure_ascii=False, indent=2) + "\n"
@@ -124,6 +131,7 @@ def check(
     limit: Limit = None,
     split: Split = None,
     file: File = None,
+    held_out: HeldOut = False,
     model: Model = "tempo",
     max_tokens: MaxTokens = None,
     api_key: VllmKey = "",
@@ -132,10 +140,10 @@ def check(
     """Ask the served model the labeled questions, and verify its responses.
 
     A label without a right response may be wrong, and one with right responses only teaches little.
-    No question is captured.
+    No question is captured. Held-out labels are checked only with --held-out or --split held_out.
     """
     tempo = connect(ctx)
-    listed = tempo.labels.list(split=split, file=file)[:limit]
+    listed = _list(tempo, split, file, held_out)[:limit]
     if not listed:
         fail("there are no labels; upload some with `tempo recalibrate FILE`")
     users = tempo.status().users_decoding
@@ -146,7 +154,7 @@ def check(
     for start in track(starts, "checking", console=messages, disable=not messages.is_terminal):
         part = listed[start : start + LABELS_PER_REQUEST]
         responses = {label.id: _ask(tempo, label, body, api_key) for label in part}
-        verdicts |= tempo.labels.verify(responses).verdicts
+        verdicts |= tempo.labels.verify(responses, held_out=True).verdicts
         if not messages.is_terminal:
             messages.print(f"{len(verdicts)} of {len(listed)} labels are checked")
     rights = {label.id: verdicts[label.id].count(True) for label in listed}
@@ -165,6 +173,14 @@ def check(
         messages.print("no right response: " + "  ".join((label.id[:12], *_summary(label))))
     if len(wrong) > MAX_LISTED:
         messages.print(f"and {len(wrong) - MAX_LISTED} more")
+
+
+def _list(tempo: Tempo, split: str | None, file: str | None, held_out: bool) -> list[Label]:
+    """Return the labels of a split and a file; say so if held-out ones are left out."""
+    held_out = held_out or split == "held_out"
+    if split is None and not held_out:
+        messages.print("without the held-out labels; --held-out adds them")
+    return tempo.labels.list(split=split, file=file, held_out=held_out)
 
 
 def _ask(tempo: Tempo, label: Label, body: dict[str, Any], api_key: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tempo_client import Tempo
 from tempo_client.cli.output import Json, connect, fail, field_rows, local_time, messages, show
 from tempo_client.types import Tenant
 
@@ -57,9 +58,9 @@ def erase(
     that vLLM checks are a tenant, and its id is the beginning of the SHA-256 of "Bearer KEY". All
     requests that name no tenant are of the tenant `anonymous`.
 
-    The command asks before it erases, and then prints the number of erased questions, and the
-    versions that learned from them; these versions stay. Questions on the way to the ledger arrive
-    later: run it once more then.
+    The command asks before it erases. Then it prints the number of erased questions, the versions
+    that learned from them, and where text may remain. These versions stay; if one of them serves,
+    the command offers to roll back to a version that did not learn from the questions.
     """
     tempo = connect(ctx)
     tenants = tempo.questions.tenants()
@@ -70,7 +71,20 @@ def erase(
         typer.confirm(f"erase {row.questions} questions of {row.id}?", abort=True, err=True)
     answer = tempo.questions.erase(row.id)
     rows = [("erased", answer.erased), *(("learned", adapter) for adapter in answer.adapters)]
+    rows += [("remains", place) for place in answer.remains]
     show(answer, rows, as_json=as_json)
+    if answer.rollback_to and not as_json:
+        _offer_rollback(tempo, answer.rollback_to, ask=not yes)
+
+
+def _offer_rollback(tempo: Tempo, target: str, *, ask: bool) -> None:
+    """Roll back to a version that did not learn from the erased questions, if the user agrees."""
+    messages.print(f"a version that learned from them serves; {target} did not learn from them")
+    if ask and typer.confirm(f"roll back to {target}?", err=True):
+        tempo.adapters.rollback(target, reason="questions were erased")
+        messages.print(f"{target} serves")
+    else:
+        messages.print(f"tempo adapters rollback {target}")
 
 
 def admit(ctx: typer.Context, tenant: TenantId = None, as_json: Json = False) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tempo_server.admin.route import PROMOTE, CurrentContext, KeyRoute, PageQuery
+from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery, needs
 from tempo_server.admin.schemas import Adapter, Page, PromoteRequest, RollbackRequest
 from tempo_server.context import Context
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE, version_name, version_of
-from tempo_storage.errors import ConflictError, CorruptAdapterError
+from tempo_storage.errors import ConflictError
 from tempo_storage.ledger.models import Serving
 
 FOLLOW_SECONDS = 5.0
@@ -19,15 +19,17 @@ POLL_SECONDS = 0.1
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.get("/adapters")
+@router.get("/adapters", **needs("read"))
 def list_adapters(context: CurrentContext, paging: PageQuery) -> Page[Adapter]:
     """List the versions, newest first; the base is the last one."""
+    below = None if paging.after is None else version_of(paging.after)
     with context.sessions() as s:
-        versions = [Adapter.model_validate(row) for row in ledger.versions.adapters(s)]
-    return paging.page([*versions, _base(context)])
+        rows = ledger.versions.adapters(s, below=below, limit=paging.limit + 1)
+    versions = [Adapter.model_validate(row) for row in rows]
+    return paging.cut(versions if below == BASE else [*versions, _base(context)])
 
 
-@router.get("/adapters/{adapter_id}")
+@router.get("/adapters/{adapter_id}", **needs("read", 404))
 def get_adapter(context: CurrentContext, adapter_id: str) -> Adapter:
     """Show one version, with the ids of the questions that it learned from."""
     version = version_of(adapter_id)
@@ -39,7 +41,7 @@ def get_adapter(context: CurrentContext, adapter_id: str) -> Adapter:
         return Adapter.model_validate(row).model_copy(update={"question_ids": question_ids})
 
 
-@router.post("/adapters/{adapter_id}/promote", openapi_extra=PROMOTE)
+@router.post("/adapters/{adapter_id}/promote", **needs("promote", 404, 408, 409, 413, 422))
 def promote(
     context: CurrentContext, adapter_id: str, body: PromoteRequest | None = None
 ) -> Adapter:
@@ -60,7 +62,7 @@ def promote(
     )
 
 
-@router.post("/adapters/rollback", openapi_extra=PROMOTE)
+@router.post("/adapters/rollback", **needs("promote", 404, 408, 409, 413, 422))
 def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> Adapter:
     """Return to the version that `to` names, or to the one that served before."""
     body = body or RollbackRequest()
@@ -69,7 +71,8 @@ def roll_back(context: CurrentContext, body: RollbackRequest | None = None) -> A
             version = ledger.versions.version_before(s)
     else:
         version = BASE if body.to == "base" else version_of(body.to)
-    return _promote(context, version, reason=body.reason or "rollback")
+    action = ledger.versions.ROLLED_BACK
+    return _promote(context, version, reason=body.reason or "rollback", action=action)
 
 
 def _promote(
@@ -79,28 +82,13 @@ def _promote(
 
     With `resets_tests` the number of the gate's tests starts again at 0.
     """
-    _verify(context, version)
+    if version != BASE:  # before the pointer moves
+        context.verify(version_name(version))
     with context.sessions.begin() as s:
         pointer = ledger.versions.promote(s, version, **options)
         if resets_tests:
             ledger.gate_tests.reset(s)
     return _await_processes(context, pointer)
-
-
-def _verify(context: Context, version: int) -> None:
-    """Check the files before the pointer moves.
-
-    Mark damaged ones corrupt, which moves the pointer off them. Raises UnservableAdapterError or
-    NotFoundError.
-    """
-    if version == BASE:
-        return
-    try:
-        context.verify(version_name(version))
-    except CorruptAdapterError as error:
-        with context.sessions.begin() as s:
-            ledger.versions.mark_corrupt(s, version, str(error))
-        raise
 
 
 def _await_processes(context: Context, pointer: Serving) -> Adapter:

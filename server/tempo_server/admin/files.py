@@ -18,7 +18,8 @@ from fastapi.responses import FileResponse
 from sqlalchemy.orm import Session
 
 from tempo_server.admin import references
-from tempo_server.admin.route import CurrentContext, FilePageQuery, KeyRoute
+from tempo_server.admin.held_out import HeldOut, require_held_out
+from tempo_server.admin.route import CurrentContext, FilePageQuery, KeyRoute, needs
 from tempo_server.admin.schemas import Deletion, File, LabeledCounts, Page, Upload
 from tempo_server.admin.slots import LONG_WORK
 from tempo_server.context import Context
@@ -39,7 +40,7 @@ from tempo_storage.ledger import models as rows
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.post("/files", dependencies=[LONG_WORK])
+@router.post("/files", dependencies=[LONG_WORK], **needs("labels:write", 408, 413, 429, 507))
 def create_file(
     context: CurrentContext, form: Annotated[Upload, Form(media_type="multipart/form-data")]
 ) -> File:
@@ -51,7 +52,7 @@ def create_file(
     parsed = parse(content, references.installed())
     with context.sessions() as s:
         new = _without_stored(s, parsed)
-        same = next((f for f in ledger.labeled.files(s) if f.sha256 == parsed.sha256), None)
+        same = next(iter(ledger.labeled.files(s, sha256=parsed.sha256)), None)
         if same is not None and not new.examples and not new.errors:
             labeled = LabeledCounts.of(**ledger.labeled.count(s))
             return _with_counts(File.model_validate(same), labeled)
@@ -73,23 +74,23 @@ def create_file(
     return _with_counts(File.model_validate(row), labeled)
 
 
-@router.get("/files")
+@router.get("/files", **needs("labels:read", 404))
 def list_files(context: CurrentContext, paging: FilePageQuery) -> Page[File]:
     """List the files, newest first unless `order` is asc."""
     with context.sessions() as s:
-        files = [File.model_validate(row) for row in ledger.labeled.files(s)]
+        files = [_without_examples(row) for row in ledger.labeled.files(s)]
     files = [file for file in files if paging.purpose in (None, file.purpose)]
     return paging.page(files[::-1] if paging.order == "asc" else files)
 
 
-@router.get("/files/{file_id}")
+@router.get("/files/{file_id}", **needs("labels:read", 404))
 def get_file(context: CurrentContext, file_id: str) -> File:
     """Show one file."""
     with context.sessions() as s:
-        return File.model_validate(ledger.labeled.file(s, file_id))
+        return _without_examples(ledger.labeled.file(s, file_id))
 
 
-@router.delete("/files/{file_id}")
+@router.delete("/files/{file_id}", **needs("labels:write", 404))
 def delete_file(context: CurrentContext, file_id: str) -> Deletion:
     """Delete a file with its examples, except those that another file labels, too.
 
@@ -106,14 +107,24 @@ def delete_file(context: CurrentContext, file_id: str) -> Deletion:
     return Deletion(id=row.id, object="file", examples=examples, adapters=adapters)
 
 
-@router.get("/files/{file_id}/content", response_class=FileResponse)
-def get_file_content(context: CurrentContext, file_id: str) -> FileResponse:
-    """Return a file as it was uploaded."""
+@router.get("/files/{file_id}/content", response_class=FileResponse, **needs("labels:read", 404))
+def get_file_content(
+    context: CurrentContext, file_id: str, held_out: HeldOut = False
+) -> FileResponse:
+    """Return a file as it was uploaded. It has held-out answers, so it needs `held_out=true`."""
+    require_held_out(held_out, f"{file_id} has held-out answers")
     row = get_file(context, file_id)
     path = context.settings.files_dir / row.id
     if not path.is_file():
         raise NotFoundError(f"{path} is gone; its examples are in the ledger still")
     return FileResponse(path, media_type="application/octet-stream", filename=row.filename)
+
+
+def _without_examples(row: rows.File) -> File:
+    """Return a file without the examples in its summary: some of them are held out."""
+    file = File.model_validate(row)
+    verifiers = [verifier | {"examples": []} for verifier in file.tempo.verifiers]
+    return file.model_copy(update={"tempo": file.tempo.model_copy(update={"verifiers": verifiers})})
 
 
 def _store(context: Context, row: rows.File, checked: ParsedFile, content: bytes) -> LabeledCounts:

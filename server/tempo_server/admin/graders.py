@@ -16,7 +16,7 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field, model_validator
 
 from tempo_server.admin import references
-from tempo_server.admin.route import READ, KeyRoute
+from tempo_server.admin.route import KeyRoute, needs
 from tempo_server.admin.schemas import Body, Json, Schema, Text
 from tempo_server.admin.slots import LONG_WORK
 from tempo_storage.errors import InvalidInputError
@@ -66,8 +66,8 @@ class GraderRequest(Body):
     @model_validator(mode="before")
     @classmethod
     def check_text(cls, body: Any) -> Any:
-        """Raise ValueError for half a surrogate pair, which no answer could carry."""
-        json.dumps(body, ensure_ascii=False).encode()
+        """Raise ValueError for half a surrogate pair or an infinity; no answer can carry it."""
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         return body
 
 
@@ -88,14 +88,16 @@ class GraderRun(Schema):
     tempo: Json
 
 
-@router.post("/fine_tuning/alpha/graders/validate", openapi_extra=READ)
+@router.post("/fine_tuning/alpha/graders/validate", **needs("read", 408, 413))
 def validate_grader(body: GraderRequest) -> dict[str, Json]:
     """Check that a grader can be used here, and return it."""
     _verifier(body.grader)
     return {"grader": body.grader.model_dump(exclude_unset=True)}
 
 
-@router.post("/fine_tuning/alpha/graders/run", dependencies=[LONG_WORK])
+@router.post(
+    "/fine_tuning/alpha/graders/run", dependencies=[LONG_WORK], **needs("train", 408, 413, 429)
+)
 def run_grader(body: GraderRunRequest) -> GraderRun:
     """Compare one response with a reference in a process of its own."""
     grader = body.grader

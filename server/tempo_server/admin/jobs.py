@@ -3,25 +3,38 @@
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
-from tempo_server.admin.route import CurrentContext, KeyRoute, PageQuery
-from tempo_server.admin.schemas import EVENT_PREFIX, Checkpoint, Event, Job, JobRequest, Page
+from tempo_server.admin.route import CallersKey, CurrentContext, KeyRoute, PageQuery, needs
+from tempo_server.admin.schemas import (
+    CHECKPOINT_PREFIX,
+    EVENT_PREFIX,
+    Checkpoint,
+    Event,
+    Job,
+    JobRequest,
+    Page,
+    number_of,
+)
 from tempo_server.context import Context
 from tempo_server.errors import JobRunningError
+from tempo_server.keys import check_scope
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import ConflictError, InvalidInputError, NotFoundError
 from tempo_storage.ledger import models as rows
 from tempo_storage.valkey.doorbell import ring
 
-MAX_JOBS = 10_000
-MAX_EVENT_DIGITS = 18  # a number with more is too large for the database
-
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.post("/fine_tuning/jobs")
-def create_job(context: CurrentContext, body: JobRequest) -> Job:
-    """Queue a recalibration or a round; at most one of each is queued or runs."""
+@router.post("/fine_tuning/jobs", **needs("train", 404, 408, 409, 413))
+def create_job(context: CurrentContext, key: CallersKey, body: JobRequest) -> Job:
+    """Queue a recalibration or a round; at most one of each is queued or runs.
+
+    A round without `auto_promote` leaves its version to an operator, and the gate does not count
+    its test. So it needs the scope `promote`, too.
+    """
+    if not body.tempo.auto_promote:
+        check_scope(context, key, "promote")
     _check_model(context, body.model)
     mode = body.tempo.mode
     options = body.tempo.model_dump(exclude={"mode"}) | {"training_file": body.training_file}
@@ -34,34 +47,30 @@ def create_job(context: CurrentContext, body: JobRequest) -> Job:
                 "cancel it"
             )
         row = ledger.jobs.queue(s, mode, options, message=f"{mode} is queued")
-        job = _job(context, s, row, adapter=None)
+        job = _job(context, s, row)
     ring(context.redis, row.id)
     return job
 
 
-@router.get("/fine_tuning/jobs")
+@router.get("/fine_tuning/jobs", **needs("read", 404))
 def list_jobs(context: CurrentContext, paging: PageQuery) -> Page[Job]:
     """List the jobs, newest first."""
     with context.sessions() as s:
-        adapters = {row.job_id: version_name(row.version) for row in ledger.versions.adapters(s)}
-        jobs = [
-            _job(context, s, row, adapter=adapters.get(row.id))
-            for row in ledger.jobs.find(s, limit=MAX_JOBS)
-        ]
-    return paging.page(jobs)
+        page = ledger.jobs.page(s, after=paging.after, limit=paging.limit + 1)
+        versions = ledger.versions.of_jobs(s, [row.id for row in page])
+        jobs = [_job(context, s, row, versions.get(row.id)) for row in page]
+    return paging.cut(jobs)
 
 
-@router.get("/fine_tuning/jobs/{job_id}")
+@router.get("/fine_tuning/jobs/{job_id}", **needs("read", 404))
 def get_job(context: CurrentContext, job_id: str) -> Job:
     """Show one job."""
     with context.sessions() as s:
         row = ledger.jobs.get(s, job_id)
-        version = ledger.versions.adapter_of_job(s, job_id)
-        adapter = None if version is None else version_name(version.version)
-        return _job(context, s, row, adapter=adapter)
+        return _job(context, s, row, ledger.versions.adapter_of_job(s, job_id))
 
 
-@router.post("/fine_tuning/jobs/{job_id}/cancel")
+@router.post("/fine_tuning/jobs/{job_id}/cancel", **needs("train", 404, 409))
 def cancel_job(context: CurrentContext, job_id: str) -> Job:
     """Cancel a job; the worker stops after the current step and keeps the committed ones.
 
@@ -70,14 +79,13 @@ def cancel_job(context: CurrentContext, job_id: str) -> Job:
     with context.sessions.begin() as s:
         row = ledger.jobs.get(s, job_id, lock=True)
         if row.status in ledger.jobs.ACTIVE:
-            ledger.jobs.finish(s, job_id, "cancelled")
-            ledger.events.add(s, "job.cancelled", "cancelled by request", job_id=job_id)
+            ledger.jobs.cancel(s, row)
         elif row.status != "cancelled":
             raise ConflictError(f"{job_id} has {row.status} already; there is nothing to cancel")
     return get_job(context, job_id)
 
 
-@router.post("/fine_tuning/jobs/{job_id}/pause")
+@router.post("/fine_tuning/jobs/{job_id}/pause", **needs("train", 404, 409))
 def pause_job(context: CurrentContext, job_id: str) -> Job:
     """Pause a job after its current step, and with it all training; restarts keep the pause.
 
@@ -96,7 +104,7 @@ def pause_job(context: CurrentContext, job_id: str) -> Job:
     return get_job(context, job_id)
 
 
-@router.post("/fine_tuning/jobs/{job_id}/resume")
+@router.post("/fine_tuning/jobs/{job_id}/resume", **needs("train", 404, 409))
 def resume_job(context: CurrentContext, job_id: str) -> Job:
     """Resume a job, and with it all training."""
     with context.sessions.begin() as s:
@@ -106,32 +114,35 @@ def resume_job(context: CurrentContext, job_id: str) -> Job:
     return get_job(context, job_id)
 
 
-@router.get("/fine_tuning/jobs/{job_id}/events")
+@router.get("/fine_tuning/jobs/{job_id}/events", **needs("read", 404))
 def list_events(context: CurrentContext, job_id: str, paging: PageQuery) -> Page[Event]:
     """List a job's events, newest first."""
-    before = None if paging.after is None else _event_number(paging.after)
+    before = None if paging.after is None else number_of(paging.after, EVENT_PREFIX)
     with context.sessions() as s:
         ledger.jobs.get(s, job_id)
         event_rows = ledger.events.find(
             s, job_id=job_id, before=before, newest_first=True, limit=paging.limit + 1
         )
-        events = [Event.model_validate(row) for row in event_rows]
-    return Page(data=events[: paging.limit], has_more=len(events) > paging.limit)
+    return paging.cut([Event.model_validate(row) for row in event_rows])
 
 
-@router.get("/fine_tuning/jobs/{job_id}/checkpoints")
+@router.get("/fine_tuning/jobs/{job_id}/checkpoints", **needs("read", 404))
 def list_checkpoints(context: CurrentContext, job_id: str, paging: PageQuery) -> Page[Checkpoint]:
     """List a job's committed iterations with their metrics, newest first."""
+    below = None if paging.after is None else number_of(paging.after, CHECKPOINT_PREFIX)
     with context.sessions() as s:
         ledger.jobs.get(s, job_id)
         version = ledger.versions.adapter_of_job(s, job_id)
-        # A part of a warm-up has a negative position.
-        iterations = [row for row in ledger.jobs.iterations(s, job_id) if row.position >= 0][::-1]
-    return paging.page([Checkpoint.of(iteration, version) for iteration in iterations])
+        iterations = ledger.jobs.checkpoints(s, job_id, below=below, limit=paging.limit + 1)
+    return paging.cut([Checkpoint.of(iteration, version) for iteration in iterations])
 
 
-def _job(context: Context, s: Session, row: rows.Job, *, adapter: str | None) -> Job:
-    """Return a job from its row; a job that waits for the end of a pause shows as paused."""
+def _job(context: Context, s: Session, row: rows.Job, version: rows.Adapter | None = None) -> Job:
+    """Return a job from its row, with the version that it published.
+
+    A job that waits for the end of a pause shows as paused.
+    """
+    adapter = None if version is None else version_name(version.version)
     job = Job.of(row, model=context.served_name, adapter=adapter)
     if row.status == "queued":
         job.tempo.progress = {"phase": "queued", "waits_for": ledger.jobs.waits_for(s, row)}
@@ -162,10 +173,3 @@ def _check_data(s: Session, training_file: str | None) -> None:
             "there are no labeled questions to calibrate the critic with; upload a file first: "
             "tempo recalibrate FILE, or POST /tempo/v1/files"
         )
-
-
-def _event_number(event_id: str) -> int:
-    number = event_id.removeprefix(EVENT_PREFIX)
-    if not number.isdecimal() or len(number) > MAX_EVENT_DIGITS:
-        raise InvalidInputError(f"{event_id!r} is no event id; give the last event's, or none")
-    return int(number)

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from tempo_server.admin import references
-from tempo_server.admin.route import CurrentContext, KeyRoute, Paging
+from tempo_server.admin.held_out import require_held_out
+from tempo_server.admin.route import CurrentContext, KeyRoute, Paging, needs
 from tempo_server.admin.schemas import Body, Deletion, Json, Page, Resource, Row, Text
 from tempo_server.admin.slots import LONG_WORK
 from tempo_storage import ledger
@@ -26,10 +27,21 @@ router = APIRouter(route_class=KeyRoute)
 
 
 class LabelPaging(Paging):
-    """The page of a list of labels, and the split and the file whose labels it has."""
+    """The page of a list of labels, and the split and the file whose labels it has.
+
+    Without `held_out` it has no held-out labels.
+    """
 
     split: Literal["train", "held_out"] | None = None
-    file: str | None = None
+    file: Text | None = None
+    held_out: bool = False
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits whose labels are listed."""
+        if self.split is not None:
+            return (self.split,)
+        return ("train", "held_out") if self.held_out else ("train",)
 
 
 class Label(Resource):
@@ -59,9 +71,10 @@ Responses = Annotated[list[str], Field(max_length=MAX_RESPONSES)]
 
 
 class VerdictRequest(Body):
-    """Responses to labeled questions, by the label's id."""
+    """Responses to labeled questions, by the label's id; held-out ones only with `held_out`."""
 
-    responses: Annotated[dict[str, Responses], Field(max_length=MAX_LABELS)]
+    responses: Annotated[dict[Text, Responses], Field(max_length=MAX_LABELS)]
+    held_out: bool = False
 
 
 class Verdicts(Row):
@@ -71,22 +84,25 @@ class Verdicts(Row):
     verdicts: dict[str, list[bool | None]]
 
 
-@router.get("/labels")
+@router.get("/labels", **needs("labels:read"))
 def list_labels(context: CurrentContext, paging: Annotated[LabelPaging, Query()]) -> Page[Label]:
     """List the labels by their ids."""
+    if paging.split == "held_out":
+        require_held_out(paging.held_out, "this split has held-out answers")
     with context.sessions() as s:
         rows = ledger.labeled.page(
             s,
             after=paging.after or "",
             limit=paging.limit + 1,
-            split=paging.split,
+            splits=paging.splits,
             file_id=paging.file,
         )
-        labels = [Label.model_validate(row) for row in rows[: paging.limit]]
-    return Page(data=labels, has_more=len(rows) > paging.limit)
+    return paging.cut([Label.model_validate(row) for row in rows])
 
 
-@router.put("/labels/{label_id}", dependencies=[LONG_WORK])
+@router.put(
+    "/labels/{label_id}", dependencies=[LONG_WORK], **needs("labels:write", 404, 408, 413, 429)
+)
 def replace_label(context: CurrentContext, label_id: str, body: LabelRequest) -> Label:
     """Replace the answer to a question; the question keeps its split."""
     with context.sessions() as s:
@@ -101,30 +117,32 @@ def replace_label(context: CurrentContext, label_id: str, body: LabelRequest) ->
     (example,) = parsed.examples
     with context.sessions.begin() as s:
         row = ledger.labeled.example(s, label.id)
-        row.reference = example.reference
-        row.verifier = example.verifier
-        ledger.events.add(s, "label.replaced", f"the answer of label {label.id} was replaced")
+        ledger.labeled.replace(s, row, reference=example.reference, verifier=example.verifier)
         return Label.model_validate(row)
 
 
-@router.delete("/labels/{label_id}")
+@router.delete("/labels/{label_id}", **needs("labels:write", 404))
 def remove_label(context: CurrentContext, label_id: str) -> Deletion:
     """Remove a label; nothing trains on it or is measured by it any more."""
     with context.sessions.begin() as s:
         row = ledger.labeled.example(s, label_id)
         files = ledger.labeled.files_with(s, row.content_hash)
         versions = ledger.learned.versions_from_files(s, files)
-        s.delete(row)
-        ledger.events.add(s, "label.removed", f"label {row.content_hash} was removed")
+        ledger.labeled.remove(s, row)
     adapters = [version_name(version) for version in versions]
     return Deletion(id=row.content_hash, object="label", examples=1, adapters=adapters)
 
 
-@router.post("/labels/verdicts", dependencies=[LONG_WORK])
+@router.post(
+    "/labels/verdicts", dependencies=[LONG_WORK], **needs("labels:read", 404, 408, 413, 429)
+)
 def verify_responses(context: CurrentContext, body: VerdictRequest) -> Verdicts:
     """Verify responses to labeled questions, each by the verifier of its label."""
     with context.sessions() as s:
         rows = {label_id: ledger.labeled.example(s, label_id) for label_id in body.responses}
+    for label_id, row in rows.items():
+        if row.split == "held_out":
+            require_held_out(body.held_out, f"{label_id} is one of the held-out labels")
     items = [
         {
             "verifier": rows[label_id].verifier,

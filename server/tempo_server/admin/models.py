@@ -4,7 +4,7 @@ import contextlib
 
 from fastapi import APIRouter
 
-from tempo_server.admin.route import PROMOTE, CurrentContext, KeyRoute
+from tempo_server.admin.route import CurrentContext, KeyRoute, needs
 from tempo_server.admin.schemas import Deletion, Model, Page
 from tempo_server.context import Context
 from tempo_storage import ledger
@@ -14,13 +14,13 @@ from tempo_storage.errors import NotFoundError
 router = APIRouter(route_class=KeyRoute)
 
 
-@router.get("/models")
+@router.get("/models", **needs("read"))
 def list_models(context: CurrentContext) -> Page[Model]:
     """List the versions whose files are there, newest first; the base is the last one."""
     return Page(data=_models(context), has_more=False)
 
 
-@router.get("/models/{model}")
+@router.get("/models/{model}", **needs("read", 404))
 def get_model(context: CurrentContext, model: str) -> Model:
     """Show a version whose files are there."""
     for candidate in _models(context):
@@ -29,7 +29,7 @@ def get_model(context: CurrentContext, model: str) -> Model:
     raise NotFoundError(f"there is no model {model!r}; `tempo adapters list` lists the versions")
 
 
-@router.delete("/models/{model}", openapi_extra=PROMOTE)
+@router.delete("/models/{model}", **needs("promote", 404, 409))
 def delete_model(context: CurrentContext, model: str) -> Deletion:
     """Delete a version's files; its row stays, and it can never serve again.
 

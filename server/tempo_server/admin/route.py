@@ -22,15 +22,17 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException  # FastAPI's own derives from it
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import Message, Receive
 
-from tempo_server.admin.schemas import Page, Resource
+from tempo_server.admin.schemas import ErrorReply, Page, Resource, Text
 from tempo_server.context import Context, from_state
 from tempo_server.errors import SlowRequestError, error_response, json_error
-from tempo_server.keys import bearer, check_scope, has_scope
-from tempo_storage.errors import NotFoundError, TempoError, TooLargeError
+from tempo_server.keys import Scope, bearer, check_scope, key_with_scope
+from tempo_storage.errors import InvalidInputError, NotFoundError, TempoError, TooLargeError
+from tempo_storage.failures import trace
 from tempo_storage.labeled.file import LabeledFileError
+from tempo_storage.ledger import audit
 
 logger = logging.getLogger("vllm.tempo.admin")
 
@@ -39,11 +41,7 @@ MAX_BODY_BYTES = 33 * 1024 * 1024  # a file of 32 MiB and its envelope
 BODY_SECONDS = 30.0
 MIN_BYTES_PER_SECOND = 32 * 1024
 REQUEST_ID = re.compile(r"[\w-]{1,64}")
-# Scopes of routes, passed as `openapi_extra`.
-READ = {"x-scope": ""}
-PROMOTE = {"x-scope": "promote"}
-# Below these paths, which OpenAI's clients use, an unknown path or method gets their form of error.
-OPENAI_PATHS = ("/tempo/", "/v1/")
+SCOPE = "x-scope"  # the field of a route in the OpenAPI document
 # pydantic's names of errors, and OpenAI's
 ERROR_CODES = {
     "missing": "missing_field",
@@ -52,6 +50,32 @@ ERROR_CODES = {
     "greater_than_equal": "integer_below_min_value",
 }
 MAX_SHOWN_CHARACTERS = 100
+# The errors that a route may answer, for the OpenAPI document.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": description}
+    for status, description in (
+        (400, "The request is malformed."),
+        (401, "The key is missing, unknown or expired."),
+        (403, "The key lacks the scope."),
+        (404, "There is no such thing; list the things to see their ids."),
+        (408, "The body came too slowly."),
+        (409, "The state does not allow it now; read the state again."),
+        (413, "The request is larger than 33 MiB."),
+        (422, "The gate rejected the version."),
+        (429, "Too many requests wait for a verifier."),
+        (500, "The server failed; its log has more."),
+        (503, "The server starts, or its database or verifiers do not answer."),
+        (507, "The server's disk is full."),
+    )
+}
+PUBLIC_ERRORS: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (500, 503)}
+# With `default` FastAPI does not list the 422 of its own, which we never send.
+COMMON_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: ERRORS[status] for status in (400, 401, 403, 500, 503)
+} | {"default": {"model": ErrorReply, "description": "Another error."}}
+# Beginnings of pydantic's names of errors about numbers, choices and names: no text of a question.
+SHOWN_VALUES = ("int_", "float_", "bool_", "less_", "greater_", "literal_")
+SHOWN_NAMES = ("string_pattern_",)
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Item = TypeVar("Item", bound=Resource)
@@ -66,11 +90,31 @@ CurrentContext = Annotated[Context, Depends(_context)]
 """The context of the running server, as an argument of an endpoint."""
 
 
+async def _caller(request: Request) -> str:
+    return bearer(request.headers.get("authorization"))
+
+
+CallersKey = Annotated[str, Depends(_caller)]
+"""The key of the request, for an endpoint that may need another scope, too."""
+
+
+def needs(scope: Scope, *statuses: int) -> dict[str, Any]:
+    """Return the arguments of a route that needs a scope and may answer these errors, too.
+
+    Each route with a key may answer those in COMMON_ERRORS.
+    """
+    return {"openapi_extra": {SCOPE: scope}, "responses": {n: ERRORS[n] for n in statuses}}
+
+
 class Paging(BaseModel):
     """The page of a list that a request asks for."""
 
-    after: str | None = None
+    after: Text | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+    def cut(self, items: Sequence[Item]) -> Page[Item]:
+        """Return the page of items that were read up to one beyond its end."""
+        return Page(data=list(items[: self.limit]), has_more=len(items) > self.limit)
 
     def page(self, items: Sequence[Item]) -> Page[Item]:
         """Return the `limit` items that follow the one whose id is `after`."""
@@ -87,7 +131,7 @@ class FilePaging(Paging):
 
     limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     order: Literal["asc", "desc"] = "desc"
-    purpose: str | None = None
+    purpose: Text | None = None
 
 
 PageQuery = Annotated[Paging, Query()]
@@ -95,16 +139,18 @@ FilePageQuery = Annotated[FilePaging, Query()]
 
 
 def install(app: FastAPI) -> None:
-    """Answer unknown paths and methods below OPENAI_PATHS in OpenAI's form of error."""
+    """Answer unknown paths and methods in OpenAI's form of error."""
     app.add_exception_handler(HTTPException, _routing_error)
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """Answer an error of the app's router; other errors and paths get FastAPI's own answer."""
+    """Answer an error of the app's router; an error of a route gets FastAPI's own answer."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, TempoError):  # FastAPI wraps what is raised while it reads
+        return error_response(error.__cause__)
     path = request.url.path
     methods = ", ".join(sorted(_methods(request)))
-    if not path.startswith(OPENAI_PATHS) or error.status_code != (405 if methods else 404):
+    if error.status_code != (405 if methods else 404):
         return await http_exception_handler(request, error)
     if methods:
         message = f"{path} does not take {request.method}; send {methods}"
@@ -119,9 +165,9 @@ async def _routing_error(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """Return the methods that the app takes on the path of a request."""
-    routes = [route for route in request.app.routes if isinstance(route, APIRoute)]
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
     matching = [route for route in routes if route.matches(request.scope)[0] != Match.NONE]
-    return {method for route in matching for method in route.methods}
+    return {method for route in matching for method in route.methods or ()}
 
 
 class PublicRoute(APIRoute):
@@ -149,28 +195,37 @@ class PublicRoute(APIRoute):
 
 
 class KeyRoute(PublicRoute):
-    """A route of the admin API that needs a key: any key to read, else one with its scope."""
+    """A route of the admin API that needs a key with its scope."""
 
     @property
     def scope(self) -> str:
-        """The scope that a key needs.
+        """The scope that a key needs; raise KeyError for a route that names none."""
+        return str((self.openapi_extra or {})[SCOPE])
 
-        It is `x-scope` if the route sets it; otherwise none ("") for GET and `train` for the rest.
-        """
-        default = "" if self.methods <= {"GET"} else "train"
-        return str((self.openapi_extra or {}).get("x-scope", default))
+    def get_route_handler(self) -> Handler:
+        """Return the handler; raise KeyError, when the route is made, if it names no scope."""
+        assert self.scope
+        return super().get_route_handler()
 
     async def authorize(self, context: Context, request: Request) -> None:
         """Raise AuthenticationError or InsufficientScopeError unless the key has the scope.
 
-        Raises RequestValidationError for a query parameter that the route would not honour.
+        The holder of the key is the actor of the changes that the route makes. Raises
+        RequestValidationError for a query parameter that the route would not honour, and
+        InvalidInputError for an id that no row can have.
         """
         key = bearer(request.headers.get("authorization"))
-        if not has_scope(context, key, self.scope):  # another process may have added it
-            await run_in_threadpool(check_scope, context, key, self.scope)
+        known = key_with_scope(context, key, self.scope)
+        if known is None:  # another process may have added it
+            known = await run_in_threadpool(check_scope, context, key, self.scope)
+        address = request.client.host if request.client else "unknown"
+        audit.act_as(audit.Actor(f"key {known.id} ({known.name})", address))
         self._check_parameters(request)
 
     def _check_parameters(self, request: Request) -> None:
+        for name, value in request.path_params.items():
+            if "\x00" in value:  # PostgreSQL takes no such text
+                raise InvalidInputError(f"{name}: an id has no NUL character; list the ids")
         names: set[str] = set()
         for field in self.dependant.query_params:
             model_fields = getattr(field.field_info.annotation, "model_fields", None)
@@ -224,7 +279,7 @@ def _error_response(error: Exception, request_id: str) -> JSONResponse:
     response = error_response(error)
     if response.status_code != 500:
         return response
-    logger.error("request %s failed", request_id, exc_info=error)
+    logger.error("request %s failed: %s", request_id, trace(error))
     message = f"the server failed; look for {request_id} in its log"
     return json_error(500, message, "internal_error")
 
@@ -238,11 +293,16 @@ def _invalid_request(error: RequestValidationError) -> JSONResponse:
     if code == "unknown_parameter":
         message = f"{field}: this server does not know the parameter; leave it out"
     else:
-        value = (
-            "" if code == "missing_field" else f", not {first['input']!r}"[:MAX_SHOWN_CHARACTERS]
-        )
-        message = f"{field or 'body'}: {first['msg']}{value}"
+        message = f"{field or 'body'}: {first['msg']}{_shown(first)}"
     return json_error(400, message, code, param=field)
+
+
+def _shown(error: Any) -> str:
+    """Return the value at fault, for the end of a message; "" where it may be a question's text."""
+    in_body = error["loc"][0] == "body"
+    if not error["type"].startswith(SHOWN_VALUES if in_body else (*SHOWN_VALUES, *SHOWN_NAMES)):
+        return ""
+    return f", not {error['input']!r}"[:MAX_SHOWN_CHARACTERS]
 
 
 def _line_errors(error: LabeledFileError) -> JSONResponse:

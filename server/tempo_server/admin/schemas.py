@@ -1,20 +1,24 @@
 """Bodies of the admin API: OpenAI's form of files and jobs, with our own fields below `tempo`."""
 
+import re
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import UploadFile
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from tempo_server.keys import Scope
 from tempo_storage.adapters import BASE_NAME, version_name
+from tempo_storage.errors import InvalidInputError
 from tempo_storage.labeled.split import missing_labels, smallest_gain
 from tempo_storage.ledger import models
 from tempo_storage.ledger.tenants import ANONYMOUS
 
 Item = TypeVar("Item")
 Json = dict[str, Any]
+MAX_STEPS = 100_000  # iterations of a job
+MAX_DIGITS = 18  # a number with more is too large for the database
 # JSON can carry NUL and half a surrogate pair, but a database cannot: the pattern refuses both.
-Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+NO_NUL = r"^[^\x00]*$"
+Text = Annotated[str, Field(max_length=1000, pattern=NO_NUL)]
 Seconds = Annotated[int, BeforeValidator(int)]
 Version = Annotated[str, BeforeValidator(version_name)]
 
@@ -139,7 +143,7 @@ class JobOptions(Body):
     """
 
     mode: Literal["recalibrate", "round"] = "round"
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
     auto_promote: bool = True
 
 
@@ -218,6 +222,9 @@ class Job(Resource):
         )
 
 
+CHECKPOINT_PREFIX = "ftckpt-"
+
+
 class Checkpoint(Resource):
     """A committed iteration of a job, with its metrics; `step_number` 0 is the warm-up.
 
@@ -239,7 +246,7 @@ class Checkpoint(Resource):
         if version is not None and version.checkpoint == row.checkpoint:
             name = version_name(version.version)
         return cls(
-            id=f"ftckpt-{row.number}",
+            id=f"{CHECKPOINT_PREFIX}{row.number}",
             created_at=int(row.created_at),
             fine_tuned_model_checkpoint=name,
             fine_tuning_job_id=row.job_id,
@@ -250,6 +257,14 @@ class Checkpoint(Resource):
 
 EVENT_PREFIX = "ftevent-"
 EventId = Annotated[str, BeforeValidator(lambda number: f"{EVENT_PREFIX}{number}")]
+
+
+def number_of(item_id: str, prefix: str) -> int:
+    """Return the number of an id with a prefix; raise InvalidInputError for another id."""
+    number = item_id.removeprefix(prefix)
+    if not re.fullmatch(f"[0-9]{{1,{MAX_DIGITS}}}", number):
+        raise InvalidInputError(f"after: {item_id!r} is no id of this list; give the last one's")
+    return int(number)
 
 
 class Event(Resource):
@@ -304,7 +319,7 @@ class Adapter(Resource):
 class QuestionRequest(Body):
     """A question's id, its content hash or its text."""
 
-    question: Annotated[str, Field(min_length=1, max_length=32768)]
+    question: Annotated[str, Field(min_length=1, max_length=32768, pattern=NO_NUL)]
 
 
 class Model(Resource):
@@ -332,11 +347,17 @@ class Deletion(Schema):
 
 
 class Learned(Schema):
-    """The adapters that learned from questions, and the number of questions that were erased."""
+    """The adapters that learned from questions, and the number of questions that were erased.
+
+    `remains` has a sentence for each place where erased text may still be. `rollback_to` is a
+    version that did not learn from the questions, if one that did serves.
+    """
 
     object: Literal["learned"] = "learned"
     adapters: list[str]
     erased: int = 0
+    remains: list[str] = []
+    rollback_to: str | None = None
 
 
 class Tenant(Resource):
@@ -352,23 +373,6 @@ class Tenant(Resource):
     questions: int
     last_asked_at: Seconds
     quarantined: bool
-
-
-class KeyRequest(Body):
-    """A key to create; without scopes it can only read."""
-
-    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
-    scopes: list[Scope] = []
-
-
-class Key(Resource):
-    """An admin key; `key` is the secret, and only the answer to its creation has it."""
-
-    object: Literal["key"] = "key"
-    name: str
-    scopes: list[str]
-    created_at: Seconds
-    key: str = ""
 
 
 class PauseRequest(Body):

@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from tempo_server.admin import schemas
-from tempo_server.admin.route import CurrentContext, KeyRoute, PublicRoute
+from tempo_server.admin.route import CallersKey, CurrentContext, KeyRoute, PublicRoute, needs
 from tempo_server.admin.schemas import (
     Event,
     Health,
@@ -18,6 +18,7 @@ from tempo_server.admin.schemas import (
     Training,
 )
 from tempo_server.context import Context
+from tempo_server.keys import check_scope
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import StreamUnavailableError
@@ -29,7 +30,7 @@ router = APIRouter(route_class=KeyRoute)
 health_router = APIRouter(route_class=PublicRoute)
 
 
-@router.get("/status")
+@router.get("/status", **needs("read"))
 def get_status(context: CurrentContext) -> Status:
     """Show the serving version, the training, and the counts of questions."""
     stream = _stream(context)
@@ -59,7 +60,7 @@ def get_status(context: CurrentContext) -> Status:
         )
 
 
-@router.post("/training/pause")
+@router.post("/training/pause", **needs("train", 408, 413))
 def pause(context: CurrentContext, body: PauseRequest | None = None) -> Training:
     """Pause training after the current step; restarts keep it paused."""
     reason = body.reason if body else ""
@@ -67,13 +68,16 @@ def pause(context: CurrentContext, body: PauseRequest | None = None) -> Training
         return Training.model_validate(ledger.training.set_paused(s, True, reason))
 
 
-@router.post("/training/resume")
-def resume(context: CurrentContext, body: ResumeRequest | None = None) -> Training:
+@router.post("/training/resume", **needs("train", 408, 413))
+def resume(context: CurrentContext, key: CallersKey, body: ResumeRequest | None = None) -> Training:
     """Resume paused training.
 
-    With `new_tests` reset the number of the gate's tests, also where training is not paused.
+    With `new_tests` reset the number of the gate's tests, also where training is not paused; this
+    needs the scope `promote`, too.
     """
     new_tests = body is not None and body.new_tests
+    if new_tests:
+        check_scope(context, key, "promote")
     with context.sessions.begin() as s:
         training = Training.model_validate(ledger.training.set_paused(s, False))
         if new_tests:

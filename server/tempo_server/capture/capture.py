@@ -8,15 +8,17 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import Headers
 
+from tempo_server.capture import opt_out
 from tempo_server.capture.question import CapturedQuestion
 from tempo_server.capture.rate_limit import RateLimit
+from tempo_server.capture.redaction import Redactor, redact
 from tempo_server.capture.spool import Spool
 from tempo_server.capture.tenants import ANONYMOUS, Tenants
 from tempo_server.settings import ServerSettings
@@ -25,25 +27,6 @@ from tempo_storage.question_hash import content_hash, loose_hash
 logger = logging.getLogger("vllm.tempo.capture")
 
 ReadQuestion = Callable[[Any], CapturedQuestion | None]
-
-OPT_OUT_HEADER = "x-tempo-opt-out"
-FALSE_VALUES = ("false", "f", "0", "off", "no", "n")  # those that pydantic reads as false
-
-
-async def is_opted_out(raw_request: Request) -> bool:
-    """Tell whether a request forbids its capture, by the header or by `store: false`.
-
-    Call this before vLLM answers. The parsed request cannot tell: Anthropic's form has no `store`,
-    and vLLM itself sets that of a response to false. FastAPI has read the body and keeps it, so
-    this neither waits for the network nor takes the body from vLLM.
-    """
-    if raw_request.headers.get(OPT_OUT_HEADER, "0") != "0":
-        return True
-    try:
-        body = await raw_request.json()
-    except ValueError:  # vLLM accepted a body that is not JSON, so nobody knows what it forbids
-        return True
-    return isinstance(body, dict) and str(body.get("store")).lower() in FALSE_VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +37,11 @@ class Capture:
     spool: Spool
     tenants: Tenants = field(default_factory=Tenants)
     rate_limit: RateLimit = field(default_factory=lambda: RateLimit(0))
+    redactors: Sequence[Redactor] = ()
+
+    async def is_opted_out(self, raw_request: Request) -> bool:
+        """Tell, before vLLM answers, whether a request or one of its keys is opted out."""
+        return await opt_out.is_opted_out(raw_request, self.settings.opt_out_ids)
 
     def keep(
         self,
@@ -71,19 +59,19 @@ class Capture:
         counters = self.spool.counters
         if self.settings.capture == "off":
             return
-        if is_opted_out:
-            counters.opted_out += 1
-            return
         try:
+            tenant = self.tenants.name(headers, peer)
+            if is_opted_out or tenant in self.settings.opt_out_ids:
+                counters.opted_out += 1
+                return
             question = read_question(request)
             if question is None or not self._fits(question):
                 counters.skipped += 1
                 return
-            tenant = self.tenants.name(headers, peer)
             if not self.rate_limit.takes(tenant):
                 counters.over_limit += 1
                 return
-            self.spool.append(self._record(question, tenant))
+            self.spool.append(self._record(self._redacted(question), tenant))
         except Exception as error:  # no error of ours may reach the request
             counters.dropped += 1
             # Log only the error's class, because its text may quote the question.
@@ -95,6 +83,13 @@ class Capture:
         except UnicodeEncodeError:  # half a surrogate pair: no database takes it
             return False
         return size <= self.settings.max_question_bytes
+
+    def _redacted(self, question: CapturedQuestion) -> CapturedQuestion:
+        return replace(
+            question,
+            messages=redact(question.messages, self.redactors),
+            template_arguments=redact(question.template_arguments, self.redactors),
+        )
 
     def _record(self, question: CapturedQuestion, tenant: str) -> dict[str, Any]:
         record = {

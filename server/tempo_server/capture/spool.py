@@ -14,13 +14,17 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+from tempo_storage.failures import reason
+from tempo_storage.ledger import erasures
 from tempo_storage.valkey.streams import QuestionStream
 
 logger = logging.getLogger("vllm.tempo.capture")
@@ -29,6 +33,7 @@ SEAL_SECONDS = 0.1
 FIRST_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 5.0
 BATCH = 256
+DAY_SECONDS = 86_400.0
 
 
 @dataclass(slots=True)
@@ -43,6 +48,8 @@ class Counters:
     """Not kept, because the tenant asked too many in a minute."""
     spooled: int = 0
     """Captured, but not in the stream yet."""
+    erased_to: float = 0.0
+    """Time of the last erasure of a tenant's questions that has reached the spool."""
 
 
 @dataclass(eq=False)
@@ -52,10 +59,13 @@ class Spool:
     directory: Path
     _: KW_ONLY
     limit_bytes: int
+    keep_days: float = 0.0
+    """Days after which a question that Valkey has not taken is deleted; 0: never."""
 
     def __post_init__(self) -> None:
         self.counters = Counters()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._files = asyncio.Lock()  # sending and erasing read the same files
         self._owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._number = 0
         self._bytes = 0
@@ -85,11 +95,34 @@ class Spool:
     async def send(self, stream: QuestionStream) -> None:
         """Send and delete every sealed file; raise StreamUnavailableError when Valkey is down."""
         while self._sealed:
-            size, lines, damaged = await asyncio.to_thread(_send, self._sealed[0], stream)
-            del self._sealed[0]
-            self._bytes -= size
-            self.counters.spooled -= lines
+            async with self._files:
+                size, lines, damaged = await asyncio.to_thread(_send, self._sealed[0], stream)
+                del self._sealed[0]
+                self._forget(size, lines)
             self.counters.dropped += damaged
+
+    async def erase(self, times: erasures.Times) -> None:
+        """Remove the questions that are older than the erasure of their tenant's questions."""
+        self.seal()
+        async with self._files:
+            for path in [*self._sealed]:
+                self._forget(*await asyncio.to_thread(_erase, path, times))
+        self.counters.erased_to = max(times.values())
+
+    def expire(self) -> None:
+        """Delete the sealed files that are older than `keep_days`; count their questions."""
+        before = time.time() - self.keep_days * DAY_SECONDS
+        while self.keep_days and self._sealed and _written_at(self._sealed[0]) < before:
+            path = self._sealed.pop(0)
+            content = path.read_bytes()
+            path.unlink()
+            lines = len(content.splitlines())
+            self._forget(len(content), lines)
+            self.counters.dropped += lines
+
+    def _forget(self, size: int, lines: int) -> None:
+        self._bytes -= size
+        self.counters.spooled -= lines
 
     def _write(self, line: bytes) -> bool:
         try:
@@ -138,6 +171,29 @@ def _send(path: Path, stream: QuestionStream) -> tuple[int, int, int]:
     return len(content), lines, lines - len(questions)
 
 
+def _erase(path: Path, times: erasures.Times) -> tuple[int, int]:
+    """Write a file anew without the erased questions; return the bytes and lines that are gone.
+
+    A damaged line goes, too: nobody knows whose it is.
+    """
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if any(not erasures.is_erased(q, times) for q in _parse(line))]
+    if len(kept) == len(lines):
+        return 0, 0
+    aside = path.with_suffix(".new")
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.writelines(kept)
+    aside.replace(path)
+    return sum(map(len, lines)) - sum(map(len, kept)), len(lines) - len(kept)
+
+
+def _written_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # an operator may have deleted it; it is passed over when it is sent
+        return math.inf
+
+
 def _parse(content: bytes) -> Iterator[dict[str, Any]]:
     for line in content.splitlines():
         with contextlib.suppress(ValueError):  # a power cut left the line half written
@@ -160,10 +216,11 @@ async def send_for_ever(spool: Spool, stream: QuestionStream) -> None:
     while True:
         try:
             spool.seal()
+            spool.expire()
             await spool.send(stream)
         except Exception as error:  # an exception would end the task, and questions would stay here
             if retry_seconds == FIRST_RETRY_SECONDS:
-                logger.warning("questions wait in the spool: %s", error)
+                logger.warning("questions wait in the spool: %s", reason(error))
             await asyncio.sleep(retry_seconds)
             retry_seconds = min(retry_seconds * 2, MAX_RETRY_SECONDS)
             continue

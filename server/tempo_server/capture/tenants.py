@@ -49,12 +49,12 @@ class Tenants:
         if self.header and self._is_proxy(peer):
             value = (headers.getlist(self.header) or [""])[-1].strip()
             if value:
-                return _hash(value)
+                return id_of(value)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         for key in (bearer if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")):
             if key in self.keys:
-                return _hash(f"Bearer {key}")
-        return _hash(self._client(headers, peer)) if self.by_address and peer else ANONYMOUS
+                return id_of(f"Bearer {key}")
+        return id_of(self._client(headers, peer)) if self.by_address and peer else ANONYMOUS
 
     def _client(self, headers: Headers, peer: str) -> str:
         """Return the address, or the IPv6 network, of the client behind trusted proxies."""
@@ -81,5 +81,6 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
-def _hash(text: str) -> str:
+def id_of(text: str) -> str:
+    """Return the id of what names a tenant: the first 16 hex digits of its sha256."""
     return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]

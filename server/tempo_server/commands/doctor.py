@@ -22,7 +22,7 @@ from tempo_server.commands.vllm_serve import PLUGINS
 from tempo_server.front import is_loopback
 from tempo_server.plugin import raise_if_too_old
 from tempo_server.settings import DoctorSettings, ServerSettings
-from tempo_storage import ledger
+from tempo_storage import ledger, private
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import SettingsError, TempoError
 from tempo_storage.installed import package_versions
@@ -74,6 +74,7 @@ def examine() -> Iterator[Check]:
     yield _run("vllm", check_vllm)
     yield _run("plugins", lambda: check_plugins(settings.vllm_plugins))
     yield _run("disk", lambda: f"{checks.check_disk(settings.root)} can be written and has room")
+    yield _run("files", lambda: check_files(settings.root))
     yield _run("valkey", lambda: check_policy(settings))
     yield from check_ledger(settings.resolved_database_url)
     yield from check_running(settings)
@@ -126,6 +127,16 @@ def check_plugins(allowed: str | None) -> str:
         remedy = f"set VLLM_PLUGINS={','.join(PLUGINS)}"
         raise CheckError(f"VLLM_PLUGINS={allowed} excludes {excluded}; {remedy}")
     return "installed, and vLLM may load them"
+
+
+def check_files(data_dir: Path) -> str:
+    """Raise CheckError for a path of the data directory to which others have any right."""
+    if exposed := private.exposed(data_dir):
+        raise CheckError(
+            f"others have rights to {len(exposed)} paths, the first is {exposed[0]}; restart the "
+            "server and the worker, which take them away, or run chmod as the owner"
+        )
+    return "the data directory is its owner's alone"
 
 
 def check_policy(settings: ServerSettings) -> str:

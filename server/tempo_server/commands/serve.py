@@ -39,6 +39,8 @@ from tempo_server.front import is_loopback
 from tempo_server.settings import ServerSettings
 from tempo_storage.errors import TempoError
 from tempo_storage.ledger.sessions import open_database
+from tempo_storage.private import create_private
+from tempo_storage.processes import forbid_core_files
 from tempo_storage.settings import checked
 from tempo_storage.valkey.embedded import keep_running
 
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     try:
         settings = check(arguments)
+        forbid_core_files()
         with only_one(settings):
             check_stores(settings)  # under the lock, because it may migrate the ledger
             _run(arguments, settings)
@@ -115,10 +118,10 @@ def only_one(settings: ServerSettings) -> Iterator[None]:
     worker would wait for ever. Replicas share a Valkey that TEMPO_REDIS_URL names; they need no
     lock. The kernel releases the lock however this process ends.
     """
+    create_private(settings.root)
     if settings.redis_url:
         yield
         return
-    settings.root.mkdir(parents=True, exist_ok=True)
     with (settings.root / LOCK_FILE).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import MutableMapping, Sequence
 
 from tempo_server.commands.flags import DEFAULT_HOST, INSECURE
-from tempo_storage.processes import die_with_parent
+from tempo_storage.processes import die_with_parent, forbid_core_files
 from tempo_storage.settings import StorageSettings
 
 PLUGINS = ("tempo", "tempo_cpu_lora")
@@ -85,6 +85,7 @@ def main() -> None:
     """Become `vllm serve`."""
     if os.environ.get("TEMPO_DIE_WITH_PARENT") == "1":
         die_with_parent()
+    forbid_core_files()  # before vLLM starts its engine's process
     allow_plugins()
     settings = StorageSettings()
     set_users_key(sys.argv[1:], settings.vllm_api_key)

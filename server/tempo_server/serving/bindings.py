@@ -13,17 +13,31 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tempo_server.context import Context
-from tempo_storage.adapters import BASE, BASE_NAME, NAME, lora_int_id, version_name
-from tempo_storage.errors import InvalidInputError, NotFoundError
+from tempo_storage.adapters import (
+    BASE,
+    BASE_NAME,
+    NAME,
+    Fingerprint,
+    lora_int_id,
+    version_name,
+)
+from tempo_storage.errors import (
+    CorruptAdapterError,
+    InvalidInputError,
+    NotFoundError,
+    UnservableAdapterError,
+)
 
 logger = logging.getLogger("vllm.tempo.serving")
 
 # Adapters that stay bound beside the public ones: a round's snapshots, and versions that finish
 # their requests.
 MAX_OTHERS = 4
+LOADS = 3  # of an adapter whose files change in the meantime, for example their rights
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,7 @@ class Bindings:
         self._aliases = self.context.settings.alias_names
         self._base_names = [path.name for path in self.models.base_model_paths]
         self._loaded: dict[str, Any] = {}  # name -> LoRARequest, the least recently used first
+        self._fingerprints: dict[str, Fingerprint] = {}  # of the files of each loaded adapter
         self._loading = asyncio.Lock()
         self._in_flight: list[str] = []  # the adapter's name of each request
         self._name_base()
@@ -115,6 +130,23 @@ class Bindings:
         is_base = model in self._base_names or not self._is_ours(model)
         return None if is_base else self._base_names[0]
 
+    async def check_files(self) -> None:
+        """Compare the loaded adapters whose files have changed since with the ledger again.
+
+        vLLM reads an adapter anew that it has dropped from its memory. An adapter whose files are
+        not those that were published is forgotten, unless it is public: the ledger then names
+        another version.
+        """
+        for name in await asyncio.to_thread(self._changed):
+            try:
+                fingerprint, _ = await asyncio.to_thread(self._verified, name)
+                if name in self._loaded:
+                    self._fingerprints[name] = fingerprint
+            except (UnservableAdapterError, NotFoundError) as error:
+                logger.error("%s", error)
+                if name not in self._public():
+                    self._forget(name)
+
     async def _binding(self, name: str) -> Binding | None:
         if name == BASE_NAME:
             return Binding(key=BASE_NAME, name=BASE_NAME)
@@ -140,14 +172,36 @@ class Bindings:
 
         if name in self._loaded:
             return
-        path = await asyncio.to_thread(self.context.verify, name)
-        # Name, id and path always belong together: a name with a second id kills vLLM's engine.
-        request = LoRARequest(
-            lora_name=name, lora_int_id=lora_int_id(name), lora_path=str(path.resolve())
-        )
-        await self.engine.add_lora(request)
-        self._loaded[name] = self.models.lora_requests[self._key(name)] = request
-        logger.info("%s is loaded", name)
+        for _ in range(LOADS):
+            before, path = await asyncio.to_thread(self._verified, name)
+            # Name, id and path always belong together: a name with a second id kills vLLM's engine.
+            request = LoRARequest(
+                lora_name=name, lora_int_id=lora_int_id(name), lora_path=str(path.resolve())
+            )
+            await self.engine.add_lora(request)
+            if await asyncio.to_thread(self.context.store.fingerprint, name) == before:
+                self._fingerprints[name] = before
+                self._loaded[name] = self.models.lora_requests[self._key(name)] = request
+                logger.info("%s is loaded", name)
+                return
+            await self.engine.remove_lora(request.lora_int_id)
+        raise CorruptAdapterError(f"{name}: its files change while vLLM reads them; roll back")
+
+    def _verified(self, name: str) -> tuple[Fingerprint, Path]:
+        """Return the fingerprint of an adapter as it was before it was verified, and its path."""
+        fingerprint = self.context.store.fingerprint(name)
+        return fingerprint, self.context.verify(name)
+
+    def _changed(self) -> list[str]:
+        """Return the loaded adapters whose files were written, replaced or added since."""
+        loaded = [*self._fingerprints.items()]  # the event loop may load and forget meanwhile
+        return [name for name, before in loaded if self._is_changed(name, before)]
+
+    def _is_changed(self, name: str, before: Fingerprint) -> bool:
+        try:
+            return self.context.store.fingerprint(name) != before
+        except NotFoundError:  # deleted; the loaded adapter goes on
+            return False
 
     def _publish(self, old: set[str]) -> None:
         """Put the aliases and the public versions into vLLM's dict; take out the `old` names."""
@@ -165,8 +219,12 @@ class Bindings:
         # recently used first. A request that was just bound keeps its key until vLLM looks it up.
         others = [name for name in self._loaded if name not in self._public()]
         for name in others[:-MAX_OTHERS]:
-            del self._loaded[name]
-            self.models.lora_requests.pop(self._key(name), None)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._loaded.pop(name, None)
+        self._fingerprints.pop(name, None)
+        self.models.lora_requests.pop(self._key(name), None)
 
     def _key(self, name: str) -> str:
         return f"{name}~{self._secret}"

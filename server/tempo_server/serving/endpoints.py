@@ -14,18 +14,30 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from tempo_server.capture import question
-from tempo_server.capture.capture import Capture, ReadQuestion, is_opted_out
+from tempo_server.capture.capture import Capture, ReadQuestion
 from tempo_server.context import from_state
 from tempo_server.errors import StartError, error_response, json_error
+from tempo_server.serving import priority
 from tempo_server.serving.bindings import Bindings
 from tempo_storage.errors import UnservableAdapterError
 
 ADAPTER_HEADER = "x-tempo-adapter"
 KEY_HEADER = "x-tempo-key"
 REQUEST_STACK = "tempo_request_stack"
+# The errors that the plugin adds to vLLM's own, for the OpenAPI document.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request is malformed."},
+    409: {"description": "This server cannot serve the version that the request names."},
+    503: {"description": "The server is starting."},
+}
+MODEL_ERRORS: dict[int | str, dict[str, Any]] = {
+    503: ERRORS[503],
+    404: {"description": "There is no such model."},
+}
 
 Endpoint = Callable[..., Awaitable[Any]]
 
@@ -64,14 +76,19 @@ class BoundRoute(APIRoute):
 
 
 def wrap(app: FastAPI) -> None:
-    """Replace vLLM's routes by wrapped ones; raise StartError if this vLLM lacks one."""
+    """Replace vLLM's routes by wrapped ones; raise StartError if this vLLM lacks one.
+
+    On vLLM's other routes only the priority is checked.
+    """
     for path, read_question in WRAPPED.items():
         stock = _route(app, path, "POST")
         _replace(app, stock, _bound(stock.endpoint, read_question))
     stock = _route(app, "/v1/models", "GET")
     listing = _listing(stock.endpoint)
     _replace(app, stock, listing)
-    app.add_api_route("/v1/models/{model:path}", _model(listing), methods=["GET"])
+    path = "/v1/models/{model:path}"
+    app.add_api_route(path, _model(listing), methods=["GET"], responses=MODEL_ERRORS)
+    app.add_middleware(priority.PriorityMiddleware, checked_paths=WRAPPED, is_admin=_is_admin)
 
 
 def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
@@ -80,8 +97,10 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
     @functools.wraps(inner)  # FastAPI reads vLLM's signature
     async def endpoint(*, request: Any, raw_request: Request) -> Any:
         context: EndpointContext = from_state(raw_request, "tempo_endpoints")
-        key = raw_request.headers.get(KEY_HEADER)
-        is_admin = key is not None and context.is_admin_key(key)
+        is_admin = _is_admin(raw_request)
+        refusal = priority.refusal(raw_request.headers, getattr(request, "priority", 0))
+        if refusal is not None and not is_admin:
+            return refusal
         # Another plugin may have put a route of its own around this endpoint. Then the binding ends
         # when Python deletes the scope.
         stack = raw_request.scope.setdefault(REQUEST_STACK, AsyncExitStack())
@@ -93,7 +112,7 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
         if binding is None:  # the name is not ours: vLLM answers (usually 404), nothing is captured
             return await inner(request=request, raw_request=raw_request)
         request.model = binding.key
-        opted_out = not is_admin and await is_opted_out(raw_request)
+        opted_out = not is_admin and await context.capture.is_opted_out(raw_request)
         response = await inner(request=request, raw_request=raw_request)
         if response is None:  # the client is gone
             return None
@@ -109,6 +128,15 @@ def _bound(inner: Endpoint, read_question: ReadQuestion) -> Endpoint:
         return response
 
     return endpoint
+
+
+def _is_admin(connection: HTTPConnection) -> bool:
+    """Tell whether a request has the worker's key."""
+    key = connection.headers.get(KEY_HEADER)
+    if key is None:
+        return False
+    context: EndpointContext = from_state(connection, "tempo_endpoints")
+    return context.is_admin_key(key)
 
 
 def _listing(inner: Endpoint) -> Endpoint:
@@ -161,7 +189,7 @@ def _replace(app: FastAPI, stock: APIRoute, endpoint: Endpoint) -> None:
         endpoint,
         methods=sorted(stock.methods),
         dependencies=stock.dependencies,
-        responses=stock.responses,
+        responses=ERRORS | stock.responses,
         route_class_override=BoundRoute,
     )
     # At vLLM's position: routes are tried in order, and vLLM has over a hundred.

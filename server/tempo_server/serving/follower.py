@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session
 
 from tempo_server.capture.spool import Counters
 from tempo_server.context import Context
-from tempo_server.keys import read_keys
+from tempo_server.keys import read_keys, take_uses
 from tempo_server.serving.bindings import Bindings
 from tempo_server.serving.probe import Finding, Probe, raise_if_failed
 from tempo_storage import ledger
 from tempo_storage.adapters import BASE, version_name
 from tempo_storage.errors import CorruptAdapterError, NotFoundError
+from tempo_storage.failures import trace
 from tempo_storage.ledger.models import Adapter, Serving
 
 logger = logging.getLogger("vllm.tempo.serving")
@@ -71,14 +72,15 @@ class Follower:
                     self._log_lost_database(error)
                 database_answers = False
                 continue
-            except Exception:  # an exception would end the task, and nobody would follow
-                logger.exception("the serving pointer could not be followed; trying again")
+            except Exception as error:  # it would end the task, and nobody would follow
+                logger.error("the serving pointer could not be followed: %s", trace(error))
             if not database_answers:
                 logger.info("the database answers again")
             database_answers = True
 
     async def poll(self) -> None:
-        """Read the pointer, follow it if it moved, acknowledge."""
+        """Check the files in use, read the pointer, follow it if it moved, acknowledge."""
+        await self.bindings.check_files()
         pointer = await asyncio.to_thread(self._read)
         if (self.bindings.serving, self.bindings.previous) != (pointer.version, pointer.previous):
             await self._follow_alive(pointer)
@@ -177,6 +179,8 @@ class Follower:
             counters=asdict(self.counters),
             held=self.bindings.held(),
         )
+        if uses := take_uses(self.context):
+            await self._write(ledger.keys.record_uses, uses=uses)
 
     async def _write(self, function: Callable[..., object], **arguments: Any) -> None:
         """Call `function(s, **arguments)` in a transaction of the ledger, in a thread."""

@@ -1,4 +1,7 @@
-"""Connect to the ledger's database: SQLite with a durable write-ahead log, or PostgreSQL by URL."""
+"""Connect to the ledger's database: SQLite with a durable write-ahead log, or PostgreSQL by URL.
+
+No error of a statement shows its parameters, because they may hold a user's question.
+"""
 
 import json
 import math
@@ -16,13 +19,14 @@ READS = {"tempo_reads": True}
 def connect(url: str) -> Engine:
     """Return an engine for `url`; create the directory of an SQLite file that does not exist."""
     parsed = make_url(url)
+    options: Any = {"json_serializer": _json, "hide_parameters": True}
     if parsed.get_backend_name() != "sqlite":
         timeout = {"connect_timeout": CONNECT_SECONDS}
-        return create_engine(url, pool_pre_ping=True, connect_args=timeout, json_serializer=_json)
+        return create_engine(url, pool_pre_ping=True, connect_args=timeout, **options)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     timeout = {"timeout": BUSY_SECONDS}
-    engine = create_engine(url, connect_args=timeout, json_serializer=_json)
+    engine = create_engine(url, connect_args=timeout, **options)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin)
     return engine
@@ -32,7 +36,8 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     # The driver would guess when a transaction begins; `_begin` says it.
     connection.isolation_level = None
     # FULL: an acknowledged commit survives a power cut (4 ms instead of 14 µs).
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # secure_delete: a deleted question is overwritten in the file.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -9,6 +9,7 @@ number.
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
+from tempo_storage.ledger import audit
 from tempo_storage.ledger.models import GateTest, Job
 
 
@@ -47,6 +48,8 @@ def rounds_since(s: Session, held_out: str) -> int:
 
 def reset(s: Session) -> None:
     """Start the number of tests again at 0, for each set of questions."""
+    tests = s.scalar(select(func.count()).where(GateTest.counted.is_(True)))
+    audit.record(s, "gate.reset", "tests", before={"tests": tests}, after={"tests": 0})
     s.execute(update(GateTest).values(counted=False))
 
 

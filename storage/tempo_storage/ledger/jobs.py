@@ -5,10 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, literal, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import events, leases, training
+from tempo_storage.ledger import audit, events, leases, training
 from tempo_storage.ledger.models import Adapter, Event, Iteration, Job, JobResult
 from tempo_storage.ledger.rows import require
 
@@ -17,9 +17,14 @@ TRAINING = ("recalibrate", "round")  # these jobs move the checkpoint; a check d
 
 
 def queue(s: Session, mode: str, settings: dict[str, Any], *, message: str) -> Job:
-    """Add a queued job and an event that says why; call `training.lock` first."""
+    """Add a queued job and an event that says why; call `training.lock` first.
+
+    The audit has jobs that train, and no checks of the serving version, which change nothing.
+    """
     job = create(s, f"ftjob-{secrets.token_hex(12)}", mode, settings)
     events.add(s, "job.queued", message, job_id=job.id)
+    if mode in TRAINING:
+        audit.record(s, "job.queued", job.id, after={"mode": mode, **settings})
     return job
 
 
@@ -39,6 +44,16 @@ def get(s: Session, job_id: str, *, lock: bool = False) -> Job:
 def newest(s: Session, *modes: str) -> Job | None:
     """Return the newest job of these modes, whatever its status."""
     return next(iter(find(s, modes=modes, limit=1)), None)
+
+
+def page(s: Session, *, after: str | None, limit: int) -> list[Job]:
+    """Return the `limit` newest jobs, or with `after`, an id, those that are older than it."""
+    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    if after is not None:
+        last = get(s, after)
+        age = tuple_(literal(last.created_at), literal(last.id))
+        query = query.where(tuple_(Job.created_at, Job.id) < age)
+    return list(s.scalars(query))
 
 
 def find(
@@ -83,6 +98,13 @@ def reset_attempts(s: Session, job_id: str) -> None:
     s.execute(update(Job).where(Job.id == job_id).values(attempts=1))
 
 
+def cancel(s: Session, job: Job) -> None:
+    """Cancel a job that has not ended."""
+    audit.record(s, "job.cancelled", job.id, before={"status": job.status})
+    finish(s, job.id, "cancelled")
+    events.add(s, "job.cancelled", "cancelled by request", job_id=job.id)
+
+
 def finish(
     s: Session, job_id: str, status: str, *, result: JobResult | None = None, error: str = ""
 ) -> None:
@@ -100,6 +122,16 @@ def iterations(s: Session, job_id: str) -> list[Iteration]:
     """Return the committed iterations of a job, in order."""
     query = select(Iteration).where(Iteration.job_id == job_id)
     return list(s.scalars(query.order_by(Iteration.position)))
+
+
+def checkpoints(s: Session, job_id: str, *, below: int | None, limit: int) -> list[Iteration]:
+    """Return the newest iterations of a job; with `below`, a number, only those before it.
+
+    A part of a warm-up has a negative position, and is none of them.
+    """
+    query = select(Iteration).where(Iteration.job_id == job_id, Iteration.position >= 0)
+    query = query if below is None else query.where(Iteration.number < below)
+    return list(s.scalars(query.order_by(Iteration.position.desc()).limit(limit)))
 
 
 def metrics(s: Session, checkpoint: str) -> dict[str, Any]:

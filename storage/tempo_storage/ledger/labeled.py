@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from tempo_storage.labeled.line import Example
 from tempo_storage.labeled.split import assign
+from tempo_storage.ledger import audit, events
 from tempo_storage.ledger.models import File, FileExample, LabeledExample, Question
 from tempo_storage.ledger.rows import require
 
@@ -74,13 +75,15 @@ def add_file(
     hashes = LabeledExample.content_hash.in_([*splits, *duplicates])
     rows = s.execute(select(LabeledExample.content_hash, LabeledExample.split).where(hashes))
     s.add_all(FileExample(file_id=file.id, content_hash=h, split=split) for h, split in rows)
+    audit.record(s, "labels.uploaded", file.id, after={"labels": len(splits)})
     labeled = select(LabeledExample.loose_hash)
     s.execute(delete(Question).where(Question.loose_hash.in_(labeled)))
 
 
-def files(s: Session) -> list[File]:
-    """Return the uploaded files, newest first, without deleted ones."""
+def files(s: Session, *, sha256: str | None = None) -> list[File]:
+    """Return the uploaded files, or those with this content, newest first; no deleted ones."""
     query = select(File).where(File.deleted_at.is_(None))
+    query = query if sha256 is None else query.where(File.sha256 == sha256)
     return list(s.scalars(query.order_by(File.created_at.desc())))
 
 
@@ -105,7 +108,25 @@ def delete_file(s: Session, file_id: str) -> tuple[File, int]:
     )
     examples = s.scalar(select(func.count()).select_from(LabeledExample).where(*gone)) or 0
     s.execute(delete(LabeledExample).where(*gone))
+    audit.record(s, "labels.deleted", file_id, before={"labels": examples}, after={"labels": 0})
     return row, examples
+
+
+def replace(s: Session, row: LabeledExample, *, reference: list[Any], verifier: str) -> None:
+    """Replace the answer of a label; the audit has the number of its answers, and no answer."""
+    before = {"verifier": row.verifier, "answers": len(row.reference)}
+    after = {"verifier": verifier, "answers": len(reference)}
+    audit.record(s, "label.replaced", row.content_hash, before=before, after=after)
+    row.reference = reference
+    row.verifier = verifier
+    events.add(s, "label.replaced", f"the answer of label {row.content_hash} was replaced")
+
+
+def remove(s: Session, row: LabeledExample) -> None:
+    """Remove a label."""
+    audit.record(s, "label.removed", row.content_hash, before={"split": row.split})
+    s.delete(row)
+    events.add(s, "label.removed", f"label {row.content_hash} was removed")
 
 
 def removed(s: Session) -> set[str]:
@@ -129,12 +150,19 @@ def example(s: Session, name: str) -> LabeledExample:
 
 
 def page(
-    s: Session, *, after: str, limit: int, split: str | None = None, file_id: str | None = None
+    s: Session,
+    *,
+    after: str,
+    limit: int,
+    splits: Collection[str] = ("train", "held_out"),
+    file_id: str | None = None,
 ) -> list[LabeledExample]:
-    """Return the `limit` examples whose content hashes follow `after`, of a split and a file."""
+    """Return the `limit` examples whose content hashes follow `after`, of these splits.
+
+    With `file_id` return only those that this file labels.
+    """
     query = select(LabeledExample).where(LabeledExample.content_hash > after)
-    if split is not None:
-        query = query.where(LabeledExample.split == split)
+    query = query.where(LabeledExample.split.in_(splits))
     if file_id is not None:
         query = query.where(LabeledExample.content_hash.in_(_hashes_of(file_id)))
     return list(s.scalars(query.order_by(LabeledExample.content_hash).limit(limit)))

@@ -7,10 +7,10 @@ itself is pruned or erased.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
-from tempo_storage.ledger import events
+from tempo_storage.ledger import audit, events
 from tempo_storage.ledger.models import (
     Adapter,
     File,
@@ -19,6 +19,7 @@ from tempo_storage.ledger.models import (
     LearnedQuestion,
     Question,
 )
+from tempo_storage.ledger.tenants import ANONYMOUS
 from tempo_storage.question_hash import loose_hash, old_hash
 
 
@@ -80,17 +81,23 @@ def versions_from_files(s: Session, files: Iterable[File]) -> list[int]:
 def erase(s: Session, tenant: str) -> tuple[int, list[int]]:
     """Delete a tenant's questions; return their number, and the versions that learned from them.
 
-    A version that learned from the same question of another tenant is among these versions. A
-    question that is still on its way from the server to the ledger arrives later, so erase again
-    when nothing is under way.
+    A version that learned from the same question of another tenant is among these versions. The
+    question then belongs to the tenant that asked it next.
     """
     theirs = Question.tenant == tenant
     same = LearnedQuestion.loose_hash.in_(select(Question.loose_hash).where(theirs))
     versions = _versions_that_learned(s, LearnedQuestion.tenant == tenant, same)
     count = s.scalar(select(func.count()).select_from(Question).where(theirs)) or 0
     s.execute(delete(Question).where(theirs))
+    other = aliased(Question)
+    next_owner = select(other.tenant).where(other.pool_hash == Question.pool_hash)
+    next_owner = next_owner.order_by(other.captured_at, other.tenant).limit(1)
+    owned = update(Question).where(Question.owner == tenant)
+    s.execute(owned.values(owner=next_owner.scalar_subquery()))
     data = {"tenant": tenant, "questions": count, "versions": versions}
-    events.add(s, "questions.erased", f"{count} questions of {tenant} are erased", data=data)
+    name = tenant or ANONYMOUS
+    events.add(s, "questions.erased", f"{count} questions of {name} are erased", data=data)
+    audit.record(s, "questions.erased", name, before={"questions": count}, after={"questions": 0})
     return count, versions
 
 

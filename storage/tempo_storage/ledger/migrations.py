@@ -22,7 +22,7 @@ from tempo_storage.decoding import sampling_arguments
 from tempo_storage.errors import SettingsError, TempoError
 from tempo_storage.ledger import labeled
 from tempo_storage.ledger.engine import connect
-from tempo_storage.ledger.models import Base, Serving, Training
+from tempo_storage.ledger.models import Base, RowId, Serving, Training
 from tempo_storage.question_hash import content_hash, loose_hash, pool_hash
 from tempo_storage.settings import StorageSettings, checked
 
@@ -156,6 +156,56 @@ def m008_dead_letters(connection: sa.Connection) -> None:
     )
 
 
+# The scopes of version 0.1, and the scopes of today that allow a part of what each of them allowed.
+# A key without a scope read figures, labels and questions; now it reads figures.
+NEW_SCOPES = {
+    "train": ("labels:read", "labels:write", "train", "questions"),
+    "promote": ("promote", "keys"),
+}
+
+
+def m009_keys_and_audit(connection: sa.Connection) -> None:
+    """Let keys expire and rotate, map their scopes to those of today, and add the audit."""
+    _execute(
+        connection,
+        "ALTER TABLE keys ADD COLUMN expires_at DOUBLE PRECISION",
+        "ALTER TABLE keys ADD COLUMN last_used_at DOUBLE PRECISION",
+        "ALTER TABLE keys ADD COLUMN rotated_to VARCHAR",
+        "CREATE INDEX jobs_by_age ON jobs (created_at, id)",
+    )
+    sa.Table(
+        "audit",
+        sa.MetaData(),
+        sa.Column("number", RowId, primary_key=True, autoincrement=True),
+        *(
+            sa.Column(name, sa.String, nullable=False, index=name == "action")
+            for name in ("actor", "address", "action", "subject")
+        ),
+        *(sa.Column(name, sa.JSON, nullable=False) for name in ("before", "after")),
+        sa.Column("created_at", sa.Double, nullable=False),
+    ).create(connection)
+    keys = sa.table("keys", sa.column("sha256"), sa.column("scopes", sa.JSON))
+    for sha256, scopes in connection.execute(sa.select(keys)).all():
+        new = ["read", *(n for old, names in NEW_SCOPES.items() if old in scopes for n in names)]
+        connection.execute(sa.update(keys).where(keys.c.sha256 == sha256).values(scopes=new))
+
+
+def m010_privacy(connection: sa.Connection) -> None:
+    """Add the tables of published files and of erasures.
+
+    A migration does not know where the adapters are. So the rows of the versions that may serve
+    begin empty, and the server that starts first fills them (`ledger/published.py`).
+    """
+    _execute(
+        connection,
+        "CREATE TABLE published_adapters (name VARCHAR NOT NULL PRIMARY KEY, files JSON NOT NULL)",
+        "CREATE TABLE erasures (tenant VARCHAR NOT NULL PRIMARY KEY, "
+        "erased_at DOUBLE PRECISION NOT NULL)",
+        "INSERT INTO published_adapters (name, files) SELECT 'tempo-v' || CAST(version AS VARCHAR),"
+        " '{}' FROM adapters WHERE NOT swept AND status <> 'corrupt'",
+    )
+
+
 def m011_tenants(connection: sa.Connection) -> None:
     """Add the table of tenants, and to each question its key in the pool and its first tenant.
 
@@ -243,6 +293,8 @@ MIGRATIONS: list[Migration] = [
     m006_two_keys,
     m007_deleted_files,
     m008_dead_letters,
+    m009_keys_and_audit,
+    m010_privacy,
     m011_tenants,
 ]
 

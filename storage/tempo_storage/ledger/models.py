@@ -85,6 +85,14 @@ class DeadLetter(Base):
     created_at: Mapped[Created]
 
 
+class Erasure(Base):
+    """The last time at which a tenant's questions were erased; none that is older is stored."""
+
+    __tablename__ = "erasures"
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    erased_at: Mapped[float]
+
+
 class File(Base):
     """An uploaded file of labeled questions.
 
@@ -159,6 +167,7 @@ class Job(Base):
     """
 
     __tablename__ = "jobs"
+    __table_args__ = (Index("jobs_by_age", "created_at", "id"),)
     id: Mapped[str] = mapped_column(primary_key=True)
     mode: Mapped[str]
     status: Mapped[str] = mapped_column(index=True)
@@ -253,6 +262,18 @@ class Adapter(Base):
     created_at: Mapped[Created]
 
 
+class PublishedAdapter(Base):
+    """The sha256 of each file of an adapter, a version or a trial, as it was published.
+
+    `files` is {} for a version that was published before the ledger kept them, until a server has
+    compared its files with its manifest.
+    """
+
+    __tablename__ = "published_adapters"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    files: Mapped[Data]
+
+
 class GateTest(Base):
     """A comparison, by the gate, of a job's candidate with what serves.
 
@@ -326,14 +347,37 @@ class Event(Base):
     created_at: Mapped[Created]
 
 
+class AuditRecord(Base):
+    """A change: who (`actor`) made it, from which address, what it was, and what it changed.
+
+    `action` is a word such as key.created. `subject` is the id of the changed thing.
+    """
+
+    __tablename__ = "audit"
+    number: Mapped[int] = mapped_column(RowId, primary_key=True, autoincrement=True)
+    actor: Mapped[str]
+    address: Mapped[str]
+    action: Mapped[str] = mapped_column(index=True)
+    subject: Mapped[str]
+    before: Mapped[Data]
+    after: Mapped[Data]
+    created_at: Mapped[Created]
+
+
 class Key(Base):
-    """An admin key. The ledger has only its sha256."""
+    """An admin key. The ledger has only its sha256.
+
+    A key with `expires_at` None never expires. `rotated_to` is the id of the key that replaces it.
+    """
 
     __tablename__ = "keys"
     sha256: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     scopes: Mapped[Items]
     created_at: Mapped[Created]
+    expires_at: Mapped[float | None]
+    last_used_at: Mapped[float | None]
+    rotated_to: Mapped[str | None]
 
     @property
     def id(self) -> str:

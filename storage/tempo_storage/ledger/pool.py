@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from tempo_storage.decoding import Decoding, sampling_arguments
-from tempo_storage.ledger import labeled, tenants
+from tempo_storage.ledger import erasures, labeled, tenants
 from tempo_storage.ledger.models import LabeledExample, Question
 from tempo_storage.question_hash import content_hash, loose_hash, pool_hash
 
@@ -51,10 +51,11 @@ def add(
     """Store captured questions and return how many were new; then `prune` to `keep` questions.
 
     A question whose id is stored already was delivered twice by the stream. A question that is
-    labeled is not stored either, because nothing unlabeled may train on a held-out question.
-    `quarantine` is that of new tenants (`tenants.record`).
+    labeled is not stored either, because nothing unlabeled may train on a held-out question. Nor is
+    one that was on its way when its tenant's questions were erased. `quarantine` is that of new
+    tenants (`tenants.record`).
     """
-    rows = {record["id"]: _question(record) for record in captured}
+    rows = {record["id"]: _question(record) for record in erasures.remaining(s, captured)}
     stored_ids = set(s.scalars(select(Question.id).where(Question.id.in_(rows))))
     labeled_hashes = labeled.loose_hashes(s, [row.loose_hash for row in rows.values()])
     new_rows = [row for row in rows.values() if row.id not in stored_ids]
@@ -255,6 +256,14 @@ def count_new(s: Session, since: float) -> int:
 def asked_hashes(s: Session, hashes: Sequence[str]) -> set[str]:
     """Return the loose hashes, out of `hashes`, of questions that users have asked."""
     return set(s.scalars(select(Question.loose_hash).where(Question.loose_hash.in_(hashes))))
+
+
+def expire(s: Session, before: float) -> int:
+    """Delete the questions that were captured before a time; return their number."""
+    old = Question.captured_at < before
+    expired = s.scalar(select(func.count()).select_from(Question).where(old)) or 0
+    s.execute(delete(Question).where(old))
+    return expired
 
 
 def prune(s: Session, keep: int, first_asked: Mapping[str, int] | None = None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import events
+from tempo_storage.ledger import audit, events
 from tempo_storage.ledger.models import Question, Tenant
 from tempo_storage.ledger.rows import require
 
@@ -68,10 +68,13 @@ def record(
 
 def admit(s: Session, tenant: str) -> Tenant:
     """End the quarantine of a tenant; raise NotFoundError for one that never asked."""
-    row = require(s.get(Tenant, tenant), "tenant", tenant or ANONYMOUS)
+    name = tenant or ANONYMOUS
+    row = require(s.get(Tenant, tenant), "tenant", name)
+    before = {"quarantined": row.quarantined}
     row.quarantined = False
-    message = f"the tenant {tenant or ANONYMOUS} was admitted: training learns from its questions"
+    message = f"the tenant {name} was admitted: training learns from its questions"
     events.add(s, "tenant.admitted", message, data={"tenant": tenant})
+    audit.record(s, "tenant.admitted", name, before=before, after={"quarantined": False})
     return row
 
 

@@ -4,7 +4,7 @@ import time
 
 from sqlalchemy.orm import Session
 
-from tempo_storage.ledger import events
+from tempo_storage.ledger import audit, events
 from tempo_storage.ledger.models import Training
 
 
@@ -25,8 +25,11 @@ def lock(s: Session) -> None:
 def set_paused(s: Session, paused: bool, reason: str = "") -> Training:
     """Pause or resume training; this survives restarts."""
     row = get(s)
+    word = "training.paused" if paused else "training.resumed"
+    after = {"paused": paused, "reason": reason}
+    audit.record(s, word, "training", before={"paused": row.paused}, after=after)
     row.paused = paused
     row.reason = reason
     row.changed_at = time.time()
-    events.add(s, "training.paused" if paused else "training.resumed", reason or "by request")
+    events.add(s, word, reason or "by request")
     return row

@@ -5,7 +5,7 @@ Only `promote` selects another version. Its callers: the gate, an operator, the 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from tempo_storage.adapters import BASE, version_name, version_of
 from tempo_storage.errors import ConflictError, GateRefusedError
-from tempo_storage.ledger import events
+from tempo_storage.ledger import audit, events
 from tempo_storage.ledger.models import Adapter, Job, ServerProcess, Serving
 from tempo_storage.ledger.rows import require
 
 # The files of the newest candidates stay; the sweep treats older ones like other versions.
 CANDIDATES_KEPT = 3
+ROLLED_BACK = "version.rolled_back"  # the word of the audit
 SILENT_SECONDS = 3600.0  # a server process that says nothing for so long has ended
 
 
@@ -37,15 +38,31 @@ def adapter(s: Session, version: int) -> Adapter:
     return require(s.get(Adapter, version), "adapter", version_name(version))
 
 
-def adapters(s: Session, *, statuses: Sequence[str] = ()) -> list[Adapter]:
-    """Return the versions of these statuses, newest first; empty means all."""
-    query = select(Adapter).order_by(Adapter.version.desc())
+def adapters(
+    s: Session,
+    *,
+    statuses: Sequence[str] = (),
+    below: int | None = None,
+    limit: int | None = None,
+) -> list[Adapter]:
+    """Return the versions of these statuses, newest first; empty means all.
+
+    With `below`, a number, return only versions below it.
+    """
+    query = select(Adapter).order_by(Adapter.version.desc()).limit(limit)
+    query = query if below is None else query.where(Adapter.version < below)
     return list(s.scalars(query.where(Adapter.status.in_(statuses)) if statuses else query))
 
 
 def adapter_of_job(s: Session, job_id: str) -> Adapter | None:
     """Return the version that a job published, if it has published one."""
-    return s.scalars(select(Adapter).where(Adapter.job_id == job_id)).first()
+    return of_jobs(s, [job_id]).get(job_id)
+
+
+def of_jobs(s: Session, job_ids: Collection[str]) -> dict[str, Adapter]:
+    """Return by the job's id the version that each of these jobs published."""
+    rows = s.scalars(select(Adapter).where(Adapter.job_id.in_(job_ids)))
+    return {row.job_id: row for row in rows}
 
 
 def checkpoint_of(s: Session, version: int) -> str:
@@ -65,8 +82,11 @@ def promote(
     expected_current: int | None = None,
     reason: str = "",
     force: bool = False,
+    action: str = "version.promoted",
 ) -> Serving:
     """Point serving at `version`: a candidate, an earlier version or the base.
+
+    `action` is the word of the audit; a rollback has another one.
 
     Raises NotFoundError for an unknown version, ConflictError when the serving version is not
     `expected_current` or `version` is corrupt or swept, and GateRefusedError when the gate rejected
@@ -98,6 +118,13 @@ def promote(
         f"tempo-v{version} is promoted over tempo-v{pointer.previous}",
         data={"version": version, "previous": pointer.previous, "reason": reason, "force": force},
     )
+    audit.record(
+        s,
+        action,
+        version_name(version),
+        before={"serving": version_name(pointer.previous)},
+        after={"serving": version_name(version), "reason": reason, "force": force},
+    )
     return pointer
 
 
@@ -126,6 +153,16 @@ def sound_ancestor(s: Session, version: int) -> int:
         if _is_sound(s, version):
             return version
     return BASE
+
+
+def rollback_from(s: Session, unwanted: Collection[int]) -> int | None:
+    """Return the version to which a rollback leads away from these; None if none of them serves."""
+    version = serving(s).version
+    if version not in unwanted:
+        return None
+    while version in unwanted:
+        version = sound_ancestor(s, version)
+    return version
 
 
 def _is_sound(s: Session, version: int) -> bool:
@@ -171,6 +208,7 @@ def sweep(s: Session, version: int, *, reason: str) -> None:
         row.report = row.report | {"swept": reason}
         message = f"tempo-v{version} is deleted: {reason}"
         events.add(s, "adapter.deleted", message, data={"version": version})
+        audit.record(s, "version.deleted", version_name(version), after={"reason": reason})
 
 
 def _needed_to_serve(s: Session) -> set[int]:
@@ -189,7 +227,7 @@ def _needed_to_serve(s: Session) -> set[int]:
 
 def reject_serving(s: Session, version: int, *, to: int, reason: str) -> None:
     """Point serving from `version` to `to`, and let `version` serve again only by force."""
-    pointer = promote(s, to, expected_current=version, reason=reason)
+    pointer = promote(s, to, expected_current=version, reason=reason, action=ROLLED_BACK)
     # Nobody may name or restore the rejected version.
     pointer.previous = pointer.version
     _set_status(s, version, "rejected")
@@ -211,7 +249,8 @@ def mark_corrupt(s: Session, version: int, message: str) -> None:
     if pointer.version == version:
         before = s.get(Adapter, pointer.previous)
         intact = before is not None and before.status != "corrupt"
-        promote(s, pointer.previous if intact else BASE, reason=message, force=True)
+        target = pointer.previous if intact else BASE
+        promote(s, target, reason=message, force=True, action=ROLLED_BACK)
     if pointer.previous == version:
         # Nobody may name or restore the corrupt version.
         pointer.previous = pointer.version

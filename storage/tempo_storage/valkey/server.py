@@ -20,6 +20,7 @@ from typing import IO
 import redis
 
 from tempo_storage.errors import StreamUnavailableError
+from tempo_storage.private import create_private
 from tempo_storage.processes import die_with_parent
 from tempo_storage.valkey.streams import redis_client
 
@@ -48,7 +49,7 @@ class EmbeddedValkey:
 
         Raises StreamUnavailableError if no server answers in time.
         """
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        create_private(self.data_dir)
         self._lock = self._lock or (self.data_dir / "valkey.lock").open("w")
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +74,7 @@ class EmbeddedValkey:
     def _spawn(self) -> None:
         command = [
             _binary(),
-            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+            *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "600"),
             *("--dir", str(self.data_dir), "--appendonly", "yes", "--appendfsync", "everysec"),
             *("--save", "", "--maxmemory-policy", "noeviction"),
             *("--proto-max-bulk-len", MAX_VALUE),

@@ -7,7 +7,8 @@ has read.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -24,6 +25,9 @@ STALL_SECONDS = 60
 MAX_ENTRY_BYTES = 4 << 20  # the largest question has 1 MiB, and JSON may write it with escapes
 QUEUE = "tempo"  # the queue of the doorbell; RQ adds its own prefix
 TIMEOUT_SECONDS = 0.5
+REWRITE_SECONDS = 30.0
+POLL_SECONDS = 0.05
+MAX_TRIES = 50
 
 Captured = dict[str, Any]
 
@@ -87,6 +91,46 @@ class QuestionStream:
         with _unavailable():
             return int(self._client.xlen(STREAM))
 
+    def delete(self, is_unwanted: Callable[[Captured], bool]) -> int:
+        """Delete the entries whose question is unwanted, and write the stream anew; count them.
+
+        Valkey keeps the bytes of a deleted entry as long as entries beside it are there, and saves
+        them. So the others are added once more, under their own ids, in one transaction. Entries
+        that were read and not acknowledged are read again. Raises StreamUnavailableError, also if
+        questions keep arriving in between.
+        """
+        with _unavailable():
+            for _ in range(MAX_TRIES):
+                with contextlib.suppress(redis.WatchError), self._client.pipeline() as pipeline:
+                    return _write_anew(pipeline, is_unwanted)
+        raise StreamUnavailableError("questions arrive in Valkey all the time; try again later")
+
+    def rewrite_log(self, *, timeout_seconds: float = REWRITE_SECONDS) -> None:
+        """Let Valkey write its append-only file anew, without the entries that were deleted.
+
+        Returns when it has. Raises StreamUnavailableError if it refuses or takes too long.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        with _unavailable():
+            state = self._await_rewrite(deadline)  # one that runs began before the deletion
+            if not state["aof_enabled"]:
+                return
+            self._client.bgrewriteaof()
+            state = self._await_rewrite(deadline)
+        if state.get("aof_last_bgrewrite_status", "ok") != "ok":
+            raise StreamUnavailableError("Valkey cannot write its append-only file; see its log")
+
+    def _await_rewrite(self, deadline: float) -> dict[str, Any]:
+        """Return what Valkey says of its file when it does not write it anew any more."""
+        names = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+        while True:
+            state: Any = self._client.info("persistence")
+            if not any(state.get(name) for name in names):
+                return dict(state)
+            if time.monotonic() > deadline:
+                raise StreamUnavailableError("Valkey still writes its append-only file; try again")
+            time.sleep(POLL_SECONDS)
+
     def _read(self, count: int, start: str) -> list[tuple[str, Captured]]:
         reply: Any = self._client.xreadgroup(GROUP, CONSUMER, {STREAM: start}, count=count)
         entries = reply[0][1] if reply else []  # one pair (stream, entries)
@@ -101,6 +145,22 @@ class QuestionStream:
                 self._client.unlink(STREAM)
             elif "BUSYGROUP" not in str(error):  # the group exists
                 raise
+
+
+def _write_anew(pipeline: Any, is_unwanted: Callable[[Captured], bool]) -> int:
+    """Replace the stream by one of its wanted entries; raise WatchError if one was added."""
+    pipeline.watch(STREAM)
+    entries = pipeline.xrange(STREAM)
+    wanted = [
+        (entry_id, fields) for entry_id, fields in entries if not is_unwanted(_question(fields))
+    ]
+    pipeline.multi()
+    pipeline.unlink(STREAM)
+    for entry_id, fields in wanted:
+        pipeline.xadd(STREAM, fields, id=entry_id)
+    pipeline.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    pipeline.execute()
+    return len(entries) - len(wanted)
 
 
 def _question(fields: Mapping[bytes, bytes]) -> Captured:
@@ -120,9 +180,13 @@ def _unavailable() -> Iterator[None]:
     """Raise StreamUnavailableError for the client's errors in the block."""
     try:
         yield
+    except StreamUnavailableError:  # it is an OSError, too, and says what happened
+        raise
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise StreamUnavailableError(f"Valkey does not answer ({error}); is it running") from error
     except redis.ResponseError as error:
+        # A pipeline quotes its command, and Valkey the arguments: both hold a question.
+        refusal = str(error).rpartition("caused error: ")[2].split(", with args")[0]
         raise StreamUnavailableError(
-            f"Valkey refused ({error}); check its disk and memory"
-        ) from error
+            f"Valkey refused ({refusal}); check its disk and memory"
+        ) from None

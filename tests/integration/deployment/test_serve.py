@@ -89,7 +89,7 @@ def test_status_and_doctor_report_no_error(deployment: Deployment) -> None:
     assert [process["error"] for process in status["processes"]] == [None]
     checks = deployment.tempo("doctor")
     assert [check["name"] for check in checks] == [
-        *("settings", "vllm", "plugins", "disk", "valkey", "database", "worker"),
+        *("settings", "vllm", "plugins", "disk", "files", "valkey", "database", "worker"),
         *("server", "key", "flags", "stream", "serving"),
     ]
 

@@ -21,8 +21,8 @@ Client = Callable[[str], redis.Redis]
 Forbidden = Callable[[redis.Redis], Any]
 
 NOBODY: dict[str, Forbidden] = {
-    "flush": lambda c: c.flushall(),
-    "configure": lambda c: c.config_set("dir", "/tmp"),
+    "FLUSHALL": lambda c: c.flushall(),
+    "configure it": lambda c: c.config_set("dir", "/tmp"),
     "run a script": lambda c: c.eval("return 1", 0),
     "list keys": lambda c: c.keys("*"),
     "read another key": lambda c: c.get("secret"),
@@ -32,15 +32,18 @@ NOBODY: dict[str, Forbidden] = {
     "write its files": lambda c: c.save(),
     "copy itself elsewhere": lambda c: c.execute_command("REPLICAOF", "127.0.0.1", "1"),
     "watch others": lambda c: c.execute_command("CLIENT", "LIST"),
+    "watch another key": lambda c: c.execute_command("WATCH", "other"),
+    "delete another key": lambda c: c.unlink("other"),
     "end it": lambda c: c.execute_command("SHUTDOWN", "NOSAVE"),
 }
 SERVER: dict[str, Forbidden] = {
-    "delete questions": lambda c: c.delete(STREAM),
+    "take questions": lambda c: c.xreadgroup("ledger", "server", {STREAM: ">"}),
+    "acknowledge questions": lambda c: c.xack(STREAM, "ledger", "1-0"),
     "take rings": lambda c: c.blpop([RINGS], 0.01),
+    "delete rings": lambda c: c.unlink(RINGS),
     "read jobs": lambda c: c.hget("rq:job:x", "data"),
 }
 WORKER: dict[str, Forbidden] = {
-    "write questions": lambda c: c.xadd(STREAM, {"question": "{}"}),
     "ring": lambda c: c.rpush(RINGS, FUNCTION),
     "write RQ's records elsewhere": lambda c: c.xadd("results", {"a": "b"}),
 }
@@ -100,6 +103,18 @@ def test_the_server_sends_questions_and_rings_that_the_worker_takes(client: Clie
     listener.close()
 
 
+@pytest.mark.parametrize("role", ["server", "worker"])
+def test_each_role_erases_questions_and_keeps_the_others(role: str, client: Client) -> None:
+    QuestionStream(client("server")).append([{"id": "erased"}, {"id": "kept"}])
+    stream = QuestionStream(client(role))
+    assert stream.delete(lambda question: question["id"] == "erased") == 1
+    stream.rewrite_log()
+    reader = QuestionStream(client("worker"))
+    ((entry_id, question),) = reader.read()
+    assert question == {"id": "kept"}
+    reader.acknowledge([entry_id])
+
+
 def test_rq_s_worker_may_keep_its_records(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     waiting = ["job-1", "job-2"]
     runs: list[str] = []
@@ -118,34 +133,70 @@ def test_rq_s_worker_may_keep_its_records(client: Client, caplog: pytest.LogCapt
     assert "permission" not in caplog.text
 
 
-@pytest.mark.parametrize("role", ["server", "worker"])
-@pytest.mark.parametrize("act", NOBODY)
-def test_no_role_can_do_what_nobody_needs(role: str, act: str, client: Client) -> None:
-    with pytest.raises(redis.exceptions.NoPermissionError):
-        NOBODY[act](client(role))
+def forbidden(act: str) -> Any:
+    """Return an act with its row in the table of attacks."""
+    attack = f"the user of a role, or of the health check, tries to {act}"
+    return pytest.param(
+        act, marks=pytest.mark.attack("Valkey", attack, promise="refused: no permission")
+    )
+
+
+@pytest.mark.parametrize("role", ["server", "worker", "health"])
+@pytest.mark.parametrize("act", [*map(forbidden, NOBODY)])
+def test_no_role_can_do_what_nobody_needs(
+    role: str, act: str, client: Client, seen: Callable[[object], None]
+) -> None:
+    user = "redis://health:none@valkey:6379" if role == "health" else role
+    with pytest.raises(redis.exceptions.NoPermissionError) as caught:
+        NOBODY[act](client(user))
+    seen(f"{role}: {type(caught.value).__name__}")
 
 
 @pytest.mark.parametrize("act", SERVER)
-def test_the_server_takes_nothing_away(act: str, client: Client) -> None:
-    with pytest.raises(redis.exceptions.NoPermissionError):
+@pytest.mark.attack(
+    "Valkey",
+    "the server's user takes questions, rings and jobs",
+    promise="refused: no permission",
+)
+def test_the_server_takes_nothing_from_the_worker(
+    act: str, client: Client, seen: Callable[[object], None]
+) -> None:
+    with pytest.raises(redis.exceptions.NoPermissionError) as caught:
         SERVER[act](client("server"))
+    seen(f"{act}: {type(caught.value).__name__}")
 
 
 @pytest.mark.parametrize("act", WORKER)
-def test_the_worker_cannot_write(act: str, client: Client) -> None:
-    with pytest.raises(redis.exceptions.NoPermissionError):
+@pytest.mark.attack(
+    "Valkey",
+    "the worker's user rings or writes elsewhere",
+    promise="refused: no permission",
+)
+def test_the_worker_can_neither_ring_nor_write_elsewhere(
+    act: str, client: Client, seen: Callable[[object], None]
+) -> None:
+    with pytest.raises(redis.exceptions.NoPermissionError) as caught:
         WORKER[act](client("worker"))
+    seen(f"{act}: {type(caught.value).__name__}")
 
 
 @pytest.mark.parametrize("user", ["", ":guess@", "server:guess@", "default:@"])
-def test_nobody_enters_without_a_password(user: str, client: Client) -> None:
-    with pytest.raises(redis.exceptions.AuthenticationError):
+@pytest.mark.attack(
+    "Valkey",
+    "no password, a guessed one, no user",
+    promise="refused before any command",
+)
+def test_nobody_enters_without_a_password(
+    user: str, client: Client, seen: Callable[[object], None]
+) -> None:
+    with pytest.raises(redis.exceptions.AuthenticationError) as caught:
         client(f"redis://{user}valkey:6379").ping()
+    seen(f"{user or 'nobody'} {type(caught.value).__name__}")
 
 
 def test_the_health_check_s_user_can_only_ping(client: Client) -> None:
     health = client("redis://health:none@valkey:6379")
     assert health.ping()
-    for act in (*NOBODY.values(), *SERVER.values(), *WORKER.values()):
+    for act in (*SERVER.values(), *WORKER.values()):
         with pytest.raises(redis.exceptions.NoPermissionError):
             act(health)

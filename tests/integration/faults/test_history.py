@@ -219,11 +219,12 @@ def test_only_promoted_versions_have_answered_and_their_files_are_whole(lived: A
     with server.sessions() as s:
         events = [e for e in ledger.events.find(s, limit=10_000) if e.type == "adapter.promoted"]
         digests = {version_name(row.version): row.sha256 for row in ledger.versions.adapters(s)}
+        files = {name: ledger.published.files(s, name) for name in digests}
     promoted = {version_name(event.data["version"]): event.created_at for event in events[::-1]}
     promoted["tempo-v0"] = 0.0
     for moment, name in history.answered_by:
         assert promoted[name] <= moment
     for name in {name for _, name in history.answered_by} - {"tempo-v0"}:
-        server.store.verify(name, base=str(server.model), rank=16)
+        server.store.verify(name, files[name], base=str(server.model), rank=16)
         weights = (server.store.path(name) / WEIGHTS).read_bytes()
         assert hashlib.sha256(weights).hexdigest() == digests[name]

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,11 +79,17 @@ def queue_check(sessions: sessionmaker[Session], job_id: str) -> None:
         ledger.jobs.create(s, job_id, "check", {})
 
 
+@pytest.mark.attack(
+    "Valkey",
+    "all forged jobs and commands at a worker process, with modules in its working directory",
+    promise="nothing runs, an honest job starts, an event says so",
+)
 def test_forged_jobs_and_commands_run_nothing_and_stop_nothing(
     attacker: redis.Redis,
     sessions: sessionmaker[Session],
     worker: subprocess.Popen[bytes],
     tmp_path: Path,
+    seen: Callable[[object], None],
 ) -> None:
     def has_lease() -> bool:
         with sessions() as s:
@@ -104,16 +110,26 @@ def test_forged_jobs_and_commands_run_nothing_and_stop_nothing(
     eventually(lambda: start_of_a_job(sessions, "ftjob-honest"), seconds=20)
     assert worker.poll() is None
     assert not (tmp_path / "canary").exists()
+    seen(f"{first.data['jobs']} jobs refused at first; the worker lives: {worker.poll() is None}")
 
 
+@pytest.mark.attack(
+    "Valkey",
+    "a Valkey that takes no ring and no job",
+    promise="the job in the ledger runs all the same",
+)
 def test_a_job_runs_although_no_ring_can_be_queued(
-    attacker: redis.Redis, sessions: sessionmaker[Session], worker: subprocess.Popen[bytes]
+    attacker: redis.Redis,
+    sessions: sessionmaker[Session],
+    worker: subprocess.Popen[bytes],
+    seen: Callable[[object], None],
 ) -> None:
     attacker.execute_command("ACL", "SETUSER", "default", "-rpush", "-hset", "-blpop", "-sadd")
     queue_check(sessions, "ftjob-honest")
     assert not ring(attacker, "ftjob-honest")
     eventually(lambda: start_of_a_job(sessions, "ftjob-honest"), seconds=START_SECONDS)
     assert worker.poll() is None
+    seen(f"started; the worker lives: {worker.poll() is None}")
 
 
 def test_a_flood_of_forged_jobs_writes_one_event_a_minute_with_their_number(

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,9 +75,17 @@ def test_a_response_that_hangs_costs_one_verdict(odd: VerifierPool) -> None:
     assert [v.failed for v in verdicts] == [False, True, False]
 
 
-def test_a_reply_that_is_no_verdict_costs_one_verdict(odd: VerifierPool) -> None:
+@pytest.mark.attack(
+    "learning",
+    "a verifier whose reply is no verdict",
+    promise="it costs one verdict; the next response is verified",
+)
+def test_a_reply_that_is_no_verdict_costs_one_verdict(
+    odd: VerifierPool, seen: Callable[[object], None]
+) -> None:
     verdicts = odd.verify([custom(text) for text in ("garble", "1")])
     assert [(v.correct, v.failed) for v in verdicts] == [(False, True), (True, False)]
+    seen(f"correct: {[v.correct for v in verdicts]}, failed: {[v.failed for v in verdicts]}")
 
 
 def test_a_verifier_may_have_a_time_out_of_its_own(odd: VerifierPool) -> None:
@@ -118,10 +126,15 @@ def test_verdicts_come_in_the_order_of_the_items() -> None:
 
 @pytest.mark.parametrize(
     ("failure", "reason"),
-    [("exit", "timeout"), ("raise", "ValueError: odd"), ("fill", "MemoryError")],
+    [("exit", "timeout"), ("raise", "ValueError"), ("fill", "MemoryError")],
+)
+@pytest.mark.attack(
+    "learning",
+    "a verifier that exits, raises or fills the memory",
+    promise="it costs one verdict; the next response is verified",
 )
 def test_a_verifier_that_fails_costs_its_own_verdict_only(
-    odd: VerifierPool, failure: str, reason: str
+    odd: VerifierPool, failure: str, reason: str, seen: Callable[[object], None]
 ) -> None:
     failed, good = odd.verify([custom(failure), custom("1")])
     assert not failed.correct
@@ -129,6 +142,7 @@ def test_a_verifier_that_fails_costs_its_own_verdict_only(
     assert len(failed.reason) <= 200
     assert (failed.failed, good.failed) == (True, False)
     assert good.correct
+    seen(f"{failure}: {failed.reason[:20]}, then correct: {good.correct}")
 
 
 def test_text_that_a_verifier_prints_is_not_taken_for_a_verdict(odd: VerifierPool) -> None:

@@ -18,7 +18,7 @@ def test_a_check_verifies_the_served_model_s_responses_and_captures_no_question(
     server: Any, tempo: Tempo
 ) -> None:
     # Other tests of this server have labeled some puzzles, with other answers.
-    stored = {label.messages[-1]["content"] for label in tempo.labels.list()}
+    stored = {label.messages[-1]["content"] for label in tempo.labels.list(held_out=True)}
     puzzles = [p.question for p in countdown.puzzles() if p.question not in stored]
     questions = puzzles[300:308]
     any_text = {"answer": "[\\s\\S]+", "verifier": "regex"}
@@ -29,9 +29,8 @@ def test_a_check_verifies_the_served_model_s_responses_and_captures_no_question(
     ]
     file = tempo.files.create(rows)
     before = tempo.status().questions
-    result = CliRunner().invoke(
-        app, ["labels", "check", "-n", "2", "--file", file.id, "--json"], obj=server.admin
-    )
+    options = ["-n", "2", "--max-tokens", "16", "--held-out", "--file", file.id, "--json"]
+    result = CliRunner().invoke(app, ["labels", "check", *options], obj=server.admin)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert (report["labels"], report["responses"], report["verifier failed"]) == (8, 16, 0)

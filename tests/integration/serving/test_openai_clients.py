@@ -32,6 +32,7 @@ def own_server(
     manifest = make_adapter(AdapterStore(data_dir / "adapters"), "tempo-v1", seed=3, scale=1.0)
     with sqlite_ledger(data_dir) as sessions, sessions.begin() as s:
         s.add(candidate(1, bytes=manifest.bytes))
+        ledger.published.add(s, manifest)
         ledger.versions.promote(s, 1)
     with serve(tiny_base, data_dir, env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}) as server:
         yield server

@@ -90,9 +90,9 @@ def test_an_unknown_name_gets_vllm_s_own_404(server: Any) -> None:
 
 
 def test_only_the_worker_can_name_snapshots_and_candidates(
-    server: Any, make_version: Any, make_adapter: Any
+    server: Any, make_version: Any, make_trial: Any
 ) -> None:
-    make_adapter(server.store, trial_name(1), seed=5, scale=1.0)
+    make_trial(1, seed=5, scale=1.0)
     for name in (trial_name(1), version_name(make_version(seed=6, scale=1.0))):
         assert post(server, name, key=server.admin_key)[1]["model"] == name
         code, reply = post(server, name)  # it is loaded now, and still no user can name it
@@ -102,9 +102,9 @@ def test_only_the_worker_can_name_snapshots_and_candidates(
 
 
 def test_the_list_of_models_has_each_public_version_once_and_no_snapshot(
-    server: Any, serving: int, make_adapter: Any
+    server: Any, serving: int, make_trial: Any
 ) -> None:
-    make_adapter(server.store, trial_name(2), seed=5, scale=1.0)
+    make_trial(2, seed=5, scale=1.0)
     assert post(server, trial_name(2), key=server.admin_key)[0] == 200
     names = [card["id"] for card in server.http.get("/v1/models").json()["data"]]
     assert sorted(names) == sorted(["tiny", "tempo", "tempo-v0", version_name(serving)])

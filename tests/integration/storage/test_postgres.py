@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ledgers import candidate, opened
+from canaries import canary
+from ledgers import candidate, captured, opened
 from postgres import Postgres, postgres_server
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -16,6 +18,8 @@ from tempo_storage import ledger
 from tempo_storage.errors import ConflictError
 from tempo_storage.ledger.engine import connect
 from tempo_storage.ledger.migrations import MIGRATIONS, migrate
+from tempo_storage.ledger.models import Key
+from tempo_storage.ledger.scrub import scrub
 
 pytestmark = [pytest.mark.service, pytest.mark.needs("postgresql")]
 
@@ -121,6 +125,30 @@ def test_a_figure_that_is_not_a_number_is_stored_as_null(sessions: sessionmaker[
         assert event.data == {"auroc": None, "gate": {"high": None, "k": 4}, "rows": [0.5, None]}
 
 
+def test_an_erased_question_leaves_no_bytes_in_the_tables_files(
+    postgres: Postgres, sessions: sessionmaker[Session]
+) -> None:
+    paths = "SELECT pg_relation_filepath(oid) FROM pg_class WHERE relname = 'questions'"
+
+    def holds_it() -> bool:
+        engine = sessions.kw["bind"]
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CHECKPOINT"))
+            (path,) = connection.scalars(text(paths))
+        return canary("ann").encode() in (postgres.directory / "data" / path).read_bytes()
+
+    with sessions.begin() as s:
+        ledger.pool.add(s, [captured("q", canary("ann"), tenant="ann")])
+    assert holds_it()
+    with sessions.begin() as s:
+        assert ledger.learned.erase(s, "ann") == (1, [])
+    assert holds_it()
+    assert scrub(sessions.kw["bind"]) == ""
+    assert not holds_it()
+    with sessions.begin() as s:  # the connection is back in a usable state
+        ledger.pool.add(s, [captured("q", "1 + 1")])
+
+
 def test_a_new_connection_replaces_one_that_postgres_has_closed(
     postgres: Postgres, sessions: sessionmaker[Session]
 ) -> None:
@@ -129,3 +157,25 @@ def test_a_new_connection_replaces_one_that_postgres_has_closed(
     )
     with sessions() as s:
         assert ledger.training.get(s).paused is False
+
+
+def test_pages_of_jobs_the_audit_and_the_uses_of_keys_are_as_on_sqlite(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as s:
+        for n in range(6):
+            ledger.jobs.queue(s, "round", {}, message="x").created_at = n // 2
+        s.add(Key(sha256="a" * 64, name="a", scopes=["read"]))
+        ledger.keys.record_uses(s, {"a" * 64: 7.0})
+        ledger.keys.forget_expired(s, for_seconds=0)
+        ledger.audit.record_settings(s, {"group_size": 8})
+        ledger.audit.record_settings(s, {"group_size": 4})
+    with sessions() as s:
+        first = ledger.jobs.page(s, after=None, limit=3)
+        rest = ledger.jobs.page(s, after=first[-1].id, limit=9)
+        assert [job.created_at for job in (*first, *rest)] == [2, 2, 1, 1, 0, 0]
+        assert len({job.id for job in (*first, *rest)}) == 6
+        assert ledger.keys.find(s)[0].last_used_at == 7.0
+        newest = ledger.audit.find(s, limit=1)[0]
+        assert (newest.before, newest.after) == ({"group_size": 8}, {"group_size": 4})
+        assert len(ledger.audit.find(s, before=newest.number)) == 7

@@ -58,6 +58,9 @@ def test_a_share_holds_in_the_pool_and_in_a_draw(sessions: sessionmaker[Session]
         assert ledger.pool.count(s) == (8, 8)
         ledger.pool.add(s, [captured("new", "new one", tenant="dot")], quarantine=3)
         assert ledger.pool.count_new(s, 0) == ledger.pool.size(s) == 8
+        ledger.pool.add(s, [captured("again", "new one", tenant="eve")])
+        assert ledger.learned.erase(s, "dot") == (1, [])
+        assert ledger.tenants.held(s)["eve"] == 1  # the question belongs to the next one
 
 
 BAD = [

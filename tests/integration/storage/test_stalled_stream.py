@@ -1,6 +1,6 @@
 """A stream whose entries wait and do not move is noticed, on a real Valkey and a real ledger."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,8 +54,13 @@ def test_an_event_says_when_the_stream_stalls_and_when_it_flows_again(
     assert events(sessions) == ["questions.stalled", "questions.flowing"]
 
 
+@pytest.mark.attack(
+    "learning",
+    "a ledger that takes no question for a while",
+    promise="nothing is set aside or lost; the stream is said to stall, then flows",
+)
 def test_a_ledger_that_takes_no_question_stalls_the_stream(
-    stream: QuestionStream, sessions: sessionmaker[Session]
+    stream: QuestionStream, sessions: sessionmaker[Session], seen: Callable[[object], None]
 ) -> None:
     reader = StreamReader(stream, sessions, keep=100)
     stream.append([captured("q_1", "1 + 1")])
@@ -71,6 +76,8 @@ def test_a_ledger_that_takes_no_question_stalls_the_stream(
     assert not stream.has_stalled()
     with sessions() as s:
         assert (ledger.pool.count(s), ledger.dead_letters.count(s)) == ((1, 1), 0)
+        aside = ledger.dead_letters.count(s)
+        seen(f"stalled, then {ledger.pool.count(s)[0]} question stored, {aside} set aside")
 
 
 def test_a_stream_that_moves_has_not_stalled_however_old_its_entries_are(
@@ -84,8 +91,13 @@ def test_a_stream_that_moves_has_not_stalled_however_old_its_entries_are(
     eventually(stream.has_stalled, seconds=10)
 
 
+@pytest.mark.attack(
+    "learning",
+    "entries of 4 MiB, 5,000 digits and 100,000 nested lists at once",
+    promise="set aside; the question behind them is stored",
+)
 def test_an_enormous_entry_is_set_aside_and_the_others_flow(
-    stream: QuestionStream, sessions: sessionmaker[Session]
+    stream: QuestionStream, sessions: sessionmaker[Session], seen: Callable[[object], None]
 ) -> None:
     stream._client.xadd(STREAM, {"question": b'{"id": "' + b"x" * MAX_ENTRY_BYTES + b'"}'})
     stream._client.xadd(STREAM, {"question": b'{"id": ' + b"9" * 5_000 + b"}"})
@@ -95,4 +107,5 @@ def test_an_enormous_entry_is_set_aside_and_the_others_flow(
     assert stream.backlog() == 0
     with sessions() as s:
         assert (ledger.pool.count(s), ledger.dead_letters.count(s)) == ((1, 1), 3)
+        seen(f"{ledger.dead_letters.count(s)} set aside, {ledger.pool.count(s)[0]} stored")
     assert stream._client.exists(MOVED)

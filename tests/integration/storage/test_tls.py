@@ -122,23 +122,37 @@ def test_questions_and_rings_pass_through_tls(url: Url, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trusted", ["none", "another"])
+@pytest.mark.attack(
+    "Valkey",
+    "a certificate of another authority between us and Valkey",
+    promise="refused; no question is sent",
+)
 def test_a_certificate_of_another_authority_is_refused(
-    trusted: str, url: Url, tmp_path: Path
+    trusted: str, url: Url, tmp_path: Path, seen: Callable[[object], None]
 ) -> None:
     address = url("127.0.0.1")
     if trusted == "another":
         file = write_certificate(tmp_path, "another", address="127.0.0.1")
         address += f"?ssl_ca_certs={file}"
     with redis_client(address, timeout_seconds=20.0) as client:
-        with pytest.raises(StreamUnavailableError, match="certificate verify failed"):
+        with pytest.raises(StreamUnavailableError, match="certificate verify failed") as caught:
             QuestionStream(client).append([{"id": "a"}])
         assert not ring(client, "ftjob-1")
+    seen(f"trusted {trusted}: {str(caught.value)[-90:]}")
 
 
-def test_a_certificate_for_another_host_is_refused(url: Url, tmp_path: Path) -> None:
+@pytest.mark.attack(
+    "Valkey",
+    "a certificate for another host",
+    promise="refused",
+)
+def test_a_certificate_for_another_host_is_refused(
+    url: Url, tmp_path: Path, seen: Callable[[object], None]
+) -> None:
     address = f"{url('127.0.0.9')}?ssl_ca_certs={tmp_path / 'ours.pem'}"
     with (
         redis_client(address, timeout_seconds=20.0) as client,
-        pytest.raises(redis.ConnectionError, match="IP address mismatch"),
+        pytest.raises(redis.ConnectionError, match="IP address mismatch") as caught,
     ):
         client.ping()
+    seen(str(caught.value)[-90:])

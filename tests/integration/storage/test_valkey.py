@@ -1,9 +1,10 @@
 """The embedded Valkey and the question stream, on the real binary."""
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,24 @@ def test_a_stream_that_another_program_overwrote_is_made_again(valkey: EmbeddedV
     assert [question for _, question in stream.read()] == [{"id": "b"}]
 
 
+def test_a_file_that_could_not_be_written_anew_once_is_written_when_it_can(
+    valkey: EmbeddedValkey,
+) -> None:
+    client = redis_client(valkey.url, timeout_seconds=5.0)
+    stream = QuestionStream(client)
+    stream.append([{"id": "a"}])
+    client.config_set("rdb-key-save-delay", 2_000_000)  # microseconds for each key
+    client.bgrewriteaof()
+    assert valkey.process is not None
+    pid = valkey.process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    eventually(lambda: client.info("persistence")["aof_last_bgrewrite_status"] == "err", seconds=10)
+    client.config_set("rdb-key-save-delay", 0)
+    stream.rewrite_log()
+    assert client.info("persistence")["aof_last_bgrewrite_status"] == "ok"
+
+
 def test_a_second_process_joins_the_running_server(valkey: EmbeddedValkey) -> None:
     with embedded_valkey(valkey.data_dir) as second:
         assert second.process is None
@@ -124,17 +143,28 @@ def test_nobody_but_the_user_who_started_it_can_enter(valkey: EmbeddedValkey) ->
     assert [file.name for file in files if file.stat().st_mode & 0o077] == []
 
 
-def test_a_huge_value_is_refused(valkey: EmbeddedValkey) -> None:
+@pytest.mark.attack(
+    "Valkey",
+    "a value of 17 MiB",
+    promise="Valkey refuses it",
+)
+def test_a_huge_value_is_refused(valkey: EmbeddedValkey, seen: Callable[[object], None]) -> None:
     client = redis_client(valkey.url, timeout_seconds=20.0)
-    with pytest.raises(redis.RedisError):
+    with pytest.raises(redis.RedisError) as caught:
         client.set("x", b"0" * (17 << 20))
     assert client.set("x", b"0" * (15 << 20))
     client.close()
+    seen(f"{type(caught.value).__name__}; 15 MiB are stored")
 
 
 @pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
+@pytest.mark.attack(
+    "Valkey",
+    "another user makes the directory of the socket first: open, a link, a file",
+    promise="no process uses it",
+)
 def test_a_directory_that_others_prepared_for_the_socket_is_refused(
-    kind: str, tmp_path: Path
+    kind: str, tmp_path: Path, seen: Callable[[object], None]
 ) -> None:
     data_dir = tmp_path / ("long" * 30)
     private = EmbeddedValkey(data_dir).socket.parent
@@ -142,12 +172,14 @@ def test_a_directory_that_others_prepared_for_the_socket_is_refused(
     private.rmdir()
     try:
         if kind == "open to others":
-            private.mkdir(mode=0o755)
+            private.mkdir()
+            private.chmod(0o755)  # whatever the umask is
         elif kind == "a link":
             private.symlink_to(tmp_path)
         else:
             private.touch()
-        with pytest.raises(StreamUnavailableError, match="only this user can enter"):
+        with pytest.raises(StreamUnavailableError, match="only this user can enter") as caught:
             EmbeddedValkey(data_dir)
     finally:
         private.rmdir() if kind == "open to others" else private.unlink()
+    seen(f"{kind}: {type(caught.value).__name__}")

@@ -26,9 +26,11 @@ from tempo_storage.valkey.streams import QUEUE, QuestionStream, redis_client
 def test_adapters_and_the_uploaded_file_are_what_the_ledger_says(old: Path) -> None:
     store = AdapterStore(old / "data" / "adapters")
     assert [name for name in store.names() if "-v" in name] == ["tempo-v2", "tempo-v3", "tempo-v4"]
-    with opened(f"sqlite:///{old / 'data' / 'tempo.db'}") as sessions, sessions() as s:
+    with opened(f"sqlite:///{old / 'data' / 'tempo.db'}") as sessions, sessions.begin() as s:
+        ledger.published.adopt(s, store)
         for version in (2, 3, 4):
-            directory = store.verify(version_name(version), base=BASE, rank=1)
+            files = ledger.published.files(s, version_name(version))
+            directory = store.verify(version_name(version), files, base=BASE, rank=1)
             weights = (directory / "adapter_model.safetensors").read_bytes()
             digest = hashlib.sha256(weights).hexdigest()
             assert ledger.versions.adapter(s, version).sha256 == digest
@@ -80,7 +82,7 @@ def test_the_worker_takes_the_ring_that_waits_in_valkey_under_the_old_function_s
         listener.close()
 
 
-def test_the_old_keys_authenticate_with_the_scopes_that_they_had(old: Path) -> None:
+def test_the_old_keys_authenticate_and_none_has_gained_a_right(old: Path) -> None:
     settings = ServerSettings(data_dir=old / "data")
     client = redis_client("redis://127.0.0.1:1/0")
     app = FastAPI()
@@ -100,4 +102,6 @@ def test_the_old_keys_authenticate_with_the_scopes_that_they_had(old: Path) -> N
         assert (status("GET", "status", admin), status("GET", "status", reader)) == (200, 200)
         assert status("POST", "training/resume", reader) == 403
         assert status("POST", "training/resume", admin) == 200
+        assert (status("GET", "labels", reader), status("GET", "keys", reader)) == (403, 403)
+        assert (status("GET", "labels", admin), status("GET", "audit", admin)) == (200, 200)
     client.close()

@@ -47,6 +47,28 @@ def test_labels_are_listed_with_split_verifier_answer_and_question() -> None:
     assert dict(requests[0].url.params) == {"limit": "100", "file": "file-1"}
 
 
+@pytest.mark.parametrize("command", ["list", "export"])
+@pytest.mark.parametrize(
+    ("options", "held_out"),
+    [
+        *(([], None), (["--split", "train"], None)),
+        *((["--held-out"], "true"), (["--split", "held_out"], "true")),
+    ],
+)
+def test_held_out_labels_are_asked_for_by_name(
+    command: str, options: list[str], held_out: str | None
+) -> None:
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> Any:
+        requests.append(request)
+        return page(label("a"))
+
+    result = run("labels", command, *options, answers={f"GET {LABELS}": answer})
+    assert requests[0].url.params.get("held_out") == held_out
+    assert ("--held-out adds them" in result.stderr) is (options == [])
+
+
 def test_an_export_is_a_labeled_file(tmp_path: Path) -> None:
     answers = {f"GET {LABELS}": page(label("ä"), label("b"))}
     result = run("labels", "export", answers=answers)

@@ -7,6 +7,8 @@ import httpx
 import pytest
 from fake_api import ADAPTER, EVENT, JOBS, STATUS, job, page, run
 
+CHANGE = {"id": "audit-1", "created_at": 1, "actor": "a", "address": "b", "action": "key.created"}
+CHANGE |= {"subject": "cd", "before": {}, "after": {"name": "ci"}}
 KEY = {"id": "0a1b", "name": "ci", "scopes": ["train"], "created_at": 1}
 SHOW = "GET /tempo/v1/adapters/tempo-v3"
 
@@ -120,7 +122,9 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         ("jobs show ftjob-1", f"GET {JOBS}/ftjob-1", job("failed"), "failed"),
         ("jobs cancel ftjob-1", f"POST {JOBS}/ftjob-1/cancel", job("cancelled"), "cancelled"),
         ("jobs events ftjob-1", f"GET {JOBS}/ftjob-1/events", page(EVENT), "info\t[E] done"),
-        ("keys list", "GET /tempo/v1/keys", page(KEY), "0a1b\tci\tread and train\t"),
+        ("keys list", "GET /tempo/v1/keys", page(KEY), "0a1b\tci\ttrain\t"),
+        ("keys rotate 0a1b", "POST /tempo/v1/keys/0a1b/rotate", KEY | {"key": "tk_s"}, "tk_s\n"),
+        ("audit", "GET /tempo/v1/audit", page(CHANGE), 'key.created\tcd\t{} → {"name": "ci"}'),
         ("keys create ci", "POST /tempo/v1/keys", KEY | {"key": "tk_s"}, "tk_s\n"),
         ("keys revoke 0a1b", "DELETE /tempo/v1/keys/0a1b", KEY, "revoked\t0a1b"),
     ],
@@ -166,6 +170,31 @@ def test_a_process_that_does_not_serve_the_version_yet_is_named() -> None:
     assert "host:1 does not answer with it yet" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90d", 90 * 86_400), ("24h", 86_400), ("5m", 300), ("60s", 60), ("2w", 14 * 86_400)],
+)
+def test_the_life_and_the_grace_of_a_key_are_durations(text: str, seconds: int) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> dict[str, Any]:
+        bodies.append(json.loads(request.content))
+        return KEY | {"key": "tk_s"}
+
+    routes = {"POST /tempo/v1/keys": answer, "POST /tempo/v1/keys/0a1b/rotate": answer}
+    run("keys", "create", "ci", "--expires", text, answers=routes)
+    run("keys", "rotate", "0a1b", "--grace", text, "--expires", text, answers=routes)
+    run("keys", "rotate", "0a1b", answers=routes)
+    assert [body["expires_in_seconds"] for body in bodies] == [seconds, seconds, None]
+    assert [body.get("grace_seconds") for body in bodies] == [None, seconds, 86_400]
+
+
+@pytest.mark.parametrize("text", ["90", "d", "-1d", "1.5h", "٣d", "9999999999d", "90d x", ""])
+def test_another_text_is_no_duration(text: str) -> None:
+    result = run("keys", "create", "ci", f"--expires={text}")
+    assert (result.exit_code, "is no duration" in result.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("scopes", [[], ["train"], ["train", "promote"]])
 def test_a_new_key_goes_to_stdout_and_its_rights_to_stderr(scopes: list[str]) -> None:
     def create(request: httpx.Request) -> dict[str, Any]:
@@ -174,7 +203,7 @@ def test_a_new_key_goes_to_stdout_and_its_rights_to_stderr(scopes: list[str]) ->
     options = [part for scope in scopes for part in ("--scope", scope)]
     result = run("keys", "create", "ci", *options, answers={"POST /tempo/v1/keys": create})
     assert result.stdout == "tk_s\n"
-    rights = " and ".join(["read", *scopes])
+    rights = " and ".join(scopes or ["read"])
     assert result.stderr == f"0a1b (ci) may {rights}; the key will not be shown again\n"
 
 

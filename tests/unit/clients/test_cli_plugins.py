@@ -24,13 +24,14 @@ README = ROOT / "clients" / "README.md"
 MAX_README_LINES = 100  # the help takes half of them
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = {
-    *("status", "recalibrate", "round", "watch", "questions", "learned", "erase", "admit"),
+    *("status", "recalibrate", "round", "watch"),
+    *("questions", "learned", "erase", "admit", "audit"),
     *("pause", "resume", "version"),
 }
 GROUPS = {
     "adapters": {"list", "show", "promote", "rollback"},
     "jobs": {"list", "show", "cancel", "events"},
-    "keys": {"list", "create", "revoke"},
+    "keys": {"list", "create", "rotate", "revoke"},
     "labels": {"list", "files", "remove", "replace", "export", "check"},
 }
 OTHERS = """

@@ -1,10 +1,11 @@
 """`tempo erase` lists the tenants and asks before it erases; `tempo learned` says "none"."""
 
+import json
 from typing import Any
 
 import httpx
 import pytest
-from fake_api import client, page
+from fake_api import ADAPTER, client, page
 from typer.testing import CliRunner, Result
 
 from tempo_client.cli.commands import app
@@ -56,6 +57,40 @@ def test_yes_erases_at_once() -> None:
     answers = {TENANTS: page(FIRST), ERASE: {"erased": 12, "adapters": []}}
     result = run("erase", FIRST["id"], "--yes", answers=answers)
     assert (result.exit_code, result.stdout) == (0, "erased\t12\n")
+
+
+LEARNED = {
+    "erased": 1,
+    "adapters": ["tempo-v3"],
+    "remains": ["the spool of host-1"],
+    "rollback_to": "tempo-v2",
+}
+ROLLBACK = "POST /tempo/v1/adapters/rollback"
+
+
+@pytest.mark.parametrize(("stdin", "rolled_back"), [("y\ny\n", ["tempo-v2"]), ("y\nn\n", [])])
+def test_a_rollback_is_offered_while_a_version_that_learned_serves(
+    stdin: str, rolled_back: list[str]
+) -> None:
+    targets: list[str] = []
+
+    def roll_back(request: httpx.Request) -> dict[str, Any]:
+        targets.append(json.loads(request.content)["to"])
+        return ADAPTER
+
+    answers = {TENANTS: page(FIRST), ERASE: LEARNED, ROLLBACK: roll_back}
+    result = run("erase", FIRST["id"], answers=answers, stdin=stdin)
+    assert result.exit_code == 0
+    assert "erased\t1\nlearned\ttempo-v3\nremains\tthe spool of host-1\n" in result.stdout
+    assert "roll back to tempo-v2? [y/N]" in result.stderr
+    assert targets == rolled_back
+
+
+def test_yes_erases_and_rolls_nothing_back() -> None:
+    answers = {TENANTS: page(FIRST), ERASE: LEARNED}
+    result = run("erase", FIRST["id"], "--yes", answers=answers)
+    assert result.exit_code == 0
+    assert "tempo adapters rollback tempo-v2" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from tempo_lab.learn import main, results
 from tempo_lab.learn.questions import SETS, QuestionSet
-from tempo_lab.learn.results import append, gains, is_made, table
+from tempo_lab.learn.results import append, examples, gains, is_made, table
 from tempo_lab.learn.run import Plan, Stages, hopeless
 from tempo_lab.rows import read
 
@@ -95,6 +95,13 @@ def test_the_table_pools_the_seeds_of_one_plan_alone(tmp_path: Path) -> None:
     two = "| last, small, 2 × 8 iterations | unseen | greedy | 1 (tempo-v1), 2 (tempo-v1) | 0.250"
     assert f"{two} | 0.750 | +50.0 [" in text
     assert "8 iterations, TEMPO_KL_COEFFICIENT=0 | unseen | greedy | 1 (tempo-v1) | 0.250" in text
+
+
+def test_the_examples_are_those_of_the_first_seed_of_each_plan(tmp_path: Path) -> None:
+    path = tmp_path / "learn.jsonl"
+    for plan in (PLAN, replace(PLAN, seed=2), replace(PLAN, settings=KL)):
+        append(path, run(plan, [1.0, 1.0, 1.0, 1.0]))
+    text = examples(read(path))
     assert "What is 1 + 2?  (right: 3)" in text
     assert text.count("served: 3") == 2
 

@@ -1,4 +1,4 @@
-"""The figures of README.md: made of the rows of results, and of nothing else."""
+"""The figures of README.md and of the page of results: made of rows, and of nothing else."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tempo_lab import readme
-from tempo_lab.readme import FIGURE, FIGURES, README, RESULTS, rewritten
+from tempo_lab.readme import FIGURE, FIGURES, PAGES, README, RESULTS, rewritten
 from tempo_lab.rows import read
 from tempo_lab.study.arms import ARMS, SEEDS
 
@@ -19,18 +19,20 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def test_the_figures_of_the_readme_are_those_of_the_rows() -> None:
-    page = README.read_text()
-    assert {name for name, _ in FIGURE.findall(page)} == FIGURES.keys()
-    assert rewritten(page, newest=False) == page, "make figures"
+def test_the_figures_of_each_page_are_those_of_the_rows() -> None:
+    pages = [path.read_text() for path in PAGES]
+    assert {name for page in pages for name, _ in FIGURE.findall(page)} == FIGURES.keys()
+    for page in pages:
+        assert rewritten(page, newest=False) == page, "make figures"
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_changed_figure_is_found(name: str) -> None:
-    page = README.read_text()
+    pages = [path.read_text() for path in PAGES]
+    page = next(page for page in pages if f"<!--{name}-->" in page)
     text = next(text for own, text in FIGURE.findall(page) if own == name)
     digits = [at for at, letter in enumerate(text) if letter.isdigit()]
-    at = digits[-1] if name in ("smoke", "study") else digits[0]
+    at = digits[-1] if name == "study" else digits[0]
     changed = text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
     assert rewritten(page.replace(text, changed), newest=False) == page
 

@@ -12,6 +12,7 @@ import torch
 from tempo_lab.study import main, plan, served
 from tempo_lab.study.questions import Question
 from tempo_lab.study.served import ServedSampler, served_model
+from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import AdapterMismatchError, InvalidInputError
@@ -63,8 +64,10 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 @pytest.fixture
-def sampler(networks: Networks, server: Server, store: AdapterStore) -> ServedSampler:
-    return ServedSampler(networks, server, store, base="base")
+def sampler(
+    networks: Networks, server: Server, store: AdapterStore, sessions: Any
+) -> ServedSampler:
+    return ServedSampler(networks, server, store, sessions, base="base")
 
 
 def question(text: str, **template: Any) -> Question:
@@ -104,7 +107,7 @@ def test_vllm_draws_tokens_as_the_caller_says_and_rollouts_at_temperature_1(
 
 
 def test_a_policy_is_published_once_until_it_changes(
-    networks: Networks, sampler: ServedSampler, server: Server, store: AdapterStore
+    networks: Networks, sampler: ServedSampler, server: Server, store: AdapterStore, sessions: Any
 ) -> None:
     names = []
     for _ in range(4):
@@ -113,16 +116,18 @@ def test_a_policy_is_published_once_until_it_changes(
     assert names == [f"tempo-t{number}" for number in (1, 1, 2, 2, 3, 3, 4, 4)]
     assert store.names() == ["tempo-t2", "tempo-t3", "tempo-t4"]
     assert store.manifest("tempo-t4").base == "base"
+    with sessions() as s:
+        assert ledger.published.files(s, "tempo-t4") == store.manifest("tempo-t4").files
 
 
 def test_a_restored_policy_is_published_anew(
-    networks: Networks, sampler: ServedSampler, server: Server, store: AdapterStore
+    networks: Networks, sampler: ServedSampler, server: Server, store: AdapterStore, sessions: Any
 ) -> None:
     learn(networks)
     state = networks.state_dict()
     assert sampled_adapter(sampler, server) == "tempo-t1"
     fresh = Networks.load(study_data.base(), TrainerSettings(**study_data.SETTINGS))
-    resumed = ServedSampler(fresh, server, store, base="base")
+    resumed = ServedSampler(fresh, server, store, sessions, base="base")
     fresh.load_state_dict(state)
     assert sampled_adapter(resumed, server) == "tempo-t2"
     assert store.manifest("tempo-t1").sha256 == store.manifest("tempo-t2").sha256

@@ -1,13 +1,17 @@
 """The front door on an app in this process: paths, keys, the start, and addresses."""
 
 from argparse import Namespace
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from asgi import send
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
-from tempo_server import assemble
+from tempo_server import assemble, errors
+from tempo_server.admin import route
 from tempo_server.front import Front, UserKeyMiddleware, is_loopback, public_address, users_keys
+from tempo_server.serving.priority import PriorityMiddleware
 
 KEYS = ["first", "second"]
 GUARDED = [
@@ -84,6 +88,64 @@ def test_the_refusal_is_an_error_that_openai_s_clients_read() -> None:
     reply = send(app_of(Front.of(KEYS, public_metrics=False)), "GET", "/invocations")
     assert reply.json()["error"]["code"] == "invalid_api_key"
     assert "Authorization: Bearer" in reply.json()["error"]["message"]
+
+
+# Bodies ------------------------------------------------------------------------------------------
+
+
+def app_with_bodies() -> FastAPI:
+    """Return an app with all of the plugin's middleware and routes that read bodies, or do not."""
+    app = FastAPI()
+
+    @app.post("/parsed")
+    def parsed(body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+    @app.post("/raw")
+    @app.post("/wrapped")
+    async def raw(request: Request) -> int:
+        return len(await request.body())
+
+    @app.post("/ping")
+    @app.post("/metrics")
+    def none() -> str:
+        return "pong"
+
+    errors.install(app)
+    route.install(app)
+    app.add_middleware(PriorityMiddleware, checked_paths=["/wrapped"], is_admin=lambda _: False)
+    app.add_middleware(UserKeyMiddleware)
+    app.state.tempo_front = Front.of([], public_metrics=True, max_body_bytes=1000)
+    return app
+
+
+def post(path: str, pieces: int) -> tuple[int, int]:
+    """Send pieces of 100 bytes; return the status, and how many of them the app has taken."""
+    taken = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(pieces):
+            taken += 1
+            yield b" " * 100
+
+    headers = {"content-type": "application/json"}
+    reply = send(app_with_bodies(), "POST", path, content=body(), headers=headers)
+    if reply.status_code == 413:
+        assert reply.json()["error"]["code"] == "too_large"
+        assert "TEMPO_MAX_REQUEST_BYTES" in reply.json()["error"]["message"]
+    return reply.status_code, taken
+
+
+@pytest.mark.parametrize("path", ["/parsed", "/raw", "/wrapped", "/nothing"])
+def test_a_body_beyond_the_limit_is_refused_before_the_rest_comes(path: str) -> None:
+    assert post(path, 1_000) == (413, 11)
+    assert post(path, 10)[0] != 413
+
+
+@pytest.mark.parametrize("path", ["/ping", "/metrics"])
+def test_no_body_is_read_where_nobody_needs_a_key(path: str) -> None:
+    assert post(path, 1_000) == (200, 0)
 
 
 # Addresses ---------------------------------------------------------------------------------------

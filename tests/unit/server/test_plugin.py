@@ -75,5 +75,11 @@ def test_flags_with_which_vllm_serves_badly_are_logged_and_returned(
     assert bool(warnings) == bool(warning)
 
 
+@pytest.mark.parametrize("flag", ["enable_log_requests", "log_error_stack"])
+def test_a_flag_with_which_vllm_logs_questions_is_warned_about(flag: str) -> None:
+    (warning,) = assemble.check_vllm(config(), SimpleNamespace(**{flag: True}))
+    assert warning == f"--{flag.replace('_', '-')} writes users' questions to the log: leave it out"
+
+
 def test_aliases_lose_blanks_and_repetitions() -> None:
     assert ServerSettings(aliases=" tempo, tiny,,tempo ").alias_names == ("tempo", "tiny")

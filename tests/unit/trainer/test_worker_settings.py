@@ -1,5 +1,6 @@
 """Settings come from variables, and a bad one is a line that names it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,20 @@ def test_another_order_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         SettingsError, match="TEMPO_ORDER is 'paper_first'; Input should be 'paper'"
     ):
         checked(WorkerSettings)
+
+
+def test_the_settings_of_learning_have_no_secret_and_no_place() -> None:
+    secret = "s3cret"
+    settings = WorkerSettings(
+        api_key=secret, vllm_api_key=secret, database_url=f"postgresql://u:{secret}@h/d"
+    )
+    values = settings.of_learning()
+    assert values.keys() >= {
+        "group_size",
+        "policy_learning_rate",
+        "gate_questions",
+        "versions_kept",
+    }
+    assert secret not in str(values)
+    assert values.keys().isdisjoint({"data_dir", "base_url", "redis_url"})
+    assert json.loads(json.dumps(values)) == values  # the ledger gives the same values back

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tempo_lab.learn import smollm2
 from tempo_lab.learn.questions import SETS
-from tempo_lab.learn.results import OUT, PICTURES, append, draw, is_made, table
+from tempo_lab.learn.results import OUT, PICTURES, append, draw, examples, is_made, table
 from tempo_lab.learn.run import Plan, run
 from tempo_lab.rows import read
 from tempo_lab.tasks.base import CACHE
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"learn failed: {error}", style="red")
         return 1
     rows = read(path)
-    console.print(table(rows), soft_wrap=True)
+    console.print(f"{table(rows)}\n\n{examples(rows)}", soft_wrap=True)
     if rows:
         console.print(f"picture: {draw(rows, options.pictures)}")
     return 0

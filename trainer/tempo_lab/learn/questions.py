@@ -1,15 +1,15 @@
 """Two sets of questions with a number as the answer, and their partition.
 
-`last` asks for the last number of a list, and for the number alone. `larger` asks for the larger of
-two numbers, and for an explanation. No two questions of a set are equal up to the order of their
-numbers.
+Both sets ask for the last number of a list of four. `last` asks for the number alone, and
+`explained` asks for an explanation before it. No two questions of a set are equal up to the order
+of their numbers.
 """
 
 import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from tempo_trainer.sampling import verifiers
@@ -84,28 +84,21 @@ def _draws(numbers: range, count: int) -> Iterator[list[int]]:
             yield draw
 
 
-def _last() -> Iterator[Question]:
+def _last(request: str) -> Iterator[Question]:
     for draw in _draws(range(10, 100), 4):
         yield Question(
             f"Here is a list of numbers: {', '.join(map(str, draw))}. "
-            "What is the last number of the list? Reply with the number only.",
+            f"What is the last number of the list? {request}",
             draw[-1],
         )
 
 
-def _larger() -> Iterator[Question]:
-    for first, second in _draws(range(100, 1000), 2):
-        yield Question(
-            f"Which number is larger, {first} or {second}? "
-            "Explain your answer in two sentences. End with: The answer is [number].",
-            max(first, second),
-        )
-
-
+NUMBER = "Reply with the number only."
+EXPLAINED = "Explain your answer in three sentences. End with: The answer is [number]."
 SETS = {
     one.name: one
     for one in (
-        QuestionSet("last", 16, _last),
-        QuestionSet("larger", 96, _larger),
+        QuestionSet("last", 16, partial(_last, NUMBER)),
+        QuestionSet("explained", 96, partial(_last, EXPLAINED)),
     )
 }

@@ -58,16 +58,21 @@ def gains(base: Scores, served: Scores) -> dict[str, dict[str, list[float]]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, and the examples of the first row of each group."""
+    """Return the rows as a Markdown table."""
     head = (
         "| set | questions | accuracy | seeds | base | served | change in points, 95 % interval |"
     )
     text = [head, "|---|---|---|---|---|---|---|"]
-    groups = grouped(rows)
-    for name, runs in groups.items():
+    for name, runs in grouped(rows).items():
         text += _table_rows(name, runs)
-    for name, runs in groups.items():
-        text += ["", f"{name}, seed {runs[0]['seed']}, greedy answers:", *_examples(runs[0])]
+    return "\n".join(text)
+
+
+def examples(rows: Sequence[Row]) -> str:
+    """Return questions with both greedy answers, of the first row of each group."""
+    text = []
+    for name, runs in grouped(rows).items():
+        text += [f"{name}, seed {runs[0]['seed']}, greedy answers:", *_examples(runs[0])]
     return "\n".join(text)
 
 

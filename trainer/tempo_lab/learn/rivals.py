@@ -33,7 +33,12 @@ from tempo_storage.adapters import BASE_NAME
 from tempo_storage.errors import TempoError
 from tempo_trainer.sampling.verifier_pool import VerifierPool
 
-MEASURED = ("tempo_lab/learn", "tempo_lab/study", "tempo_trainer/algorithm")
+MEASURED = (
+    *(f"tempo_lab/learn/{name}.py" for name in ("questions", "rivals", "run", "smollm2")),
+    *(f"tempo_lab/study/{name}.py" for name in ("lab", "methods", "pseudo", "sampling", "served")),
+    "tempo_lab/serving/scores.py",
+    "tempo_trainer/algorithm",
+)
 
 
 class Rival(NamedTuple):

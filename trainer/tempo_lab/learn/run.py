@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import openai
@@ -41,8 +42,14 @@ CAPTURE_SECONDS = 60.0
 EXAMPLES = 3
 SERVER_FLAGS = ("--max-model-len", "512", "--max-num-seqs", "128", "--host", "127.0.0.1")
 CORES = sorted(os.sched_getaffinity(0))
-MEASURED = ("tempo_lab/learn", "tempo_lab/serving", "tempo_trainer")
-"""The files that decide a run, besides the server's."""
+MEASURED = (
+    *(f"tempo_lab/learn/{name}.py" for name in ("questions", "run", "smollm2")),
+    "tempo_lab/serving/scores.py",
+    *(f"tempo_trainer/{name}" for name in ("algorithm", "learning", "sampling", "settings.py")),
+    *(f"tempo_trainer/jobs/{name}.py" for name in ("build", "rounds", "running", "warm_up")),
+    *(f"tempo_trainer/versions/{name}.py" for name in ("answers", "comparison", "domain", "gate")),
+)
+"""The files that decide what a run learns, which version serves, and how it is measured."""
 ENVIRONMENT = {
     "TEMPO_ROUND_QUESTIONS": "0",  # no round starts by itself
     "TEMPO_GROUP_SIZE": "8",
@@ -214,7 +221,7 @@ class _Run:
         base = stage(BASE_SCORES, lambda: scores(self._plan, self._client, BASE_NAME))
         if reason := hopeless(base["asked"]["plain"]):
             raise HopelessError(reason)
-        stage("users ask", self._ask)
+        asking = stage("users ask", self._ask)
         file = stage("labels", self._upload)
         rounds = []
         for number in range(1, ROUNDS + 1):
@@ -226,31 +233,36 @@ class _Run:
         return {
             "commit": commit,
             "rounds": rounds,
+            "median_tokens": asking["median_tokens"],
             "serving": self._tempo.status().serving_adapter,
             "base": base,
             "served": served,
             "examples": stage("examples", self._examples),
         }
 
-    def _ask(self) -> int:
-        """Let users ask each question once; return how many were captured."""
+    def _ask(self) -> dict[str, float]:
+        """Let users ask each question once; return the median length of the answers.
 
-        def ask(question: Question) -> None:
-            self._client.chat.completions.create(
+        Raises RuntimeError unless all questions are captured.
+        """
+
+        def ask(question: Question) -> int:
+            reply = self._client.chat.completions.create(
                 model="tempo",
                 messages=[{"role": "user", "content": question.question}],
                 max_tokens=self._plan.questions.max_tokens,
                 temperature=USERS.temperature,
             )
+            return reply.usage.completion_tokens if reply.usage else 0
 
         with ThreadPoolExecutor(8) as users:
-            list(users.map(ask, self._split.asked))
+            tokens = list(users.map(ask, self._split.asked))
         deadline = time.monotonic() + CAPTURE_SECONDS
         while (captured := self._tempo.status().questions.distinct) < len(self._split.asked):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{captured} of {len(self._split.asked)} questions are captured")
             time.sleep(0.5)
-        return captured
+        return {"median_tokens": median(tokens)}
 
     def _upload(self) -> str:
         file = self._tempo.files.create(q.labeled_row for q in self._split.labeled)

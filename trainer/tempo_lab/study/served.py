@@ -11,12 +11,15 @@ from types import SimpleNamespace
 from typing import Self
 
 import torch
+from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor
 
 from tempo_lab.study.questions import Question
+from tempo_storage import ledger
 from tempo_storage.adapters import BASE_NAME, AdapterStore
 from tempo_storage.decoding import PLAIN, Decoding
 from tempo_storage.errors import AdapterMismatchError, InvalidInputError
+from tempo_storage.ledger.sessions import open_database
 from tempo_trainer.algorithm.networks import POLICY, Networks
 from tempo_trainer.sampling.sampler import Prompt, Sample, Sampler, SamplingError
 from tempo_trainer.sampling.server import admin_key, served_base
@@ -27,11 +30,18 @@ class ServedSampler:
     """The policy as it is now, sampled by vLLM; `networks` must be untrained at the start."""
 
     def __init__(
-        self, networks: Networks, sampler: Sampler, store: AdapterStore, *, base: str
+        self,
+        networks: Networks,
+        sampler: Sampler,
+        store: AdapterStore,
+        sessions: sessionmaker[Session],
+        *,
+        base: str,
     ) -> None:
         self._networks = networks
         self._sampler = sampler
         self._store = store
+        self._sessions = sessions
         self._base = base
         self._adapter = BASE_NAME
         self._published = self._weights()
@@ -41,11 +51,13 @@ class ServedSampler:
         """Sample from the server beside which the worker would learn, with the worker's key."""
         base = served_model(settings, model)
         sampler = Sampler(settings, key=admin_key(settings))
-        return cls(networks, sampler, AdapterStore(settings.adapters_dir), base=base)
+        sessions = open_database(settings.resolved_database_url)
+        return cls(networks, sampler, AdapterStore(settings.adapters_dir), sessions, base=base)
 
     def close(self) -> None:
         """Close the connections."""
         self._sampler.close()
+        self._sessions.kw["bind"].dispose()
 
     def prompt(self, question: Question) -> Prompt:
         """Return a question as the server tokenises it; raise InvalidInputError if it is too long.
@@ -71,7 +83,10 @@ class ServedSampler:
         weights = self._weights()
         if not all(torch.equal(self._published[name], weights[name]) for name in weights):
             export = self._networks.policy.export
-            self._adapter = self._store.publish_trial(export, base=self._base)
+            manifest = self._store.publish_trial(export, base=self._base)
+            with self._sessions.begin() as s:
+                ledger.published.add(s, manifest)
+            self._adapter = manifest.name
             self._published = weights
         return self._adapter
 

@@ -21,13 +21,12 @@ gate still decides.
 
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
-from tempo_storage import ledger
+from tempo_storage import failures, ledger
 from tempo_storage.errors import LeaseLostError, TempoError
 from tempo_storage.ledger.models import Job, JobResult
 from tempo_trainer.errors import CancelledError, StoppedError
@@ -61,7 +60,7 @@ class Jobs:
         try:
             result = self._perform(job_id)
         except (LeaseLostError, OperationalError) as error:  # the lease's holder queues it again
-            logger.warning("job %s: %s", job_id, error)
+            logger.warning("job %s: %s", job_id, failures.reason(error))
             self.close()  # the model in memory may be ahead of the ledger
         except StoppedError as error:
             self._requeue(job_id, str(error), counts=False)
@@ -142,7 +141,7 @@ class Jobs:
         if isinstance(error, SamplingError | VerifierError) and attempts < MAX_ATTEMPTS:
             self._requeue(job_id, str(error), counts=True)
             return
-        detail = str(error) if isinstance(error, TempoError) else traceback.format_exc()
+        detail = str(error) if isinstance(error, TempoError) else failures.trace(error)
         if isinstance(error, ModuleNotFoundError):
             packages = "'vllm-tempo[trainer]'"
             detail = f"{error.name} is missing where the worker runs; pip install {packages}"

@@ -35,6 +35,7 @@ RETRY_SECONDS = 1.0
 REQUEST_SECONDS = 600.0
 MAX_CACHED_PROMPTS = 4096
 QUEUE_SECONDS = 0.25  # longest age of the last look at vLLM's queue
+TOKENIZE = "/tokenize"
 REFUSED_STATUSES = (400, 413, 422)
 RETRIED_STATUSES = (429, 502, 503, 504)
 WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{.*\})? (\S+)$", re.MULTILINE)
@@ -154,9 +155,9 @@ class Sampler:
 
     def _tokenize(self, body: str) -> tuple[int, ...] | None:
         try:
-            reply = self._post("/tokenize", json.loads(body))
-        except RefusedError:  # its text may quote the question
-            logger.warning("a question is left out: vLLM refuses to tokenise it")
+            reply = self._post(TOKENIZE, json.loads(body))
+        except RefusedError as error:
+            logger.warning("a question is left out, because vLLM refuses it: %s", error)
             return None
         ids = tuple(reply["tokens"])
         room = reply["max_model_len"]
@@ -243,7 +244,9 @@ class Sampler:
                 response = self._client.post(path, json=body)
                 if response.status_code == 200:
                     return dict(response.json())
-                reason = f"vLLM answered {response.status_code} to {path}: {response.text}"
+                reason = f"vLLM answered {response.status_code} to {path}"
+                if path != TOKENIZE:  # that answer may quote the question, and this is logged
+                    reason += f": {response.text}"
                 if response.status_code in REFUSED_STATUSES:
                     raise RefusedError(reason)
                 if response.status_code not in RETRIED_STATUSES:

@@ -22,6 +22,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from tempo_storage.answers.final_answer import final_answer
+from tempo_storage.errors import TempoError
+from tempo_storage.failures import hide_messages
+from tempo_storage.processes import forbid_core_files
 from tempo_trainer.sampling.verifying.choice import Choice
 from tempo_trainer.sampling.verifying.contract import Metadata, References, Verdict, Verifier
 from tempo_trainer.sampling.verifying.equal_text import FORMS
@@ -43,6 +46,10 @@ MAX_SHOWN_CHARACTERS = 200
 SELF_ACCEPTING = frozenset(FORMS) | {"json_equal"}  # a reference is a right response to itself
 
 
+class UnknownVerifierError(TempoError, LookupError):
+    """No installed package brings a verifier of this name; install one that does."""
+
+
 def answer(response: str) -> str:
     """Return the final answer of a response: marked, else the last line."""
     return final_answer(response).text
@@ -54,7 +61,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Verifier:
-    """Instantiate a verifier; raise LookupError with the installed names for an unknown one.
+    """Instantiate a verifier; raise UnknownVerifierError, with the installed names, without one.
 
     The part of the name after a colon goes to the class: `reasoning_gym:chain_sum`.
     """
@@ -63,12 +70,14 @@ def load(name: str) -> Verifier:
         create = entry.load()
         verifier: Verifier = create(task) if task else create()
         return verifier
-    raise LookupError(f"no verifier {name!r}; installed are {', '.join(names())}")
+    raise UnknownVerifierError(f"no verifier {name!r}; installed are {', '.join(names())}")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Answer each JSON line on standard input with one on standard output, until it closes."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    hide_messages()
+    forbid_core_files()
     mode, *preload = arguments
     answer_line = {"check": _check, "serve": _verify}[mode]
     load_once = cache(load)
@@ -105,8 +114,8 @@ def _check(line: dict[str, Any], load_once: Callable[[str], Verifier]) -> dict[s
             error = verifier.check_reference(line["reference"])
         if error is None and verifier.name in SELF_ACCEPTING:
             error = _self_refusal(verifier, line)
-    except Exception as failure:
-        error = _shown(failure)
+    except (Exception, SystemExit) as failure:
+        error = f"{type(failure).__name__}: {failure}"[:MAX_SHOWN_CHARACTERS]
     return {"line": line["line"], "error": error}
 
 
@@ -127,14 +136,18 @@ def _verify(line: dict[str, Any], load_once: Callable[[str], Verifier]) -> dict[
     try:
         verifier = load_once(line["verifier"])
         verdict = verifier.verify(line["response"], line["reference"], line["metadata"])
-    except Exception as failure:  # a verifier's own failure is a verdict, not a crash
-        verdict = Verdict(False, None, _shown(failure), failed=True)
+    except (Exception, SystemExit) as failure:  # a verifier's own failure is a verdict, no crash
+        verdict = Verdict(False, None, _reason(failure), failed=True)
     extracted = verdict.extracted and verdict.extracted[:MAX_SHOWN_CHARACTERS]
     return asdict(replace(verdict, extracted=extracted))
 
 
-def _shown(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}"[:MAX_SHOWN_CHARACTERS]
+def _reason(failure: BaseException) -> str:
+    """Return why there is no verdict, for a log.
+
+    The message of a verifier's own error may quote the response, so only its class is shown.
+    """
+    return str(failure) if isinstance(failure, UnknownVerifierError) else type(failure).__name__
 
 
 if __name__ == "__main__":

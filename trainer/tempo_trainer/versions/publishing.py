@@ -37,7 +37,11 @@ class Publisher:
         """
         if learner.m_steps == 0:
             return BASE_NAME
-        return self.store.publish_trial(learner.networks.policy.export, base=self.base)
+        manifest = self.store.publish_trial(learner.networks.policy.export, base=self.base)
+        with self.sessions.write() as s:
+            ledger.published.add(s, manifest)
+            ledger.published.keep_trials(s, self.store.names())
+        return manifest.name
 
     def publish_candidate(self, learner: Learner, job_id: str) -> int:
         """Publish the policy as the next version and return its number; it serves nobody yet."""
@@ -60,6 +64,7 @@ class Publisher:
         )
         with self.sessions.write() as s:
             s.add(row)
+            ledger.published.add(s, manifest)
         return version
 
     def _write(self, learner: Learner, directory: Path) -> None:

@@ -20,8 +20,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tempo_storage import ledger
 from tempo_storage.errors import LeaseLostError, TempoError
+from tempo_storage.failures import hide_messages, reason, trace
 from tempo_storage.ledger.sessions import open_database
-from tempo_storage.processes import die_with_parent
+from tempo_storage.private import create_private
+from tempo_storage.processes import die_with_parent, forbid_core_files
 from tempo_storage.settings import checked
 from tempo_storage.valkey.doorbell import Listener
 from tempo_storage.valkey.embedded import keep_running
@@ -31,6 +33,7 @@ from tempo_trainer.jobs.lifecycle import Jobs
 from tempo_trainer.sessions import LeasedSessions
 from tempo_trainer.worker.background import repeated_in_thread
 from tempo_trainer.worker.refusals import Refusals
+from tempo_trainer.worker.retention import Retention
 from tempo_trainer.worker.rq_worker import HEARTBEAT_SECONDS, LEASE_SECONDS, LeaseWorker
 from tempo_trainer.worker.stall_watch import StallWatch
 from tempo_trainer.worker.stream_reader import StreamReader
@@ -80,17 +83,23 @@ class Worker:
         )
         watch = StallWatch(stream, self._sessions)
         connection = redis_client(self._redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        retention = Retention(stream, self._sessions, days=self._settings.retention_days)
         listener = Listener(connection)
-        with repeated_in_thread(reader.step), repeated_in_thread(watch.step), self._hold_lease():
+        with (
+            repeated_in_thread(reader.step),
+            repeated_in_thread(watch.step),
+            repeated_in_thread(retention.step),
+            self._hold_lease(),
+        ):
             while not self._should_stop():
                 try:
                     self._run_jobs(connection)
                     self._wait_for_ring(listener)
                 except (SQLAlchemyError, LeaseLostError) as error:
-                    logger.warning("worker %s: the ledger: %s", self.owner, error)
+                    logger.warning("worker %s: the ledger: %s", self.owner, reason(error))
                     self.stopping.wait(WAIT_SECONDS)
-                except Exception:  # the worker goes on
-                    logger.exception("worker %s: cannot look for jobs", self.owner)
+                except Exception as error:  # the worker goes on
+                    logger.error("worker %s: cannot look for jobs: %s", self.owner, trace(error))
                     self.stopping.wait(WAIT_SECONDS)
         listener.close()
 
@@ -105,9 +114,9 @@ class Worker:
             begun.append(job_id)
             try:
                 self._jobs.run(job_id)
-            except Exception:  # the job counts as abandoned, and gets three tries
-                # RQ would write its message, which may quote a question, to Valkey.
-                logger.exception("worker %s: job %s broke off", self.owner, job_id)
+            except Exception as error:  # the job counts as abandoned, and gets three tries
+                # RQ would log its message, which may quote a question, and write it to Valkey.
+                logger.error("worker %s: job %s broke off: %s", self.owner, job_id, trace(error))
                 self.stopping.wait(WAIT_SECONDS)
 
         if (job_id := self._next_job()) is None:
@@ -149,7 +158,7 @@ class Worker:
             with self._sessions.begin() as s:
                 epoch = ledger.leases.acquire(s, self.owner, LEASE_SECONDS)
         except SQLAlchemyError as error:
-            logger.warning("worker %s: the ledger does not answer: %s", self.owner, error)
+            logger.warning("worker %s: the ledger does not answer: %s", self.owner, reason(error))
             return False
         self.epoch = epoch or 0
         return epoch is not None
@@ -172,7 +181,7 @@ class Worker:
             logger.warning("worker %s: %s", self.owner, error)
             self._lost.set()
         except SQLAlchemyError as error:
-            logger.warning("worker %s: cannot renew the lease: %s", self.owner, error)
+            logger.warning("worker %s: cannot renew the lease: %s", self.owner, reason(error))
         return HEARTBEAT_SECONDS
 
 
@@ -186,8 +195,14 @@ def main() -> None:
         settings = checked(WorkerSettings)
         if settings.die_with_parent:
             die_with_parent()
+        hide_messages()
+        forbid_core_files()
+        create_private(settings.root)
         redis_url = settings.redis_url or keep_running(settings.root)
-        Worker(settings, open_database(settings.resolved_database_url), redis_url).run()
+        sessions = open_database(settings.resolved_database_url)
+        with sessions.begin() as s:
+            ledger.audit.record_settings(s, settings.of_learning())
+        Worker(settings, sessions, redis_url).run()
     except (TempoError, SQLAlchemyError) as error:
-        logger.error("the worker cannot run: %s", error)
+        logger.error("the worker cannot run: %s", reason(error))
         sys.exit(1)

@@ -86,7 +86,10 @@ class LeaseWorker(SimpleWorker):
     ) -> tuple[Job, Queue] | None:
         """Return the oldest job of the ledger that may run, None if there is none."""
         self.heartbeat()
-        job_id = self._next_job()
+        try:
+            job_id = self._next_job()
+        except Exception:  # RQ would log its message; whoever looks for a job next meets it again
+            return None
         if job_id is None:
             return None
         queue = self.queues[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from tempo_storage import ledger
+from tempo_storage import failures, ledger
 from tempo_storage.errors import StreamUnavailableError
 from tempo_storage.valkey.streams import Captured, QuestionStream
 
@@ -46,8 +46,7 @@ class StreamReader:
             moved = self.move_batch()
         except (StreamUnavailableError, SQLAlchemyError) as error:
             if not self.is_failing:
-                reason = getattr(error, "orig", None) or error  # without the statement's parameters
-                logger.warning("stream: questions wait in the stream: %s", reason)
+                logger.warning("stream: questions wait in the stream: %s", failures.reason(error))
             self.is_failing = True
             return OUTAGE_SECONDS
         self.is_failing = False

@@ -58,6 +58,7 @@ class Admin:
         )
         with self.context.sessions.begin() as s:
             s.add(row)
+            ledger.published.add(s, manifest)
 
     def serving(self) -> int:
         with self.context.sessions.begin() as s:

@@ -70,6 +70,19 @@ def test_unknown_files_models_modes_and_fields_are_refused(admin: Any, file_id: 
     assert admin("GET", JOBS).json()["data"] == []
 
 
+@pytest.mark.parametrize(
+    "number", ["0", "-1", "100001", str(2**63), str(10**400), "1e400", "NaN", "1.5", '"x"', "[]"]
+)
+def test_a_number_of_steps_out_of_bounds_is_refused_and_named(
+    admin: Any, file_id: str, number: str
+) -> None:
+    body = f'{{"tempo": {{"max_steps": {number}}}}}'
+    reply = admin("POST", JOBS, content=body, headers={"content-type": "application/json"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "tempo.max_steps")
+    assert len(reply.text) < 400
+    assert admin("GET", JOBS).json()["data"] == []
+
+
 def test_a_body_that_is_no_json_or_no_database_takes_is_refused(admin: Any) -> None:
     headers = {"content-type": "application/json"}
     reply = admin("POST", JOBS, content=b"{", headers=headers)

@@ -34,7 +34,9 @@ def tempo(admin: Any, address: str) -> Any:
 
 
 def splits(tempo: Tempo) -> dict[str, str]:
-    return {label.messages[-1]["content"]: label.split for label in tempo.labels.list()}
+    return {
+        label.messages[-1]["content"]: label.split for label in tempo.labels.list(held_out=True)
+    }
 
 
 def digest(admin: Any) -> str:
@@ -57,7 +59,11 @@ def test_a_file_that_is_deleted_and_replaced_leaves_the_held_out_questions_as_th
         tempo.files.retrieve(file.id)
     assert tempo.files.create(lines(*range(90)) + line(1000)).examples == 91
     assert splits(tempo).items() > before.items()
-    new = next(label for label in tempo.labels.list() if "1000" in label.messages[-1]["content"])
+    new = next(
+        label
+        for label in tempo.labels.list(held_out=True)
+        if "1000" in label.messages[-1]["content"]
+    )
     tempo.labels.remove(new.id)
     assert digest(admin) == first_digest
 
@@ -74,7 +80,7 @@ def test_a_version_that_learned_from_a_deleted_file_is_named(admin: Any, tempo: 
     with admin.context.sessions.begin() as s:
         s.add(iteration("job", 1, created_at=time.time() + 1))
         s.add(candidate(1, checkpoint="job-1"))
-    label = tempo.labels.list()[0]
+    label = tempo.labels.list(held_out=True)[0]
     assert tempo.labels.remove(label.id).adapters == ["tempo-v1"]
     assert tempo.files.delete(file.id).adapters == ["tempo-v1"]
     events = [event["message"] for event in _events(admin)]
@@ -91,7 +97,7 @@ def test_a_replaced_answer_keeps_the_split_and_makes_a_new_set_for_the_gate(
     admin: Any, tempo: Tempo
 ) -> None:
     tempo.files.create(lines(*range(8)))
-    label = tempo.labels.list(split="held_out")[0]
+    label = tempo.labels.list(held_out=True, split="held_out")[0]
     before = (splits(tempo), digest(admin))
     replaced = tempo.labels.replace(label.id[:16], ["b", "c"])
     assert (replaced.id, replaced.split, replaced.verifier) == (label.id, "held_out", "exact")
@@ -105,7 +111,7 @@ def test_a_replaced_answer_keeps_the_split_and_makes_a_new_set_for_the_gate(
 def test_the_answer_of_a_choice_may_be_replaced_by_the_text_of_an_option(tempo: Tempo) -> None:
     row = {"options": ["pea", "plum"], "verifier": "choice"}
     tempo.files.create(b"".join(line(n, "A", **row) for n in range(8)))
-    label = tempo.labels.list()[0]
+    label = tempo.labels.list(held_out=True)[0]
     replaced = tempo.labels.replace(label.id, "plum")
     assert replaced.reference_answer == ["B"]
     assert (replaced.messages, replaced.metadata) == (label.messages, label.metadata)
@@ -124,10 +130,10 @@ def test_an_answer_that_its_verifier_cannot_read_is_refused(
     answer: Any, verifier: str | None, message: str, tempo: Tempo
 ) -> None:
     tempo.files.create(lines(*range(8)))
-    label = tempo.labels.list()[0]
+    label = tempo.labels.list(held_out=True)[0]
     with pytest.raises(tempo_client.BadRequestError, match=message):
         tempo.labels.replace(label.id, answer, verifier=verifier)
-    assert tempo.labels.list()[0] == label
+    assert tempo.labels.list(held_out=True)[0] == label
 
 
 def test_a_file_with_a_removed_label_or_an_old_answer_is_not_taken_for_the_stored_one(
@@ -135,7 +141,7 @@ def test_a_file_with_a_removed_label_or_an_old_answer_is_not_taken_for_the_store
 ) -> None:
     content = lines(*range(10))
     first = tempo.files.create(content)
-    label = tempo.labels.list()[0]
+    label = tempo.labels.list(held_out=True)[0]
     tempo.labels.remove(label.id)
     with pytest.raises(tempo_client.NotFoundError, match="no label"):
         tempo.labels.remove(label.id)
@@ -151,41 +157,45 @@ def test_an_exported_file_is_read_as_the_same_labels(admin: Any, tempo: Tempo) -
     rows = [row for row, *_ in ROWS.values()]
     content = [json.dumps(row).replace('"q"', f'"q {n}"') for n, row in enumerate(rows)]
     tempo.files.create("\n".join(content).encode())
-    labels = tempo.labels.list()
+    labels = tempo.labels.list(held_out=True)
     assert len(labels) == len(ROWS)
     exported = [label.line() for label in labels]
     for file in tempo.files.list():
         tempo.files.delete(file.id)
-    assert tempo.labels.list() == []
+    assert tempo.labels.list(held_out=True) == []
     tempo.files.create(exported)
-    assert tempo.labels.list() == labels
+    assert tempo.labels.list(held_out=True) == labels
 
 
 def test_labels_are_listed_page_by_page_by_split_and_file(admin: Any, tempo: Tempo) -> None:
     one = tempo.files.create(lines(*range(8)))
     tempo.files.create(lines(*range(4, 12)))
-    every = tempo.labels.list()
-    first = admin("GET", LABELS, params={"limit": 5}).json()
+    every = tempo.labels.list(held_out=True)
+    first = admin("GET", LABELS, params={"limit": 5, "held_out": True}).json()
     assert ([item["id"] for item in first["data"]], first["has_more"]) == (
         [label.id for label in every[:5]],
         True,
     )
-    rest = admin("GET", LABELS, params={"limit": 50, "after": first["data"][-1]["id"]}).json()
+    rest = admin(
+        "GET", LABELS, params={"limit": 50, "held_out": True, "after": first["data"][-1]["id"]}
+    ).json()
     assert ([item["id"] for item in rest["data"]], rest["has_more"]) == (
         [label.id for label in every[5:]],
         False,
     )
-    assert len(tempo.labels.list(file=one.id)) == 8
+    assert len(tempo.labels.list(held_out=True, file=one.id)) == 8
     held_out = [label for label in every if label.split == "held_out"]
-    assert tempo.labels.list(split="held_out") == held_out
+    assert tempo.labels.list(held_out=True, split="held_out") == held_out
     assert admin("GET", LABELS, params={"split": "test"}).status_code == 400
 
 
 def test_responses_are_verified_by_the_verifiers_of_their_labels(tempo: Tempo) -> None:
     tempo.files.create(lines(*range(7)) + line(7, "0.5", verifier="numeric"))
-    number = next(label for label in tempo.labels.list() if label.verifier == "numeric")
-    text = next(label for label in tempo.labels.list() if label.verifier == "exact")
-    answer = tempo.labels.verify({number.id: ["1/2", "1"], text.id: ["b", "a", "a"]})
+    number = next(
+        label for label in tempo.labels.list(held_out=True) if label.verifier == "numeric"
+    )
+    text = next(label for label in tempo.labels.list(held_out=True) if label.verifier == "exact")
+    answer = tempo.labels.verify({number.id: ["1/2", "1"], text.id: ["b", "a", "a"]}, held_out=True)
     assert answer.verdicts == {number.id: [True, False], text.id: [False, True, True]}
     with pytest.raises(tempo_client.NotFoundError):
         tempo.labels.verify({"none": ["a"]})
@@ -210,14 +220,14 @@ def test_twelve_shapes_of_data_sets_are_uploaded_by_the_official_client_as_they_
                 texts = [text.replace("3", str(n + 3)) for n, text in enumerate(texts)]
             content = "\n".join(texts).encode()
             file = client.files.create(file=(f"{shape}.jsonl", content), purpose="fine-tune")
-            labels = tempo.labels.list(file=file.id)
+            labels = tempo.labels.list(held_out=True, file=file.id)
             assert [v["verifier"] for v in tempo.files.retrieve(file.id).verifiers] == [verifier]
             expected = {question.replace("q", f"{shape} {n}") for n in range(8)}
             if "q" in question:
                 assert {label.messages[-1]["content"] for label in labels} == expected
             assert [label.reference_answer for label in labels] == [reference] * 8
             assert all(label.messages[:-1] == user(question)[:-1] for label in labels)
-            assert client.files.content(file.id).read() == content
+            assert client.files.content(file.id, extra_query={"held_out": "true"}).read() == content
             deleted = client.files.delete(file.id)
             assert (deleted.id, deleted.deleted, deleted.object) == (file.id, True, "file")
         assert list(client.files.list()) == []

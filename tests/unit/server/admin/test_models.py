@@ -35,10 +35,17 @@ def test_deleting_a_version_deletes_its_files_and_keeps_its_row(admin: Any) -> N
     assert types.count("adapter.deleted") == 1
 
 
-def test_a_version_s_number_may_have_leading_zeros(admin: Any) -> None:
+@pytest.mark.parametrize("name", ["tempo-v01", "tempo-v001", "tempo-v１", "tempo-v1\n", "tempo-t1"])
+def test_a_version_has_one_name(admin: Any, name: str) -> None:
     admin.publish(1)
-    assert admin("DELETE", f"{MODELS}/tempo-v001").json()["id"] == "tempo-v1"
-    assert admin.context.store.names() == []
+    for method, path in (
+        ("DELETE", f"{MODELS}/{name}"),
+        ("GET", f"/tempo/v1/adapters/{name}"),
+        ("POST", f"/tempo/v1/adapters/{name}/promote"),
+    ):
+        assert admin(method, path.replace("\n", "%0A")).status_code == 400
+    assert admin.serving() == 0
+    assert admin.context.store.names() == ["tempo-v1"]
 
 
 def test_versions_that_are_needed_and_the_base_are_not_deleted(admin: Any) -> None:

@@ -23,7 +23,7 @@ def test_openai_s_official_client_drives_files_and_jobs(
         assert file.model_extra["tempo"]["examples"] == 12
         assert [f.id for f in client.files.list()] == [file.id]
         assert client.files.retrieve(file.id).id == file.id
-        assert client.files.content(file.id).read() == labeled
+        assert client.files.content(file.id, extra_query={"held_out": "true"}).read() == labeled
         job = client.fine_tuning.jobs.create(
             model="tempo", training_file=file.id, extra_body={"tempo": {"mode": "recalibrate"}}
         )

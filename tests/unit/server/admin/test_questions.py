@@ -31,7 +31,9 @@ def test_a_version_shows_its_questions_and_a_question_the_versions_that_learned_
     assert admin("GET", "/tempo/v1/adapters").json()["data"][0]["question_ids"] == []
     for question, adapters in (("q_1", ["tempo-v1"]), (" 1+1 ", ["tempo-v1"]), ("2+2", [])):
         reply = admin("POST", f"{QUESTIONS}/learned", json={"question": question})
-        assert reply.json() == {"object": "learned", "adapters": adapters, "erased": 0}
+        learned = reply.json()
+        assert (learned["object"], learned["adapters"]) == ("learned", adapters)
+        assert (learned["erased"], learned["remains"], learned["rollback_to"]) == (0, [], None)
 
 
 def test_erasing_takes_only_the_hash_of_a_tenant(admin: Any) -> None:
@@ -41,7 +43,16 @@ def test_erasing_takes_only_the_hash_of_a_tenant(admin: Any) -> None:
     assert admin("DELETE", QUESTIONS).status_code == 400
     reply = admin("DELETE", QUESTIONS, params={"tenant": TENANT}).json()
     assert (reply["erased"], reply["adapters"]) == (1, ["tempo-v1"])
+    assert reply["rollback_to"] is None  # the base serves
+    assert ["Valkey" in place for place in reply["remains"]] == [True]  # none runs in this test
     assert admin("GET", "/tempo/v1/status").json()["questions"]["captured"] == 0
+
+
+def test_while_a_version_that_learned_serves_another_one_is_offered(admin: Any) -> None:
+    learn(admin)
+    assert admin("POST", "/tempo/v1/adapters/tempo-v1/promote").status_code == 200
+    reply = admin("DELETE", QUESTIONS, params={"tenant": TENANT}).json()
+    assert (reply["adapters"], reply["rollback_to"]) == (["tempo-v1"], "tempo-v0")
 
 
 def test_the_tenants_are_listed_with_their_numbers_of_questions(admin: Any) -> None:

@@ -174,6 +174,14 @@ def test_a_valkey_that_deletes_nothing_or_does_not_tell_passes(
     assert doctor.check_policy(DoctorSettings()) == finding
 
 
+def test_files_that_others_can_read_fail_with_the_remedy(tmp_path: Path) -> None:
+    assert doctor.check_files(tmp_path) == "the data directory is its owner's alone"
+    (tmp_path / "admin.key").write_text("tk_x")
+    (tmp_path / "admin.key").chmod(0o640)
+    with pytest.raises(CheckError, match=r"others have rights to 1 paths, .*admin\.key; restart"):
+        doctor.check_files(tmp_path)
+
+
 def ledger_checks(url: str) -> dict[str, bool]:
     return {check.name: check.ok for check in doctor.check_ledger(url)}
 
@@ -221,6 +229,7 @@ def test_it_prints_a_line_for_each_check_and_exits_with_1_if_one_fails(
         ["ok", "vllm"],
         ["ok", "plugins"],
         ["ok", "disk"],
+        ["ok", "files"],
         ["FAIL", "valkey"],
         ["FAIL", "database"],
         ["FAIL", "server"],

@@ -142,8 +142,16 @@ def another_server() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.attack(
+    "the front",
+    "a second server on the data directory, socket and ledger of a running one",
+    promise="it is refused in one line, until the first has ended",
+)
 def test_a_second_server_on_a_data_directory_is_refused_until_the_first_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seen: Callable[[object], None],
 ) -> None:
     root = tmp_path / "data"
     monkeypatch.setattr(serve, "_run", lambda *_: None)
@@ -156,6 +164,7 @@ def test_a_second_server_on_a_data_directory_is_refused_until_the_first_has_ende
         "stop it, or set TEMPO_DATA_DIR to another directory\n"
     )
     assert serve.main(arguments()) == 0
+    seen(f"{output.err.replace(str(root), 'DIRECTORY').strip()}; afterwards it started")
 
 
 def test_a_server_locks_its_data_directory_as_long_as_it_runs(

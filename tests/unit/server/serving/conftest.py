@@ -1,6 +1,7 @@
 """Bindings over a store with a fake engine, and a follower of a ledger with fake bindings."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,16 +47,26 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.loaded: list[str] = []
+        self.removed: list[int] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Called while the engine reads an adapter's files."""
 
     async def add_lora(self, request: Any) -> None:
         await asyncio.sleep(0)
         self.loaded.append(request.lora_name)
+        self.meanwhile()
+
+    async def remove_lora(self, lora_id: int) -> None:
+        self.removed.append(lora_id)
 
 
 class Names:
     """Bindings, the store below them, and vLLM's two tables of names."""
 
-    def __init__(self, root: Path, *, aliases: tuple[str, ...] = ("tempo",)) -> None:
+    def __init__(
+        self, root: Path, sessions: sessionmaker[Session], *, aliases: tuple[str, ...] = ("tempo",)
+    ) -> None:
+        self.sessions = sessions
         self.engine = FakeEngine()
         self.store = AdapterStore(root)
         base = SimpleNamespace(name="tiny", model_path=BASE)
@@ -66,7 +77,7 @@ class Names:
             unload_lora_adapter=self._update,
         )
         settings = ServerSettings(data_dir=root, aliases=",".join(aliases))
-        context = context_of(settings, store=self.store)
+        context = context_of(settings, sessions=sessions, store=self.store)
         self.updated: list[str] = []
         self.bindings = Bindings(context, self.engine, self.models)
 
@@ -78,7 +89,9 @@ class Names:
     def publish(self, *names: str, base: str = BASE, rank: int = 8) -> None:
         """Put adapters into the store."""
         for name in names:
-            publish_empty_adapter(self.store, name, base=base, rank=rank)
+            manifest = publish_empty_adapter(self.store, name, base=base, rank=rank)
+            with self.sessions.begin() as s:
+                ledger.published.add(s, manifest)
 
     def bind(self, model: str | None, *, is_admin: bool = False) -> Binding | None:
         """Return the binding of a request that has ended at once."""
@@ -105,17 +118,17 @@ class Names:
 
 
 @pytest.fixture
-def names(tmp_path: Path) -> Names:
+def names(tmp_path: Path, sessions: sessionmaker[Session]) -> Names:
     """Bindings whose store has three versions and a trial."""
-    names = Names(tmp_path)
+    names = Names(tmp_path, sessions)
     names.publish("tempo-v1", "tempo-v2", "tempo-v3", "tempo-t1")
     return names
 
 
 @pytest.fixture
-def make_names() -> type[Names]:
-    """The class of `names`, for a test that needs other aliases."""
-    return Names
+def make_names(sessions: sessionmaker[Session]) -> Any:
+    """A function that makes `names`, for a test that needs other aliases."""
+    return lambda root, **options: Names(root, sessions, **options)
 
 
 # The follower ------------------------------------------------------------------------------------
@@ -147,6 +160,9 @@ class FakeBindings:
 
     def held(self) -> list[str]:
         return ["tempo-v0"]
+
+    async def check_files(self) -> None:
+        pass
 
     async def load(self, name: str) -> object:
         return self.loaded.setdefault(name, object())

@@ -27,6 +27,7 @@ class Body(BaseModel):
 
     model: str | None = None
     stream: bool = False
+    priority: int = 0
 
 
 class FakeBindings:
@@ -53,6 +54,9 @@ class FakeCapture:
 
     def __init__(self) -> None:
         self.models: list[str] = []
+
+    async def is_opted_out(self, raw_request: Any) -> bool:
+        return False
 
     def keep(self, request: Any, read_question: Any, **_: Any) -> None:
         self.models.append(request.model)
@@ -101,8 +105,10 @@ class WrappedApp:
     def get(self, path: str) -> httpx.Response:
         return send(self.app, "GET", path)
 
-    def chat(self, model: str | None, *, stream: bool = False, **options: Any) -> httpx.Response:
-        body = {"model": model, "stream": stream}
+    def chat(
+        self, model: str | None, *, stream: bool = False, priority: int = 0, **options: Any
+    ) -> httpx.Response:
+        body = {"model": model, "stream": stream, "priority": priority}
         return send(self.app, "POST", "/v1/chat/completions", json=body, **options)
 
 
@@ -136,6 +142,33 @@ def test_an_admin_can_name_trials_and_is_not_captured(app: WrappedApp) -> None:
 
 def test_a_wrong_key_makes_nobody_an_admin(app: WrappedApp) -> None:
     assert app.chat("tempo-t1", headers={"X-Tempo-Key": "tk_else"}).status_code == 404
+
+
+@pytest.mark.parametrize("priority", [-1, -(2**62), -(10**400), 2**63])
+@pytest.mark.parametrize("in_header", [False, True])
+@pytest.mark.parametrize("model", ["tempo", "org/own"])
+def test_no_user_goes_before_others_by_a_priority(
+    app: WrappedApp, priority: int, in_header: bool, model: str
+) -> None:
+    header = {"X-Vllm-Priority": str(priority)}
+    options: dict[str, Any] = {"headers": header} if in_header else {"priority": priority}
+    error = app.chat(model, **options).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "priority")
+    assert app.capture.models == []
+
+
+def test_a_user_may_step_back_and_the_worker_may_have_any_priority(app: WrappedApp) -> None:
+    assert app.chat("tempo", priority=2**62).status_code == 200
+    assert app.chat("tempo", headers={"X-Vllm-Priority": "none"}).status_code == 200
+    key = {"X-Tempo-Key": KEY}
+    assert app.chat("tempo", priority=-5, headers=key).status_code == 200
+
+
+def test_the_statuses_of_the_plugin_are_in_the_openapi_document(app: WrappedApp) -> None:
+    paths = app.app.openapi()["paths"]
+    for path in endpoints.WRAPPED:
+        assert paths[path]["post"]["responses"].keys() >= {"400", "409", "503"}
+    assert paths["/v1/models/{model}"]["get"]["responses"].keys() >= {"404", "503"}
 
 
 def test_a_damaged_adapter_is_refused_with_the_remedy(app: WrappedApp) -> None:

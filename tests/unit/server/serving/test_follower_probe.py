@@ -157,13 +157,13 @@ def test_a_key_that_is_revoked_while_a_version_is_probed_opens_nothing_any_more(
         set_keys(followed, "b")
         for _ in range(100):
             await asyncio.sleep(0.05)
-            if followed.context.key_scopes.keys() == {"b"}:
+            if followed.context.keys.keys() == {"b"}:
                 break
         assert not poll.done()
         poll.cancel()
 
     asyncio.run(revoke())
-    assert followed.context.key_scopes.keys() == {"b"}
+    assert followed.context.keys.keys() == {"b"}
 
 
 # Keys --------------------------------------------------------------------------------------------
@@ -174,7 +174,20 @@ def test_keys_that_another_process_made_or_revoked_are_known_from_the_next_poll_
 ) -> None:
     set_keys(followed, "a", "b")
     followed.poll()
-    assert followed.context.key_scopes == {"a": ["train"], "b": ["train"]}
+    assert {a: key.scopes for a, key in followed.context.keys.items()} == {
+        "a": {"train"},
+        "b": {"train"},
+    }
     set_keys(followed, "b", "c")
     followed.poll()
-    assert followed.context.key_scopes.keys() == {"b", "c"}
+    assert followed.context.keys.keys() == {"b", "c"}
+
+
+def test_the_follower_writes_when_a_key_was_last_used(followed: Any) -> None:
+    set_keys(followed, "a")
+    followed.poll()
+    followed.context.key_uses["a"] = 1234.0
+    followed.poll()
+    with followed.context.sessions() as s:
+        assert [key.last_used_at for key in ledger.keys.find(s)] == [1234.0]
+    assert followed.context.key_uses == {}

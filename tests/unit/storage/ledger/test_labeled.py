@@ -167,7 +167,7 @@ def test_examples_are_read_page_by_page_by_split_and_file(sessions: Sessions) ->
         assert [e.content_hash for e in ledger.labeled.page(s, after=every[3], limit=2)] == every[
             4:6
         ]
-        rows = ledger.labeled.page(s, after="", limit=9, split="held_out", file_id="one")
+        rows = ledger.labeled.page(s, after="", limit=9, splits=("held_out",), file_id="one")
         assert rows == ledger.labeled.held_out(s, limit=9)
         assert ledger.labeled.page(s, after="", limit=9, file_id="two") == []
 

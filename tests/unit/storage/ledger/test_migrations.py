@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ledgers import captured, user
 from old_ledgers import FACTS, VERSION_0_1, columns, create, facts
-from sqlalchemy import Engine, bindparam, text
+from sqlalchemy import Engine, bindparam, inspect, text
 from sqlalchemy.orm import Session
 
 from tempo_storage import ledger
@@ -46,7 +46,14 @@ def test_an_old_ledger_has_the_columns_of_a_new_one(engine: Engine, tmp_path: Pa
     new = connect(f"sqlite:///{tmp_path / 'new.db'}")
     migrate(new)
     assert columns(engine) == columns(new)
+    assert indexes(engine) >= {"jobs_by_age", "ix_audit_action"} <= indexes(new)
     new.dispose()
+
+
+def indexes(engine: Engine) -> set[str]:
+    """Return the names of the indexes of two tables that grow without end."""
+    tables = ("jobs", "audit")
+    return {str(index["name"]) for t in tables for index in inspect(engine).get_indexes(t)}
 
 
 def test_the_gates_tests_of_an_old_ledger_count_for_the_same_held_out_questions(

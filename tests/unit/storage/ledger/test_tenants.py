@@ -3,6 +3,7 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,13 +72,21 @@ def test_new_tenants_take_room_from_the_largest_only_as_they_ask(sessions: Sessi
 
 
 @pytest.mark.parametrize(("tenants", "largest"), [(1, 32), (2, 16), (3, 10), (4, 8), (5, 8)])
-def test_a_tenant_fills_its_share_of_a_draw(sessions: Sessions, tenants: int, largest: int) -> None:
+@pytest.mark.attack(
+    "fair share",
+    "a tenant with most of the pool",
+    promise="it fills at most its share of a draw",
+)
+def test_a_tenant_fills_its_share_of_a_draw(
+    sessions: Sessions, tenants: int, largest: int, seen: Callable[[object], None]
+) -> None:
     with sessions.begin() as s:
         for tenant in HONEST[:tenants]:
             ask(s, tenant, *texts(tenant, 200 if tenant == "ann" else 40), at=ord(tenant[0]))
         counts = owners(s, draw=32)
         assert max(counts.values()) == largest
         assert counts.total() == min(32, tenants * largest)
+    seen(f"of {tenants} tenants: {dict(counts)}")
 
 
 def test_a_tenant_that_asked_long_ago_takes_no_share_from_the_others(sessions: Sessions) -> None:
@@ -125,7 +134,25 @@ def test_a_question_belongs_to_the_tenant_that_asked_it_first(sessions: Sessions
         assert ledger.tenants.held(s) == {"ann": 1, "ben": 1}  # while anybody's row of it is there
 
 
-def test_a_new_tenant_waits_in_quarantine_until_it_has_asked_enough(sessions: Sessions) -> None:
+def test_the_questions_of_an_erased_tenant_belong_to_the_one_that_asked_next(
+    sessions: Sessions,
+) -> None:
+    with sessions.begin() as s:
+        ask(s, "ann", "2 + 2", "4 + 4", at=1.0)
+        ask(s, "cem", "2 + 2", at=3.0)
+        ask(s, "ben", "2 + 2", at=2.0)
+        assert ledger.learned.erase(s, "ann") == (2, [])
+        assert [row.owner for row in s.scalars(select(Question))] == ["ben", "ben"]
+
+
+@pytest.mark.attack(
+    "fair share",
+    "a new tenant asks while there is a quarantine",
+    promise="no M-step draws its questions until it asked enough",
+)
+def test_a_new_tenant_waits_in_quarantine_until_it_has_asked_enough(
+    sessions: Sessions, seen: Callable[[object], None]
+) -> None:
     with sessions.begin() as s:
         ask(s, "ann", "a 1", "a 2", quarantine=4)
         assert ledger.pool.next_questions(s, 9) == []
@@ -134,6 +161,7 @@ def test_a_new_tenant_waits_in_quarantine_until_it_has_asked_enough(sessions: Se
         assert ledger.pool.size(s) == 0
         ask(s, "ann", "a 4", at=3.0, quarantine=4)
         assert ledger.pool.size(s) == 4
+        seen(f"0 drawn before the fourth question, {ledger.pool.size(s)} after it")
 
 
 def test_an_operator_or_a_changed_setting_ends_a_quarantine(sessions: Sessions) -> None:

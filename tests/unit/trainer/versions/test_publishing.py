@@ -29,13 +29,17 @@ def test_snapshots_have_names_of_their_own_and_the_newest_stay(parts: Parts) -> 
     names = [parts.publisher.publish_trial(parts.learner) for _ in range(5)]
     assert names == [f"tempo-t{number}" for number in range(1, 6)]
     assert parts.store.names() == names[-3:]
+    with parts.sessions() as s:  # a server can check those that are there
+        assert [bool(ledger.published.files(s, name)) for name in names] == [False] * 2 + [True] * 3
 
 
 def test_a_candidate_is_published_with_what_a_server_probes_it_with(parts: Parts) -> None:
     version = parts.publisher.publish_candidate(parts.learner, "job_1")
     assert version == 1
     assert set(parts.store.manifest("tempo-v1").sha256) >= {PROBE_FILE}
-    parts.store.verify("tempo-v1", base="tiny", rank=2)
+    with parts.sessions() as s:
+        files = ledger.published.files(s, "tempo-v1")
+    parts.store.verify("tempo-v1", files, base="tiny", rank=2)
 
 
 def test_a_candidate_s_parent_is_what_serves(parts: Parts) -> None:

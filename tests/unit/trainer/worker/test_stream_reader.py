@@ -140,3 +140,17 @@ def test_a_time_in_the_future_counts_as_now(tmp_path: Any) -> None:
         StreamReader(stream, sessions, keep=100).step()
         with sessions() as s:
             assert s.get_one(Question, "q_1").captured_at <= time.time()
+
+
+def test_a_flood_of_entries_that_cannot_be_stored_makes_one_event_a_minute(tmp_path: Any) -> None:
+    stream: Any = Stream(*(entry(n) | {"captured_at": "soon"} for n in range(20)))
+    with sqlite_ledger(tmp_path) as sessions:
+        reader = StreamReader(stream, sessions, keep=100)
+        reader.step()
+        with sessions.begin() as s:
+            assert ledger.dead_letters.count(s) == 20
+            (event,) = ledger.events.find(s)
+            event.created_at -= ledger.dead_letters.EVENT_SECONDS
+        reader.step()
+        with sessions() as s:
+            assert len(ledger.events.find(s)) == 2
