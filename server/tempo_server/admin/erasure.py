@@ -53,9 +53,17 @@ def _spools(context: Context, erased_at: float) -> Iterator[str]:
 
 
 def _behind(context: Context, erased_at: float) -> list[str]:
+    """Return the processes that have not erased: those alive, and silent ones with questions."""
     with context.sessions() as s:
-        processes = ledger.versions.processes(s)
-    return [p.id for p in processes if p.counters.get("erased_to", 0.0) < erased_at]
+        alive = {process.id for process in ledger.versions.processes(s)}
+        silent_for = ledger.versions.SILENT_SECONDS
+        processes = ledger.versions.processes(s, alive_within_seconds=silent_for)
+    return [
+        p.id
+        for p in processes
+        if p.counters.get("erased_to", 0.0) < erased_at
+        and (p.id in alive or p.counters.get("spooled"))
+    ]
 
 
 def _valkey(context: Context, times: ledger.erasures.Times) -> Iterator[str]:

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from tempo_server.admin import references
 from tempo_server.admin.held_out import require_held_out
-from tempo_server.admin.route import CurrentContext, KeyRoute, Paging, needs
+from tempo_server.admin.route import CallersKey, CurrentContext, KeyRoute, Paging, needs
 from tempo_server.admin.schemas import Body, Deletion, Json, Page, Resource, Row, Text
 from tempo_server.admin.slots import LONG_WORK
+from tempo_server.keys import check_scope
 from tempo_storage import ledger
 from tempo_storage.adapters import version_name
 from tempo_storage.errors import InvalidInputError
@@ -103,10 +104,16 @@ def list_labels(context: CurrentContext, paging: Annotated[LabelPaging, Query()]
 @router.put(
     "/labels/{label_id}", dependencies=[LONG_WORK], **needs("labels:write", 404, 408, 413, 429)
 )
-def replace_label(context: CurrentContext, label_id: str, body: LabelRequest) -> Label:
-    """Replace the answer to a question; the question keeps its split."""
+def replace_label(
+    context: CurrentContext, key: CallersKey, label_id: str, body: LabelRequest
+) -> Label:
+    """Replace the answer to a question; the question keeps its split.
+
+    The reply has the question. So the key needs the scope `labels:read`, too.
+    """
     with context.sessions() as s:
         label = Label.model_validate(ledger.labeled.example(s, label_id))
+    check_scope(context, key, "labels:read")
     line = label.model_dump(exclude={"id", "object", "split"}) | {"reference_answer": body.answer}
     line["verifier"] = body.verifier or label.verifier
     if line["verifier"] == CHOICE:

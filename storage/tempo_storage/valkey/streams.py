@@ -188,5 +188,5 @@ def _unavailable() -> Iterator[None]:
         # A pipeline quotes its command, and Valkey the arguments: both hold a question.
         refusal = str(error).rpartition("caused error: ")[2].split(", with args")[0]
         raise StreamUnavailableError(
-            f"Valkey refused ({refusal}); check its disk and memory"
+            f"Valkey refused ({refusal}); check its disk, its memory and its users' rights"
         ) from None

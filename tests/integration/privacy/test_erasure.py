@@ -35,7 +35,7 @@ from tempo_server.settings import ServerSettings
 from tempo_storage import ledger
 from tempo_storage.adapters import AdapterStore
 from tempo_storage.errors import StreamUnavailableError
-from tempo_storage.ledger.models import DeadLetter
+from tempo_storage.ledger.models import DeadLetter, ServerProcess
 from tempo_storage.valkey.server import EmbeddedValkey
 from tempo_storage.valkey.streams import QuestionStream, redis_client
 from tempo_trainer.worker.retention import Retention
@@ -234,6 +234,18 @@ def test_a_process_whose_spool_does_not_answer_is_named(
         ledger.versions.acknowledge(s, "host-1", version=0, sequence=0, counters={"captured": 1})
     (remains,) = deployment.erase()["remains"]
     assert "the spool of host-1, which has not answered" in remains
+
+
+@pytest.mark.parametrize("spooled", [0, 3])
+def test_a_silent_process_is_named_if_it_left_questions(
+    spooled: int, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_erasure, "SPOOL_SECONDS", 0.2)
+    with deployment.sessions.begin() as s:
+        counters = {"spooled": spooled}
+        ledger.versions.acknowledge(s, "host-1", version=0, sequence=0, counters=counters)
+        s.execute(update(ServerProcess).values(seen_at=time.time() - 600))
+    assert ["host-1" in text for text in deployment.erase()["remains"]] == [True] * bool(spooled)
 
 
 def test_without_valkey_the_ledger_is_erased_and_the_answer_says_what_remains(

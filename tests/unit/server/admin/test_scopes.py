@@ -131,6 +131,18 @@ def test_held_out_answers_are_given_only_to_a_request_that_names_them(
         assert '"reference":' not in admin("GET", f"/tempo/v1/files{name}").text
 
 
+@pytest.mark.parametrize("others", [[], ["labels:read"]])
+def test_a_question_is_shown_for_a_new_answer_only_to_a_key_that_reads_labels(
+    admin: Any, others: list[str]
+) -> None:
+    with admin.context.sessions.begin() as s:
+        s.add(secret := held_out("2 + 2"))
+    header = {"Authorization": f"Bearer {add_key(admin, ['labels:write', *others])}"}
+    path = f"/tempo/v1/labels/{secret.content_hash}"
+    reply = admin("PUT", path, json={"answer": "4"}, headers=header)
+    assert (reply.status_code, "2 + 2" in reply.text) == ((200, True) if others else (403, False))
+
+
 def test_a_response_is_verified_against_a_held_out_answer_only_if_the_request_names_it(
     admin: Any,
 ) -> None:
